@@ -1,0 +1,51 @@
+"""One base error and a few kinds; every message says what, where, got, expected, and then a hint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_ABSENT: Any = object()
+
+
+class FeatherweightError(Exception):
+    """Base of every error this package raises on bad input.
+
+    The message is one line, then an optional hint on a line of its own:
+
+    >>> print(ConfigError("not a bit width", where="encode.format.bits", got=33, expected="1 to 16, or 32",
+    ...                   hint="use Float(bits=16) for half precision"))
+    encode.format.bits: not a bit width: got 33, expected 1 to 16, or 32
+    hint: use Float(bits=16) for half precision
+    """
+
+    def __init__(
+        self, what: str, *, where: str = "", got: Any = _ABSENT, expected: Any = _ABSENT, hint: str = ""
+    ) -> None:
+        self.what, self.where, self.got, self.expected, self.hint = what, where, got, expected, hint
+        details = []
+        if got is not _ABSENT:
+            details.append(f"got {got}")
+        if expected is not _ABSENT:
+            details.append(f"expected {expected}")
+        message = ": ".join([part for part in (where, what, ", ".join(details)) if part])
+        super().__init__(message + (f"\nhint: {hint}" if hint else ""))
+
+
+class ConfigError(FeatherweightError, ValueError):
+    """A recipe, option or argument that cannot be meant."""
+
+
+class UnsupportedError(FeatherweightError):
+    """A layer, format or target that this cannot be done to; names the layer and why."""
+
+
+class IntegrityError(FeatherweightError, ValueError):
+    """A damaged, truncated or hostile file."""
+
+
+class TaskError(FeatherweightError):
+    """A task, its data or its network does not keep its promises."""
+
+
+class MissingExtraError(FeatherweightError, ImportError):
+    """An optional dependency that is not installed."""

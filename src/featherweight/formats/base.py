@@ -1,0 +1,167 @@
+"""What a format is: the numbers of one tensor to symbols and a few parts, and back; and the result, `Encoded`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.errors import IntegrityError, UnsupportedError
+from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
+from featherweight.formats.view import View
+
+Array = NDArray[Any]
+Parts = Mapping[str, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Importance:
+    """How much an error in each weight matters.
+
+    Attributes:
+        diagonal: non-negative weight of each squared error, `[rows, cols]` in the tensor's view (a Hessian or
+            Fisher diagonal).
+    """
+
+    diagonal: Array
+
+
+@dataclass(frozen=True)
+class Part:
+    """Type and shape of one of a format's parts, known before a byte is read; at most one dimension may be -1.
+
+    `most` bounds that free dimension.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    most: int = 0
+
+    def read(self, name: str, raw: bytes) -> Array:
+        """Return `raw` as an array of this type and shape.
+
+        Raises:
+            IntegrityError: the bytes do not make one, or hold NaN or infinity.
+        """
+        known = prod(n for n in self.shape if n >= 0) * np.dtype(self.dtype).itemsize
+        free = -1 in self.shape
+        count = len(raw) // known if free and known else 0
+        if len(raw) != (count * known if free else known) or (free and count > self.most):
+            expected = f"{known} bytes" + (f" times at most {self.most}" if free else "")
+            raise IntegrityError(f"part {name}", got=f"{len(raw)} bytes", expected=expected)
+        array = np.frombuffer(raw, self.dtype).reshape([count if n < 0 else n for n in self.shape])
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise IntegrityError(f"part {name} holds NaN or infinity")
+        return array
+
+
+class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
+    """How the numbers of one tensor are written: lossy, numbers to symbols.
+
+    A subclass writes `quantize`, `dequantize`, `parts`, `stream` and `nbits`. Laws, which
+    `featherweight.testing.FormatSuite` checks: decoding is a function of the encoded bytes alone; exact zeros
+    decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the format
+    states; every shape works.
+    """
+
+    def encode(self, weight: Array, *, view: View | None = None, importance: Importance | None = None) -> Encoded:
+        """Return `weight` in this format, at fixed rate; `Encoded.recoded` changes the coder.
+
+        Args:
+            weight: floating-point tensor of any shape.
+            view: how it is a matrix; the default keeps axis 0.
+            importance: what errors matter; formats that have no use for it ignore it.
+
+        Raises:
+            UnsupportedError: the tensor holds NaN or infinity, or is not of floating point.
+        """
+        weight = np.asarray(weight)
+        view = view or View.of(weight.shape)
+        if weight.dtype.kind != "f":
+            raise UnsupportedError(f"format {tag(self)} takes floating-point tensors", got=str(weight.dtype))
+        if weight.shape != view.shape:
+            raise UnsupportedError("tensor and view differ", got=weight.shape, expected=view.shape)
+        with np.errstate(over="ignore"):
+            matrix = view.matrix(weight.astype(np.float32))
+        if not np.isfinite(matrix).all():
+            bad = int(matrix.size - np.isfinite(matrix).sum())
+            raise UnsupportedError(
+                "NaN or infinity", got=f"{bad} of {matrix.size} values", hint="look for a diverged training run"
+            )
+        symbols, parts = self.quantize(matrix, view=view, importance=importance)
+        spec = self.stream(view, parts)
+        return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(spec.dtype), parts)
+
+    def decode(self, encoded: Encoded) -> Array:
+        """Return the tensor, float32, of `encoded.view.shape`."""
+        matrix = self.dequantize(encoded.symbols, encoded.parts, view=encoded.view)
+        return encoded.view.tensor(np.asarray(matrix, np.float32))
+
+    def quantize(self, matrix: Array, *, view: View, importance: Importance | None) -> tuple[Array, Parts]:
+        """Return symbols and parts of a finite float32 `matrix: [rows, cols]`."""
+        raise NotImplementedError
+
+    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return the float32 matrix `[rows, cols]` of `symbols: [count]`."""
+        raise NotImplementedError
+
+    def parts(self, view: View) -> dict[str, Part]:
+        """Return what the format keeps beside its symbols: name to type and shape."""
+        raise NotImplementedError
+
+    def stream(self, view: View, parts: Parts) -> StreamSpec:
+        """Return count, alphabet, zero symbol and row length of the symbol stream."""
+        raise NotImplementedError
+
+    def nbits(self, shape: tuple[int, ...]) -> float:
+        """Return the bits of a tensor of `shape` at fixed rate, parts included: exact, or a bound."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """One tensor in a format: what is evaluated and what is written to the file.
+
+    Attributes:
+        format: how numbers become symbols.
+        coder: how symbols become bytes.
+        view: how the tensor is a matrix.
+        symbols: `[count]`, unsigned integers.
+        parts: the format's own arrays (scale, zero point, codebook), as `format.parts` lays them out.
+    """
+
+    format: Format
+    coder: Coder
+    view: View
+    symbols: Array
+    parts: Parts
+
+    @property
+    def spec(self) -> StreamSpec:
+        """What is known of the stream before it is read."""
+        return self.format.stream(self.view, self.parts)
+
+    @cached_property
+    def payload(self) -> bytes:
+        """The coded symbols."""
+        return self.coder.encode(self.symbols, self.spec)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor in a file: coded symbols and parts; its line in the index is not counted."""
+        return len(self.payload) + sum(part.nbytes for part in self.parts.values())
+
+    def decode(self) -> Array:
+        """Return the tensor, float32."""
+        return self.format.decode(self)
+
+    def recoded(self, coder: Coder) -> Encoded:
+        """Return the same symbols under another coder; the numbers stay the same, bit for bit."""
+        return dataclasses.replace(self, coder=coder)

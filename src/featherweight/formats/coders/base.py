@@ -1,0 +1,89 @@
+"""What a coder is: symbols to bytes and back, without loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.errors import IntegrityError, UnsupportedError
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What both sides know about a symbol stream before a byte is read.
+
+    Attributes:
+        count: number of symbols.
+        alphabet: symbols are integers in `0 .. alphabet - 1`; at most 2**32.
+        zero: the symbol whose value is exactly 0.0, if the format has one.
+        row_length: symbols in a row of the tensor's matrix (contexts restart there).
+    """
+
+    count: int
+    alphabet: int
+    zero: int | None = None
+    row_length: int = 1
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Smallest unsigned integer type that holds every symbol."""
+        return np.dtype(np.uint8 if self.alphabet <= 1 << 8 else np.uint16 if self.alphabet <= 1 << 16 else np.uint32)
+
+    @property
+    def bits(self) -> int:
+        """Bits of a symbol at fixed rate: 0 for an alphabet of one."""
+        return max(self.alphabet - 1, 0).bit_length()
+
+
+class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_fields=True):
+    """Symbols to bytes, losslessly, on every stream: empty, one symbol, all equal.
+
+    A subclass writes `_encode` and `_decode`, and `misfit` if it cannot take every stream. Its payload is
+    self-contained given the `StreamSpec`; its length is kept by the container.
+    """
+
+    def misfit(self, spec: StreamSpec) -> str:
+        """Return why this coder cannot take such a stream, or an empty string if it can."""
+        return ""
+
+    def encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        """Return the payload of `symbols: [count]`.
+
+        Raises:
+            UnsupportedError: the coder cannot take such a stream.
+        """
+        if reason := self.misfit(spec):
+            raise UnsupportedError(f"coder {tag(self)} cannot take this stream: {reason}")
+        if symbols.shape != (spec.count,):
+            raise ValueError(f"stream of shape {symbols.shape} against a count of {spec.count}")
+        return self._encode(np.ascontiguousarray(symbols, dtype=spec.dtype), spec)
+
+    def decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        """Return the symbols `[count]`, of `spec.dtype`, each below the alphabet.
+
+        Raises:
+            IntegrityError: the payload is not one that `encode` writes.
+        """
+        if reason := self.misfit(spec):
+            raise IntegrityError(f"coder {tag(self)} cannot hold this stream: {reason}")
+        symbols = self._decode(bytes(payload), spec)
+        if symbols.shape != (spec.count,) or (spec.count and int(symbols.max()) >= spec.alphabet):
+            raise IntegrityError(f"coder {tag(self)}: the payload does not hold {spec.count} symbols")
+        return symbols.astype(spec.dtype, copy=False)
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        raise NotImplementedError
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        raise NotImplementedError
+
+
+def tag(thing: msgspec.Struct) -> str:
+    """Return the name by which a format, coder or step is written in a recipe or a file."""
+    return str(thing.__struct_config__.tag)

@@ -1,0 +1,47 @@
+"""Fixed-rate coding: every symbol in ceil(log2(alphabet)) bits, so any symbol is found by its position."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featherweight.errors import IntegrityError
+from featherweight.formats.coders.base import Array, Coder, StreamSpec
+
+
+class Fixed(Coder, frozen=True, tag="fixed"):
+    """Symbols of `spec.bits` bits one after another, least significant bit first."""
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        return pack_bits(symbols, spec.bits)
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        expected = (spec.count * spec.bits + 7) // 8
+        if len(payload) != expected:
+            raise IntegrityError("fixed-rate payload", got=f"{len(payload)} bytes", expected=f"{expected}")
+        return unpack_bits(payload, spec.bits, spec.count)
+
+
+def pack_bits(symbols: Array, bits: int) -> bytes:
+    """Pack `symbols: [n]` of `bits` bits (0 to 32), least significant bit first; the last byte is padded with 0."""
+    if bits == 0 or symbols.size == 0:
+        return b""
+    if bits in (8, 16, 32):
+        return symbols.astype(f"<u{bits // 8}").tobytes()
+    words = symbols.astype("<u4").view(np.uint8).reshape(-1, 4)
+    planes = np.unpackbits(words, axis=1, bitorder="little")[:, :bits]
+    return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
+
+
+def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
+    """Undo `pack_bits`: return `[count]` unsigned integers."""
+    if bits == 0 or count == 0:
+        return np.zeros(count, np.uint8)
+    raw = np.frombuffer(payload, np.uint8)
+    if bits in (8, 16, 32):
+        return raw.view(f"<u{bits // 8}")[:count]
+    planes = np.unpackbits(raw, bitorder="little", count=count * bits).reshape(count, bits)
+    if bits < 8:
+        return np.packbits(planes, axis=1, bitorder="little").reshape(count)
+    words = np.zeros((count, 4), np.uint8)
+    words[:, : (bits + 7) // 8] = np.packbits(planes, axis=1, bitorder="little")
+    return words.view("<u4").reshape(count)

@@ -1,0 +1,181 @@
+"""The model: an ordinary module, its structure as data, and the encoded form of its tensors. A value: steps return new ones."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featherweight.errors import UnsupportedError
+from featherweight.formats import Encoded
+from featherweight.structure import LayerSpec, Structure, restructure
+
+Array = NDArray[Any]
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a step left alone, dropped or decided, and why; it stands in every report.
+
+    Attributes:
+        kind: `skipped` (left as it was), `thawed` (its encoding dropped), `chose`.
+        name: tensor or layer.
+        reason: one line for a person.
+    """
+
+    kind: Literal["skipped", "thawed", "chose"]
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A network and what has been decided about it. Read it; do not change it: steps return new ones.
+
+    Law: for every name in `weights`, the module's tensor equals `weights[name].decode()`, bit for bit, because
+    `with_encoded` is the only way in. Models share the tensors they have in common.
+
+    Attributes:
+        module: the network, in eval mode.
+        structure: what differs from `task.model()`.
+        weights: encoded tensors by canonical name; all others are as the module has them.
+        notes: what was skipped, thawed or chosen on the way here.
+    """
+
+    module: nn.Module
+    structure: Structure = field(default_factory=dict)
+    weights: Mapping[str, Encoded] = field(default_factory=dict)
+    notes: tuple[Note, ...] = ()
+
+    @classmethod
+    def of(cls, module: nn.Module) -> Model:
+        """Return a model of `module` as it stands, sharing its tensors.
+
+        Raises:
+            UnsupportedError: a tensor's memory overlaps another's without being the same tensor.
+        """
+        check_memory(module)
+        return cls(share(module).eval())
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and persistent buffers by canonical name, each once: the first name of a tied tensor."""
+        seen = {id(tensor): name for name, tensor in reversed(self._named())}
+        return {name: tensor for name, tensor in self._named() if seen[id(tensor)] == name}
+
+    @cached_property
+    def aliases(self) -> dict[str, str]:
+        """Further names of tied tensors to their canonical name."""
+        seen = {id(tensor): name for name, tensor in reversed(self._named())}
+        return {name: seen[id(tensor)] for name, tensor in self._named() if seen[id(tensor)] != name}
+
+    def _named(self) -> list[tuple[str, Tensor]]:
+        return list(self.module.state_dict(keep_vars=True).items())
+
+    def with_encoded(self, encoded: Mapping[str, Encoded], notes: Iterable[Note] = ()) -> Model:
+        """Return the model with these tensors replaced by what their bytes decode to."""
+        values = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
+        module = self._replaced(values)
+        return dataclasses.replace(
+            self, module=module, weights={**self.weights, **encoded}, notes=(*self.notes, *notes)
+        )
+
+    def with_tensors(self, values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
+        """Return the model with these tensors replaced by floats; an encoding that no longer holds is dropped.
+
+        A tensor whose new value equals its old one, bit for bit, keeps its encoding.
+        """
+        changed = {k: v for k, v in values.items() if not equal_bits(v, self.tensors[k])}
+        thawed = [Note("thawed", name, "its values changed after it was encoded") for name in changed if name in self.weights]
+        weights = {name: entry for name, entry in self.weights.items() if name not in changed}
+        return dataclasses.replace(
+            self, module=self._replaced(changed), weights=weights, notes=(*self.notes, *notes, *thawed)
+        )
+
+    def with_structure(self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
+        """Return the model with these layers replaced, and then these tensors set (by their new names)."""
+        module = restructure(share(self.module), layers)
+        inside = tuple(f"{path}." for path in layers)
+        kept = {name: entry for name, entry in self.weights.items() if not name.startswith(inside)}
+        gone = [Note("thawed", name, "its layer was rebuilt") for name in self.weights if name not in kept]
+        outer = {path: spec for path, spec in self.structure.items() if not path.startswith(inside)}
+        model = Model(module.eval(), {**outer, **layers}, kept, (*self.notes, *notes, *gone))
+        return model.with_tensors(values)
+
+    def with_notes(self, notes: Iterable[Note]) -> Model:
+        """Return the model with more notes."""
+        return dataclasses.replace(self, notes=(*self.notes, *notes))
+
+    def _replaced(self, values: Mapping[str, Tensor]) -> nn.Module:
+        replacement: dict[int, Tensor] = {}
+        for name, value in values.items():
+            old = self.tensors[name]
+            if old.shape != value.shape:
+                raise UnsupportedError("a tensor keeps its shape", where=name, got=tuple(value.shape), expected=tuple(old.shape))
+            new = value.detach().to(dtype=old.dtype).clone()
+            replacement[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+        return share(self.module, replacement)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of structure, tensors and encodings: what a result that starts from this model depends on."""
+        digest = hashlib.sha256(msgspec.json.encode(sorted(self.structure.items()), order="sorted"))
+        for name, tensor in self.tensors.items():
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+            if name in self.weights:
+                entry = self.weights[name]
+                digest.update(msgspec.json.encode((entry.format, entry.coder), order="sorted"))
+            digest.update(to_bytes(tensor))
+        digest.update(msgspec.json.encode(self.aliases, order="sorted"))
+        return digest.hexdigest()
+
+
+def share(module: nn.Module, replacement: Mapping[int, Tensor] | None = None) -> nn.Module:
+    """Return a copy of `module` whose tensors are the same objects, but for those in `replacement` (by `id`)."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+    memo.update(replacement or {})
+    return copy.deepcopy(module, memo)
+
+
+def check_memory(module: nn.Module) -> None:
+    """Refuse tensors that share memory without being one tensor: they cannot be stored one by one.
+
+    Raises:
+        UnsupportedError: names both tensors.
+    """
+    spans: list[tuple[int, int, str, Tensor]] = []
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or tensor.is_sparse or tensor.is_quantized:
+            raise UnsupportedError("not a plain dense tensor", where=name, got=type(tensor).__name__)
+        if tensor.numel():
+            start = tensor.data_ptr()
+            span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
+            spans.append((start, start + span * tensor.element_size(), name, tensor))
+    spans.sort(key=lambda entry: entry[:2])
+    for (_, end, first, a), (start, _, second, b) in zip(spans, spans[1:], strict=False):
+        if start < end and a is not b:
+            raise UnsupportedError(
+                f"shares memory with {second} without being the same tensor", where=first,
+                hint="tie whole tensors (module_b.weight = module_a.weight), not views of them",
+            )
+
+
+def equal_bits(a: Tensor, b: Tensor) -> bool:
+    """Return whether two tensors hold the same bits."""
+    return a.dtype == b.dtype and a.shape == b.shape and to_bytes(a) == to_bytes(b)
+
+
+def to_bytes(tensor: Tensor) -> bytes:
+    """Return the bytes of a tensor, row-major, little-endian."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    array: Array = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    return array.tobytes()

@@ -1,0 +1,64 @@
+"""What differs from the task's own network, as data: module path to stock class and arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from featherweight.errors import IntegrityError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Argument = bool | int | float | str | list[int] | None
+
+STOCK = (
+    "Identity", "Sequential", "Linear", "Bilinear", "Embedding",
+    "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d",
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm",
+)
+
+
+class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A module of `torch.nn` by name, with the arguments that make it.
+
+    Attributes:
+        kind: one of `STOCK`, a class of `torch.nn`.
+        arguments: keyword arguments of its constructor.
+    """
+
+    kind: str
+    arguments: dict[str, Argument] = {}
+
+    def build(self) -> nn.Module:
+        """Return the module, in eval mode, its weights not yet meaningful.
+
+        Raises:
+            IntegrityError: the class is not one a file may name.
+        """
+        from torch import nn
+
+        if self.kind not in STOCK:
+            raise IntegrityError("not a stock layer", got=self.kind, expected=", ".join(STOCK))
+        arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in self.arguments.items()}
+        try:
+            module: nn.Module = getattr(nn, self.kind)(**arguments)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise IntegrityError(f"layer {self.kind} cannot be built: {error}") from None
+        return module.eval()
+
+
+Structure = Mapping[str, LayerSpec]
+
+
+def restructure(module: nn.Module, structure: Structure) -> nn.Module:
+    """Replace modules of `module`, in place, by what `structure` says; outer paths before inner ones."""
+    for path in sorted(structure, key=lambda path: (path.count("."), path)):
+        parent, _, child = path.rpartition(".")
+        try:
+            module.get_submodule(parent).add_module(child, structure[path].build())
+        except AttributeError:
+            raise IntegrityError("the network has no such module", where=path) from None
+    return module

@@ -1,0 +1,46 @@
+"""What a step is: a frozen value with one verb, `apply`: model in, new model out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+import msgspec
+
+from featherweight.events import Events, silent
+from featherweight.task import Needs, Task
+
+if TYPE_CHECKING:
+    from featherweight.model import Model
+
+
+@dataclass(frozen=True)
+class Context:
+    """What surrounds a step and must not change its result.
+
+    Attributes:
+        seed: the run's seed; a step draws from generators that it makes out of it.
+        events: where progress goes.
+        scratch: folder of its own where long work may leave checkpoints; None: nowhere.
+    """
+
+    seed: int = 0
+    events: Events = silent
+    scratch: Path | None = None
+
+
+class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
+    """A pure function of a model, a task and a seed; its fields are its options, and the whole of them.
+
+    `apply` never changes its input and leaves torch's global state as it was. `needs` says what of the task it may
+    see, and is enforced: `none`, `unlabelled` or `labelled`.
+    """
+
+    needs: ClassVar[Needs] = "none"
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model after this step."""
+        raise NotImplementedError
+
+

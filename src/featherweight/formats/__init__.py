@@ -1,7 +1,7 @@
 """Formats: how the numbers of one tensor are written. `AnyFormat` is the union of built-ins and plug-ins.
 
-A format turns numbers into symbols (lossy); a coder turns symbols into bytes (lossless). Any coder goes with any
-format whose symbol stream it fits.
+A format turns numbers into symbols (lossy); a coder turns symbols into bytes (lossless). Any coder goes with
+any format whose symbol stream it fits.
 """
 
 from __future__ import annotations
@@ -9,18 +9,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.formats.base import Encoded, Format, Importance, Part
+from featherweight.formats.clustered import Clustered
 from featherweight.formats.coders import CODERS, AnyCoder, Coder, Fixed, StreamSpec, tag
+from featherweight.formats.floating import Float
+from featherweight.formats.integer import Int
+from featherweight.formats.log2 import Log2
 from featherweight.formats.view import View
 from featherweight.plugins import with_plugins
 
-FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", ())
+FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", (Float, Int, Log2, Clustered))
 
 if TYPE_CHECKING:
     AnyFormat = Format
 else:
-    AnyFormat: Any = Union[FORMATS] if FORMATS else Format
+    AnyFormat: Any = Union[FORMATS]  # noqa: UP007
 
 __all__ = [
-    "CODERS", "FORMATS", "AnyCoder", "AnyFormat", "Coder", "Encoded", "Fixed", "Format", "Importance", "Part",
-    "StreamSpec", "View", "tag",
+    "CODERS", "FORMATS", "AnyCoder", "AnyFormat", "Clustered", "Coder", "Encoded", "Fixed", "Float", "Format",
+    "Importance", "Int", "Log2", "Part", "StreamSpec", "View", "tag",
 ]

@@ -1,4 +1,4 @@
-"""What a format is: the numbers of one tensor to symbols and a few parts, and back; and the result, `Encoded`."""
+"""What a format is: the numbers of one tensor to symbols and a few parts, and back; the result, `Encoded`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.errors import IntegrityError, UnsupportedError
+from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
 from featherweight.formats.view import View
 
@@ -32,17 +32,27 @@ class Importance:
 
     diagonal: Array
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot weigh an error."""
+        if not (np.isfinite(self.diagonal).all() and (self.diagonal >= 0).all()):
+            raise ConfigError("importance holds negative values, NaN or infinity")
+
 
 @dataclass(frozen=True)
 class Part:
-    """Type and shape of one of a format's parts, known before a byte is read; at most one dimension may be -1.
+    """Type and shape of one of a format's parts, known before a byte is read.
 
-    `most` bounds that free dimension.
+    At most one dimension may be -1, free; `most` bounds it.
     """
 
     dtype: str
     shape: tuple[int, ...]
     most: int = 0
+
+    @property
+    def nbits(self) -> int:
+        """Bits of the part; the most there can be where a dimension is free."""
+        return 8 * np.dtype(self.dtype).itemsize * prod(n if n >= 0 else self.most for n in self.shape)
 
     def read(self, name: str, raw: bytes) -> Array:
         """Return `raw` as an array of this type and shape.
@@ -65,19 +75,41 @@ class Part:
 class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
     """How the numbers of one tensor are written: lossy, numbers to symbols.
 
-    A subclass writes `quantize`, `dequantize`, `parts`, `stream` and `nbits`. Laws, which
+    A subclass writes `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol
+    of each number, given that), `dequantize`, `parts`, `stream` and `nbits`. Laws, which
     `featherweight.testing.FormatSuite` checks: decoding is a function of the encoded bytes alone; exact zeros
-    decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the format
-    states; every shape works.
+    decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the
+    format states; every shape works.
     """
 
-    def encode(self, weight: Array, *, view: View | None = None, importance: Importance | None = None) -> Encoded:
+    def __post_init__(self) -> None:
+        """Check every field against its annotation, so that code and recipes are refused the same things.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                raise ConfigError(str(error), where=f"{tag(self)}.{field.name}", got=repr(value)) from None
+
+    def encode(
+        self,
+        weight: Array,
+        *,
+        view: View | None = None,
+        importance: Importance | None = None,
+        parts: Parts | None = None,
+    ) -> Encoded:
         """Return `weight` in this format, at fixed rate; `Encoded.recoded` changes the coder.
 
         Args:
             weight: floating-point tensor of any shape.
             view: how it is a matrix; the default keeps axis 0.
             importance: what errors matter; formats that have no use for it ignore it.
+            parts: scales, codebook and the like to keep (learned ones, say); by default fitted to the tensor.
 
         Raises:
             UnsupportedError: the tensor holds NaN or infinity, or is not of floating point.
@@ -93,23 +125,47 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         if not np.isfinite(matrix).all():
             bad = int(matrix.size - np.isfinite(matrix).sum())
             raise UnsupportedError(
-                "NaN or infinity", got=f"{bad} of {matrix.size} values", hint="look for a diverged training run"
+                "NaN or infinity",
+                got=f"{bad} of {matrix.size} values",
+                hint="look for a diverged training run",
             )
-        symbols, parts = self.quantize(matrix, view=view, importance=importance)
-        spec = self.stream(view, parts)
-        return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(spec.dtype), parts)
+        if importance is not None and importance.diagonal.shape != matrix.shape:
+            raise UnsupportedError(
+                "importance and tensor differ", got=importance.diagonal.shape, expected=matrix.shape
+            )
+        with np.errstate(over="ignore", under="ignore"):
+            if parts is None:
+                parts = self.fit(matrix, view=view, importance=importance)
+            symbols = self.assign(matrix, parts, view=view)
+        dtype = self.stream(view, parts).dtype
+        return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(dtype, copy=False), parts)
 
     def decode(self, encoded: Encoded) -> Array:
-        """Return the tensor, float32, of `encoded.view.shape`."""
-        matrix = self.dequantize(encoded.symbols, encoded.parts, view=encoded.view)
+        """Return the tensor, float32, of `encoded.view.shape`.
+
+        Raises:
+            IntegrityError: the parts are not what `encode` writes, or make a number that is not finite.
+        """
+        with np.errstate(all="ignore"):
+            matrix = self.dequantize(encoded.symbols, encoded.parts, view=encoded.view)
+        if not np.isfinite(matrix).all():
+            raise IntegrityError(f"format {tag(self)}: symbols and parts decode to NaN or infinity")
         return encoded.view.tensor(np.asarray(matrix, np.float32))
 
-    def quantize(self, matrix: Array, *, view: View, importance: Importance | None) -> tuple[Array, Parts]:
-        """Return symbols and parts of a finite float32 `matrix: [rows, cols]`."""
+    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+        """Return the parts for a finite float32 `matrix: [rows, cols]`."""
+        raise NotImplementedError
+
+    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+        """Return the symbols, `rows * cols`, of a finite float32 `matrix: [rows, cols]` under given parts."""
         raise NotImplementedError
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
-        """Return the float32 matrix `[rows, cols]` of `symbols: [count]`."""
+        """Return the float32 matrix `[rows, cols]` of `symbols: [count]`.
+
+        Raises:
+            IntegrityError: the parts are not what `fit` makes.
+        """
         raise NotImplementedError
 
     def parts(self, view: View) -> dict[str, Part]:

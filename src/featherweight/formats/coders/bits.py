@@ -1,0 +1,127 @@
+"""Bit strings, most significant bit first, and lists of small integers in them; all vectorised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from featherweight.errors import IntegrityError
+from featherweight.formats.coders.base import Array
+
+Fields = tuple[Array, Array]
+"""Values and their widths in bits, `[n]` each."""
+
+_ALL_ZERO = 31
+
+
+def pack(*fields: Fields) -> bytes:
+    """Return the values one after another, each in its width (0 to 32 bits); the last byte is padded with 0.
+
+    >>> pack((np.array([1, 5]), np.array([1, 3]))).hex()  # 1 101, then padding
+    'd0'
+    """
+    values = np.concatenate([values for values, _ in fields]).astype(np.uint64)
+    widths = np.concatenate([widths for _, widths in fields]).astype(np.int64)
+    ends = np.cumsum(widths)
+    size = int(ends[-1]) if ends.size else 0
+    starts = ends - widths
+    aligned = values << (64 - widths - (starts & 31)).astype(np.uint64)
+    word = starts >> 5
+    length = size // 32 + 2
+    # Fields do not overlap, so that sums of halves stay below 2**32: exact in the float64 of `bincount`.
+    halves = np.bincount(word, aligned >> np.uint64(32), length)
+    halves += np.bincount(word + 1, aligned & np.uint64(0xFFFFFFFF), length)
+    return halves.astype(">u4").tobytes()[: (size + 7) // 8]
+
+
+@dataclass(frozen=True)
+class Bits:
+    """A payload read as a bit string; positions count bits from its start."""
+
+    payload: bytes
+
+    @property
+    def size(self) -> int:
+        """Number of bits."""
+        return 8 * len(self.payload)
+
+    @cached_property
+    def _windows(self) -> Array:
+        """The 64 bits from every 32nd one on; zeros follow the payload."""
+        padded = self.payload + bytes(8 + -len(self.payload) % 4)
+        words = np.frombuffer(padded, ">u4").astype(np.uint64)
+        return (words[:-1] << np.uint64(32)) | words[1:]
+
+    def peek(self, positions: Array, widths: Array | int) -> Array:
+        """Return the bits `[position, position + width)` as integers; widths are 0 to 32."""
+        windows = np.take(self._windows, positions >> 5, mode="clip")
+        windows <<= (positions & 31).astype(np.uint64)
+        windows >>= np.asarray(64 - widths).astype(np.uint64)
+        return windows
+
+
+def integers(values: Array) -> Fields:
+    """Return the fields of a list of integers below 2**31, whose length the reader must know.
+
+    Five bits hold k. If k is 31 all values are zero and nothing follows. Otherwise each value v is an
+    Exp-Golomb code of order k: with u = v + 2**k and e = bit_length(u) - k - 1, first come all e in unary
+    (e zeros and a one), then the low e + k bits of every u.
+    """
+    order, widths = _best_order(values)
+    head = (np.array([order]), np.array([5]))
+    if order == _ALL_ZERO:
+        return head
+    u = values.astype(np.int64) + (1 << order)
+    low = u - (np.int64(1) << widths)
+    ones = np.ones(u.size, np.int64)
+    return (
+        np.concatenate([head[0], ones, low]),
+        np.concatenate([head[1], widths - order + 1, widths]),
+    )
+
+
+def integers_size(values: Array) -> int:
+    """Return the bits of `integers(values)`."""
+    order, widths = _best_order(values)
+    return 5 if order == _ALL_ZERO else 5 + int((2 * widths - order + 1).sum())
+
+
+def _best_order(values: Array) -> tuple[int, Array]:
+    """Return the order k that gives the fewest bits (the lowest of equals), and the widths e + k."""
+    most = int(values.max(initial=0))
+    if most == 0:
+        return _ALL_ZERO, np.zeros(0, np.int64)
+    best, least = (0, np.zeros(0, np.int64)), 0
+    for order in range(most.bit_length()):
+        widths = np.frexp((values + (1 << order)).astype(np.float64))[1].astype(np.int64) - 1
+        size = int((2 * widths - order + 1).sum())
+        if not least or size < least:
+            best, least = (order, widths), size
+    return best
+
+
+def read_integers(bits: Bits, start: int, count: int) -> tuple[Array, int]:
+    """Undo `integers`: return `[count]` values and the position behind them.
+
+    Raises:
+        IntegrityError: the bits end too early, or a value is 2**31 or more.
+    """
+    if start + 5 > bits.size:
+        raise IntegrityError("a list of integers is cut short")
+    order = int(bits.peek(np.array([start]), 5)[0])
+    start += 5
+    if order == _ALL_ZERO or count == 0:
+        return np.zeros(count, np.int64), start
+    raw = np.frombuffer(bits.payload, np.uint8)[start >> 3 : (start >> 3) + 4 * count + 1]
+    ones = np.flatnonzero(np.unpackbits(raw)[start & 7 :])[:count]
+    widths = np.diff(ones, prepend=-1) - 1 + order
+    if ones.size < count or int(widths.max()) > 31:
+        raise IntegrityError("a list of integers is damaged")
+    start += int(ones[-1]) + 1
+    ends = start + np.cumsum(widths)
+    if int(ends[-1]) > bits.size:
+        raise IntegrityError("a list of integers is cut short")
+    low = bits.peek(ends - widths, widths).astype(np.int64)
+    return low + (np.int64(1) << widths) - (1 << order), int(ends[-1])

@@ -1,0 +1,92 @@
+"""The frequency table that Huffman and Rans share: which symbols occur, and their quantised counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from featherweight.errors import IntegrityError
+from featherweight.formats.coders.base import Array, StreamSpec
+from featherweight.formats.coders.bits import Bits, Fields, integers, integers_size, read_integers
+
+MOST_SYMBOLS = 1 << 16
+MOST_TOTAL = 1 << 24
+
+
+def misfit(spec: StreamSpec) -> str:
+    """Return why a table cannot describe such a stream, or an empty string if it can."""
+    if spec.alphabet > MOST_SYMBOLS:
+        return f"an alphabet of {spec.alphabet} symbols; a frequency table holds at most {MOST_SYMBOLS}"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class Frequencies:
+    """What is known of a stream's statistics on both sides.
+
+    Attributes:
+        symbols: `[distinct]`, those that occur, ascending.
+        counts: `[distinct]`, at least 1 each, their sum at most 2**24: proportional to how often each occurs,
+            as precisely as is worth its bits.
+    """
+
+    symbols: Array
+    counts: Array
+
+    @classmethod
+    def of(cls, symbols: Array, spec: StreamSpec) -> Frequencies:
+        """Return the table of a stream that is not empty, with the fewest bits of table and stream together."""
+        exact = np.bincount(symbols, minlength=spec.alphabet)
+        present = np.flatnonzero(exact)
+        exact = exact[present]
+        best, least = exact, np.inf
+        for shift in range(int(exact.max()).bit_length()):
+            counts = np.maximum((exact + (1 << shift >> 1)) >> shift, 1)
+            total = int(counts.sum())
+            if total > MOST_TOTAL:
+                continue
+            size = integers_size(counts - 1) + float(exact @ -np.log2(counts / total))
+            if size < least:
+                best, least = counts, size
+        return cls(present, best)
+
+    @property
+    def distinct(self) -> int:
+        """Number of symbols that occur."""
+        return int(self.symbols.size)
+
+    def ranks(self, symbols: Array, spec: StreamSpec) -> Array:
+        """Return each symbol's place in `self.symbols`, uint16."""
+        table = np.zeros(spec.alphabet, np.uint16)
+        table[self.symbols] = np.arange(self.distinct)
+        return table[symbols]
+
+    def fields(self) -> list[Fields]:
+        """Return the table as three lists: distinct - 1; gaps between symbols; counts - 1 (if distinct > 1)."""
+        gaps = np.diff(self.symbols, prepend=-1) - 1
+        lists = [np.array([self.distinct - 1]), gaps] + ([self.counts - 1] if self.distinct > 1 else [])
+        return [integers(values) for values in lists]
+
+
+def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
+    """Return the table at the start of `bits`, and the position behind it.
+
+    Raises:
+        IntegrityError: what is there is no table of such a stream.
+    """
+    head, position = read_integers(bits, 0, 1)
+    distinct = int(head[0]) + 1
+    if distinct > min(spec.alphabet, spec.count):
+        raise IntegrityError("frequency table", got=f"{distinct} symbols", expected=f"at most {spec.alphabet}")
+    gaps, position = read_integers(bits, position, distinct)
+    symbols = np.cumsum(gaps + 1) - 1
+    if int(symbols[-1]) >= spec.alphabet:
+        raise IntegrityError("frequency table", got=f"symbol {symbols[-1]}", expected=f"below {spec.alphabet}")
+    if distinct == 1:
+        return Frequencies(symbols, np.ones(1, np.int64)), position
+    counts, position = read_integers(bits, position, distinct)
+    counts += 1
+    if int(counts.sum()) > MOST_TOTAL:
+        raise IntegrityError("frequency table", got=f"a total of {counts.sum()}", expected=f"at most {MOST_TOTAL}")
+    return Frequencies(symbols, counts), position

@@ -1,0 +1,81 @@
+"""Range asymmetric numeral systems: within a thousandth of a bit of the entropy at any alphabet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import constriction
+import numpy as np
+
+from featherweight.errors import IntegrityError
+from featherweight.formats.coders import frequencies
+from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.bits import Bits, pack
+from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
+
+PRECISION = 24
+
+
+class Rans(Coder, frozen=True, tag="rans"):
+    """Static rANS with a 64-bit state and 32-bit words, by the `constriction` library.
+
+    References: J. Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540; R. Bamler, "Understanding entropy
+    coding with asymmetric numeral systems", 2022, arXiv 2201.01741.
+    """
+
+    def misfit(self, spec: StreamSpec) -> str:
+        """Return why this coder cannot take such a stream, or an empty string if it can."""
+        return frequencies.misfit(spec)
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        if spec.count == 0:
+            return b""
+        table = Frequencies.of(symbols, spec)
+        head = pack(*table.fields())
+        if table.distinct == 1:
+            return head
+        coder = _ans()
+        coder.encode_reverse(table.ranks(symbols, spec).astype(np.int32), _model(table.counts))
+        words: bytes = coder.get_compressed().astype("<u4").tobytes()
+        return head + words.rstrip(b"\0")
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        if spec.count == 0:
+            if payload:
+                raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
+            return np.zeros(0, spec.dtype)
+        table, position = read_frequencies(Bits(payload), spec)
+        body = payload[(position + 7) // 8 :]
+        if body.endswith(b"\0") or (table.distinct == 1 and body):
+            raise IntegrityError("rANS payload: bytes behind its end")
+        if table.distinct == 1:
+            return np.full(spec.count, table.symbols[0], spec.dtype)
+        words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
+        coder = _ans(words)
+        ranks = coder.decode(_model(table.counts), spec.count)
+        if not coder.is_empty():
+            raise IntegrityError("rANS payload: its state does not end at zero")
+        return table.symbols.astype(spec.dtype)[ranks]
+
+
+def weights(counts: Array) -> Array:
+    """Return integers of at least 1, sum 2**24, in proportion to `counts: [distinct]`.
+
+    With C the running sums of the counts and T their total, the running sums of the weights are
+    floor(C * 2**24 / T).
+    """
+    sums = np.cumsum(counts, dtype=np.int64)
+    return np.diff((sums << PRECISION) // sums[-1], prepend=0)
+
+
+def _model(counts: Array) -> Any:
+    """Return the library's model with exactly these weights.
+
+    For float probabilities p of n symbols it takes the running weights floor(P * (2**24 - n) / sum(p)) + i, with P
+    the sum of the i probabilities before; from p = weight - 1, all in integers, come the weights themselves.
+    """
+    return constriction.stream.model.Categorical((weights(counts) - 1).astype(np.float64), perfect=False)
+
+
+def _ans(*words: Array) -> Any:
+    return constriction.stream.stack.AnsCoder(*words)

@@ -1,0 +1,90 @@
+"""Zstandard over the bytes of the symbols: for streams whose symbols depend on each other."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import zstandard
+from msgspec import Meta
+
+from featherweight.errors import IntegrityError
+from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.fixed import pack_bits, unpack_bits
+
+_PACKED, _PLANES = 0, 1
+
+
+class Zstd(Coder, frozen=True, tag="zstd"):
+    """One magicless frame (RFC 8878) of packed symbols or of byte planes, whichever comes out smaller.
+
+    Attributes:
+        level: effort of the encoder, 1 to 22; any decoder reads any level.
+    """
+
+    level: Annotated[int, Meta(ge=1, le=22)] = 19
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        layouts = [_packed(symbols, spec)]
+        if spec.bits % 8:
+            layouts.append(_planes(symbols, spec))
+        frames = [bytes([i]) + _compress(raw, self.level) for i, raw in enumerate(layouts) if raw]
+        return min(frames, key=len, default=b"")
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        packed = (spec.count * spec.bits + 7) // 8
+        if packed == 0:
+            if payload:
+                raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
+            return np.zeros(spec.count, spec.dtype)
+        layout = payload[0] if payload else -1
+        if layout == _PACKED:
+            return unpack_bits(_decompress(payload[1:], packed), spec.bits, spec.count)
+        if layout == _PLANES:
+            width = (spec.bits + 7) // 8
+            raw = np.frombuffer(_decompress(payload[1:], width * spec.count), np.uint8)
+            words = np.zeros((spec.count, spec.dtype.itemsize), np.uint8)
+            words[:, :width] = raw.reshape(width, spec.count).T
+            return words.view(spec.dtype.newbyteorder("<")).reshape(spec.count)
+        raise IntegrityError("Zstandard payload", got=f"layout {layout}", expected=f"{_PACKED} or {_PLANES}")
+
+
+def _packed(symbols: Array, spec: StreamSpec) -> bytes:
+    return pack_bits(symbols, spec.bits)
+
+
+def _planes(symbols: Array, spec: StreamSpec) -> bytes:
+    """Return all lowest bytes, then all next ones."""
+    words = symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, -1)
+    return words[:, : (spec.bits + 7) // 8].T.tobytes()
+
+
+def _compress(raw: bytes, level: int) -> bytes:
+    parameters = zstandard.ZstdCompressionParameters.from_level(
+        level,
+        source_size=len(raw),
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
+        write_content_size=False,
+        write_checksum=False,
+        write_dict_id=False,
+    )
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
+
+
+def _decompress(frame: bytes, size: int) -> bytes:
+    """Return the `size` bytes of a frame; neither they nor its window may be larger.
+
+    Raises:
+        IntegrityError: not such a frame.
+    """
+    window = max(1 << 10, 1 << (size - 1).bit_length())
+    decompressor = zstandard.ZstdDecompressor(
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=min(window, 1 << 31)
+    )
+    try:
+        raw = decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
+    except (zstandard.ZstdError, MemoryError) as error:
+        raise IntegrityError(f"Zstandard payload: {error}") from None
+    if len(raw) != size:
+        raise IntegrityError("Zstandard payload", got=f"{len(raw)} bytes", expected=f"{size}")
+    return raw

@@ -1,0 +1,221 @@
+"""Integers with a scale and, if affine, a zero point: what integer hardware multiplies."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from msgspec import Meta
+from numpy.typing import NDArray
+
+from featherweight.errors import ConfigError, IntegrityError
+from featherweight.formats.base import Format, Importance, Part, Parts
+from featherweight.formats.coders import StreamSpec
+from featherweight.formats.units import Per, blocks, join, split, units_shape
+from featherweight.formats.view import View
+
+Array = NDArray[Any]
+Scheme = Literal["symmetric", "affine"]
+
+# Part of the range of min-max that the search for the least squared error starts from: 1 down to 2**-8.
+FRACTIONS = tuple(2.0 ** (-k / 4) for k in range(33))
+REFINEMENTS = 6
+_FLOAT32 = np.finfo(np.float32)
+
+
+class Int(Format, frozen=True, tag="int"):
+    """`w = scale * (q - zero_point)` with `q` in `-2**(bits-1) .. 2**(bits-1) - 1`, as ONNX DequantizeLinear.
+
+    `|error| <= scale / 2`, plus float32's own rounding (under `2**-22 |w|`, which is what remains at 32
+    bits), for weights up to 2**126 and `scale_by = "minmax"`: the scale is the smallest that clips nothing by
+    more than half a step. `scale_by = "mse"` clips more, where that makes the (importance-weighted) squared
+    error of a unit smaller. Zero is always on the grid. A symbol is `(q - zero_point) mod 2**bits`, so that 0
+    is zero whatever the zero point.
+
+    >>> encoded = Int(bits=4).encode(np.array([-0.8, 0.0, 0.3, 0.75], np.float32))
+    >>> encoded.parts["scale"].tolist() == [np.float32(0.1)]
+    True
+    >>> encoded.symbols.tolist()  # two's complement: -8, 0, 3, 7
+    [8, 0, 3, 7]
+
+    References: Jacob et al., Quantization and training of neural networks for efficient
+    integer-arithmetic-only inference, 2018, eq. 1.
+
+    Attributes:
+        bits: 1 to 16, or 32; one bit is {-1, 0}.
+        scheme: `symmetric`: every zero point is 0; `affine`: one a unit, an integer of the grid.
+        per: what shares a scale: the tensor, a channel, or so many neighbours in a row.
+        scale_by: `minmax` or `mse`.
+    """
+
+    bits: Annotated[int, Meta(ge=1, le=32)] = 8
+    scheme: Scheme = "symmetric"
+    per: Per = "channel"
+    scale_by: Literal["minmax", "mse"] = "minmax"
+
+    def __post_init__(self) -> None:
+        """Refuse widths that nothing computes with."""
+        super().__post_init__()
+        if 16 < self.bits < 32:
+            raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
+
+    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+        """Return `scale` and, if affine, `zero_point`, one a unit."""
+        weight = split(matrix, view, self.per)
+        low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
+        scale, zero_point = min_max(low, high, self.bits, self.scheme)
+        if self.scale_by == "mse":
+            diagonal = None if importance is None else split(importance.diagonal, view, self.per)
+            scale, zero_point = _least_squares(weight, diagonal, low, high, self.bits, self.scheme)
+        found = {"scale": scale, "zero_point": zero_point}
+        layout = self.parts(view).items()
+        return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout}
+
+    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+        """Return `(q - zero_point) mod 2**bits` for the nearest `q`, ties to even."""
+        weight = split(matrix, view, self.per)
+        scale, zero_point = self._columns(parts)
+        symbols = np.empty(weight.shape, self.stream(view, parts).dtype)
+        for rows, cols in blocks(weight.shape):
+            steps = to_steps(weight[rows, cols], scale[rows], zero_point[rows], self.bits)
+            symbols[rows, cols] = steps.astype(np.int64) & ((1 << self.bits) - 1)
+        return join(symbols, view, self.per)
+
+    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return `(q - zero_point) * scale`."""
+        scale, zero_point = self._columns(parts)
+        least, most = grid(self.bits)
+        if (scale <= 0).any() or (zero_point < least).any() or (zero_point > most).any():
+            raise IntegrityError("a scale is not positive, or a zero point is outside the grid")
+        units = split(symbols.reshape(view.rows, view.cols), view, self.per)
+        weight = np.empty(units.shape, np.float32)
+        for rows, cols in blocks(units.shape):
+            steps = units[rows, cols].astype(np.int64 if self.bits > 16 else np.int32)
+            steps = np.where(steps > most - zero_point[rows], steps - (1 << self.bits), steps)
+            weight[rows, cols] = steps.astype(np.float32) * scale[rows]
+        return join(weight, view, self.per)
+
+    def parts(self, view: View) -> dict[str, Part]:
+        """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""
+        shape = units_shape(view, self.per)
+        scale = {"scale": Part("<f4", shape)}
+        if self.scheme == "symmetric":
+            return scale
+        nbytes = 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
+        return scale | {"zero_point": Part(f"<i{nbytes}", shape)}
+
+    def stream(self, view: View, parts: Parts) -> StreamSpec:
+        """Return the spec: `2**bits` symbols, 0 is zero."""
+        return StreamSpec(view.size, 1 << self.bits, zero=0, row_length=view.cols)
+
+    def nbits(self, shape: tuple[int, ...]) -> float:
+        """Return the exact bits of a tensor that keeps axis 0."""
+        view = View.of(shape)
+        return view.size * self.bits + sum(part.nbits for part in self.parts(view).values())
+
+    def _columns(self, parts: Parts) -> tuple[Array, Array]:
+        """Return scale (float32) and zero point (int64), both `[units, 1]`."""
+        scale = parts["scale"].reshape(-1, 1)
+        zero_point = parts.get("zero_point", np.zeros(scale.shape))
+        return scale, zero_point.reshape(-1, 1).astype(np.int64)
+
+
+def grid(bits: int) -> tuple[int, int]:
+    """Return the least and the greatest integer of two's complement.
+
+    >>> grid(8), grid(1)
+    ((-128, 127), (-1, 0))
+    """
+    return -(1 << bits - 1), (1 << bits - 1) - 1
+
+
+def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, Array]:
+    """Return the smallest scales, and their zero points, that clip nothing by more than half a step.
+
+    Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high -
+    low) / (most - least)`, `zero_point = round(least - low / scale)`. Scales are normal float32 numbers, even
+    of constant zeros, and small enough that no point of the grid overflows.
+
+    Args:
+        low: least weight of each unit, 0 at most, `[units]`.
+        high: greatest weight of each unit, 0 at least, `[units]`.
+        bits: width of the grid.
+        scheme: symmetric or affine.
+
+    Returns:
+        Scale (float32) and zero point (int64), both `[units]`.
+    """
+    least, most = grid(bits)
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    if scheme == "symmetric":
+        scale = within_float32(np.maximum(high / (most + 0.5), low / (least - 0.5)), bits)
+        return scale, np.zeros(scale.shape, np.int64)
+    scale = within_float32((high - low) / (most - least), bits)
+    return scale, np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
+
+
+def to_steps(weight: Array, scale: Array, zero_point: Array, bits: int) -> Array:
+    """Return `q - zero_point` of `weight: [units, n]`, whole numbers in floating point; ties to even.
+
+    Float32 counts steps exactly to 24 bits; at 32 bits the steps are float64, made from a float32 quotient.
+    """
+    least, most = grid(bits)
+    exact = np.float32 if bits <= 16 else np.float64
+    steps = np.rint(weight / scale).astype(exact, copy=False)
+    return np.clip(steps, (least - zero_point).astype(exact), (most - zero_point).astype(exact), out=steps)
+
+
+def _least_squares(
+    weight: Array, importance: Array | None, low: Array, high: Array, bits: int, scheme: Scheme
+) -> tuple[Array, Array]:
+    """Return scale and zero point of each unit with the least squared error that the search finds.
+
+    Both ends of the range are shrunk by each of `FRACTIONS`; then, from the best, the scale that is optimal
+    for the rounded weights, `sum(h w d) / sum(h d d)` with `d = q - zero_point`, is taken and the weights
+    rounded again, a few times. The first candidate is min-max itself, so that the result is never worse.
+    """
+
+    def judged(scale: Array, zero_point: Array) -> tuple[Array, ...]:
+        return scale, zero_point, *_squared_error(weight, importance, scale, zero_point, bits)
+
+    best = judged(*min_max(low, high, bits, scheme))
+    for fraction in FRACTIONS[1:]:
+        best = _better(judged(*min_max(low * fraction, high * fraction, bits, scheme)), best)
+    for _ in range(REFINEMENTS):
+        scale, zero_point, _, optimal = best
+        if (optimal == scale).all():
+            break
+        best = _better(judged(optimal, zero_point), best)
+    return best[0], best[1]
+
+
+def _better(new: tuple[Array, ...], old: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return, unit by unit, the one of less error (entry 2)."""
+    less = new[2] < old[2]
+    return tuple(np.where(less, a, b) for a, b in zip(new, old, strict=True))
+
+
+def _squared_error(
+    weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int
+) -> tuple[Array, Array]:
+    """Return the weighted squared error of each unit, float64, and the best scale for its rounded weights."""
+    sums = np.zeros((3, len(weight)))
+    column, zero = scale[:, None], zero_point[:, None]
+    for rows, cols in blocks(weight.shape):
+        block = weight[rows, cols]
+        steps = to_steps(block, column[rows], zero[rows], bits).astype(np.float32, copy=False)
+        error = (steps * column[rows] - block).astype(np.float64)
+        steps = steps.astype(np.float64)
+        h = 1 if importance is None else importance[rows, cols]
+        weighed = steps * h
+        sums[0, rows] += (error * error * h).sum(axis=1)
+        sums[1, rows] += (weighed * block).sum(axis=1)
+        sums[2, rows] += (weighed * steps).sum(axis=1)
+    known = (sums[1] > 0) & (sums[2] > 0)
+    optimal = np.where(known, sums[1] / np.where(known, sums[2], 1), scale)
+    return sums[0], within_float32(optimal, bits)
+
+
+def within_float32(scale: Array, bits: int) -> Array:
+    """Return scales as normal float32 numbers under which no point of the grid overflows."""
+    return np.clip(scale, _FLOAT32.tiny, _FLOAT32.max / 2**bits).astype(np.float32)

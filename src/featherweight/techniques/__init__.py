@@ -8,11 +8,12 @@ from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.finetune import Finetune
+from featherweight.techniques.fold import Fold
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Encode, ReestimateBatchnorm, Finetune)
+    "featherweight.steps", (Train, Encode, Fold, ReestimateBatchnorm, Finetune)
 )
 
 if TYPE_CHECKING:
@@ -21,5 +22,5 @@ else:
     AnyStep: Any = Union[STEPS]
 
 __all__ = [
-    "STEPS", "AnyStep", "Context", "Encode", "Finetune", "ReestimateBatchnorm", "Step", "Train",
+    "STEPS", "AnyStep", "Context", "Encode", "Finetune", "Fold", "ReestimateBatchnorm", "Step", "Train",
 ]

@@ -9,7 +9,8 @@ from typing import Literal
 import msgspec
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats import CODERS, Coder, Encoded
+from featherweight.formats import CODERS, Coder, Encoded, tag
+from featherweight.formats.coders import smallest
 
 CoderChoice = Coder | Literal["smallest"]
 
@@ -20,12 +21,12 @@ def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
     Raises:
         UnsupportedError: the coder cannot take the stream of the tensor named `where`.
     """
+    spec = encoded.spec
     if coder == "smallest":
-        fitting = [encoded.recoded(one) for one in candidates() if not one.misfit(encoded.spec)]
-        return min(fitting, key=lambda entry: entry.nbytes)
-    if reason := coder.misfit(encoded.spec):
-        raise UnsupportedError(f"coder {coder.__struct_config__.tag} cannot take its symbols: {reason}", where=where)
-    return encoded if coder == encoded.coder else encoded.recoded(coder)
+        return encoded.recoded(smallest(encoded.symbols, spec, list(candidates())))
+    if reason := coder.misfit(spec):
+        raise UnsupportedError(f"coder {tag(coder)} cannot take its symbols: {reason}", where=where)
+    return encoded.recoded(coder)
 
 
 def candidates() -> Iterator[Coder]:

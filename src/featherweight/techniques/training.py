@@ -23,7 +23,7 @@ from featherweight.training.options import (
 )
 
 
-class TrainingStep(Step, frozen=True, kw_only=True):
+class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     """A step that trains. Options left out are the task's own (`task.training`), and then those of `Options`.
 
     The batch size is the task's.
@@ -35,7 +35,7 @@ class TrainingStep(Step, frozen=True, kw_only=True):
         momentum: of gradient descent; decay of the first moment of Adam.
         weight_decay: on tensors of two and more dimensions.
         schedule: `constant`, `cosine`, or the fractions of the run after which the rate is a tenth.
-        warmup: epochs of linear increase at the start.
+        warmup: fraction of the run in which the rate rises linearly.
         clip: bound of the gradient's L2 norm.
     """
 

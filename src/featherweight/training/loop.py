@@ -135,7 +135,7 @@ def check_loss(value: Tensor, where: str, position: Position) -> float:
     if not math.isfinite(number):
         raise TaskError(
             "the loss is not finite", where=where, got=f"{number} in epoch {position.epoch}, step {position.batch}",
-            hint="try a lower lr, some epochs of warmup, or clip",
+            hint="try a lower lr, warmup, or clip",
         )
     return number
 

@@ -17,7 +17,7 @@ Rate = Annotated[float, Meta(gt=0)]
 Momentum = Annotated[float, Meta(ge=0, lt=1)]
 Decay = Annotated[float, Meta(ge=0)]
 Schedule = Literal["constant", "cosine"] | Annotated[list[Fraction], Meta(min_length=1)]
-Warmup = Annotated[float, Meta(ge=0)]
+Warmup = Annotated[float, Meta(ge=0, le=1)]
 Clip = Annotated[float, Meta(gt=0)]
 
 
@@ -31,7 +31,7 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         momentum: of gradient descent; decay of the first moment of Adam.
         weight_decay: L2 penalty on tensors of two and more dimensions; biases and batch norm have none.
         schedule: `constant`; `cosine` to zero; or the fractions of the run after which the rate is a tenth.
-        warmup: epochs of linear increase at the start; may be a fraction of one.
+        warmup: fraction of the run in which the rate rises linearly from zero, on top of the schedule.
         clip: bound of the gradient's L2 norm over all parameters; None: none.
     """
 
@@ -71,5 +71,5 @@ def learning_rate(options: Options, epoch: float) -> float:
         factor = (1 + cos(pi * done)) / 2
     else:
         factor = 0.1 ** sum(done >= drop for drop in options.schedule)
-    warm = min(1.0, epoch / options.warmup) if options.warmup else 1.0
+    warm = min(1.0, done / options.warmup) if options.warmup else 1.0
     return options.lr * factor * warm

@@ -11,7 +11,7 @@ import typer
 from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table
 
 if TYPE_CHECKING:
-    from featherweight.artifact import Artifact
+    from featherweight.artifact import Artifact, Side
 
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
 
@@ -42,21 +42,21 @@ class SplitName(StrEnum):
 
 def inspect(file: FileArgument, json: JsonFlag = False) -> None:
     """Show what a file holds: tensors, formats, coders, bytes; every byte is accounted for."""
-    from featherweight.report.tables import nbytes, percent
+    from featherweight.units import nbytes, percent
 
     artifact = _load(file)
     index = artifact.index()
     if json:
-        emit({"file": str(file), "sha256": artifact.sha256, "bytes": artifact.nbytes, "kinds": index.kinds,
-              "tensors": index.tensors, "facts": artifact.facts})
+        emit({"file": str(file), "sha256": artifact.sha256, "bytes": artifact.nbytes, "kinds": index.nbytes,
+              "tensors": index.rows, "facts": artifact.facts})
         return
     rows = [
-        [t.name, "x".join(map(str, t.shape)), t.format, t.coder or "-", f"{t.nbytes:,}", f"{t.bits_per_weight:.2f}", percent(t.sparsity)]
-        for t in index.tensors
+        [t.name, "x".join(map(str, t.shape)), t.label, t.coder or "-", f"{t.nbytes:,}", f"{t.bits_per_weight:.2f}", percent(t.sparsity)]
+        for t in index.rows
     ]
     table(["tensor", "shape", "format", "coder", "bytes", "bits", "zeros"], rows)
     say("")
-    table(["kind", "bytes"], [[kind, f"{n:,}"] for kind, n in [*index.kinds.items(), ("whole file", artifact.nbytes)]])
+    table(["kind", "bytes"], [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]])
     say(f"\n{nbytes(artifact.nbytes)}, sha256 {artifact.sha256}")
 
 
@@ -92,8 +92,16 @@ def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> None:
     if not rows:
         say("the tensors are equal, bit for bit")
         return
-    cells = [[str(v) if not isinstance(v, float) else f"{v:.3g}" for v in _values(row)] for row in rows]
-    table(_names(rows[0]), cells)
+    cells = [
+        [row.name, row.kind, *_sides(row.before, row.after), "" if row.difference is None else f"{row.difference:.3g}"]
+        for row in rows
+    ]
+    table(["tensor", "what", "before", "after", "bytes", "largest difference"], cells)
+
+
+def _sides(before: Side | None, after: Side | None) -> list[str]:
+    kept = [f"{side.format} {side.coder}".strip() if side else "-" for side in (before, after)]
+    return [*kept, " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (before, after))]
 
 
 def export(
@@ -154,11 +162,3 @@ def _load(file: Path) -> Artifact:
     from featherweight.artifact import load
 
     return load(file)
-
-
-def _names(row: Any) -> list[str]:
-    return list(row.__struct_fields__)
-
-
-def _values(row: Any) -> list[Any]:
-    return [getattr(row, name) for name in row.__struct_fields__]

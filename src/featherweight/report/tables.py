@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.search.summary import Summary
+from featherweight.units import nbytes, percent
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ def tables(summary: Summary) -> list[Table]:
 
 
 def _sizes(s: Summary) -> Table:
-    names = {"header": "index and facts", "graph": "graph", "frame": "frame"}
+    names = {"header": "index and facts", "raw": "tensors left as they were"}
     rows = [["coded tensors", nbytes(s.weight_bytes), percent(s.weight_bytes / s.file_bytes)]]
     rows += [[names.get(k, k), nbytes(n), percent(n / s.file_bytes)] for k, n in s.overhead.items()]
     rows.append(["whole file", nbytes(s.file_bytes), percent(1.0)])
@@ -104,17 +105,3 @@ def facts(s: Summary) -> list[str]:
         f" --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
     ]
 
-
-def nbytes(n: int) -> str:
-    """Return a number of bytes for people, decimal units: `10.8 kB`."""
-    value = float(n)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000 or unit == "GB":
-            break
-        value /= 1000
-    return f"{n:,} B" if unit == "B" else f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
-
-
-def percent(fraction: float) -> str:
-    """Return a fraction as a percentage with two decimals."""
-    return f"{100 * fraction:.2f} %"

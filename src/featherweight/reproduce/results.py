@@ -11,7 +11,8 @@ import msgspec
 
 from featherweight.files import write_whole
 from featherweight.report.markdown import rows_of
-from featherweight.report.tables import Table, nbytes, percent
+from featherweight.report.tables import Table
+from featherweight.units import nbytes, percent
 
 
 class Paper(msgspec.Struct, frozen=True):

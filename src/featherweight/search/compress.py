@@ -12,7 +12,7 @@ import msgspec
 from featherweight.artifact import Artifact, StoredGraph, dumps, loads
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Said
-from featherweight.export import export_graph
+from featherweight.export import export
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
 from featherweight.model import Model, Note
@@ -20,8 +20,8 @@ from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
 from featherweight.recipe.run import pinned, usable_processors, versions
-from featherweight.search.evaluate import metrics, parity, predictor, reloaded_predictor
-from featherweight.search.front import Allocator, Trial, choose, front_of, frontier
+from featherweight.search.evaluate import metrics, parity, reloaded_predictor
+from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Sensitivity, measure
 from featherweight.search.summary import Summary, summarise
@@ -161,7 +161,7 @@ def training_steps(task: Task) -> Recipe:
 def graph_of(model: Model, task: Task, events: Events) -> tuple[StoredGraph | None, list[Note]]:
     """Return the float graph of a model, or why it has none."""
     try:
-        return export_graph(model.module, task.example()), []
+        return export(model.module, task.example()), []
     except UnsupportedError as error:
         events(Said(f"no runtime graph: {error.what}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {error.what}")]

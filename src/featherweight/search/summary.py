@@ -132,15 +132,15 @@ def summarise(
     threads: int, seed: int, seconds: float, table: Sensitivity | None, trials: Sequence[Trial], chosen: Trial | None,
 ) -> Summary:
     """Gather the report from what was made and measured."""
-    index = artifact.index()
+    where = artifact.index()
     floats = sum(p.numel() for p in base.module.parameters())
-    weights = index.kinds["payload"] + index.kinds["parts"]
+    weights = where.nbytes["payload"] + where.nbytes["parts"]
     front = front_of(trials)
     skipped = [*model.notes, *(table.skipped if table else [])]
     return Summary(
         task=task.name, fingerprint=task.fingerprint(), primary=task.primary, parameters=floats,
         float_bytes=4 * floats, file_bytes=artifact.nbytes, weight_bytes=weights,
-        overhead={kind: n for kind, n in index.kinds.items() if kind not in ("payload", "parts")},
+        overhead={kind: n for kind, n in where.nbytes.items() if n and kind not in ("payload", "parts")},
         ratio=4 * floats / artifact.nbytes, sha256=artifact.sha256, baseline=dict(baseline), test=test,
         validation=dict(artifact.facts["validation"]), runtime=runtime, difference=difference,
         rows=rows(artifact), stages=[_stage(entry) for entry in made if entry.step is not None], notes=skipped,
@@ -162,15 +162,15 @@ def rows(artifact: Artifact) -> list[Row]:
     """Return a line for each tensor of a file."""
     return [
         Row(
-            name=line.name, shape=list(line.shape), format=line.format, coder=line.coder, nbytes=line.nbytes,
+            name=line.name, shape=list(line.shape), format=line.label, coder=line.coder, nbytes=line.nbytes,
             bits=line.bits_per_weight, sparsity=line.sparsity,
-            left="" if line.coder else _reason(line.name, line.shape, line.format),
+            left="" if line.coder else _reason(line.shape, line.options["dtype"]),
         )
-        for line in artifact.index().tensors
+        for line in artifact.index().rows
     ]
 
 
-def _reason(name: str, shape: Sequence[int], dtype: str) -> str:
+def _reason(shape: Sequence[int], dtype: str) -> str:
     if not dtype.startswith(("f", "bf")):
         return "not of floating point"
     if len(shape) < 2:

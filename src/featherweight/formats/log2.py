@@ -48,7 +48,7 @@ class Log2(Format, frozen=True, tag="log2"):
     per: Per = "tensor"
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
-        """Return `top`, the logarithm of each unit's greatest magnitude, rounded, in steps of `2**-fraction`."""
+        """Return `top`, each unit's greatest magnitude as a rounded logarithm in steps of `2**-fraction`."""
         greatest = np.abs(split(matrix, view, self.per)).max(axis=1, initial=0)
         top = np.where(greatest > 0, nearest_log2(greatest, self.fraction), 0)
         top = np.minimum(top, _most(self.fraction))
@@ -113,7 +113,7 @@ def nearest_log2(magnitude: Array, fraction: int) -> Array:
 
 
 def exp2(steps: Array, fraction: int) -> Array:
-    """Return `2**(steps / 2**fraction)` in float32: one octave is rounded, the others are its exact multiples."""
+    """Return `2**(steps / 2**fraction)` in float32: one octave, rounded, and its exact multiples."""
     level: Array = np.ldexp(_octave(fraction)[steps & (1 << fraction) - 1], steps >> fraction)
     return level
 

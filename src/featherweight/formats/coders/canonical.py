@@ -57,14 +57,18 @@ class Code:
         Raises:
             IntegrityError: a lane does not end where the next one starts.
         """
-        codes = self.starts
+        first = np.flatnonzero(np.diff(self.widths, prepend=0))
+        limits, shifts = self.starts[first][1:], _LONGEST - self.widths[first]
+        offsets = first - (self.starts[first] >> shifts)
         places = np.empty((LANE, starts.size), np.uint16)
         positions, ends = starts.copy(), np.empty(LANE, np.int64)
         step = 0
         while step < LANE and (starts.size > 1 or positions[0] < bits.size):
-            found = np.searchsorted(codes, bits.peek(positions, _LONGEST).astype(np.int64), side="right") - 1
-            places[step] = found
-            positions += self.widths[found]
+            window = bits.peek(positions, _LONGEST).view(np.int64)
+            group = np.searchsorted(limits, window, side="right")
+            shift = shifts[group]
+            places[step] = (window >> shift) + offsets[group]
+            positions += _LONGEST - shift
             ends[step] = positions[-1]
             step += 1
         if (positions[:-1] != starts[1:]).any():

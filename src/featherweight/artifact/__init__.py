@@ -1,0 +1,25 @@
+"""The `.fw` file: everything a user keeps of a compressed network, in one file. Loading it needs no torch."""
+
+from featherweight.artifact.artifact import Artifact
+from featherweight.artifact.contents import Contents, Initialiser, Raw, StoredGraph
+from featherweight.artifact.diff import Change, Side, diff
+from featherweight.artifact.index import Index, Row
+from featherweight.artifact.reader import load, loads
+from featherweight.artifact.writer import dumps, write
+
+__all__ = [
+    "Artifact",
+    "Change",
+    "Contents",
+    "Index",
+    "Initialiser",
+    "Raw",
+    "Row",
+    "Side",
+    "StoredGraph",
+    "diff",
+    "dumps",
+    "load",
+    "loads",
+    "write",
+]

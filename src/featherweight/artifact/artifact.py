@@ -1,0 +1,198 @@
+"""A loaded file: its index is checked, its numbers are decoded when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from featherweight.artifact.compression import decompress
+from featherweight.artifact.contents import Array, Raw, StoredGraph
+from featherweight.artifact.header import (
+    MOST_GRAPH,
+    EncodedEntry,
+    GraphEntry,
+    RawEntry,
+    from_json,
+)
+from featherweight.artifact.refusal import refusing
+from featherweight.errors import ConfigError, IntegrityError
+from featherweight.formats import Encoded, View
+from featherweight.structure import LayerSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.artifact.index import Index
+
+
+@dataclass(frozen=True, eq=False)
+class SealedRaw:
+    """A raw tensor still in the bytes of its file."""
+
+    entry: RawEntry
+    data: memoryview
+
+    def open(self) -> Raw:
+        """Return the tensor."""
+        return Raw(self.entry.dtype, self.entry.shape, bytes(self.data))
+
+
+@dataclass(frozen=True, eq=False)
+class SealedEncoded:
+    """An encoded tensor whose symbols are still in the bytes of their file."""
+
+    entry: EncodedEntry
+    view: View
+    payload: memoryview
+    parts: Mapping[str, Array]
+
+    def open(self) -> Encoded:
+        """Return the tensor, its symbols decoded.
+
+        Raises:
+            IntegrityError: the payload is not one that the coder writes.
+        """
+        with refusing(self.entry.name):
+            spec = self.entry.format.stream(self.view, self.parts)
+            symbols = self.entry.coder.decode(bytes(self.payload), spec)
+        return Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
+
+
+@dataclass(frozen=True, eq=False)
+class SealedGraph:
+    """The stored graph, still compressed."""
+
+    entry: GraphEntry
+    frame: memoryview
+
+    def open(self) -> StoredGraph:
+        """Return the graph.
+
+        Raises:
+            IntegrityError: it does not decompress within its bound.
+        """
+        onnx = decompress(self.frame, "graph", MOST_GRAPH)
+        return StoredGraph(onnx, self.entry.initialisers, from_json(self.entry.outputs, "graph outputs"))
+
+
+Sealed = SealedEncoded | SealedRaw
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors(Mapping[str, Encoded | Raw]):
+    """Tensors by canonical name, opened at each look."""
+
+    sealed: Mapping[str, Sealed]
+
+    def __getitem__(self, name: str) -> Encoded | Raw:
+        return self.sealed[name].open()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.sealed)
+
+    def __len__(self) -> int:
+        return len(self.sealed)
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A file that `load` has checked. Its tensors are opened and decoded only when asked for.
+
+    Attributes:
+        nbytes: bytes of the file.
+        sha256: hash of its data, which names it.
+        sealed: tensors by canonical name, still in the bytes of the file.
+        aliases: further names of tied tensors, to their canonical name.
+        structure: what differs from the task's own network.
+        facts: task, recipe, metrics, versions, seed, notes.
+    """
+
+    nbytes: int
+    sha256: str
+    sealed: Mapping[str, Sealed]
+    aliases: Mapping[str, str]
+    structure: Mapping[str, LayerSpec]
+    sealed_graph: SealedGraph | None
+    facts: Mapping[str, Any]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Canonical names of the tensors, in the module's order."""
+        return tuple(self.sealed)
+
+    @property
+    def tensors(self) -> Mapping[str, Encoded | Raw]:
+        """Tensors by canonical name."""
+        return Tensors(self.sealed)
+
+    @property
+    def graph(self) -> StoredGraph | None:
+        """The float graph without its weights, if the file has one."""
+        return self.sealed_graph.open() if self.sealed_graph else None
+
+    def encoded(self, name: str) -> Encoded:
+        """Return an encoded tensor, by its canonical name.
+
+        Raises:
+            ConfigError: there is no such tensor, or it is raw.
+        """
+        sealed = self.sealed.get(name)
+        if not isinstance(sealed, SealedEncoded):
+            encoded = [known for known, tensor in self.sealed.items() if isinstance(tensor, SealedEncoded)]
+            raise ConfigError(
+                "not an encoded tensor of the file", got=name, expected=f"one of {', '.join(encoded)}"
+            )
+        return sealed.open()
+
+    def weight(self, name: str) -> Array:
+        """Return one tensor decoded: float32 if encoded, of its own type if raw.
+
+        Raises:
+            IntegrityError: its bytes do not decode to finite numbers.
+        """
+        tensor = self.tensors[name]
+        if isinstance(tensor, Raw):
+            return tensor.numpy()
+        with refusing(name), np.errstate(all="ignore"):
+            values = tensor.decode()
+            if values.shape != tensor.view.shape or not np.isfinite(values).all():
+                raise IntegrityError("does not decode to finite numbers of its shape")
+        return values
+
+    def weights(self) -> dict[str, Array]:
+        """Return every tensor decoded, by every name; tied names share one array.
+
+        Raises:
+            IntegrityError: a tensor does not decode.
+        """
+        values = {name: self.weight(name) for name in self.sealed}
+        return values | {alias: values[name] for alias, name in self.aliases.items()}
+
+    def into(self, module: nn.Module) -> nn.Module:
+        """Return a copy of `module`, in eval mode, with the structure and the tensors of the file.
+
+        Args:
+            module: the network of the task that the file was made from; it is left as it is.
+
+        Raises:
+            ConfigError: another network: its names, shapes, types or ties are not those of the file.
+            IntegrityError: a tensor does not decode, or a layer cannot be built.
+        """
+        from featherweight.artifact.module import fill
+
+        return fill(self, module)
+
+    def session(self, **options: Any) -> Any:
+        """Return a session that runs the stored graph; options as of `featherweight.runtime.session`."""
+        from featherweight.runtime import session
+
+        return session(self, **options)
+
+    def index(self) -> Index:
+        """Return a row for each tensor, and the bytes of the file by kind."""
+        from featherweight.artifact.index import index
+
+        return index(self)

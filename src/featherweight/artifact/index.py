@@ -1,0 +1,91 @@
+"""Where the bytes of a file went: a row for each tensor, and a sum by kind that is the size of the file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from featherweight.artifact.artifact import Artifact, SealedEncoded, SealedRaw
+from featherweight.formats import tag
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of a file.
+
+    Attributes:
+        name: canonical name.
+        shape: shape of the tensor.
+        format: tag of its format, or `raw`.
+        options: the format's own options; of a raw tensor, its `dtype`.
+        coder: tag of its coder; empty if raw.
+        symbols: length of its symbol stream; 0 if raw.
+        nbytes: its bytes in the file, without its line in the header.
+        bits_per_weight: `8 * nbytes` over the number of elements.
+        sparsity: fraction of exact zeros after decoding.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format: str
+    options: Mapping[str, Any]
+    coder: str
+    symbols: int
+    nbytes: int
+    bits_per_weight: float
+    sparsity: float
+
+    @property
+    def label(self) -> str:
+        """Format and options on one line, `int 4 channel`; of a raw tensor, its type."""
+        options = [str(value) for value in self.options.values()]
+        return " ".join([self.format, *options]) if self.coder else options[0]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Rows in the module's order, and bytes by kind: `header`, `graph`, `payload`, `parts` and `raw`."""
+
+    rows: tuple[Row, ...]
+    nbytes: Mapping[str, int]
+
+
+def index(artifact: Artifact) -> Index:
+    """Return the rows of a file, and its bytes by kind, which add up to its size.
+
+    Raises:
+        IntegrityError: a tensor does not decode.
+    """
+    encoded = [tensor for tensor in artifact.sealed.values() if isinstance(tensor, SealedEncoded)]
+    raw = [tensor for tensor in artifact.sealed.values() if isinstance(tensor, SealedRaw)]
+    nbytes = {
+        "graph": artifact.sealed_graph.entry.length if artifact.sealed_graph else 0,
+        "payload": sum(tensor.entry.lengths[0] for tensor in encoded),
+        "parts": sum(sum(tensor.entry.lengths[1:]) for tensor in encoded),
+        "raw": sum(tensor.entry.decoded for tensor in raw),
+    }
+    rows = tuple(_row(artifact, name) for name in artifact.names)
+    return Index(rows, {"header": artifact.nbytes - sum(nbytes.values()), **nbytes})
+
+
+def _row(artifact: Artifact, name: str) -> Row:
+    sealed = artifact.sealed[name]
+    values = artifact.weight(name)
+    nbytes = sum(sealed.entry.lengths)
+    if isinstance(sealed, SealedRaw):
+        format_, options, coder, symbols = "raw", {"dtype": sealed.entry.dtype}, "", 0
+    else:
+        format_, coder = tag(sealed.entry.format), tag(sealed.entry.coder)
+        options = {k: v for k, v in msgspec.to_builtins(sealed.entry.format).items() if k != "format"}
+        symbols = sealed.entry.format.stream(sealed.view, sealed.parts).count
+    size = math.prod(sealed.entry.shape)
+    zeros = size - int(np.count_nonzero(values))
+    return Row(
+        name, sealed.entry.shape, format_, options, coder, symbols, nbytes,
+        bits_per_weight=8 * nbytes / size if size else 0.0, sparsity=zeros / size if size else 0.0,
+    )  # fmt: skip

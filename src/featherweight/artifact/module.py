@@ -1,0 +1,99 @@
+"""A file into a torch module. The only file of the artefact that imports torch."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featherweight.artifact.artifact import Artifact
+from featherweight.artifact.contents import Raw
+from featherweight.artifact.refusal import refusing
+from featherweight.errors import ConfigError
+from featherweight.structure import restructure
+
+_TYPES = {
+    "bool": torch.bool, "u8": torch.uint8,
+    "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64,
+    "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
+}  # fmt: skip
+
+
+def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
+    """Return a copy of `module`, in eval mode, with the structure and the tensors of the file.
+
+    New layers are built without memory (on the meta device) and every shape is compared before a tensor is
+    decoded. Tied tensors stay one tensor. An encoded tensor takes the module's floating-point type.
+
+    Raises:
+        ConfigError: names, shapes, types or ties are not those of the file.
+        IntegrityError: a tensor does not decode, or a layer cannot be built.
+    """
+    shell = _copy(module, {})
+    with refusing("structure"), torch.device("meta"):
+        restructure(shell, artifact.structure)
+    state = shell.state_dict(keep_vars=True)
+    _check_names(artifact, state)
+    _check_ties(artifact, state)
+    for name in artifact.names:
+        _check_kind(artifact, name, state[name])
+    replacement: dict[int, Tensor] = {}
+    for name in artifact.names:
+        old = state[name]
+        value = _tensor(artifact, name).to(old.dtype)
+        replacement[id(old)] = (
+            nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
+        )
+    return _copy(shell, replacement).eval()
+
+
+def _copy(module: nn.Module, replacement: dict[int, Tensor]) -> nn.Module:
+    """Return a copy that shares every tensor of the state but the replaced ones; ties stay ties."""
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
+    return copy.deepcopy(module, memo | replacement)
+
+
+def _check_names(artifact: Artifact, state: dict[str, Any]) -> None:
+    names = {*artifact.names, *artifact.aliases}
+    if missing := sorted(names - set(state)):
+        raise ConfigError("the network lacks tensors of the file", got=_some(missing))
+    if extra := sorted(set(state) - names):
+        raise ConfigError("the file lacks tensors of the network", got=_some(extra))
+
+
+def _check_ties(artifact: Artifact, state: dict[str, Any]) -> None:
+    canonical = {name: name for name in artifact.names} | dict(artifact.aliases)
+    owner: dict[int, str] = {}
+    for name, first in canonical.items():
+        if state[name] is not state[first]:
+            raise ConfigError(f"tied to {first} in the file, not in the network", where=name)
+        if owner.setdefault(id(state[name]), first) != first:
+            raise ConfigError(f"tied to {owner[id(state[name])]} in the network, not in the file", where=name)
+
+
+def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
+    entry = artifact.sealed[name].entry
+    if not isinstance(old, Tensor):
+        raise ConfigError("not a tensor of the network", where=name, got=type(old).__name__)
+    if tuple(old.shape) != entry.shape:
+        raise ConfigError("shape", where=name, got=f"{tuple(old.shape)} in the network", expected=entry.shape)
+    wanted = _TYPES[entry.dtype] if hasattr(entry, "dtype") else None
+    if old.dtype != wanted and (wanted or not old.is_floating_point()):
+        raise ConfigError(
+            "type", where=name, got=f"{old.dtype} in the network", expected=wanted or "floating point"
+        )
+
+
+def _tensor(artifact: Artifact, name: str) -> Tensor:
+    tensor = artifact.tensors[name]
+    if not isinstance(tensor, Raw):
+        return torch.from_numpy(artifact.weight(name))
+    flat = torch.from_numpy(np.frombuffer(tensor.data, np.uint8).copy())
+    return flat.view(_TYPES[tensor.dtype]).reshape(tensor.shape)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

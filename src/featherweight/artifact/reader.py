@@ -1,0 +1,162 @@
+"""The bytes of a file to an `Artifact`: hash, names, lengths and bounds are checked; nothing decodes yet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+import numpy as np
+
+from featherweight.artifact.artifact import Artifact, Sealed, SealedEncoded, SealedGraph, SealedRaw
+from featherweight.artifact.contents import Initialiser
+from featherweight.artifact.envelope import unwrap
+from featherweight.artifact.header import (
+    MOST_ELEMENTS,
+    MOST_NAME,
+    EncodedEntry,
+    Entry,
+    GraphEntry,
+    Header,
+    from_json,
+    unpack,
+)
+from featherweight.artifact.refusal import refusing
+from featherweight.errors import IntegrityError
+from featherweight.formats import View
+from featherweight.structure import STOCK, LayerSpec
+
+MOST_DECODED = 1 << 24  # bytes of all tensors decoded, for any file ...
+MOST_DECODED_RATIO = 1000  # ... and for each byte of the file
+
+
+def load(path: str | Path) -> Artifact:
+    """Read a file.
+
+    Raises:
+        IntegrityError: damaged, truncated or hostile; names the file.
+        OSError: the file cannot be read.
+    """
+    content = Path(path).read_bytes()
+    with refusing(str(path)):
+        return loads(content)
+
+
+def loads(content: bytes) -> Artifact:
+    """Read a file from its bytes. Nothing is decoded yet; what decodes later stays within the checked bounds.
+
+    Raises:
+        IntegrityError: damaged, truncated or hostile; one line says what and where.
+    """
+    data, digest = unwrap(content)
+    header, body = unpack(data)
+    _check_names([entry.name for entry in header.tensors])
+    _check_sizes(header.tensors, len(content))
+    runs = _cut(body, header)
+    graph = SealedGraph(header.graph, next(runs)) if header.graph else None
+    tensors: dict[str, Sealed] = {}
+    for entry in header.tensors:
+        with refusing(entry.name):
+            tensors[entry.name] = _seal(entry, [next(runs) for _ in entry.lengths])
+    _check_aliases(header.aliases, tensors)
+    _check_structure(header.structure)
+    if header.graph:
+        _check_graph(header.graph, {entry.name: entry.shape for entry in header.tensors})
+    facts = from_json(header.facts, "facts")
+    if not isinstance(facts, dict):
+        raise IntegrityError("not a mapping", where="facts", got=type(facts).__name__)
+    return Artifact(len(content), digest, tensors, header.aliases, header.structure, graph, facts)
+
+
+def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:
+    """Cut everything after the header into its runs, back to back, nothing left over."""
+    lengths = [header.graph.length] if header.graph else []
+    lengths += [length for entry in header.tensors for length in entry.lengths]
+    if sum(lengths) != len(body):
+        raise IntegrityError("bytes after the header", got=len(body), expected=f"{sum(lengths)} by the index")
+    ends = accumulate(lengths, initial=0)
+    return (body[start:end] for start, end in pairwise(ends))
+
+
+def _seal(entry: Entry, runs: list[memoryview]) -> Sealed:
+    if not isinstance(entry, EncodedEntry):
+        if entry.dtype == "bool" and runs[0].nbytes and int(np.frombuffer(runs[0], np.uint8).max()) > 1:
+            raise IntegrityError("a truth value that is neither 0 nor 1")
+        return SealedRaw(entry, runs[0])
+    view = View(entry.shape, entry.permutation, entry.groups)
+    layout = entry.format.parts(view)
+    if len(runs) != 1 + len(layout):
+        raise IntegrityError("payload and parts", got=f"{len(runs)} lengths", expected=f"{1 + len(layout)}")
+    parts = {
+        name: part.read(name, bytes(run)) for (name, part), run in zip(layout.items(), runs[1:], strict=True)
+    }
+    return SealedEncoded(entry, view, runs[0], parts)
+
+
+def _check_sizes(entries: Iterable[Entry], file_size: int) -> None:
+    total = 0
+    most = MOST_DECODED + MOST_DECODED_RATIO * file_size
+    for entry in entries:
+        if len(entry.shape) > 32 or math.prod(max(n, 1) for n in entry.shape) >= MOST_ELEMENTS:
+            raise IntegrityError(
+                "shape", where=entry.name, got=entry.shape, expected="at most 32 axes, 2**40 elements"
+            )
+        total += entry.decoded
+    if total > most:
+        raise IntegrityError(
+            "tensors too large for the file", got=f"{total} bytes decoded", expected=f"at most {most}",
+            hint=f"a file of n bytes may decode to {MOST_DECODED} + {MOST_DECODED_RATIO} n bytes",
+        )  # fmt: skip
+
+
+def _check_names(names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for name in names:
+        if not (0 < len(name) <= MOST_NAME and name.isprintable()):
+            raise IntegrityError(
+                "name", got=ascii(name[:40]), expected=f"1 to {MOST_NAME} printable characters"
+            )
+        if name in seen:
+            raise IntegrityError("appears twice", where=name)
+        seen.add(name)
+
+
+def _check_aliases(aliases: Mapping[str, str], tensors: Mapping[str, Sealed]) -> None:
+    _check_names([*tensors, *aliases])
+    for alias, name in aliases.items():
+        if name not in tensors:
+            raise IntegrityError("alias of no tensor", where=alias, got=ascii(name[:MOST_NAME]))
+
+
+def _check_structure(structure: Mapping[str, LayerSpec]) -> None:
+    _check_names(structure)
+    for path, layer in structure.items():
+        if layer.kind not in STOCK:
+            raise IntegrityError("not a stock layer", where=path, got=ascii(layer.kind[:MOST_NAME]))
+        for argument in layer.arguments:
+            if not argument.isidentifier() or argument.startswith("_") or argument in ("device", "dtype"):
+                raise IntegrityError(
+                    "not an argument a file may give", where=path, got=ascii(argument[:MOST_NAME])
+                )
+
+
+def _check_graph(graph: GraphEntry, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    _check_names(initialiser.name for initialiser in graph.initialisers)
+    for initialiser in graph.initialisers:
+        with refusing(f"initialiser {initialiser.name}"):
+            _check_initialiser(initialiser, shapes)
+    from_json(graph.outputs, "graph outputs")
+
+
+def _check_initialiser(initialiser: Initialiser, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if initialiser.tensor not in shapes:
+        raise IntegrityError("no such tensor", got=ascii(initialiser.tensor[:MOST_NAME]))
+    shape = shapes[initialiser.tensor]
+    if initialiser.permutation and sorted(initialiser.permutation) != list(range(len(shape))):
+        raise IntegrityError(
+            "not an order of the axes", got=initialiser.permutation, expected=f"of {len(shape)}"
+        )
+    fits = min(initialiser.shape, default=0) >= 0 and math.prod(initialiser.shape) == math.prod(shape)
+    if initialiser.shape and not fits:
+        raise IntegrityError("shape", got=initialiser.shape, expected=f"{math.prod(shape)} elements")

@@ -1,0 +1,27 @@
+"""Whatever goes wrong on bytes that a stranger chose becomes one `IntegrityError` that says where."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from featherweight.errors import FeatherweightError, IntegrityError
+
+
+@contextmanager
+def refusing(where: str, *, hint: str = "") -> Iterator[None]:
+    """Turn any exception of the block into an `IntegrityError` at `where`; an inner place is kept beside it.
+
+    Formats, coders (plug-ins too) and layer constructors meet forged options and bytes here, and raise what
+    they like: a list of exception types would be a list of those we thought of.
+    """
+    try:
+        yield
+    except FeatherweightError as error:
+        place = ": ".join(part for part in (where, error.where) if part)
+        raise IntegrityError(
+            error.what, where=place, got=error.got, expected=error.expected, hint=error.hint or hint
+        ) from error
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise IntegrityError(reason, where=where, hint=hint) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
 from typing import Literal
 
 import msgspec
@@ -30,11 +29,10 @@ def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
 
 
 def candidates() -> Iterator[Coder]:
-    """Yield every coder as it is by default, and those made of others with every choice of these."""
+    """Yield every coder as it is by default, and those that hold others with each of these throughout."""
     holds = {kind: [f.name for f in msgspec.structs.fields(kind) if isinstance(f.default, Coder)] for kind in CODERS}
     leaves = [kind() for kind, names in holds.items() if not names]
     yield from leaves
     for kind, names in holds.items():
         if names:
-            for chosen in product(leaves, repeat=len(names)):
-                yield kind(**dict(zip(names, chosen, strict=True)))
+            yield from (kind(**dict.fromkeys(names, leaf)) for leaf in leaves)

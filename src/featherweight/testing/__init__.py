@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Conformance suites for plug-ins: subclass one, name your class, and inherit its laws as tests."""
 
 from __future__ import annotations
@@ -18,3 +19,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(_SUITES)
+=======
+"""Conformance suites: subclass one in your own tests to check a format, coder or step of yours."""
+>>>>>>> training

@@ -1,4 +1,3 @@
-<<<<<<< HEAD
 """Conformance suites for plug-ins: subclass one, name your class, and inherit its laws as tests."""
 
 from __future__ import annotations
@@ -6,9 +5,9 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_SUITES = {"CoderSuite": "coders", "FormatSuite": "formats"}
+_SUITES = {"CoderSuite": "coders", "FormatSuite": "formats", "StepSuite": "steps"}
 
-__all__ = ["CoderSuite", "FormatSuite"]
+__all__ = ["CoderSuite", "FormatSuite", "StepSuite"]  # noqa: F822
 
 
 def __getattr__(name: str) -> Any:
@@ -19,6 +18,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(_SUITES)
-=======
-"""Conformance suites: subclass one in your own tests to check a format, coder or step of yours."""
->>>>>>> training

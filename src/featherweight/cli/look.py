@@ -68,7 +68,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
-    from featherweight.recipe.run import usable_processors
+    from featherweight.recipe.runner import usable_processors
     from featherweight.search.evaluate import reloaded_predictor
     from featherweight.zoo.tasks import resolve
 
@@ -111,10 +111,15 @@ def export(
     json: JsonFlag = False,
 ) -> None:
     """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
     from featherweight.runtime import build_onnx
 
-    content = build_onnx(_load(file)).SerializeToString(deterministic=True)
+    artifact = _load(file)
+    if artifact.graph is None:
+        raise UnsupportedError("the file holds no graph", where=str(file), hint="its report says why; it fills a module")
+    model = build_onnx(artifact.graph, {name: artifact.weight(name) for name in artifact.names})
+    content = model.SerializeToString(deterministic=True)
     path = write_whole(out or file.with_suffix(f".{to.value}"), content)
     if json:
         emit({"file": str(path), "bytes": len(content)})

@@ -27,7 +27,7 @@ def demo(
 def train(task: TaskOption, out: OutOption, json: JsonFlag = False, seed: SeedOption = 0, threads: ThreadsOption = None) -> None:
     """Train the float network of a task and write it as a file."""
     from featherweight.search import compress as compress_task
-    from featherweight.search.compress import training_steps
+    from featherweight.search.compressor import training_steps
     from featherweight.zoo.tasks import resolve
 
     chosen = resolve(task)
@@ -82,7 +82,7 @@ def sensitivity(
     """Measure each tensor under each option, alone: bytes, and what it does to the loss on validation."""
     from featherweight.progress import default_events
     from featherweight.recipe import run
-    from featherweight.search.compress import default_options, training_steps
+    from featherweight.search.compressor import default_options, training_steps
     from featherweight.search.sensitivity import measure
     from featherweight.zoo.tasks import resolve
 

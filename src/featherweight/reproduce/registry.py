@@ -10,7 +10,7 @@ from pathlib import Path
 from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.progress import default_events
-from featherweight.recipe.run import usable_processors, versions
+from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import lenet_formats
 from featherweight.reproduce.results import Measured, Results, write
 

@@ -1,6 +1,6 @@
 """Choosing: sensitivities, exact allocation, the front, and `compress`."""
 
-from featherweight.search.compress import Compressed, compress
+from featherweight.search.compressor import Compressed, compress
 from featherweight.search.front import Trial, choose, front_of, frontier
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Cell, Sensitivity, measure

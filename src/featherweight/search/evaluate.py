@@ -14,7 +14,7 @@ from featherweight.artifact import Artifact
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.recipe import Store
-from featherweight.recipe.run import versions
+from featherweight.recipe.runner import versions
 from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
 from featherweight.task import Inputs, Output, Predict, Split, Task, call

@@ -13,7 +13,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model
 from featherweight.recipe import Store
 from featherweight.recipe.packing import pack
-from featherweight.recipe.run import pinned
+from featherweight.recipe.runner import pinned
 from featherweight.search.allocation import allocate, pareto
 from featherweight.search.evaluate import metrics
 from featherweight.search.options import Option

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from featherweight.formats import AnyCoder, AnyFormat, Encoded, View, tag
-from featherweight.techniques import Encode
+from featherweight.formats import AnyCoder, AnyFormat, tag
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -17,7 +18,7 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """
 
     format: AnyFormat | None = None
-    coder: AnyCoder | str = "smallest"
+    coder: AnyCoder | Literal["smallest"] = "smallest"
 
     @property
     def label(self) -> str:

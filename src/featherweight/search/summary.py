@@ -12,7 +12,7 @@ from featherweight.artifact import Artifact
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
 from featherweight.recipe import Made
-from featherweight.recipe.run import versions
+from featherweight.recipe.runner import versions
 from featherweight.search.front import Trial, front_of
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task

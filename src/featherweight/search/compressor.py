@@ -19,7 +19,7 @@ from featherweight.model import Model, Note
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
-from featherweight.recipe.run import pinned, usable_processors, versions
+from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.search.evaluate import metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.options import Option

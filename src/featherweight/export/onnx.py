@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import onnx_ir as ir
 import torch
 from onnx import ModelProto, TensorProto
-from torch import nn
+from torch import fx, nn
 
 from featherweight.artifact.contents import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
 from featherweight.export.initialisers import marked, match
 from featherweight.export.simplify import rename, simplify
+from featherweight.graph.nest import Nest
 from featherweight.graph.program import Dynamic, Program, capture, still
 from featherweight.graph.reasons import refusal
 from featherweight.graph.trace import edges_of
@@ -71,7 +72,8 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     assert exported is not None
     model = exported.model
     table = match(model.graph, marks)
-    edges = edges_of(module, program)
+    trusted = _trusted(program, exported.exported_program.graph)
+    edges = {old: new for old, new in edges_of(module, program).items() if old in trusted}
     weights = simplify(model, [entry.name for entry in table])
     outputs = _plain_outputs(model.graph)
     names = {value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)}
@@ -84,5 +86,60 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         for name, entry in zip(tensors, table, strict=True)
     )
     proto = ir.serde.serialize_model(model)
+    del proto.graph.value_info[:]
     _note_types(proto, weights)
     return StoredGraph(proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs))
+
+
+def _trusted(program: Program, converted: fx.Graph) -> set[str]:
+    """Names that mean the same value in the captured function and in what was translated to ONNX."""
+    captured = {node.name: node for node in program.exported.graph.nodes}
+    trusted: set[str] = set()
+    for node in converted.nodes:
+        same = captured.get(node.name)
+        if same is None or same.op != node.op or same.target != node.target:
+            continue
+        if str((same.args, same.kwargs)) == str((node.args, node.kwargs)) and all(n.name in trusted for n in node.all_input_nodes):
+            trusted.add(node.name)
+    return trusted
+
+
+def _plain_outputs(graph: ir.Graph) -> list[int]:
+    """Make outputs distinct results of nodes; return the new position of each old one."""
+    distinct: list[ir.Value] = list(dict.fromkeys(graph.outputs))
+    positions = [distinct.index(value) for value in graph.outputs]
+    graph.outputs.clear()
+    for number, value in enumerate(distinct):
+        if value.producer() is None:  # an input or a weight that the network returns as it is
+            node = ir.node("Identity", [value], outputs=[ir.Value(name=f"output {number}", type=value.type)])
+            graph.append(node)
+            value = node.outputs[0]
+        graph.outputs.append(value)
+    return positions
+
+
+def _distinct(names: Iterable[str], taken: set[str]) -> list[str]:
+    """Names for the initialisers: their tensor's, with a mark behind it where that is taken."""
+    found: list[str] = []
+    for name in names:
+        while name in taken:
+            name += "'"
+        taken.add(name)
+        found.append(name)
+    return found
+
+
+def _renumbered(nest: Nest, positions: list[int]) -> Nest:
+    if isinstance(nest, dict):
+        return {key: _renumbered(part, positions) for key, part in nest.items()}
+    if isinstance(nest, list):
+        return [_renumbered(part, positions) for part in nest]
+    return None if nest is None else positions[nest]
+
+
+def _note_types(model: ModelProto, weights: Iterable[ir.Value]) -> None:
+    """Leave a stub without data for each weight that is not float32, so that its type is known."""
+    for value in weights:
+        dtype = int(value.dtype or 0)
+        if dtype != TensorProto.FLOAT:
+            model.graph.initializer.append(TensorProto(name=value.name, data_type=dtype))

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 from onnxscript import optimizer
@@ -82,16 +83,18 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     Args:
         model: changed in place.
         weights: values of the weights, which `simplify` took out of the graph.
-        names: old name to new name; the new ones are distinct.
+        names: old name to new name; the first value of a new name has it.
     """
-    graph, numbers = model.graph, itertools.count()
-    taken = set(names.values())
-    fresh = (name for name in map(str, numbers) if name not in taken)
+    graph, taken = model.graph, set(names.values())
+    fresh = (name for name in map(str, itertools.count()) if name not in taken)
     constants = list(graph.initializers.values())
     graph.initializers.clear()
     results = [value for node in graph for value in node.outputs]
+    given: set[str] = set()
     for value in [*graph.inputs, *weights, *constants, *results]:
-        value.name = names.get(value.name or "") or next(fresh)
+        name = names.get(value.name or "", "")
+        value.name = name if name and name not in given else next(fresh)
+        given.add(value.name)
     for value in constants:
         assert value.const_value is not None
         value.const_value.name = value.name
@@ -101,10 +104,21 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
         assert value.shape is not None
         sizes = [n if isinstance(n, int) else symbols.setdefault(str(n), f"n{len(symbols)}") for n in value.shape]
         value.shape = ir.Shape(sizes)
-    for value in results:
+    for value in graph.outputs:
         value.shape = None
-        value.type = value.type if value in graph.outputs else None
     for node in graph:
         node.name = None
+        _drop_defaults(node)
     common.ClearMetadataAndDocStringPass()(model)
     graph.name, model.producer_name, model.producer_version = "g", None, None
+
+
+def _drop_defaults(node: ir.Node) -> None:
+    """Take away the attributes that say what holds without them."""
+    schema = onnx.defs.get_schema(node.op_type, node.domain) if onnx.defs.has(node.op_type, node.domain) else None
+    for name, attribute in list(node.attributes.items()):
+        default = schema.attributes[name].default_value if schema and name in schema.attributes else None
+        declared = default is not None and default.type and ir.serde.deserialize_attribute(default).value == attribute.value
+        neutral = {"strides": 1, "dilations": 1, "pads": 0}.get(name)
+        if declared or (neutral is not None and set(attribute.value) == {neutral}):
+            del node.attributes[name]

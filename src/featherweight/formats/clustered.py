@@ -69,8 +69,8 @@ class Clustered(Format, frozen=True, tag="clustered"):
         spec, codebook = self.stream(view, parts), parts["codebook"]
         pinned = int(spec.zero is not None)
         order = np.argsort(codebook[pinned:])
+        limits, flat = boundaries(codebook[pinned:][order]), matrix.reshape(-1)
         index = order + pinned if order.size else np.zeros(1, int)
-        limits, flat = boundaries(codebook[index]), matrix.reshape(-1)
         symbols = np.empty(flat.shape, spec.dtype)
         for i in range(0, flat.size, BLOCK):
             block = flat[i : i + BLOCK]

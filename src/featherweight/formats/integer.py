@@ -17,7 +17,7 @@ from featherweight.formats.view import View
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
 
-# Factors on the range of min-max that the search for the least squared error tries, first and then around the best.
+# Factors on the range of min-max that the search for the least squared error tries: first, then around the best.
 COARSE = tuple(2.0 ** (-k / 4) for k in range(1, 33))
 FINE = tuple(2.0 ** (k / 32) for k in range(-7, 8) if k)
 _FLOAT32 = np.finfo(np.float32)
@@ -174,9 +174,9 @@ def within_float32(scale: Array, bits: int) -> Array:
 def least_squares(weight: Array, importance: Array | None, bits: int, scheme: Scheme) -> tuple[Array, Array]:
     """Return scale and zero point of each unit, `[units]`, that make the squared error small.
 
-    Both ends of the range of min-max are moved alike: by each of `COARSE`, then by each of `FINE` from the best;
-    last, the scale that is best for the rounded weights is tried. Min-max is the first candidate and only less
-    error replaces one, so the result is never worse.
+    Both ends of the range of min-max are moved alike: by each of `COARSE`, then by each of `FINE` from the
+    best; last, the scale that is best for the rounded weights is tried. Min-max is the first candidate and only
+    less error replaces one, so the result is never worse.
 
     Args:
         weight: `[units, n]`.
@@ -197,10 +197,11 @@ def least_squares(weight: Array, importance: Array | None, bits: int, scheme: Sc
     middle = best[1]
     for factor in FINE:
         best = _less(best, moved(middle * factor))
-    error, middle, scale, zero_point = best
+    _, middle, scale, zero_point = best
     scale = best_scale(weight, importance, scale, zero_point, bits)
     last = squared_error(weight, importance, scale, zero_point, bits), middle, scale, zero_point
-    return _less(best, last)[2:]
+    _, _, scale, zero_point = _less(best, last)
+    return scale, zero_point
 
 
 def _less(old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
@@ -228,7 +229,7 @@ def squared_error(
 
 
 def best_scale(weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int) -> Array:
-    """Return the scale of least squared error for the weights rounded under `scale`: `sum(h w d) / sum(h d d)`."""
+    """Return the best scale for the steps `d` of the weights under `scale`: `sum(h w d) / sum(h d d)`."""
     product, square = np.zeros((2, len(weight)))
     for rows, cols in blocks(weight.shape):
         ratio = weight[rows, cols] / scale[rows, None]

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 # One scale a tensor (a block of `View.groups`), a channel (row of the view), or so many neighbours in a row.
 Per = Literal["tensor", "channel"] | Annotated[int, Meta(ge=1)]
 
-BLOCK = 1 << 18  # weights worked on at once: temporaries stay in cache, whatever the size of the tensor
+BLOCK = 1 << 16  # weights worked on at once: temporaries stay in cache, whatever the size of the tensor
 
 
 def units_shape(view: View, per: Per) -> tuple[int, ...]:

@@ -146,3 +146,14 @@ def test_state_is_a_state_dict():
 def test_centroids_take_clusters_only():
     assert "clustered" in Centroids().misfit(Int())
     assert Centroids().misfit(Clustered()) == ""
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_projecting_again_and_again_does_not_shrink_the_range(bits):
+    weight = tensor((6, 7), 0)
+    surrogate = Project(every=1).surrogate(weight, Int(bits=bits).encode(weight.numpy()))
+    surrogate.after_step(1)
+    first = surrogate().detach().clone()
+    for step in range(2, 20):
+        surrogate.after_step(step)
+    assert torch.equal(surrogate(), first)

@@ -2,7 +2,7 @@
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
@@ -14,6 +14,7 @@ SCHEDULES = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(SCHEDULES, st.floats(0, 1), st.integers(1, 50), st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted))
 def test_rises_then_falls(schedule, warmup, epochs, times):
     options = Options(epochs=epochs, lr=0.3, schedule=schedule, warmup=warmup)

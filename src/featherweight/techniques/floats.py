@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats import Encoded, Format, View
+from featherweight.formats import Encoded, Format
+from featherweight.graph.views import views
 from featherweight.model import Model, Note
 
 
@@ -38,6 +39,6 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
             hint="convert the network: module.float()",
         )
     try:
-        return format.encode(tensor.detach().numpy(), view=View.of(tuple(tensor.shape)))
+        return format.encode(tensor.detach().numpy(), view=views(model.module)[name])
     except UnsupportedError as error:
         raise UnsupportedError(error.what, where=name, got=error.got, expected=error.expected, hint=error.hint) from None

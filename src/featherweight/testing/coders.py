@@ -18,13 +18,15 @@ from featherweight.formats.coders.base import Array
 Stream = tuple[Array, StreamSpec]
 
 _inherited = settings(
-    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow]
+    deadline=None,
+    max_examples=40,
+    suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
 )
 
 
 @cache
 def named_streams() -> dict[str, Stream]:
-    """Return the streams that break coders: empty, one symbol, all equal, alphabets of 1 and of 2**32, and more."""
+    """Return the streams that break coders: empty, one symbol, all equal, alphabets of 1 and 2**32, more."""
     draw = np.random.default_rng(0)
 
     def stream(symbols: object, alphabet: int, zero: int | None = 0, row_length: int = 1) -> Stream:
@@ -160,7 +162,7 @@ class CoderSuite:
                     self.coder.decode(b"", spec)
 
     def test_trailing_and_missing_bytes(self) -> None:
-        """Bytes behind the end are refused; with bytes missing a payload is refused, or that of another stream."""
+        """Bytes behind the end are refused; a payload cut short is refused, or that of another stream."""
         for symbols, spec in self.fitting().values():
             payload = self.coder.encode(symbols, spec)
             if len(payload) < 40:
@@ -183,7 +185,11 @@ class CoderSuite:
                 self.check_refused_or_valid(mutated(payload, draw), spec)
 
     @_inherited
-    @given(payload=st.binary(max_size=60), count=st.integers(0, 200), alphabet=st.sampled_from([1, 2, 16, 300, 1 << 16]))
+    @given(
+        payload=st.binary(max_size=60),
+        count=st.integers(0, 200),
+        alphabet=st.sampled_from([1, 2, 16, 300, 1 << 16]),
+    )
     def test_any_bytes(self, payload: bytes, count: int, alphabet: int) -> None:
         """Any bytes whatever are refused or decode."""
         spec = StreamSpec(count, alphabet, zero=0)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.bits import Bits, integers, integers_size, pack, read_integers
 
-fields = st.integers(0, 32).flatmap(lambda width: st.tuples(st.integers(0, max((1 << width) - 1, 0)), st.just(width)))
+fields = st.integers(0, 32).flatmap(
+    lambda width: st.tuples(st.integers(0, max((1 << width) - 1, 0)), st.just(width))
+)
 
 
 def as_bytes(text: str) -> bytes:

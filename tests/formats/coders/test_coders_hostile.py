@@ -11,7 +11,13 @@ from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, St
 from featherweight.testing.coders import mutated
 
 CODERS = [
-    Fixed(), Zstd(level=1), Rans(), Huffman(), Bitmask(), Bitmask(values=Rans(), mask=Zstd(level=1)), Gaps(bits=3),
+    Fixed(),
+    Zstd(level=1),
+    Rans(),
+    Huffman(),
+    Bitmask(),
+    Bitmask(values=Rans(), mask=Zstd(level=1)),
+    Gaps(bits=3),
     Gaps(values=Huffman(), gaps=Huffman()),
 ]
 

@@ -7,7 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.formats.coders import AnyCoder, Bitmask, Fixed, Gaps, Huffman, Rans, StreamSpec, Zstd, smallest
+from featherweight.formats.coders import (
+    AnyCoder,
+    Bitmask,
+    Fixed,
+    Gaps,
+    Huffman,
+    Rans,
+    StreamSpec,
+    Zstd,
+    smallest,
+)
 from featherweight.formats.coders.gaps import absolute_index, relative_index
 
 
@@ -61,7 +71,14 @@ def test_golden_payloads():
     spec = StreamSpec(12, 16, zero=8)
     payloads = {
         coder: coder.encode(symbols, spec).hex()
-        for coder in (Fixed(), Bitmask(), Gaps(bits=2), Huffman(), Rans(), Gaps(values=Huffman(), gaps=Rans()))
+        for coder in (
+            Fixed(),
+            Bitmask(),
+            Gaps(bits=2),
+            Huffman(),
+            Rans(),
+            Gaps(values=Huffman(), gaps=Rans()),
+        )
     }
     assert payloads == GOLDEN
 
@@ -91,7 +108,9 @@ def test_misfits_say_why():
     assert "zero" in Gaps().misfit(StreamSpec(4, 16))
     assert "65537" in Rans().misfit(StreamSpec(4, 65537))
     assert "65537" in Huffman().misfit(StreamSpec(4, 65537))
-    assert Bitmask(values=Rans()).misfit(StreamSpec(4, 65537, zero=0)) == ""  # without its zero, 65536 symbols
+    assert (
+        Bitmask(values=Rans()).misfit(StreamSpec(4, 65537, zero=0)) == ""
+    )  # without its zero, 65536 symbols
     assert "65537" in Bitmask(values=Rans()).misfit(StreamSpec(4, 65538, zero=0))
 
 

@@ -1,4 +1,4 @@
-"""Tunstall's tree of words: runs of symbols that are all about equally likely, grown from a frequency table."""
+"""Tunstall's tree of words: about equally likely runs of symbols, grown from a frequency table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _WEIGHT_SHIFT = 18
 class Dictionary:
     """A tree whose nodes below the root are the words; a word spells the path to its node.
 
-    Every inner node has one child for each of the `distinct` symbols. The e-th node to get children has the words
-    `e * distinct + rank`, one for each symbol's rank; node 0 to get them is the root.
+    Every inner node has one child for each of the `distinct` symbols. The e-th node to get children has the
+    words `e * distinct + rank`, one for each symbol's rank; node 0 to get them is the root.
 
     Attributes:
         distinct: number of symbols, at least 2.
@@ -57,12 +57,12 @@ class Dictionary:
 
 
 def grow(counts: Array, limit: int) -> Dictionary:
-    """Return the dictionary of a table of `counts: [distinct]`, of at most `limit` leaves if there are no more symbols.
+    """Return the dictionary of a table of `counts: [distinct]`, with `limit` leaves or one for each symbol.
 
-    While there is room, the likeliest leaf (the lowest word of equals) gets children. A child's weight is its
-    parent's times its count over the total, rounded down, at least 1; the root's is 2**38. In the end leaves keep
-    their weight over 2**18, rounded down, at least 1, and inner nodes, which are written only where an encoder
-    breaks off, have 1. All in integers, so that both sides grow the same tree.
+    While no more than `limit` leaves come of it, the likeliest leaf (the lowest word of equals) gets children. A child's weight is its
+    parent's times its count over the total, rounded down, at least 1; the root's is 2**38. In the end leaves
+    keep their weight over 2**18, rounded down, at least 1, and inner nodes, which are written only where an
+    encoder breaks off, have 1. All in integers, so that both sides grow the same tree.
 
     References: B. P. Tunstall, "Synthesis of noiseless compression codes", PhD thesis, Georgia Tech, 1967.
     """

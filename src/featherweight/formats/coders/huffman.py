@@ -20,11 +20,11 @@ _BLOCK = 1 << 20
 class Huffman(Coder, frozen=True, tag="huffman"):
     """Tunstall's words under a canonical Huffman code; a plain Huffman code where the alphabet is large.
 
-    Both sides grow the words and their code from the frequency table. The coded words are cut into lanes of 512,
-    whose lengths in bits are kept, so that decoding runs over all lanes at once.
+    Both sides grow the words and their code from the frequency table. The coded words are cut into lanes of
+    512, whose lengths in bits are kept, so that decoding runs over all lanes at once.
 
-    References: D. A. Huffman, "A method for the construction of minimum-redundancy codes", 1952; E. S. Schwartz
-    and B. Kallick, "Generating a canonical prefix encoding", 1964.
+    References: D. A. Huffman, "A method for the construction of minimum-redundancy codes", 1952; E. S.
+    Schwartz and B. Kallick, "Generating a canonical prefix encoding", 1964.
     """
 
     def misfit(self, spec: StreamSpec) -> str:
@@ -41,7 +41,9 @@ class Huffman(Coder, frozen=True, tag="huffman"):
         words = _parse(table.ranks(symbols, spec), dictionary, pieces=_pieces(table, spec.count))
         codes, widths = Code.of(dictionary.weights).fields(words)
         sizes = np.add.reduceat(widths, np.arange(0, words.size, LANE))[:-1]
-        lanes = [np.array([sizes.size])] + ([sizes.min(keepdims=True), sizes - sizes.min()] if sizes.size else [])
+        lanes = [np.array([sizes.size])] + (
+            [sizes.min(keepdims=True), sizes - sizes.min()] if sizes.size else []
+        )
         return pack(*table.fields(), *map(integers, lanes)) + pack((codes, widths))
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -90,8 +92,8 @@ def _pieces(table: Frequencies, count: int) -> int:
 def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
     """Return the words of `ranks: [count]`: the longest at each place, but for a few at the ends of pieces.
 
-    All pieces are walked beside each other, first from the root, then from where the piece before ended; the two
-    walks of a piece soon meet. Where they do not, the piece before breaks off at an inner node.
+    All pieces are walked beside each other, first from the root, then from where the piece before ended; the
+    two walks of a piece soon meet. Where they do not, the piece before breaks off at an inner node.
     """
     steps = -(-ranks.size // pieces)
     pieces = -(-ranks.size // steps)
@@ -107,11 +109,12 @@ def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
     ends = following[path] == 0
     ends[(broken + 1) * steps - 1] = True
     ends[-1] = True
-    return path[ends]
+    words: Array = path[ends]
+    return words
 
 
 def _walk(columns: Array, following: Array, base: Array, known: Array | None = None) -> Array:
-    """Return the nodes `[steps, pieces]` passed from `base` on; where all are those of a `known` walk, so is the rest."""
+    """Return the nodes `[steps, pieces]` passed from `base` on; once a `known` walk is met, they are its own."""
     nodes = np.empty(columns.shape, np.uint16) if known is None else known.copy()
     word = np.empty_like(base)
     for step, column in enumerate(columns):
@@ -133,13 +136,17 @@ def _spell(words: Array, dictionary: Dictionary, count: int) -> tuple[Array, int
     ends = np.cumsum(lengths[words])
     used = int(np.searchsorted(ends, count)) + 1
     if used > words.size:
-        raise IntegrityError("Huffman payload cut short", got=f"{ends[-1] if ends.size else 0} symbols", expected=count)
+        raise IntegrityError(
+            "Huffman payload cut short", got=f"{ends[-1] if ends.size else 0} symbols", expected=count
+        )
     ranks = np.empty(count, np.uint16)
     cuts = np.searchsorted(ends[:used], np.arange(_BLOCK, count, _BLOCK))
     for block in np.split(np.arange(used), cuts):
         if block.size:
             first, size = block[0], lengths[words[block]]
             begin = int(ends[first] - size[0])
-            index = np.arange(size.sum()) + np.repeat(offsets[words[block]] - ends[block] + size + begin, size)
+            index = np.arange(size.sum()) + np.repeat(
+                offsets[words[block]] - ends[block] + size + begin, size
+            )
             ranks[begin : begin + index.size] = flat[index[: count - begin]]
     return ranks, used

@@ -32,6 +32,6 @@ class StraightThrough(Method, frozen=True, tag="straight_through"):
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the latent weight, which starts from `weight`."""
-        from featherweight.training.surrogates.straight_through import Latent
+        from featherweight.training.surrogates.straight_through import Rounded
 
-        return Latent(weight, encoded, self.refresh)
+        return Rounded(weight, encoded, self.refresh)

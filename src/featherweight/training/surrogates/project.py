@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.formats import Encoded
-from featherweight.training.surrogates.base import Surrogate
+from featherweight.training.surrogates.latent import Latent
 
 
-class Projected(Surrogate):
+class Projected(Latent):
     """A float weight that every `every` steps becomes what its encoding decodes to."""
 
     def __init__(self, weight: Tensor, encoded: Encoded, every: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.format, self.view, self.every = encoded.format, encoded.view, every
+        super().__init__(weight, encoded)
+        self.every = every
         self.projection: Encoded | None = None  # what the weight decodes from, while it does
 
     def forward(self) -> Tensor:
@@ -31,7 +30,7 @@ class Projected(Surrogate):
     def freeze(self) -> Encoded:
         """Project the weight; one that was projected since the last step is left: encoding is not idempotent."""
         if self.projection is None:
-            self.projection = self.format.encode(self.weight.detach().numpy(), view=self.view)
+            self.projection = super().freeze()
             with torch.no_grad():
                 self.weight.copy_(torch.from_numpy(self.projection.decode()))
         return self.projection

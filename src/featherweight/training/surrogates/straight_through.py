@@ -7,16 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.formats import Encoded, Int
 from featherweight.formats.integer import grid
 from featherweight.formats.units import join, split
 from featherweight.formats.view import View
-from featherweight.training.surrogates.base import Surrogate
-
-Array = NDArray[Any]
+from featherweight.training.surrogates.latent import Array, Latent
 
 
 class Through(torch.autograd.Function):
@@ -33,16 +30,12 @@ class Through(torch.autograd.Function):
         return gradients[0], None
 
 
-class Latent(Surrogate):
-    """A float latent weight; forward is what its encoding decodes to, its parts (scale, codebook) held for a while."""
+class Rounded(Latent):
+    """Forward is what the float weight decodes to under the parts that are held; they are fitted anew now and then."""
 
     def __init__(self, weight: Tensor, encoded: Encoded, refresh: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.format, self.view, self.refresh = encoded.format, encoded.view, refresh
-        self.names = [f"part_{name}" for name in encoded.parts]
-        self.hold(encoded.parts)
-        self.register_load_state_dict_pre_hook(_hold_loaded)
+        super().__init__(weight, encoded)
+        self.refresh = refresh
 
     def forward(self) -> Tensor:
         """Return the rounded weight."""
@@ -50,33 +43,20 @@ class Latent(Surrogate):
         return Through.apply(self.weight, rounded)  # type: ignore[no-any-return, no-untyped-call]
 
     def after_step(self, step: int) -> None:
-        """Fit the parts to the latent weight again, every `refresh` steps."""
+        """Fit the parts to the weight again, every `refresh` steps."""
         if step % self.refresh == 0:
             self.freeze()
 
-    def freeze(self) -> Encoded:
-        """Return the latent weight's encoding, its parts fitted to it, and hold on to them."""
-        encoded = self.format.encode(self.weight.detach().numpy(), view=self.view)
-        self.hold(encoded.parts)
-        return encoded
-
     def hold(self, parts: Mapping[str, Array]) -> None:
         """Keep these parts for the steps to come."""
-        for name, part in parts.items():
-            self.register_buffer(f"part_{name}", torch.from_numpy(np.array(part)))
+        super().hold(parts)
         self.grid = Grid.of(self.format, self.view, parts) if isinstance(self.format, Int) else None
 
-    def rounded(self, latent: Tensor) -> Tensor:
-        """Return what `latent` decodes to under the parts that are held."""
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return what `weight` decodes to under the parts that are held."""
         if self.grid is not None:
-            return self.grid.rounded(latent)
-        parts = {name.removeprefix("part_"): getattr(self, name).numpy() for name in self.names}
-        return torch.from_numpy(self.format.encode(latent.numpy(), view=self.view, parts=parts).decode())
-
-
-def _hold_loaded(latent: Latent, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
-    """Make room for the parts that are about to be loaded: a codebook may have another length."""
-    latent.hold({name.removeprefix("part_"): state[prefix + name].numpy() for name in latent.names})
+            return self.grid.rounded(weight)
+        return torch.from_numpy(self.format.encode(weight.numpy(), view=self.view, parts=self.parts).decode())
 
 
 class Grid:
@@ -96,15 +76,15 @@ class Grid:
         units = split(np.zeros((view.rows, view.cols), np.float32), view, format.per).shape
 
         def spread(part: Array) -> Tensor:
-            column = np.broadcast_to(part.reshape(-1, 1).astype(np.float32), units)
-            return torch.from_numpy(view.tensor(join(np.ascontiguousarray(column), view, format.per)))
+            wide = np.broadcast_to(part.reshape(-1, 1), units).astype(np.float32)
+            return torch.from_numpy(view.tensor(join(wide, view, format.per)))
 
         zero_point = spread(parts.get("zero_point", np.zeros_like(parts["scale"])))
         least, most = grid(format.bits)
         return cls(spread(parts["scale"]), least - zero_point, most - zero_point)
 
-    def rounded(self, latent: Tensor) -> Tensor:
+    def rounded(self, weight: Tensor) -> Tensor:
         """Return the nearest point of the grid, ties to even; zero is +0.0."""
-        steps = (latent / self.scale).round_()
+        steps = (weight / self.scale).round_()
         torch.minimum(torch.maximum(steps, self.least, out=steps), self.most, out=steps)
         return steps.add_(0.0).mul_(self.scale)

@@ -7,6 +7,16 @@ from featherweight.search.sensitivity import Cell, Sensitivity, measure
 from featherweight.search.allocation import allocate, pareto
 
 __all__ = [
-    "Cell", "Compressed", "Option", "Sensitivity", "Trial", "allocate", "choose", "compress", "front_of", "frontier",
-    "measure", "pareto",
+    "Cell",
+    "Compressed",
+    "Option",
+    "Sensitivity",
+    "Trial",
+    "allocate",
+    "choose",
+    "compress",
+    "front_of",
+    "frontier",
+    "measure",
+    "pareto",
 ]

@@ -58,7 +58,9 @@ def parity(session: Session, module: nn.Module, task: Task) -> float:
     theirs = _leaves(session_predictor(session)(example))
     ours = _leaves(predictor(module)(example))
     if len(theirs) != len(ours):
-        raise UnsupportedError("session and module return different outputs", got=len(theirs), expected=len(ours))
+        raise UnsupportedError(
+            "session and module return different outputs", got=len(theirs), expected=len(ours)
+        )
     worst = 0.0
     for a, b in zip(theirs, ours, strict=True):
         if a.shape != b.shape:

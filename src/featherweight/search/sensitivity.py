@@ -99,7 +99,9 @@ def measure(
         for name in names:
             for option in options:
                 cell = _cached(
-                    store, key_of(*base_key, name, option), Cell | str,
+                    store,
+                    key_of(*base_key, name, option),
+                    Cell | str,
                     lambda name=name, option=option: _cell(model, task, name, option, base, batches, seed),
                 )
                 if isinstance(cell, Cell):

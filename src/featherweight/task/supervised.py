@@ -25,7 +25,6 @@ Augment = Callable[[Any, Generator], Any]
 HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
-DEFAULT_TRAINING = Training()
 
 
 class Supervised(ABC):
@@ -47,7 +46,7 @@ class Supervised(ABC):
         batch_size: without it that of the training loader, else 128. An epoch is cut into equal batches, none
             larger.
         augment: pure function `(inputs, generator) -> inputs` for training batches.
-        training: how the network is best trained from the start.
+        training: how the network is trained from the start; None: it comes trained.
 
     Raises:
         TaskError: not a network, not data, or a training set that nothing can be held out of.
@@ -67,7 +66,7 @@ class Supervised(ABC):
         dataset: str = "",
         batch_size: int | None = None,
         augment: Augment | None = None,
-        training: Training = DEFAULT_TRAINING,
+        training: Training | None = None,
     ) -> None:
         self._network = build(model)
         self._splits = split(train, validation, calibration, test)

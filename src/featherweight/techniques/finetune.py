@@ -12,7 +12,7 @@ from featherweight.techniques.base import Context
 from featherweight.techniques.coding import recoded
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.training.options import Options
+from featherweight.task.training import Training
 
 if TYPE_CHECKING:
     from featherweight.model import Model, Note
@@ -25,7 +25,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a format the
     whole step is plain float training of what is not encoded.
 
-    Options left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
+    Training left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
 
     Attributes:
         where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
@@ -57,7 +57,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
         offered = super().offered(task)
-        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Options().lr) / 10}
+        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Training().lr) / 10}
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with the selected tensors encoded and everything else trained."""

@@ -17,7 +17,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
-from featherweight.training.options import Options, learning_rate
+from featherweight.task.training import Training, learning_rate
 from featherweight.training.state import State
 from featherweight.training.surrogates.base import Surrogate
 
@@ -26,7 +26,7 @@ REPORT_STEPS = 50
 
 
 def fit(
-    model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, options: Options, *,
+    model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, options: Training, *,
     loss: Loss | None = None, seed: int = 0, events: Events = silent, scratch: Path | None = None,
     save_seconds: float = 20.0, name: str = "train",
 ) -> dict[str, Tensor]:
@@ -98,7 +98,7 @@ def steps(
 
 
 def descend(
-    state: State, module: nn.Module, task: Task, loss: Loss, batch: Batch, options: Options, epoch: float, position: Position,
+    state: State, module: nn.Module, task: Task, loss: Loss, batch: Batch, options: Training, epoch: float, position: Position,
 ) -> float:
     """Take one step; return the loss before it."""
     for group in state.optimizer.param_groups:

@@ -43,9 +43,9 @@ def mnist(network: str, dataset: str, events: Events) -> Classification:
 
 
 LENET_TRAINING = {
-    "lenet300": Training(epochs=8, learning_rate=2e-3, weight_decay=1e-2),
-    "lenet5": Training(epochs=4, learning_rate=2e-3, weight_decay=1e-2),
-    "lenet": Training(epochs=3, learning_rate=1e-3, weight_decay=1e-2),
+    "lenet300": Training(epochs=8, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1),
+    "lenet5": Training(epochs=4, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1),
+    "lenet": Training(epochs=3, optimizer="adamw", lr=1e-3, weight_decay=1e-2, warmup=0.1),
 }
 
 
@@ -67,7 +67,7 @@ def cifar10(depth: int, events: Events) -> Classification:
         dataset=data.edition,
         batch_size=128,
         augment=CropFlip(padding=4),
-        training=Training(epochs=60, learning_rate=0.1, optimizer="sgd", weight_decay=5e-4),
+        training=Training(epochs=60, lr=0.1, optimizer="nesterov", weight_decay=5e-4, warmup=0.1),
     )
 
 
@@ -106,7 +106,6 @@ def imagenet(events: Events) -> Classification:
         name="efficientnet-lite0-imagenet",
         dataset=dataset,
         batch_size=32,
-        training=Training(epochs=1, learning_rate=1e-4, weight_decay=1e-5),
     )
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from featherweight.formats import Clustered, Encoded, Format
 from featherweight.training.methods.base import Method
-from featherweight.training.options import Rate
+from featherweight.task.training import Rate
 
 if TYPE_CHECKING:
     from torch import Tensor

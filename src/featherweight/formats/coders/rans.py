@@ -55,7 +55,8 @@ class Rans(Coder, frozen=True, tag="rans"):
         ranks = coder.decode(_model(table.counts), spec.count)
         if not coder.is_empty():
             raise IntegrityError("rANS payload: its state does not end at zero")
-        return table.symbols.astype(spec.dtype)[ranks]
+        symbols: Array = table.symbols.astype(spec.dtype)[ranks]
+        return symbols
 
 
 def weights(counts: Array) -> Array:

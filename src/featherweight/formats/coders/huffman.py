@@ -12,9 +12,11 @@ from featherweight.formats.coders.canonical import LANE, Code
 from featherweight.formats.coders.dictionary import MOST_LEAVES, Dictionary, grow
 from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
 
+# The encoder walks pieces of the stream beside each other, each of about this many coded bytes.
 _PIECE_BYTES = 256
 _MOST_PIECES = 1 << 12
-_BLOCK = 1 << 20
+# The decoder spells about this many symbols at a time, to bound its memory.
+_BLOCK = 1 << 18
 
 
 class Huffman(Coder, frozen=True, tag="huffman"):

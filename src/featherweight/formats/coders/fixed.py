@@ -22,7 +22,7 @@ class Fixed(Coder, frozen=True, tag="fixed"):
 
 
 def pack_bits(symbols: Array, bits: int) -> bytes:
-    """Pack `symbols: [n]` of `bits` bits (0 to 32), least significant bit first; the last byte is padded with 0."""
+    """Return `symbols: [n]` in `bits` bits each (0 to 32), lowest bit first, padded with zeros."""
     if bits == 0 or symbols.size == 0:
         return b""
     if bits in (8, 16, 32):

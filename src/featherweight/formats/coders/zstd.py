@@ -55,7 +55,9 @@ def _packed(symbols: Array, spec: StreamSpec) -> bytes:
 
 def _planes(symbols: Array, spec: StreamSpec) -> bytes:
     """Return all lowest bytes, then all next ones."""
-    words = symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, -1)
+    words = (
+        symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, spec.dtype.itemsize)
+    )
     return words[:, : (spec.bits + 7) // 8].T.tobytes()
 
 

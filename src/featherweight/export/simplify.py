@@ -1,0 +1,124 @@
+"""The exported graph made small: constants folded, sizes not computed where they need not be, nothing but what runs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes import common
+from onnxscript import optimizer
+
+_LARGEST_CONSTANT = 4096  # elements: what is larger is computed when the network runs
+_CLEANING = (
+    common.IdentityEliminationPass(),
+    common.RemoveUnusedNodesPass(),
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+    common.DeduplicateInitializersPass(),
+    common.CommonSubexpressionEliminationPass(),
+    common.RemoveUnusedNodesPass(),
+)
+
+
+def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
+    """Simplify `model` in place; take the initialisers named by `weights` out of it, without their data.
+
+    Returns:
+        The values of those weights, which the nodes still read.
+    """
+    values = [model.graph.initializers.pop(name) for name in weights]
+    for value in values:
+        value.const_value = None
+    inputs = len(model.graph.inputs)
+    model.graph.inputs.extend(values)  # inputs while constants are folded, so that nothing of theirs is
+    for _ in range(2):
+        optimizer.fold_constants(
+            model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT, onnx_shape_inference=False
+        )
+        _infer_one_size(model.graph)
+        for clean in _CLEANING:
+            clean(model)
+    del model.graph.inputs[inputs:]
+    return values
+
+
+def _infer_one_size(graph: ir.Graph) -> None:
+    """Where all sizes of a Reshape are known but one, let it infer that one (-1) and compute none."""
+    for node in list(graph):
+        if node.op_type != "Reshape" or node.inputs[1] is None:
+            continue
+        join = node.inputs[1].producer()
+        if join is None or join.op_type != "Concat":
+            continue
+        parts = [ir.convenience.get_const_tensor(part) for part in join.inputs if part is not None]
+        sizes = [[-1] if part is None else part.numpy().reshape(-1).tolist() for part in parts]
+        single = all(part is not None or _one_number(value) for part, value in zip(parts, join.inputs, strict=True))
+        flat = [size for group in sizes for size in group]
+        if single and flat.count(-1) == 1 and 0 not in flat:
+            constant = ir.Value(
+                name=f"{node.inputs[1].name}_sizes", const_value=ir.tensor(np.array(flat, np.int64)),
+                type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(flat)]),
+            )
+            graph.register_initializer(constant)
+            node.replace_input_with(1, constant)
+
+
+def _one_number(value: ir.Value | None) -> bool:
+    """Whether a shape operand is known to hold one number."""
+    if value is None:
+        return False
+    if value.shape is not None and value.shape.is_static():
+        return value.shape.numpy() == (1,)
+    producer = value.producer()
+    sizes = producer.inputs[1] if producer is not None and producer.op_type == "Reshape" else None
+    target = ir.convenience.get_const_tensor(sizes) if sizes is not None else None
+    return target is not None and target.numpy().tolist() in ([-1], [1])
+
+
+def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str]) -> None:
+    """Name inputs, weights and activations as `names` says and all else by numbers, and drop what only people read.
+
+    Args:
+        model: changed in place.
+        weights: values of the weights, which `simplify` took out of the graph.
+        names: old name to new name; the first value of a new name has it.
+    """
+    graph, taken = model.graph, set(names.values())
+    fresh = (name for name in map(str, itertools.count()) if name not in taken)
+    constants = list(graph.initializers.values())
+    graph.initializers.clear()
+    results = [value for node in graph for value in node.outputs]
+    given: set[str] = set()
+    for value in [*graph.inputs, *weights, *constants, *results]:
+        name = names.get(value.name or "", "")
+        value.name = name if name and name not in given else next(fresh)
+        given.add(value.name)
+    for value in constants:
+        assert value.const_value is not None
+        value.const_value.name = value.name
+        graph.register_initializer(value)
+    symbols: dict[str, str] = {}
+    for value in graph.inputs:
+        assert value.shape is not None
+        sizes = [n if isinstance(n, int) else symbols.setdefault(str(n), f"n{len(symbols)}") for n in value.shape]
+        value.shape = ir.Shape(sizes)
+    for value in graph.outputs:
+        value.shape = None
+    for node in graph:
+        node.name = None
+        _drop_defaults(node)
+    common.ClearMetadataAndDocStringPass()(model)
+    graph.name, model.producer_name, model.producer_version = "g", None, None
+
+
+def _drop_defaults(node: ir.Node) -> None:
+    """Take away the attributes that say what holds without them."""
+    schema = onnx.defs.get_schema(node.op_type, node.domain) if onnx.defs.has(node.op_type, node.domain) else None
+    for name, attribute in list(node.attributes.items()):
+        default = schema.attributes[name].default_value if schema and name in schema.attributes else None
+        declared = default is not None and default.type and ir.serde.deserialize_attribute(default).value == attribute.value
+        neutral = {"strides": 1, "dilations": 1, "pads": 0}.get(name)
+        if declared or (neutral is not None and set(attribute.value) == {neutral}):
+            del node.attributes[name]

@@ -1,0 +1,86 @@
+"""Where a batch normalisation can be folded into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from featherweight.graph.trace import Graph, Node
+
+_CONVOLUTIONS = {
+    "linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3,
+    "conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FoldSite:
+    """A layer whose output feeds one normalisation and nothing else: y = gamma (x - mean) / sqrt(var + eps) + beta.
+
+    Attributes:
+        layer: path of the layer's module.
+        norm: path of the normalisation's module.
+        op: the layer's operator (`conv2d`, `conv_transpose2d`, `linear`).
+        weight: canonical name of the layer's weight.
+        bias: of its bias, or None.
+        gamma: of the normalisation's weight `[channels]`, or None.
+        beta: of its bias, or None.
+        mean: of its running mean.
+        var: of its running variance.
+        eps: added to the variance.
+    """
+
+    layer: str
+    norm: str
+    op: str
+    weight: str
+    bias: str | None
+    gamma: str | None
+    beta: str | None
+    mean: str
+    var: str
+    eps: float
+
+
+def fold_sites(graph: Graph) -> tuple[tuple[FoldSite, ...], dict[str, str]]:
+    """Return where normalisations can be folded, and the path of every other one with the reason why not."""
+    sites: list[FoldSite] = []
+    refused: dict[str, str] = {}
+    for norm in graph.nodes:
+        if not norm.op.startswith("batch_norm"):
+            continue
+        reason = _obstacle(graph, norm)
+        if reason:
+            refused[norm.module or norm.name] = reason
+        else:
+            sites.append(_site(graph.node(norm.inputs[0]), norm))
+    return tuple(sites), refused
+
+
+def _obstacle(graph: Graph, norm: Node) -> str:
+    """Why `norm` cannot be folded into what comes before it, or an empty string."""
+    layer = graph.node(norm.inputs[0])
+    if norm.op != "batch_norm":
+        return "it normalises by the batch, not by running statistics"
+    if layer.op not in _CONVOLUTIONS:
+        return f"it follows {layer.op}, not a convolution or linear layer"
+    if len(layer.shape) != (_CONVOLUTIONS[layer.op] + 2):
+        return "its channels are not the output channels of the layer before it"
+    if len(layer.roles) < len(layer.tensors) or len(norm.roles) < len(norm.tensors) or "weight" not in dict(layer.roles):
+        return "a weight of it or of the layer before it is computed, not stored"
+    if len(graph.consumers(layer.name)) > 1 or layer.name in graph.outputs:
+        return f"the output of {layer.module or layer.name} is also used elsewhere"
+    if any(len(graph.readers(tensor)) > 1 for tensor in layer.tensors):
+        return f"the weights of {layer.module or layer.name} are used more than once"
+    if any(len(graph.readers(tensor)) > 1 for tensor in norm.tensors):
+        return "its tensors are used more than once"
+    return ""
+
+
+def _site(layer: Node, norm: Node) -> FoldSite:
+    weights, statistics = dict(layer.roles), dict(norm.roles)
+    return FoldSite(
+        layer=layer.module or layer.name, norm=norm.module or norm.name, op=layer.op,
+        weight=weights["weight"], bias=weights.get("bias"),
+        gamma=statistics.get("weight"), beta=statistics.get("bias"),
+        mean=statistics["running_mean"], var=statistics["running_var"], eps=float(dict(norm.arguments)["eps"]),
+    )

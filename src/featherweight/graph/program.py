@@ -1,0 +1,159 @@
+"""A module as a flat function of tensors, as `torch.export` sees it: captured once, for the graph and for ONNX."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
+from featherweight.graph.nest import Nest, flatten_inputs, flatten_outputs, rebuild
+from featherweight.graph.reasons import refusal
+from featherweight.task import Inputs, call
+
+# Which axes of which inputs may change in size; None: axis 0 of every input, where the network allows it.
+Dynamic = Mapping[str, Sequence[int]] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """A module as a function of flat tensors to flat tensors.
+
+    Attributes:
+        exported: the function as aten operators, without mutation; a name of its state is a name of the module's
+            behind `module.`.
+        example: what it was captured with, by input name, in the order of the inputs.
+        outputs: how the module's output is made of the flat ones.
+        run: the module itself, as the same flat function.
+    """
+
+    exported: ExportedProgram
+    example: Mapping[str, Tensor]
+    outputs: Nest
+    run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether any input may change in size."""
+        return bool(self.exported.range_constraints)
+
+
+class _Flat(nn.Module):
+    """`module` as a function of named tensors to a tuple of tensors; inputs are copied, as a network may write to them."""
+
+    def __init__(self, module: nn.Module, example: Inputs) -> None:
+        super().__init__()
+        self.module = module
+        self._example = [example]  # in a list, so that no tensor of it is taken for a constant of the network
+
+    def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        output = call(self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()])))
+        return flatten_outputs(output)[1]
+
+
+def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Program:
+    """Return `module`, in eval mode, as a flat function; the module is left as it was.
+
+    Args:
+        module: the network.
+        example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
+        dynamic: axes that may change in size by input name; by default axis 0 of every input where that works,
+            and none where it does not.
+
+    Raises:
+        UnsupportedError: the network cannot be captured; names the layer and why.
+        TaskError: the network fails on its own example.
+    """
+    named = {name: tensor.detach().contiguous() for name, tensor in flatten_inputs(module, example).items()}
+    flat = _Flat(module, example)
+
+    def run(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        with still(module):
+            return tuple(flat(inputs))
+
+    with still(module):
+        try:
+            outputs, _ = flatten_outputs(call(module, rebuild(example, iter([t.clone() for t in named.values()]))))
+        except FeatherweightError:
+            raise
+        except Exception as error:
+            raise TaskError(f"the network fails on its own example: {_line(error)}", where=type(module).__name__) from None
+        exported, used = _export(flat, named, dynamic)
+    return Program(exported, used, outputs, run)
+
+
+def _export(
+    flat: _Flat, named: Mapping[str, Tensor], dynamic: Dynamic
+) -> tuple[ExportedProgram, Mapping[str, Tensor]]:
+    """Try the dynamic shapes that were asked for; by default axis 0, and then none."""
+    if dynamic is not None:
+        return _functional(flat, named, _asked(named, dynamic)), named
+    batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
+    axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
+    doubled = named
+    if batched and all(tensor.shape[0] == 1 for tensor in batched.values()):  # torch takes a size of 1 for fixed
+        doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
+    try:
+        exported = _functional(flat, doubled, axes)
+        if all(limits.lower <= 2 and limits.upper > 2**31 for limits in exported.range_constraints.values()):
+            return exported, doubled
+    except UnsupportedError:
+        pass
+    return _functional(flat, named, dict.fromkeys(named)), named
+
+
+def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    for name, axes in dynamic.items():
+        if name not in named or not all(0 <= axis < named[name].dim() for axis in axes):
+            got = f"{name} {list(axes)}"
+            expected = ", ".join(f"{name} of {t.dim()} axes" for name, t in named.items())
+            raise TaskError("no such input or axis to be dynamic", got=got, expected=expected)
+    return {name: dict.fromkeys(dynamic.get(name, ()), Dim.DYNAMIC) or None for name in named}
+
+
+def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
+    try:
+        exported = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
+        exported = exported.run_decompositions({})
+    except FeatherweightError:
+        raise
+    except Exception as error:
+        raise refusal(flat.module, error, "cannot be traced") from None
+    if written := exported.graph_signature.buffers_to_mutate:
+        buffer = next(iter(written.values())).removeprefix("module.")
+        raise UnsupportedError("the network writes to its buffer while it runs", where=buffer)
+    return exported
+
+
+@contextlib.contextmanager
+def still(module: nn.Module) -> Iterator[None]:
+    """Hold `module` in eval mode without gradients or fused attention, and torch without a word; undone at the end."""
+    training = [part for part in module.modules() if part.training]
+    fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            logging.disable(logging.CRITICAL)
+            module.eval()
+            yield
+        finally:
+            logging.disable(disabled)
+            torch.backends.mha.set_fastpath_enabled(fast)
+            for part in training:
+                part.training = True
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

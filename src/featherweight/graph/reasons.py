@@ -1,0 +1,69 @@
+"""Torch's long errors as one line: which layer, which line of its code, and why."""
+
+from __future__ import annotations
+
+import linecache
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+from torch import nn
+
+from featherweight.errors import UnsupportedError
+
+# What stands in torch's message, and what it means.
+_MEANINGS = (
+    ("data-dependent", "its control flow or a shape depends on the values of tensors"),
+    ("data dependent", "its control flow or a shape depends on the values of tensors"),
+    ("No ONNX function found", "ONNX has no counterpart of its operator"),
+    ("is not supported with dynamo", "it uses what torch cannot trace"),
+    ("call_function", "its operator has no translation to ONNX"),
+)
+
+
+def refusal(module: nn.Module, error: BaseException, doing: str) -> UnsupportedError:
+    """Return one error that names the layer of `module` that was running when torch raised, and why."""
+    path, place = _layer(module, error)
+    text = "\n".join(str(link) for link in _chain(error))
+    meaning = next((meaning for found, meaning in _MEANINGS if found in text), "")
+    operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(r"No ONNX function found for.*?'(\S+?)'", text)
+    reason = meaning or _line(text)
+    if operator and "operator" in meaning:
+        reason += f" {operator[1]}"
+    named = module if not path else module.get_submodule(path)
+    where = f"{path} ({type(named).__name__})" if path else type(named).__name__
+    return UnsupportedError(f"{doing}: {reason}" + (f" [{place}]" if place else ""), where=where)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines or ["no reason given"])[0][:240]
+
+
+def _frames(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
+    while trace is not None:
+        yield trace.tb_frame, trace.tb_lineno
+        trace = trace.tb_next
+
+
+def _layer(module: nn.Module, error: BaseException) -> tuple[str, str]:
+    """Path of the innermost submodule in the traceback, and the line of code that it was at."""
+    paths = {id(part): path for path, part in module.named_modules()}
+    found = ("", "")
+    for link in _chain(error):
+        for frame, number in _frames(link.__traceback__):
+            file, arguments = frame.f_code.co_filename, frame.f_code.co_varnames[:1]
+            owner = frame.f_locals.get(arguments[0]) if arguments else None
+            if id(owner) in paths and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
+                code = linecache.getline(file, number).strip()
+                found = (paths[id(owner)], f"{Path(file).name}:{number}: {code}" if code else "")
+        if found != ("", ""):
+            break
+    return found

@@ -1,0 +1,301 @@
+"""The read-only graph of a network: one node for every activation, as plain data."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from featherweight.formats import View
+from featherweight.graph.macs import multiply_accumulates, operator_name
+from featherweight.graph.program import Dynamic, Program, capture
+from featherweight.graph.views import canonical_names, views
+from featherweight.task import Inputs
+
+Edge = str
+
+# What changes no value, so that whoever reads its result reads its input.
+_TRANSPARENT = {"clone", "alias", "detach", "contiguous", "dropout", "lift_fresh_copy"}
+
+
+@dataclass(frozen=True)
+class Node:
+    """One activation and the operator that makes it. An `Edge` is the name of the node that produces it.
+
+    Attributes:
+        name: unique; the same in every process and every later trace of the same network.
+        op: the aten operator (`conv2d`, `linear`, `batch_norm`, `add`), or `input`.
+        inputs: the activations it reads, in order of its arguments.
+        tensors: canonical names of the parameters and buffers it reads, directly or through operators that see no
+            activation (a transposed or a normalised weight), in order of its arguments.
+        roles: argument (`weight`, `bias`, `running_mean`) to tensor, for those of `tensors` read as they are stored.
+        module: path of the module whose code it is part of; empty for the network's own.
+        shape: sizes on the example; -1 where the size depends on values.
+        free: axes of `shape` that vary with the sizes of the inputs.
+        dtype: as torch names it (`float32`).
+        macs: multiply-accumulates of one sample; None where no formula is known. Element-wise operators,
+            normalisations, pooling and look-ups count none.
+        arguments: the operator's other arguments by name, without trailing ones that have their default.
+    """
+
+    name: str
+    op: str
+    inputs: tuple[Edge, ...]
+    tensors: tuple[str, ...]
+    roles: tuple[tuple[str, str], ...]
+    module: str
+    shape: tuple[int, ...]
+    free: tuple[int, ...]
+    dtype: str
+    macs: int | None
+    arguments: tuple[tuple[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One use of parameters: a module called twice is two layers.
+
+    Attributes:
+        name: path of the module, or the node's name where the network's own code uses its parameters.
+        node: the node's name.
+        op: as in `Node`.
+        tensors: canonical names of what it reads.
+        views: how each of `tensors` is a matrix.
+        inputs: shapes of the activations it reads, on the example.
+        shape: shape of what it returns, on the example.
+        macs: multiply-accumulates of one sample, or None if unknown.
+    """
+
+    name: str
+    node: str
+    op: str
+    tensors: tuple[str, ...]
+    views: tuple[View, ...]
+    inputs: tuple[tuple[int, ...], ...]
+    shape: tuple[int, ...]
+    macs: int | None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A network as it was traced on one example; holds no tensor and no object of torch.
+
+    Attributes:
+        nodes: in an order in which they can be computed; the inputs come first.
+        outputs: the activations the network returns, flat.
+        views: how each parameter and buffer is a matrix, by canonical name.
+    """
+
+    nodes: tuple[Node, ...]
+    outputs: tuple[Edge, ...]
+    views: dict[str, View] = field(repr=False)
+
+    def node(self, edge: Edge) -> Node:
+        """Return the node that produces `edge`."""
+        return next(node for node in self.nodes if node.name == edge)
+
+    def consumers(self, edge: Edge) -> tuple[Node, ...]:
+        """Return the nodes that read `edge`."""
+        return tuple(node for node in self.nodes if edge in node.inputs)
+
+    def readers(self, tensor: str) -> tuple[Node, ...]:
+        """Return the nodes that read a parameter or buffer."""
+        return tuple(node for node in self.nodes if tensor in node.tensors)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every use of parameters and buffers, in order of execution."""
+        shapes = {node.name: node.shape for node in self.nodes}
+        return tuple(
+            Layer(
+                node.module or node.name, node.name, node.op, node.tensors,
+                tuple(self.views[name] for name in node.tensors),
+                tuple(shapes[edge] for edge in node.inputs), node.shape, node.macs,
+            )
+            for node in self.nodes if node.tensors
+        )
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample, over all nodes of which they are known; see `uncounted`."""
+        return sum(node.macs or 0 for node in self.nodes)
+
+    @property
+    def uncounted(self) -> tuple[str, ...]:
+        """Operators whose multiply-accumulates are not known."""
+        return tuple(dict.fromkeys(node.op for node in self.nodes if node.macs is None))
+
+
+def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Graph:
+    """Return the graph of `module` in eval mode on `example`; the module is left as it was.
+
+    Raises:
+        UnsupportedError: the network cannot be traced; names the layer and why.
+        TaskError: the network fails on its own example.
+    """
+    return graph_of(module, capture(module, example, dynamic=dynamic))
+
+
+def graph_of(module: nn.Module, program: Program) -> Graph:
+    """Return the graph of a captured `module`."""
+    reader = _read(module, program)
+    return Graph(tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module))
+
+
+def edges_of(module: nn.Module, program: Program) -> dict[str, Edge]:
+    """Return the name of every value in the captured function that is an activation, to its edge."""
+    return {fx_node.name: edge for fx_node, edge in _read(module, program).edges.items()}
+
+
+def _read(module: nn.Module, program: Program) -> _Reader:
+    reader = _Reader(_targets(program, canonical_names(module)), _batch(program), tuple(program.example))
+    for fx_node in program.exported.graph.nodes:
+        reader.read(fx_node)
+    for fx_node in _outputs(program):
+        reader.read_output(fx_node)
+    return reader
+
+
+def _outputs(program: Program) -> list[fx.Node]:
+    return list(program.exported.graph.output_node().args[0])  # type: ignore[arg-type]
+
+
+def _targets(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ...] | str]:
+    """Placeholder to the canonical tensors it stands for (none for constants), or to the name of an input."""
+    found: dict[str, tuple[str, ...] | str] = {}
+    inputs = iter(program.example)
+    for spec in program.exported.graph_signature.input_specs:
+        if spec.kind == InputKind.USER_INPUT:
+            found[spec.arg.name] = next(inputs)
+        else:
+            name = (spec.target or "").removeprefix("module.")
+            found[spec.arg.name] = (names[name],) if name in names else ()
+    return found
+
+
+def _batch(program: Program) -> int:
+    """Samples in the example: the size of axis 0 of the first input where it is free, else 1 (the whole example)."""
+    placeholders = {node.name: node for node in program.exported.graph.nodes if node.op == "placeholder"}
+    for name in program.exported.graph_signature.user_inputs:
+        value = placeholders[str(name)].meta["val"]
+        if value.dim() and isinstance(value.shape[0], torch.SymInt):
+            return max(size(value.shape[0]), 1)
+    return 1
+
+
+class _Reader:
+    """Reads fx nodes in order into `nodes`: activations become nodes, what sees no activation becomes `tensors`."""
+
+    def __init__(self, targets: dict[str, tuple[str, ...] | str], batch: int, taken: tuple[str, ...]) -> None:
+        self.targets, self.batch, self.taken = targets, batch, set(taken)
+        self.nodes: list[Node] = []
+        self.edges: dict[fx.Node, Edge] = {}
+        self.static: dict[fx.Node, tuple[str, ...]] = {}
+        self.counted: set[fx.Node] = set()
+
+    def read(self, fx_node: fx.Node) -> None:
+        """Take in the next node."""
+        if fx_node.op == "placeholder":
+            target = self.targets[fx_node.name]
+            if isinstance(target, tuple):
+                self.static[fx_node] = target
+            else:
+                self._add(fx_node, fx_node, target, op="input")
+        elif fx_node.op == "call_function" and isinstance(fx_node.meta.get("val"), Tensor):
+            source = _source(fx_node)
+            tensors = [n for n in _operands(source) if n in self.edges or n in self.static]
+            if not any(n in self.edges for n in tensors):
+                self.static[fx_node] = tuple(dict.fromkeys(t for n in tensors for t in self.static[n]))
+            elif _operator(source) in _TRANSPARENT:
+                self.edges[fx_node] = self.edges[tensors[0]]
+            else:
+                self._add(fx_node, source, self._name(_operator(source)), op=_operator(source))
+
+    def read_output(self, fx_node: fx.Node) -> None:
+        """Make a node of a value that the network returns though it sees no activation."""
+        if fx_node not in self.edges:
+            self._add(fx_node, _source(fx_node), self._name("constant"), op="constant")
+
+    def _name(self, op: str) -> Edge:
+        """The operator's name, numbered from the second on."""
+        names = itertools.chain([op], (f"{op}_{count}" for count in itertools.count(1)))
+        name = next(name for name in names if name not in self.taken)
+        self.taken.add(name)
+        return name
+
+    def _add(self, fx_node: fx.Node, source: fx.Node, name: str, *, op: str) -> None:
+        value = fx_node.meta["val"]
+        reads = [n for n in _operands(source) if n in self.static] if op != "constant" else [fx_node]
+        macs = 0 if op in ("input", "constant") or source in self.counted else multiply_accumulates(source)
+        self.counted.add(source)
+        self.edges[fx_node] = name
+        self.nodes.append(Node(
+            name, op,
+            inputs=tuple(self.edges[n] for n in _operands(source) if n in self.edges),
+            tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
+            roles=tuple(
+                (role, self.static[n][0]) for role, n in _named_arguments(source)
+                if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
+            ),
+            module=_path(source),
+            shape=tuple(size(n) for n in value.shape),
+            free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
+            dtype=str(value.dtype).removeprefix("torch."),
+            macs=None if macs is None else macs // self.batch,
+            arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),
+        ))
+
+
+def _source(fx_node: fx.Node) -> fx.Node:
+    """The operator itself, where `fx_node` is one of its several results."""
+    while fx_node.target is operator.getitem:
+        fx_node = fx_node.args[0]  # type: ignore[assignment]
+    return fx_node
+
+
+def _operator(fx_node: fx.Node) -> str:
+    return operator_name(fx_node.target)
+
+
+def _path(fx_node: fx.Node) -> str:
+    """Path of the innermost module on the stack, without the wrapper and without the counter of repeated calls."""
+    stack = [path for path, _ in (fx_node.meta.get("nn_module_stack") or {}).values()]
+    return re.sub(r"@\d+", "", stack[-1].removeprefix("module").removeprefix(".")) if stack else ""
+
+
+def _operands(fx_node: fx.Node) -> list[fx.Node]:
+    """The nodes among the arguments, in order; one that is read twice stands there twice."""
+    found: list[fx.Node] = []
+    fx.map_arg((fx_node.args, fx_node.kwargs), lambda operand: found.append(operand))
+    return found
+
+
+def _named_arguments(fx_node: fx.Node) -> list[tuple[str, Any]]:
+    """The arguments by the names of the operator's schema."""
+    schema = getattr(fx_node.target, "_schema", None)
+    names = [argument.name for argument in schema.arguments] if schema else []
+    return [*zip(names, fx_node.args, strict=False), *fx_node.kwargs.items()]
+
+
+def _arguments(fx_node: fx.Node) -> Iterator[tuple[str, Any]]:
+    """The arguments that are neither tensors nor symbolic sizes."""
+    for name, value in _named_arguments(fx_node):
+        if isinstance(value, (bool, int, float, str)):
+            yield name, value
+        elif isinstance(value, (list, tuple)) and all(isinstance(part, (bool, int, float)) for part in value):
+            yield name, tuple(value)
+
+
+def size(number: int | torch.SymInt) -> int:
+    """Return a size on the example; -1 where it depends on values."""
+    if isinstance(number, int):
+        return number
+    hint = number.node.hint
+    return -1 if hint is None else int(hint)

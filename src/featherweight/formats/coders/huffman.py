@@ -114,7 +114,7 @@ def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
 
 
 def _walk(columns: Array, following: Array, base: Array, known: Array | None = None) -> Array:
-    """Return the nodes `[steps, pieces]` passed from `base` on; once a `known` walk is met, they are its own."""
+    """Return the nodes `[steps, pieces]` passed from `base` on; once on a `known` walk, they stay on it."""
     nodes = np.empty(columns.shape, np.uint16) if known is None else known.copy()
     word = np.empty_like(base)
     for step, column in enumerate(columns):

@@ -65,7 +65,7 @@ def weights(counts: Array) -> Array:
     floor(C * 2**24 / T).
     """
     sums: Array = np.cumsum(counts, dtype=np.int64)
-    shares: Array = np.diff((sums << PRECISION) // sums[-1], prepend=0)
+    shares: Array = np.diff((sums << PRECISION) // int(sums[-1]), prepend=0)
     return shares
 
 

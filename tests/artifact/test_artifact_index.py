@@ -19,7 +19,9 @@ def test_bytes_by_kind_are_the_file():
     index = loads(content).index()
     assert list(index.nbytes) == ["header", "graph", "payload", "parts", "raw"]
     assert sum(index.nbytes.values()) == len(content)
-    assert sum(row.nbytes for row in index.rows) == sum(index.nbytes[kind] for kind in ("payload", "parts", "raw"))
+    assert sum(row.nbytes for row in index.rows) == sum(
+        index.nbytes[kind] for kind in ("payload", "parts", "raw")
+    )
     assert index.nbytes["payload"] + index.nbytes["parts"] == sum(
         tensor.nbytes for tensor in small().tensors.values() if not isinstance(tensor, Raw)
     )
@@ -42,7 +44,9 @@ def test_encoded_tensors_by_name():
     loaded = artifact(w=Int(bits=4).encode(numbers((4, 10))), b=Raw.of(np.float32([0])))
     assert loaded.encoded("w").format == Int(bits=4)
     for name in ("b", "x"):
-        with pytest.raises(ConfigError, match=f"not an encoded tensor of the file: got {name}, expected one of w"):
+        with pytest.raises(
+            ConfigError, match=f"not an encoded tensor of the file: got {name}, expected one of w"
+        ):
             loaded.encoded(name)
 
 
@@ -54,7 +58,9 @@ def test_equal_files_do_not_differ():
 def test_differences():
     weight = numbers((4, 10))
     four, three = Int(bits=4).encode(weight), Int(bits=3).encode(weight)
-    a = artifact(w=four, gone=four, coder=four, same=four, shape=four, nan=Raw.of(np.float32([np.nan, np.inf, 1])))
+    a = artifact(
+        w=four, gone=four, coder=four, same=four, shape=four, nan=Raw.of(np.float32([np.nan, np.inf, 1]))
+    )
     b = artifact(
         w=three, coder=four.recoded(Rans()), same=four, shape=Int(bits=4).encode(weight[:2]),
         nan=Raw.of(np.float32([np.nan, np.inf, 3])), new=four,
@@ -65,7 +71,11 @@ def test_differences():
     assert changes["w"].difference == np.abs(four.decode().astype(float) - three.decode()).max()
     assert '"bits":4' in changes["w"].before.format
     assert '"bits":3' in changes["w"].after.format
-    assert (changes["gone"].kind, changes["gone"].after, changes["gone"].difference) == ("removed", None, None)
+    assert (changes["gone"].kind, changes["gone"].after, changes["gone"].difference) == (
+        "removed",
+        None,
+        None,
+    )
     assert (changes["new"].kind, changes["new"].before) == ("added", None)
     assert changes["coder"].difference == 0
     assert '"rans"' in changes["coder"].after.coder

@@ -80,7 +80,9 @@ def test_structure_of_the_file_is_built():
 def test_types_of_the_module():
     net = nn.Linear(3, 2).to(torch.bfloat16)
     raw = Raw("bf16", (2,), b"\x80\x3f\x00\xc0")
-    artifact = loads(dumps(Contents({"weight": Float("bfloat16").encode(np.float32(np.eye(2, 3))), "bias": raw})))
+    artifact = loads(
+        dumps(Contents({"weight": Float("bfloat16").encode(np.float32(np.eye(2, 3))), "bias": raw}))
+    )
     filled = artifact.into(net)
     assert filled.weight.dtype == filled.bias.dtype == torch.bfloat16
     assert filled.bias.tolist() == [1.0, -2.0]
@@ -93,7 +95,10 @@ def test_types_of_the_module():
         (lambda: nn.Linear(4, 7), "the network lacks tensors of the file: got embed.weight"),
         (lambda: nn.Sequential(Net()), "the network lacks tensors of the file"),
         (lambda: Net(tied=False), r"head\.weight: tied to embed\.weight in the file, not in the network"),
-        (lambda: Net().double(), r"lstm.bias_ih_l0: type: got torch.float64 in the network, expected torch.float32"),
+        (
+            lambda: Net().double(),
+            r"lstm.bias_ih_l0: type: got torch.float64 in the network, expected torch.float32",
+        ),
     ],
 )
 def test_another_network_is_refused(make, message):
@@ -108,10 +113,14 @@ def test_other_tensors_are_refused():
     with pytest.raises(ConfigError, match="the file lacks tensors of the network: got more"):
         loads(dumps(contents(net))).into(more)
     wider = Int(bits=4).encode(np.ones((7, 5), np.float32))
-    with pytest.raises(ConfigError, match=r"embed\.weight: shape: got \(7, 4\) in the network, expected \(7, 5\)"):
+    with pytest.raises(
+        ConfigError, match=r"embed\.weight: shape: got \(7, 4\) in the network, expected \(7, 5\)"
+    ):
         loads(dumps(contents(net, change={"embed.weight": wider}))).into(net)
     floats = Int(bits=4).encode(np.ones(2, np.float32))
-    with pytest.raises(ConfigError, match=r"mask: type: got torch\.bool in the network, expected floating point"):
+    with pytest.raises(
+        ConfigError, match=r"mask: type: got torch\.bool in the network, expected floating point"
+    ):
         loads(dumps(contents(net, change={"mask": floats}))).into(net)
     with pytest.raises(ConfigError, match=r"tied to embed\.weight in the network, not in the file"):
         loads(dumps(contents(Net(tied=False)))).into(net)
@@ -138,5 +147,5 @@ def test_layers_that_cannot_be_are_refused_without_memory(layer):
 def test_a_layer_in_no_module_is_refused():
     net = Net()
     for path in ("nowhere.0", "head.weight.0"):
-        with pytest.raises(IntegrityError, match="structure: .*the network has no such module"):
+        with pytest.raises(IntegrityError, match=r"structure: .*the network has no such module"):
             loads(dumps(contents(net, {path: LayerSpec("Identity")}))).into(net)

@@ -120,7 +120,7 @@ HOSTILE = [
 
 
 def surgery(header: list, generator: np.random.Generator) -> list:
-    """Return the header with one node, chosen at random, replaced, dropped, doubled or copied from another."""
+    """Return the header with one node, chosen at random, replaced, dropped, doubled or copied over."""
     header = copy.deepcopy(header)
     places = []
 

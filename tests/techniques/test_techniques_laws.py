@@ -70,7 +70,11 @@ def test_same_bytes_in_another_process():
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
     there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert there.stdout.strip() == here
 

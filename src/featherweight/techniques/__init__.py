@@ -22,5 +22,13 @@ else:
     AnyStep: Any = Union[STEPS]
 
 __all__ = [
-    "STEPS", "AnyStep", "Context", "Encode", "Finetune", "Fold", "ReestimateBatchnorm", "Step", "Train",
+    "STEPS",
+    "AnyStep",
+    "Context",
+    "Encode",
+    "Finetune",
+    "Fold",
+    "ReestimateBatchnorm",
+    "Step",
+    "Train",
 ]

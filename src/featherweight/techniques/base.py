@@ -57,5 +57,3 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""
         raise NotImplementedError
-
-

@@ -42,5 +42,7 @@ class Encode(Step, frozen=True, tag="encode"):
             if old := model.weights.get(name):
                 had = tag(old.format)
                 again = Note("thawed", name, f"encoded again, from its decoded {had} values")
-                notes.append(Note("skipped", name, f"is in this format: {had}") if old.format == self.format else again)
+                notes.append(
+                    Note("skipped", name, f"is in this format: {had}") if old.format == self.format else again
+                )
         return model.with_encoded(encoded, notes)

@@ -52,7 +52,9 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 if getattr(self, name) is not None:
                     raise ConfigError("means nothing without a format", where=f"finetune.{name}")
         elif self.method is not None and (reason := self.method.misfit(self.format)):
-            raise ConfigError(f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method")
+            raise ConfigError(
+                f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method"
+            )
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
@@ -68,8 +70,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         with isolated():
             surrogates, thawed = self.surrogates(model, names)
             values = fit(
-                model, [name for name in names if name not in surrogates and name not in model.weights], surrogates,
-                task, self.options(task), seed=context.seed, events=context.events, scratch=context.scratch,
+                model,
+                [name for name in names if name not in surrogates and name not in model.weights],
+                surrogates,
+                task,
+                self.options(task),
+                seed=context.seed,
+                events=context.events,
+                scratch=context.scratch,
                 name="finetune",
             )
             frozen = {name: surrogate.freeze() for name, surrogate in surrogates.items()}
@@ -87,6 +95,10 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
             return {}, []
         method = self.method or StraightThrough()
         chosen = [name for name in select(model, self.where or "weights") if name in names]
-        made = {name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen}
+        made = {
+            name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen
+        }
         had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
-        return made, [Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()]
+        return made, [
+            Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()
+        ]

@@ -62,7 +62,16 @@ def obstacle(model: Model, site: FoldSite) -> str:
     return ""
 
 
-_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_CONVOLUTION = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
 ARGUMENTS = {
     "Linear": ("in_features", "out_features"),
     **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
@@ -87,14 +96,27 @@ def folded_site(model: Model, site: FoldSite) -> tuple[Tensor, Tensor]:
     transposed = site.op.startswith("conv_transpose")
     groups = int(getattr(model.module.get_submodule(site.layer), "groups", 1)) if transposed else 1
     return folded(
-        value(site.weight), value(site.bias), value(site.gamma), value(site.beta), value(site.mean), value(site.var),
-        site.eps, transposed_groups=groups if transposed else 0,
+        value(site.weight),
+        value(site.bias),
+        value(site.gamma),
+        value(site.beta),
+        value(site.mean),
+        value(site.var),
+        site.eps,
+        transposed_groups=groups if transposed else 0,
     )
 
 
 def folded(
-    weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor,
-    eps: float, *, transposed_groups: int = 0,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    *,
+    transposed_groups: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Return `weight * f` and `(bias - mean) * f + beta` with `f = gamma / sqrt(var + eps)`, in weight's dtype.
 

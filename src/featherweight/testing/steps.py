@@ -20,11 +20,9 @@ State = dict[str, bytes]
 class StepSuite:
     """What every step keeps. `step` is an instance, `task` a small task, `model` where the step starts.
 
-    The class must be importable in another process only if you test for that yourself; everything here runs in one.
-
-    >>> class TestMine(StepSuite):
-    ...     step = Mine(strength=0.5)
-    ...     task = tiny_task()
+    class TestMine(StepSuite):
+        step = Mine(strength=0.5)
+        task = tiny_task()
     """
 
     step: Step
@@ -109,6 +107,10 @@ def training_modes(module: nn.Module) -> dict[str, bool]:
 def global_state() -> tuple[Any, ...]:
     """Return what of torch a step could disturb."""
     return (
-        to_bytes(torch.get_rng_state()), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-        torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(),
+        to_bytes(torch.get_rng_state()),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
     )

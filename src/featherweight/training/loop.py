@@ -26,9 +26,18 @@ REPORT_STEPS = 50
 
 
 def fit(
-    model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, options: Options, *,
-    loss: Loss | None = None, seed: int = 0, events: Events = silent, scratch: Path | None = None,
-    save_seconds: float = 20.0, name: str = "train",
+    model: Model,
+    floats: Iterable[str],
+    surrogates: Mapping[str, Surrogate],
+    task: Task,
+    options: Options,
+    *,
+    loss: Loss | None = None,
+    seed: int = 0,
+    events: Events = silent,
+    scratch: Path | None = None,
+    save_seconds: float = 20.0,
+    name: str = "train",
 ) -> dict[str, Tensor]:
     """Train, and return the trained floats and the buffers by canonical name; `model` stays as it is.
 
@@ -56,7 +65,9 @@ def fit(
     began = time.monotonic()
     with isolated():
         state = State.of(model, floats, surrogates, options)
-        checkpoint = Checkpoint(scratch / "training.safetensors", run_key(options, seed, state)) if scratch else None
+        checkpoint = (
+            Checkpoint(scratch / "training.safetensors", run_key(options, seed, state)) if scratch else None
+        )
         module = share(model.module).train()
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
@@ -64,7 +75,11 @@ def fit(
             value = descend(state, module, task, loss or task.loss, batch, options, epoch, position)
             watch.stepped(position, length, value)
     events(Finished(name, time.monotonic() - began))
-    return {key: tensor.detach() for key, tensor in {**state.floats, **state.buffers}.items() if key in model.tensors}
+    return {
+        key: tensor.detach()
+        for key, tensor in {**state.floats, **state.buffers}.items()
+        if key in model.tensors
+    }
 
 
 def steps(
@@ -94,11 +109,20 @@ def steps(
             yield position, length, batch
             taken += 1
         if not count:
-            raise TaskError("the training split has no batches", where=task.name, got=f"none in epoch {epoch}")
+            raise TaskError(
+                "the training split has no batches", where=task.name, got=f"none in epoch {epoch}"
+            )
 
 
 def descend(
-    state: State, module: nn.Module, task: Task, loss: Loss, batch: Batch, options: Options, epoch: float, position: Position,
+    state: State,
+    module: nn.Module,
+    task: Task,
+    loss: Loss,
+    batch: Batch,
+    options: Options,
+    epoch: float,
+    position: Position,
 ) -> float:
     """Take one step; return the loss before it."""
     for group in state.optimizer.param_groups:
@@ -129,12 +153,16 @@ def check_loss(value: Tensor, where: str, position: Position) -> float:
         raise TaskError("the loss is not a scalar", where=where, got=got, hint="take the mean over the batch")
     if not value.requires_grad:
         raise TaskError(
-            "the loss does not depend on what is trained", where=where, hint="look for detach(), no_grad() or argmax"
+            "the loss does not depend on what is trained",
+            where=where,
+            hint="look for detach(), no_grad() or argmax",
         )
     number = float(value.detach())
     if not math.isfinite(number):
         raise TaskError(
-            "the loss is not finite", where=where, got=f"{number} in epoch {position.epoch}, step {position.batch}",
+            "the loss is not finite",
+            where=where,
+            got=f"{number} in epoch {position.epoch}, step {position.batch}",
             hint="try a lower lr, warmup, or clip",
         )
     return number
@@ -170,4 +198,6 @@ def isolated() -> Iterator[None]:
 
 def mixed(seed: int, epoch: int) -> int:
     """Return a seed for torch's generator out of a run's seed and an epoch."""
-    return int(np.random.SeedSequence([seed & (1 << 64) - 1, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    return int(
+        np.random.SeedSequence([seed & (1 << 64) - 1, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
+    )

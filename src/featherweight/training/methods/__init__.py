@@ -10,7 +10,9 @@ from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.project import Project
 from featherweight.training.methods.straight_through import StraightThrough
 
-METHODS: tuple[type[Method], ...] = with_plugins("featherweight.methods", (StraightThrough, Centroids, Project))
+METHODS: tuple[type[Method], ...] = with_plugins(
+    "featherweight.methods", (StraightThrough, Centroids, Project)
+)
 
 if TYPE_CHECKING:
     AnyMethod = Method

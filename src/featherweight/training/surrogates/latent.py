@@ -46,7 +46,9 @@ class Latent(Surrogate):
         weight = self.weight.detach().numpy()
         fitted = self.format.encode(weight, view=self.view)
         held = self.format.encode(weight, view=self.view, parts=self.parts)
-        encoded = min(held, fitted, key=lambda entry: float(np.square(entry.decode() - weight, dtype=np.float64).sum()))
+        encoded = min(
+            held, fitted, key=lambda entry: float(np.square(entry.decode() - weight, dtype=np.float64).sum())
+        )
         self.hold(encoded.parts)
         return encoded
 

@@ -78,14 +78,14 @@ def test_names_the_tensor_that_cannot_be_encoded(damage, message):
 
 def test_names_integers_too():
     with pytest.raises(
-        UnsupportedError, match="1.num_batches_tracked: only float32 tensors are encoded: got int64"
+        UnsupportedError, match=r"1.num_batches_tracked: only float32 tensors are encoded: got int64"
     ):
         encode(Model.of(TASK.model()), where="1.*")
 
 
 def test_names_the_tensor_whose_symbols_a_coder_cannot_take():
     module = TASK.model()
-    with pytest.raises(UnsupportedError, match="8.weight: coder gaps cannot take its symbols"):
+    with pytest.raises(UnsupportedError, match=r"8.weight: coder gaps cannot take its symbols"):
         encode(Model.of(module), where="8.weight", format=Clustered(), coder=Gaps())
 
 

@@ -1,4 +1,4 @@
-"""Surrogates: the forward weight is what the format decodes to, gradients are the papers', freezing ends in bytes."""
+"""Surrogates: forward is what the format decodes to, gradients are the papers', freezing ends in bytes."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Steps: what recipes are lists of. `AnyStep` is the union of the built-in ones and of plug-ins. No torch yet."""
+"""Steps: what recipes are lists of. `AnyStep` is the union of built-ins and plug-ins. No torch yet."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ STEPS: tuple[type[Step], ...] = with_plugins(
 if TYPE_CHECKING:
     AnyStep = Step
 else:
-    AnyStep: Any = Union[STEPS]
+    AnyStep: Any = Union[STEPS]  # noqa: UP007
 
 __all__ = [
     "STEPS",

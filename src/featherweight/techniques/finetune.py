@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     """Train on from where the weights are, the selected ones towards a format; they end encoded in it.
 
-    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a format the
-    whole step is plain float training of what is not encoded.
+    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a
+    format the whole step is plain float training of what is not encoded.
 
-    Options left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
+    Options left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's
+    learning rate.
 
     Attributes:
         where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
@@ -86,7 +87,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
 
     def surrogates(self, model: Model, names: Collection[str]) -> tuple[dict[str, Surrogate], list[Note]]:
-        """Return what stands in for each selected tensor among `names`, and a note for each that was encoded."""
+        """Return what stands in for each selected tensor among `names`; a note for each that was encoded."""
         from featherweight.model import Note
         from featherweight.selectors import select
         from featherweight.techniques.floats import encode

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
     """Replace running means and variances by their cumulative average over the first batches of a split.
 
-    Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm layers
-    normalise by their batch, and everything else computes as at inference.
+    Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm
+    layers normalise by their batch, and everything else computes as at inference.
 
     Attributes:
         samples: inputs to see, at least; whole batches are taken.
@@ -62,7 +62,7 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
 
 
 def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tuple[dict[str, Tensor], int]:
-    """Return running statistics over batches until `samples` inputs are seen, by tensor name, and how many were."""
+    """Return running statistics over batches until `samples` inputs are seen, and how many were."""
     import torch
 
     from featherweight.model import share

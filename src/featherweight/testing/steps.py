@@ -66,7 +66,7 @@ class StepSuite:
         assert first.notes == second.notes
 
     def test_leaves_torch_as_it_was(self) -> None:
-        """Law: generator, gradient mode, thread count and default type are the caller's, and any of them will do."""
+        """Law: generator, gradient mode, thread count and default type are the caller's; any will do."""
         expected = self.apply(self.model()).hash
         torch.manual_seed(5)
         before = global_state()

@@ -1,4 +1,4 @@
-"""How long and how fast to train: the options of the loop, whole, and the learning rate they give. No torch here."""
+"""How long and how fast to train: the options of the loop, and the learning rate they give. No torch here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run of training changes, apart from the network it started from, and how it is saved and restored."""
+"""What a run of training changes, apart from the network it started from; saved and restored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class State:
     def of(
         cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Options
     ) -> State:
-        """Return the state at the start: `floats` train as they are, `surrogates` stand in for their tensors."""
+        """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
         slots, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
         buffers, constants = {}, {}

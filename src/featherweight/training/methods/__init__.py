@@ -1,4 +1,4 @@
-"""Methods: how a tensor trains towards its encoded form. `AnyMethod` is the union of built-ins and plug-ins."""
+"""Methods: how a tensor trains towards its encoded form. `AnyMethod`: the union of built-ins and plug-ins."""
 
 from __future__ import annotations
 
@@ -17,6 +17,6 @@ METHODS: tuple[type[Method], ...] = with_plugins(
 if TYPE_CHECKING:
     AnyMethod = Method
 else:
-    AnyMethod: Any = Union[METHODS]
+    AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
 __all__ = ["METHODS", "AnyMethod", "Centroids", "Method", "Project", "StraightThrough"]

@@ -1,14 +1,15 @@
-"""Formats: million weights a second and signal to quantisation noise, with a rival in the same run.
+"""Formats: million weights a second and signal to quantisation noise, with rivals in the same run.
 
     python benchmarks/formats.py [--quick]
 
-One thread; the best of three. Rivals: torch's casts and per-channel fake quantisation, and scipy's k-means (which
-starts at random and gets 2 M weights at most).
+One thread; the best of three. Rivals: torch's casts and per-channel fake quantisation, and scipy's k-means (which starts
+at random and gets 2 M weights at most).
 """
 
 import argparse
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def main():
         print(f"\n{law}, {rows} x 2048, standard deviation {weight.std():.3f}\n")
         print("| format | bits a weight | encode M/s | decode M/s | SQNR dB |\n|---|---|---|---|---|")
         for format in FORMATS:
-            encoded, encode = best(lambda format=format: format.encode(weight))
+            encoded, encode = best(partial(format.encode, weight))
             decoded, decode = best(encoded.decode)
             row(str(format), weight, 8 * encoded.nbytes / weight.size, encode, decode, sqnr(weight, decoded))
         for name, decoded, seconds in rivals(weight):

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from featherweight import Classification
+from featherweight.task.training import Training
 
 
 def points(count: int, seed: int):
@@ -19,7 +20,8 @@ def network() -> nn.Module:
 
 def given() -> Classification:
     torch.manual_seed(1)
-    return Classification(network(), train=points(3000, 0), test=points(400, 1), name="given", batch_size=50)
+    return Classification(network(), train=points(3000, 0), test=points(400, 1), name="given", batch_size=50,
+                          training=Training(epochs=3, optimizer="adam", lr=0.01))
 
 
 def blobs() -> Classification:

@@ -50,10 +50,7 @@ def test_error_is_half_a_step(weight, bits, scheme, per):
     encoded = format.encode(weight)
     error = np.abs(encoded.decode().astype(np.float64) - weight)
     scale = encoded.parts["scale"].astype(np.float64)
-    if per in (1, 5):
-        scale = np.repeat(scale, per, axis=1)[:, : weight.shape[1]]
-    else:
-        scale = scale[:, None]
+    scale = np.repeat(scale, per, axis=1)[:, : weight.shape[1]] if per in (1, 5) else scale[:, None]
     assert (error <= scale / 2 + np.abs(weight) * 2.0**-22).all()
     assert (scale >= np.finfo(np.float32).tiny).all()
 

@@ -10,11 +10,11 @@ from featherweight.formats import Clustered, Float, Int, tag
 from featherweight.formats.coders import Rans
 from featherweight.model import Model, equal_bits
 from featherweight.task import Restricted
+from featherweight.task.training import Training
 from featherweight.techniques import Context, Encode, Finetune, Train
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.loop import fit
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
-from featherweight.training.options import Options
 
 TASK = Tiny(size=128)
 
@@ -37,16 +37,16 @@ def loss(model):
 
 
 def test_step_and_options_have_the_same_fields():
-    assert set(TrainingStep.__struct_fields__) == set(Options.__struct_fields__)
+    assert set(TrainingStep.__struct_fields__) == set(Training.__struct_fields__)
 
 
 def test_options_are_the_steps_own_then_the_tasks_then_the_defaults():
     options = Train(lr=0.5, schedule=[0.5]).options(TASK)
-    assert options == Options(epochs=2, lr=0.5, weight_decay=1e-4, schedule=[0.5])
-    assert Finetune().options(TASK) == Options(epochs=1, lr=0.005, weight_decay=1e-4)
-    assert Finetune(lr=0.1, epochs=4).options(TASK) == Options(epochs=4, lr=0.1, weight_decay=1e-4)
-    assert Train().options(Tiny(training=None)) == Options()
-    assert Train().options(Tiny(training=Options(epochs=7))) == Options(epochs=7)
+    assert options == Training(epochs=2, lr=0.5, weight_decay=1e-4, schedule=[0.5])
+    assert Finetune().options(TASK) == Training(epochs=1, lr=0.005, weight_decay=1e-4)
+    assert Finetune(lr=0.1, epochs=4).options(TASK) == Training(epochs=4, lr=0.1, weight_decay=1e-4)
+    assert Train().options(Tiny(training=None)) == Training()
+    assert Train().options(Tiny(training=Training(epochs=7))) == Training(epochs=7)
     with pytest.raises(TaskError, match="training options of the task"):
         Train().options(Tiny(training={"rate": 3}))
 

@@ -17,9 +17,9 @@ from featherweight.errors import IntegrityError, TaskError
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Clustered, Int
 from featherweight.model import Model, equal_bits, to_bytes
+from featherweight.task.training import Training, learning_rate
 from featherweight.training.loop import fit, mixed
 from featherweight.training.methods import Centroids, StraightThrough
-from featherweight.training.options import Options, learning_rate
 
 TASK = Tiny(size=96)
 
@@ -68,9 +68,9 @@ def plain(task, options, seed):
 
 
 @pytest.mark.parametrize("options", [
-    Options(epochs=3, lr=0.1, weight_decay=1e-2),
-    Options(epochs=2, lr=0.1, optimizer="nesterov", clip=0.1, schedule=[0.5], warmup=0.3),
-    Options(epochs=2, lr=0.01, optimizer="adamw", weight_decay=0.1, schedule="constant"),
+    Training(epochs=3, lr=0.1, weight_decay=1e-2),
+    Training(epochs=2, lr=0.1, optimizer="nesterov", clip=0.1, schedule=[0.5], warmup=0.3),
+    Training(epochs=2, lr=0.01, optimizer="adamw", weight_decay=0.1, schedule="constant"),
 ])  # fmt: skip
 def test_equals_a_plain_loop_bit_for_bit(options):
     model = Model.of(TASK.model())
@@ -91,7 +91,7 @@ def train(folder, events=lambda event: None, optimizer="adam", save_seconds=0.0)
     model = Model.of(TASK.model())
     stand_ins = surrogates(model)
     rest = [name for name in floats(model) if name not in stand_ins]
-    options = Options(epochs=3, lr=0.01, optimizer=optimizer)
+    options = Training(epochs=3, lr=0.01, optimizer=optimizer)
     values = fit(
         model,
         rest,
@@ -200,12 +200,12 @@ def test_tasks_that_break_their_promises(broken, message):
     task = Strange(size=64, broken=broken)
     model = Model.of(task.model())
     with pytest.raises(TaskError, match=message):
-        fit(model, floats(model), {}, task, Options(epochs=1))
+        fit(model, floats(model), {}, task, Training(epochs=1))
 
 
 def test_batches_without_a_length():
     """The rate then stands still within an epoch; everything else is as before."""
-    task, options = Strange(size=64, broken="no length"), Options(epochs=2, lr=0.05, schedule="constant")
+    task, options = Strange(size=64, broken="no length"), Training(epochs=2, lr=0.05, schedule="constant")
     model = Model.of(task.model())
     found = fit(model, floats(model), {}, task, options)
     assert all(
@@ -243,7 +243,7 @@ class OddTask(Tiny):
 
 
 def test_tied_and_shared_and_stateful_modules():
-    task, options = OddTask(size=64), Options(epochs=3, lr=0.5)
+    task, options = OddTask(size=64), Training(epochs=3, lr=0.5)
     model = Model.of(task.model())
     hidden = model.module.hidden.clone()
     found = fit(model, floats(model), {}, task, options)
@@ -261,6 +261,6 @@ def test_tied_and_shared_and_stateful_modules():
 
 def test_only_what_is_named_trains():
     model = Model.of(TASK.model())
-    found = fit(model, ["8.bias"], {}, TASK, Options(epochs=1))
+    found = fit(model, ["8.bias"], {}, TASK, Training(epochs=1))
     assert not equal_bits(found["8.bias"], model.tensors["8.bias"])
     assert "8.weight" not in found

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
-from featherweight.training.options import Options, learning_rate
+from featherweight.task.training import Training, learning_rate
 
 SCHEDULES = st.one_of(
     st.sampled_from(["constant", "cosine"]),
@@ -22,8 +22,8 @@ SCHEDULES = st.one_of(
     st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted),
 )
 def test_rises_then_falls(schedule, warmup, epochs, times):
-    options = Options(epochs=epochs, lr=0.3, schedule=schedule, warmup=warmup)
-    without = Options(epochs=epochs, lr=0.3, schedule=schedule)
+    options = Training(epochs=epochs, lr=0.3, schedule=schedule, warmup=warmup)
+    without = Training(epochs=epochs, lr=0.3, schedule=schedule)
     early, late = (learning_rate(options, t * epochs) for t in times)
     assert 0 <= early <= 0.3 and 0 <= late <= 0.3
     if times[0] > warmup + 1e-9:
@@ -34,15 +34,15 @@ def test_rises_then_falls(schedule, warmup, epochs, times):
 
 
 def test_drops_by_ten():
-    options = Options(epochs=100, lr=1.0, schedule=[0.5, 0.75])
+    options = Training(epochs=100, lr=1.0, schedule=[0.5, 0.75])
     assert [round(learning_rate(options, e), 6) for e in (49.9, 50, 74.9, 75)] == [1.0, 0.1, 0.1, 0.01]
 
 
 def test_refuses_what_cannot_be_meant():
     with pytest.raises(ConfigError, match="momentum"):
-        Options(optimizer="nesterov", momentum=0)
+        Training(optimizer="nesterov", momentum=0)
     with pytest.raises(ConfigError, match="ascending"):
-        Options(schedule=[0.75, 0.5])
+        Training(schedule=[0.75, 0.5])
     for wrong in (
         {"epochs": 0},
         {"lr": 0},
@@ -52,4 +52,4 @@ def test_refuses_what_cannot_be_meant():
         {"rate": 1},
     ):
         with pytest.raises(msgspec.ValidationError):
-            msgspec.convert(wrong, Options)
+            msgspec.convert(wrong, Training)

@@ -18,10 +18,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (make.demo, make.train, make.compress, make.sensitivity, make.reproduce):
-    app.command()(command)
-for command in (look.inspect, look.evaluate, look.diff, look.export, look.list_):
-    app.command({"evaluate": "eval", "list_": "list"}.get(command.__name__))(command)
+app.command()(make.demo)
+app.command()(make.train)
+app.command()(make.compress)
+app.command()(make.sensitivity)
+app.command()(make.reproduce)
+app.command()(look.inspect)
+app.command("eval")(look.evaluate)
+app.command()(look.diff)
+app.command()(look.export)
+app.command("list")(look.list_)
 
 
 def main() -> None:

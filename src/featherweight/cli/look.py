@@ -47,16 +47,35 @@ def inspect(file: FileArgument, json: JsonFlag = False) -> None:
     artifact = _load(file)
     index = artifact.index()
     if json:
-        emit({"file": str(file), "sha256": artifact.sha256, "bytes": artifact.nbytes, "kinds": index.nbytes,
-              "tensors": index.rows, "facts": artifact.facts})
+        emit(
+            {
+                "file": str(file),
+                "sha256": artifact.sha256,
+                "bytes": artifact.nbytes,
+                "kinds": index.nbytes,
+                "tensors": index.rows,
+                "facts": artifact.facts,
+            }
+        )
         return
     rows = [
-        [t.name, "x".join(map(str, t.shape)), t.label, t.coder or "-", f"{t.nbytes:,}", f"{t.bits_per_weight:.2f}", percent(t.sparsity)]
+        [
+            t.name,
+            "x".join(map(str, t.shape)),
+            t.label,
+            t.coder or "-",
+            f"{t.nbytes:,}",
+            f"{t.bits_per_weight:.2f}",
+            percent(t.sparsity),
+        ]
         for t in index.rows
     ]
     table(["tensor", "shape", "format", "coder", "bytes", "bits", "zeros"], rows)
     say("")
-    table(["kind", "bytes"], [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]])
+    table(
+        ["kind", "bytes"],
+        [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]],
+    )
     say(f"\n{nbytes(artifact.nbytes)}, sha256 {artifact.sha256}")
 
 
@@ -68,7 +87,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
-    from featherweight.recipe.run import usable_processors
+    from featherweight.recipe.runner import usable_processors
     from featherweight.search.evaluate import reloaded_predictor
     from featherweight.zoo.tasks import resolve
 
@@ -76,7 +95,15 @@ def evaluate(
     predict, runtime = reloaded_predictor(artifact, chosen, threads or usable_processors())
     found = dict(chosen.metrics(predict, split.value))
     if json:
-        emit({"file": str(file), "task": chosen.name, "split": split.value, "runtime": runtime, "metrics": found})
+        emit(
+            {
+                "file": str(file),
+                "task": chosen.name,
+                "split": split.value,
+                "runtime": runtime,
+                "metrics": found,
+            }
+        )
         return
     table(["metric", split.value], [[name, f"{value:.4f}"] for name, value in found.items()])
 
@@ -93,7 +120,12 @@ def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> None:
         say("the tensors are equal, bit for bit")
         return
     cells = [
-        [row.name, row.kind, *_sides(row.before, row.after), "" if row.difference is None else f"{row.difference:.3g}"]
+        [
+            row.name,
+            row.kind,
+            *_sides(row.before, row.after),
+            "" if row.difference is None else f"{row.difference:.3g}",
+        ]
         for row in rows
     ]
     table(["tensor", "what", "before", "after", "bytes", "largest difference"], cells)
@@ -107,14 +139,23 @@ def _sides(before: Side | None, after: Side | None) -> list[str]:
 def export(
     file: FileArgument,
     to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
+    ] = None,
     json: JsonFlag = False,
 ) -> None:
     """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
     from featherweight.runtime import build_onnx
 
-    content = build_onnx(_load(file)).SerializeToString(deterministic=True)
+    artifact = _load(file)
+    if artifact.graph is None:
+        raise UnsupportedError(
+            "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
+        )
+    model = build_onnx(artifact.graph, {name: artifact.weight(name) for name in artifact.names})
+    content = model.SerializeToString(deterministic=True)
     path = write_whole(out or file.with_suffix(f".{to.value}"), content)
     if json:
         emit({"file": str(path), "bytes": len(content)})
@@ -140,7 +181,10 @@ def _entries(what: Listed) -> list[list[str]]:
     if what is Listed.recipes:
         from featherweight.recipe.recipe import read_recipe, shipped_recipes
 
-        return [["auto", "formats chosen for each tensor, under a demand"], *([n, read_recipe(n).about] for n in shipped_recipes())]
+        return [
+            ["auto", "formats chosen for each tensor, under a demand"],
+            *([n, read_recipe(n).about] for n in shipped_recipes()),
+        ]
     if what is Listed.reproductions:
         from featherweight.reproduce import REPRODUCTIONS
 

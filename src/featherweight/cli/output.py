@@ -12,11 +12,15 @@ from featherweight.errors import FeatherweightError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 TaskOption = Annotated[
-    str, typer.Option("--task", "-t", help="A named task (list tasks), FILE.py:NAME or MODULE:NAME.", show_default=False)
+    str,
+    typer.Option(
+        "--task", "-t", help="A named task (list tasks), FILE.py:NAME or MODULE:NAME.", show_default=False
+    ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 ThreadsOption = Annotated[
-    int | None, typer.Option(help="Threads of the arithmetic; they decide bytes. Default: all processors.", min=1)
+    int | None,
+    typer.Option(help="Threads of the arithmetic; they decide bytes. Default: all processors.", min=1),
 ]
 
 
@@ -37,7 +41,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = [max(len(str(row[i])) for row in [head, *rows]) for i in range(len(head))]
     right = [all(_number(row[i]) for row in rows) and bool(rows) for i in range(len(head))]
     for row in [head, ["-" * width for width in widths], *rows]:
-        cells = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(map(str, row), widths, right, strict=True)]
+        cells = [
+            c.rjust(w) if r else c.ljust(w) for c, w, r in zip(map(str, row), widths, right, strict=True)
+        ]
         say("  ".join(cells).rstrip())
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class CropFlip:
     padding: int = 4
 
     def __call__(self, inputs: Tensor, generator: Generator) -> Tensor:
-        """Return `inputs: [n, c, h, w]`, each image moved by up to `padding` pixels and mirrored half of the time."""
+        """Return `inputs: [n, c, h, w]`, each image moved by up to `padding` pixels and maybe mirrored."""
         count, _, height, width = inputs.shape
         padded = F.pad(inputs, (self.padding,) * 4)
         top, left = torch.randint(0, 2 * self.padding + 1, (2, count, 1), generator=generator)

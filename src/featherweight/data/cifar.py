@@ -1,4 +1,4 @@
-"""CIFAR-10 in the official binary layout: 50,000 and 10,000 colour images of 32 x 32 pixels in ten classes."""
+"""CIFAR-10 in its binary layout: 50,000 and 10,000 colour images of 32 x 32 pixels in ten classes."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ CIFAR10 = Asset(
     (Mirror("https://www.cs.toronto.edu/~kriz/{name}"),),
 )
 
-# Unpacked files that are known: SHA-256 over the six files, in order, to what results on them are called. All images of
-# the second went through JPEG once, which costs about nine points of accuracy: never to be compared with the first.
+# Unpacked files that are known: SHA-256 over the six files, in order, to what results on them are called. All
+# images of the second went through JPEG once, which costs about nine points of accuracy: never to be compared
+# with the first.
 EDITIONS = {"f9ee3e880e33d456f04c660ed3e5cdfdd073c6314d49ade3e66545693d0e6231": "CIFAR-10 (JPEG)"}
 
 # Mean and deviation of ImageNet: what the published weights for these networks were trained with.
@@ -47,8 +48,8 @@ class Cifar10:
     """The images, and what results on them are called.
 
     Attributes:
-        edition: `CIFAR-10` if they came out of the published archive, `CIFAR-10 (JPEG)` for the edition that went
-            through JPEG, else `CIFAR-10 (unofficial)`.
+        edition: `CIFAR-10` if they came out of the published archive, `CIFAR-10 (JPEG)` for the edition that
+            went through JPEG, else `CIFAR-10 (unofficial)`.
     """
 
     train: Images
@@ -57,7 +58,7 @@ class Cifar10:
 
 
 def load(events: Events = silent) -> Cifar10:
-    """Return CIFAR-10: the folder `cifar-10-batches-bin` of the cache if somebody put it there, else the archive.
+    """Return CIFAR-10: of `cifar-10-batches-bin` in the cache folder if somebody put it there, else fetched.
 
     Raises:
         TaskError: it is not there and cannot be fetched.
@@ -86,7 +87,9 @@ def load_folder(folder: Path) -> Cifar10:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
-            raise TaskError(f"cannot be read: {error}", where=name, hint=f"{folder} needs {', '.join((*TRAIN, TEST))}") from None
+            raise TaskError(
+                f"cannot be read: {error}", where=name, hint=f"{folder} needs {', '.join((*TRAIN, TEST))}"
+            ) from None
 
     return _read(read, None)
 
@@ -111,7 +114,12 @@ def parse(content: bytes, *, where: str = "") -> tuple[NDArray[np.uint8], NDArra
         IntegrityError: not a whole number of records, or a label that is no class.
     """
     if not content or len(content) % RECORD:
-        raise IntegrityError("not CIFAR-10 records", where=where, got=f"{len(content)} bytes", expected=f"a multiple of {RECORD}")
+        raise IntegrityError(
+            "not CIFAR-10 records",
+            where=where,
+            got=f"{len(content)} bytes",
+            expected=f"a multiple of {RECORD}",
+        )
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     if (worst := int(records[:, 0].max())) >= len(CLASSES):
         raise IntegrityError("label", where=where, got=worst, expected=f"0 to {len(CLASSES) - 1}")

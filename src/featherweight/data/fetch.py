@@ -43,8 +43,8 @@ class Asset:
 def fetch(asset: Asset, events: Events = silent) -> Path:
     """Return the folder that holds the files of `asset`, fetching what is not there.
 
-    Each file appears whole or not at all, so processes may fetch at the same time; a lock makes the later one wait
-    and find the files instead.
+    Each file appears whole or not at all, so processes may fetch at the same time; a lock makes the later one
+    wait and find the files instead.
 
     Raises:
         TaskError: no source has them; lists what was tried and where to put the files by hand.
@@ -85,7 +85,9 @@ def _fetch(asset: Asset, events: Events) -> None:
 def _keep(asset: Asset, name: str, content: bytes) -> None:
     got = hashlib.sha256(content).hexdigest()
     if got != asset.files[name]:
-        raise TaskError("not the published file", where=name, got=f"SHA-256 {got}", expected=asset.files[name])
+        raise TaskError(
+            "not the published file", where=name, got=f"SHA-256 {got}", expected=asset.files[name]
+        )
     write_whole(asset.folder / name, content)
 
 

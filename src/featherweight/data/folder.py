@@ -30,8 +30,8 @@ class ImageFiles(Indexed):
         labels: class index of each; empty if they have none.
         size: height and width of an input, in pixels.
         normalise: pixel values to network inputs.
-        crop: share of the shorter side that the crop keeps (0.875: scaled to 256 pixels, cropped to 224). An image
-            that is of the right size already is taken as it is.
+        crop: share of the shorter side that the crop keeps (0.875: scaled to 256 pixels, cropped to 224). An
+            image that is of the right size already is taken as it is.
     """
 
     paths: tuple[Path, ...]
@@ -78,22 +78,20 @@ def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def class_folders(folder: Path, classes: Sequence[str] = ()) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Return files and labels of `folder/CLASS/*.jpg|png`; classes are numbered in order of their names.
+def classes_in(folder: Path) -> tuple[str, ...]:
+    """Return the classes of `folder/CLASS/*`, by name: a class is numbered by its place here."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
 
-    Args:
-        folder: the folder of one split.
-        classes: the order of the classes, where another split has fixed it; empty: as found here.
+
+def class_folders(folder: Path, classes: Sequence[str]) -> tuple[tuple[Path, ...], tuple[int, ...]]:
+    """Return files and labels of `folder/CLASS/*.jpg|png`, numbered in order of `classes`.
 
     Raises:
-        TaskError: no images, or a class that is not one of `classes`.
+        TaskError: no images, or a folder that is not one of the classes.
     """
-    found = sorted(path.name for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    if unknown := sorted(set(found) - set(classes or found)):
-        raise TaskError("folders of classes that the training set does not have", where=str(folder), got=unknown[:5])
-    pairs = [
-        (path, label) for label, name in enumerate(classes or found) for path in images_in(folder / name)
-    ]
+    if unknown := sorted(set(classes_in(folder)) - set(classes)):
+        raise TaskError("not one of the classes", where=str(folder), got=", ".join(unknown[:5]))
+    pairs = [(path, label) for label, name in enumerate(classes) for path in images_in(folder / name)]
     if not pairs:
         raise TaskError("no images", where=str(folder), expected="FOLDER/CLASS/*.jpg or *.png")
     paths, labels = zip(*pairs, strict=True)
@@ -101,7 +99,7 @@ def class_folders(folder: Path, classes: Sequence[str] = ()) -> tuple[tuple[Path
 
 
 def numbered_files(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Return files and labels of a flat folder whose file names start with the class index (`0042.jpg`, `42_a.png`).
+    """Return files and labels of a flat folder of files named by class index (`0042.jpg`, `42_a.png`).
 
     Raises:
         TaskError: no images, or a name that does not start with a number.
@@ -109,7 +107,9 @@ def numbered_files(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
     paths = images_in(folder)
     found = [re.match(r"\d+", path.stem) for path in paths]
     if not paths or None in found:
-        raise TaskError("not images named by their class index", where=str(folder), expected="0042.jpg, 42_a.png")
+        raise TaskError(
+            "not images named by their class index", where=str(folder), expected="0042.jpg, 42_a.png"
+        )
     return paths, tuple(int(match.group()) for match in found if match)
 
 

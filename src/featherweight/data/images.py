@@ -18,7 +18,7 @@ from featherweight.errors import TaskError
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Pixel values to network inputs: `(pixel - mean) / std`, per channel, in units of the pixels 0 to 255."""
+    """Pixels to network inputs: `(pixel - mean) / std`, per channel, in units of pixels (0 to 255)."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -60,6 +60,6 @@ class Images(Indexed):
     def digest(self) -> str:
         """A hash of all pixels, labels and the normalisation."""
         found = hashlib.sha256(f"{self.pixels.shape} {self.normalise}".encode())
-        found.update(np.ascontiguousarray(self.pixels))
-        found.update(np.ascontiguousarray(self.labels.astype("<i8")))
+        found.update(np.ascontiguousarray(self.pixels).data)
+        found.update(self.labels.astype("<i8").data)
         return found.hexdigest()

@@ -22,7 +22,7 @@ class Indexed(ABC):
 
     @abstractmethod
     def take(self, indices: Indices) -> tuple[Any, Any]:
-        """Return the batch `(inputs, labels)` of the samples at `indices: [n]`; labels are None if there are none."""
+        """Return the batch `(inputs, labels)` of the samples at `indices: [n]`; labels may be None."""
 
     @property
     @abstractmethod

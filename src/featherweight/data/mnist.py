@@ -29,7 +29,8 @@ MNIST = Asset(
     ),
 )
 
-# Xiao, Rasul, Vollgraf, 2017: Fashion-MNIST, a novel image dataset for benchmarking machine learning algorithms.
+# Xiao, Rasul, Vollgraf, 2017: Fashion-MNIST, a novel image dataset for benchmarking machine learning
+# algorithms.
 FASHION_MNIST = Asset(
     "fashion-mnist",
     {
@@ -62,10 +63,13 @@ def load(asset: Asset, events: Events = silent) -> tuple[Images, Images]:
 
     def read(part: str) -> Images:
         pixels, labels = (
-            parse((folder / name.format(part)).read_bytes(), where=name.format(part)) for name in (IMAGES, LABELS)
+            parse((folder / name.format(part)).read_bytes(), where=name.format(part))
+            for name in (IMAGES, LABELS)
         )
         if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or pixels.dtype != np.uint8:
-            raise IntegrityError("images and labels of one number", where=part, got=(pixels.shape, labels.shape))
+            raise IntegrityError(
+                "images and labels of one number", where=part, got=(pixels.shape, labels.shape)
+            )
         return Images(pixels[:, None], labels.astype(np.int64), normalise)
 
     return read("train"), read("t10k")

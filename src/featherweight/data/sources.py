@@ -71,7 +71,7 @@ class Mirror:
 
 @cache
 def unreachable(host: str) -> str:
-    """Return why `host` does not answer, or an empty string; asked once in a process, so a dead network costs little."""
+    """Return why `host` does not answer, or an empty string; a process asks once."""
     try:
         with urllib.request.urlopen(f"https://{host}/", timeout=CONNECT_SECONDS):
             return ""
@@ -119,7 +119,7 @@ class Npm:
 
 @dataclass(frozen=True)
 class Debian:
-    """Files of a Debian package, each as `NAME.gz`, taken out of the archive that `apt-get download` fetches."""
+    """Files of a Debian package, each as `NAME.gz`, out of the archive that `apt-get download` fetches."""
 
     package: str
     folder: str
@@ -178,7 +178,11 @@ def run(command: Sequence[str], folder: Path) -> bytes:
         raise TaskError(f"{command[0]} is not installed")
     try:
         done = subprocess.run(
-            [program, *command[1:]], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_SECONDS
+            [program, *command[1:]],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=COMMAND_SECONDS,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TaskError(str(error)) from None

@@ -17,7 +17,7 @@ from featherweight.formats.view import View
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
 
-# Factors on the range of min-max that the search for the least squared error tries: first, then around the best.
+# Factors on the range of min-max that the search for the least squared error tries; `FINE`: around the best.
 COARSE = tuple(2.0 ** (-k / 4) for k in range(1, 33))
 FINE = tuple(2.0 ** (k / 32) for k in range(-7, 8) if k)
 _FLOAT32 = np.finfo(np.float32)
@@ -175,8 +175,8 @@ def least_squares(weight: Array, importance: Array | None, bits: int, scheme: Sc
     """Return scale and zero point of each unit, `[units]`, that make the squared error small.
 
     Both ends of the range of min-max are moved alike: by each of `COARSE`, then by each of `FINE` from the
-    best; last, the scale that is best for the rounded weights is tried. Min-max is the first candidate and only
-    less error replaces one, so the result is never worse.
+    best; last, the scale that is best for the rounded weights is tried. Min-max is the first candidate and
+    only less error replaces one, so the result is never worse.
 
     Args:
         weight: `[units, n]`.

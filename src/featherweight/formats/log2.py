@@ -126,7 +126,7 @@ def _octave(fraction: int) -> Array:
 
 @lru_cache
 def _limits(fraction: int) -> Array:
-    """Return the boundaries between the levels from 1/2 to 1, where `frexp` puts mantissas, `[2**fraction]`."""
+    """Return the boundaries between the levels from 1/2 to 1, where `frexp` puts mantissas."""
     return boundaries(np.append(_octave(fraction), np.float32(2)) / 2)
 
 

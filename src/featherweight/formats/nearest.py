@@ -11,7 +11,7 @@ Array = NDArray[Any]
 
 
 def boundaries(levels: Array) -> Array:
-    """Return the greatest float32 not past the middle, for each pair of neighbours of rising float32 `levels`.
+    """Return the greatest float32 not past the middle, for each pair of neighbours of rising `levels`.
 
     `numpy.searchsorted(boundaries(levels), values)` is the index of the level nearest to each float32 value,
     ties to the smaller, and no value need be widened for it.

@@ -62,7 +62,8 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
     shipped = shipped_recipes()
     if str(name_or_path) not in shipped:
         raise ConfigError(
-            "no such recipe", got=repr(str(name_or_path)),
+            "no such recipe",
+            got=repr(str(name_or_path)),
             expected=f"a file ending in .toml, auto, or one of {', '.join(shipped)}",
         )
     return parse_recipe(shipped[str(name_or_path)], where=str(name_or_path))

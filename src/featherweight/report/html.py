@@ -34,12 +34,18 @@ def html(summary: Summary) -> str:
     if plot:
         body.append(f'<div class="plot">{plot}</div>')
     body += [_table(table) for table in tables(summary)]
-    body.append("<h2>How this came about</h2><ul>" + "".join(f"<li>{escape(f)}</li>" for f in facts(summary)) + "</ul>")
+    body.append(
+        "<h2>How this came about</h2><ul>"
+        + "".join(f"<li>{escape(f)}</li>" for f in facts(summary))
+        + "</ul>"
+    )
     body.append(f"<pre>{escape(summary.recipe.strip())}</pre>")
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n" + "\n".join(body) + "\n</body></html>\n"
+        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
+        + "\n".join(body)
+        + "\n</body></html>\n"
     )
 
 
@@ -47,7 +53,9 @@ def _table(table: Table) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
     rows = "\n".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
     about = f"<p>{escape(table.about)}</p>" if table.about else ""
-    return f'<h2>{escape(table.title)}</h2>{about}<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+    return (
+        f'<h2>{escape(table.title)}</h2>{about}<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+    )
 
 
 def _cell(text: str) -> str:

@@ -21,4 +21,8 @@ def rows_of(table: Table) -> list[str]:
     """Return a table's head and rows as Markdown lines."""
     head = "| " + " | ".join(table.head) + " |"
     rule = "|" + "---|" * len(table.head)
-    return [head, rule, *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows)]
+    return [
+        head,
+        rule,
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows),
+    ]

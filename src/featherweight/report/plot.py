@@ -19,13 +19,41 @@ def front_plot(summary: Summary) -> str:
     axes = figure.subplots()
     tried = [p for p in summary.points if not p.on_front]
     front = sorted((p for p in summary.points if p.on_front), key=lambda p: p.nbytes)
-    axes.scatter([p.nbytes / 1e3 for p in tried], [100 * p.value for p in tried], color="#9aa5b1", label="tried", zorder=2)
-    axes.plot([p.nbytes / 1e3 for p in front], [100 * p.value for p in front], "o-", color="#2166ac", label="front", zorder=3)
+    axes.scatter(
+        [p.nbytes / 1e3 for p in tried],
+        [100 * p.value for p in tried],
+        color="#9aa5b1",
+        label="tried",
+        zorder=2,
+    )
+    axes.plot(
+        [p.nbytes / 1e3 for p in front],
+        [100 * p.value for p in front],
+        "o-",
+        color="#2166ac",
+        label="front",
+        zorder=3,
+    )
     for p in summary.points:
         if p.chosen:
-            axes.scatter([p.nbytes / 1e3], [100 * p.value], s=140, facecolors="none", edgecolors="#b2182b", linewidths=2, label="chosen", zorder=4)
+            axes.scatter(
+                [p.nbytes / 1e3],
+                [100 * p.value],
+                s=140,
+                facecolors="none",
+                edgecolors="#b2182b",
+                linewidths=2,
+                label="chosen",
+                zorder=4,
+            )
     float_value = summary.baseline["validation"][summary.primary]
-    axes.axhline(100 * float_value, color="#4d4d4d", linewidth=1, linestyle="--", label=f"float ({summary.float_bytes / 1e3:,.0f} kB)")
+    axes.axhline(
+        100 * float_value,
+        color="#4d4d4d",
+        linewidth=1,
+        linestyle="--",
+        label=f"float ({summary.float_bytes / 1e3:,.0f} kB)",
+    )
     axes.set_xscale("log")
     axes.set_xlabel("whole file, kB")
     axes.set_ylabel(f"{summary.primary} on validation, %")
@@ -46,7 +74,9 @@ def svg(figure: Figure) -> str:
     """Return a figure as SVG text without date or random identifiers."""
     import matplotlib as mpl
 
-    with mpl.rc_context({"svg.hashsalt": "featherweight", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    with mpl.rc_context(
+        {"svg.hashsalt": "featherweight", "svg.fonttype": "none", "font.family": "sans-serif"}
+    ):
         stream = io.StringIO()
         figure.savefig(stream, format="svg", metadata={"Date": None})
     text = stream.getvalue()

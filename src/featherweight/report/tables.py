@@ -39,7 +39,14 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
 
 def tables(summary: Summary) -> list[Table]:
     """Return every table of the report that has something to say."""
-    made = [_sizes(summary), _tensors(summary), _points(summary), _sensitivity(summary), _stages(summary), _notes(summary)]
+    made = [
+        _sizes(summary),
+        _tensors(summary),
+        _points(summary),
+        _sensitivity(summary),
+        _stages(summary),
+        _notes(summary),
+    ]
     return [table for table in made if table.rows]
 
 
@@ -54,17 +61,35 @@ def _sizes(s: Summary) -> Table:
 
 def _tensors(s: Summary) -> Table:
     rows = [
-        [r.name, "x".join(map(str, r.shape)) or "scalar", r.format, r.coder or "-", f"{r.nbytes:,}", f"{r.bits:.2f}", percent(r.sparsity), r.left]
+        [
+            r.name,
+            "x".join(map(str, r.shape)) or "scalar",
+            r.format,
+            r.coder or "-",
+            f"{r.nbytes:,}",
+            f"{r.bits:.2f}",
+            percent(r.sparsity),
+            r.left,
+        ]
         for r in s.rows
     ]
     return Table(
-        "Tensors", ["tensor", "shape", "format", "coder", "bytes", "bits a weight", "zeros", "left as it was, because"], rows
+        "Tensors",
+        ["tensor", "shape", "format", "coder", "bytes", "bits a weight", "zeros", "left as it was, because"],
+        rows,
     )
 
 
 def _points(s: Summary) -> Table:
     rows = [
-        [nbytes(p.nbytes), f"{s.float_bytes / p.nbytes:.1f}x", percent(p.value), f"{-100 * p.drop:+.2f}", "yes" if p.on_front else "", "chosen" if p.chosen else ""]
+        [
+            nbytes(p.nbytes),
+            f"{s.float_bytes / p.nbytes:.1f}x",
+            percent(p.value),
+            f"{-100 * p.drop:+.2f}",
+            "yes" if p.on_front else "",
+            "chosen" if p.chosen else "",
+        ]
         for p in s.points
     ]
     about = f"Allocations that were encoded, weighed and measured; {s.primary} on validation, where choices are made."
@@ -76,16 +101,25 @@ def _sensitivity(s: Summary) -> Table:
     cells = {(c.tensor, c.option): c for c in s.sensitivity}
     tensors = list(dict.fromkeys(cell.tensor for cell in s.sensitivity))
     rows = [[t, *(f"{cells[t, o].loss:+.4f}" if (t, o) in cells else "-" for o in options)] for t in tensors]
-    return Table("Sensitivity", ["tensor", *options], rows, "Loss added on validation by one tensor under one option, alone.")
+    return Table(
+        "Sensitivity",
+        ["tensor", *options],
+        rows,
+        "Loss added on validation by one tensor under one option, alone.",
+    )
 
 
 def _stages(s: Summary) -> Table:
-    rows = [[x.step, ", ".join(f"{k} = {v}" for k, v in x.options.items()), f"{x.seconds:.1f}"] for x in s.stages]
+    rows = [
+        [x.step, ", ".join(f"{k} = {v}" for k, v in x.options.items()), f"{x.seconds:.1f}"] for x in s.stages
+    ]
     return Table("Steps", ["step", "options", "seconds"], rows)
 
 
 def _notes(s: Summary) -> Table:
-    return Table("Skipped, thawed, chosen", ["what", "name", "why"], [[n.kind, n.name, n.reason] for n in s.notes])
+    return Table(
+        "Skipped, thawed, chosen", ["what", "name", "why"], [[n.kind, n.name, n.reason] for n in s.notes]
+    )
 
 
 def facts(s: Summary) -> list[str]:
@@ -104,4 +138,3 @@ def facts(s: Summary) -> list[str]:
         "The same file again: featherweight compress recipe.toml"
         f" --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
     ]
-

@@ -18,7 +18,9 @@ from featherweight.techniques import Encode, Finetune, Train
 from featherweight.training.methods import Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
 
-ABOUT = "LeNet-300-100, LeNet-5 and LeNet in scalar formats: uniform, allocated by sensitivity, and fine-tuned."
+ABOUT = (
+    "LeNet-300-100, LeNet-5 and LeNet in scalar formats: uniform, allocated by sensitivity, and fine-tuned."
+)
 POSTER = Paper("5.1x, no loss", "Sharma, Olson, Chalfin, Hot Chips 2017: LeNet (MNIST), their quantization")
 EXEMPT = "biases (float32)"
 NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "lenet": "LeNet"}
@@ -39,7 +41,9 @@ def settings(train: Train) -> list[Setting]:
     uniform: list[Format] = [Int(bits=bits, per="channel", scale_by="mse") for bits in (8, 4, 3, 2)]
     uniform += [Clustered(bits=bits) for bits in (4, 3, 2)]
     made = [Setting("float", "float32 file", Recipe([train]))]
-    made += [Setting("uniform", label(f), Recipe([train, Encode(format=f, coder="smallest")])) for f in uniform]
+    made += [
+        Setting("uniform", label(f), Recipe([train, Encode(format=f, coder="smallest")])) for f in uniform
+    ]
     made += [Setting("allocated", f"within {drop} points on validation", "auto", drop) for drop in (0.1, 0.5)]
     two, ternary = Clustered(bits=2), Int(bits=2, per="channel", scale_by="mse")
     tuned = [
@@ -47,7 +51,11 @@ def settings(train: Train) -> list[Setting]:
         (ternary, StraightThrough(), "straight-through"),
     ]
     made += [
-        Setting("fine-tuned", f"{label(f)}, {name}", Recipe([train, Finetune(format=f, method=m, coder="smallest", epochs=2, lr=1e-3)]))
+        Setting(
+            "fine-tuned",
+            f"{label(f)}, {name}",
+            Recipe([train, Finetune(format=f, method=m, coder="smallest", epochs=2, lr=1e-3)]),
+        )
         for f, m, name in tuned
     ]
     return made
@@ -84,15 +92,27 @@ def _row(network: str, task: Task, setting: Setting, seeds: list[int], found: Se
     baseline, _ = mean_spread([s.baseline["test"][s.primary] for s in found])
     nbytes, _ = mean_spread([s.file_bytes for s in found])
     return Row(
-        network=network, data=getattr(task, "data", task.name), method=setting.method, setting=setting.setting,
-        seeds=seeds, accuracy=accuracy, spread=spread, baseline=baseline, nbytes=nbytes,
-        ratio=found[0].float_bytes / nbytes, exempt=EXEMPT,
-        paper=POSTER if (network, setting.method) == ("LeNet", "allocated") and "MNIST" in getattr(task, "data", "") else None,
+        network=network,
+        data=getattr(task, "dataset", task.name),
+        method=setting.method,
+        setting=setting.setting,
+        seeds=seeds,
+        accuracy=accuracy,
+        spread=spread,
+        baseline=baseline,
+        nbytes=nbytes,
+        ratio=found[0].float_bytes / nbytes,
+        exempt=EXEMPT,
+        paper=POSTER
+        if (network, setting.method) == ("LeNet", "allocated") and getattr(task, "dataset", "") == "MNIST"
+        else None,
     )
 
 
 def _checks(rows: Sequence[Row], worst: float, quick: bool) -> list[Check]:
-    checks = [Check("runtime equals decoded module", "1e-5 of the output's scale", f"{worst:.1e}", worst <= 1e-5)]
+    checks = [
+        Check("runtime equals decoded module", "1e-5 of the output's scale", f"{worst:.1e}", worst <= 1e-5)
+    ]
     if quick:
         return checks
     for row in rows:
@@ -100,11 +120,22 @@ def _checks(rows: Sequence[Row], worst: float, quick: bool) -> list[Check]:
             change = 100 * (row.accuracy - row.baseline)
             goal = 0.1 if row.data == "MNIST" else 0.3
             checks.append(
-                Check(f"{row.network}, {row.data}: allocated keeps its accuracy on test", f"-{goal} points or better",
-                      f"{change:+.2f} points at {row.ratio:.1f}x", change >= -goal - 1e-9)
+                Check(
+                    f"{row.network}, {row.data}: allocated keeps its accuracy on test",
+                    f"-{goal} points or better",
+                    f"{change:+.2f} points at {row.ratio:.1f}x",
+                    change >= -goal - 1e-9,
+                )
             )
         if row.paper is POSTER and "0.1" in row.setting:
-            checks.append(Check(f"{row.network}, {row.data}: ratio", "above the poster's 5.1x", f"{row.ratio:.1f}x", row.ratio > 5.1))
+            checks.append(
+                Check(
+                    f"{row.network}, {row.data}: ratio",
+                    "above the poster's 5.1x",
+                    f"{row.ratio:.1f}x",
+                    row.ratio > 5.1,
+                )
+            )
     return checks
 
 

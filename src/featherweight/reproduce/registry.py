@@ -10,7 +10,7 @@ from pathlib import Path
 from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.progress import default_events
-from featherweight.recipe.run import usable_processors, versions
+from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import lenet_formats
 from featherweight.reproduce.results import Measured, Results, write
 
@@ -29,7 +29,12 @@ REPRODUCTIONS = {
 
 
 def reproduce(
-    name: str, folder: str | Path, *, quick: bool = False, threads: int | None = None, events: Events | None = None
+    name: str,
+    folder: str | Path,
+    *,
+    quick: bool = False,
+    threads: int | None = None,
+    events: Events | None = None,
 ) -> Results:
     """Measure a published result again and write it into `folder`.
 
@@ -43,10 +48,13 @@ def reproduce(
     threads = threads or usable_processors()
     measured = REPRODUCTIONS[name].measure(quick, threads, events or default_events())
     results = Results(
-        name=name, about=REPRODUCTIONS[name].about,
+        name=name,
+        about=REPRODUCTIONS[name].about,
         command=f"featherweight reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
         environment={**versions(), "python": platform.python_version(), "threads": str(threads)},
-        rows=measured.rows, checks=measured.checks, plots=[plot.name for plot in measured.plots],
+        rows=measured.rows,
+        checks=measured.checks,
+        plots=[plot.name for plot in measured.plots],
         remarks=measured.remarks,
     )
     write(results, measured.plots, Path(folder))

@@ -112,17 +112,44 @@ def page(results: Results) -> str:
     parts = [f"# {results.name}", results.about, f"    {results.command}"]
     parts += [f"![{name}]({name})" for name in results.plots]
     checks = [[c.name, c.goal, c.measured, "yes" if c.holds else "**no**"] for c in results.checks]
-    parts.append("## Checks\n\n" + "\n".join(rows_of(Table("", ["check", "goal", "measured", "holds"], checks))))
-    head = ["network", "data", "method", "setting", "accuracy", "spread", "float", "file", "ratio", "seeds", "exempt", "paper"]
+    parts.append(
+        "## Checks\n\n" + "\n".join(rows_of(Table("", ["check", "goal", "measured", "holds"], checks)))
+    )
+    head = [
+        "network",
+        "data",
+        "method",
+        "setting",
+        "accuracy",
+        "spread",
+        "float",
+        "file",
+        "ratio",
+        "seeds",
+        "exempt",
+        "paper",
+    ]
     rows = [
         [
-            r.network, r.data, r.method, r.setting, percent(r.accuracy), f"{100 * r.spread:.2f}", percent(r.baseline),
-            nbytes(round(r.nbytes)), f"{r.ratio:.1f}x", str(len(r.seeds)), r.exempt,
+            r.network,
+            r.data,
+            r.method,
+            r.setting,
+            percent(r.accuracy),
+            f"{100 * r.spread:.2f}",
+            percent(r.baseline),
+            nbytes(round(r.nbytes)),
+            f"{r.ratio:.1f}x",
+            str(len(r.seeds)),
+            r.exempt,
             f"{r.paper.figure} ({r.paper.source})" if r.paper else "",
         ]
         for r in results.rows
     ]
     parts.append("## Measured\n\n" + "\n".join(rows_of(Table("", head, rows))))
-    notes = [*results.remarks, "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + "."]
+    notes = [
+        *results.remarks,
+        "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + ".",
+    ]
     parts.append("## Remarks\n\n" + "\n".join(f"- {note}" for note in notes))
     return "\n\n".join(parts) + "\n"

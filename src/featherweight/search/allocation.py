@@ -13,7 +13,9 @@ from scipy.sparse import csr_matrix
 Array = NDArray[Any]
 
 
-def allocate(cost: Sequence[Sequence[float]], limited: Sequence[Sequence[float]], limit: float) -> list[int] | None:
+def allocate(
+    cost: Sequence[Sequence[float]], limited: Sequence[Sequence[float]], limit: float
+) -> list[int] | None:
     """Return the option of each tensor with the least total cost whose total of `limited` stays within `limit`.
 
     minimise sum cost[t][o(t)] over choices o, subject to sum limited[t][o(t)] <= limit: the multiple-choice
@@ -36,7 +38,9 @@ def allocate(cost: Sequence[Sequence[float]], limited: Sequence[Sequence[float]]
     costs = np.concatenate([np.asarray(options, float) for options in cost])
     amounts = np.concatenate([np.asarray(options, float) for options in limited])
     tensor = np.repeat(np.arange(len(counts)), counts)
-    one_each = csr_matrix((np.ones(costs.size), (tensor, np.arange(costs.size))), shape=(len(counts), costs.size))
+    one_each = csr_matrix(
+        (np.ones(costs.size), (tensor, np.arange(costs.size))), shape=(len(counts), costs.size)
+    )
     scale = max(float(np.abs(amounts).max()), 1e-300)
     solved = milp(
         costs / max(float(np.abs(costs).max()), 1e-300),

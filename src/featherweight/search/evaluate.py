@@ -14,7 +14,7 @@ from featherweight.artifact import Artifact
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.recipe import Store
-from featherweight.recipe.run import versions
+from featherweight.recipe.runner import versions
 from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
@@ -58,7 +58,9 @@ def parity(session: Session, module: nn.Module, task: Task) -> float:
     theirs = _leaves(session_predictor(session)(example))
     ours = _leaves(predictor(module)(example))
     if len(theirs) != len(ours):
-        raise UnsupportedError("session and module return different outputs", got=len(theirs), expected=len(ours))
+        raise UnsupportedError(
+            "session and module return different outputs", got=len(theirs), expected=len(ours)
+        )
     worst = 0.0
     for a, b in zip(theirs, ours, strict=True):
         if a.shape != b.shape:

@@ -13,7 +13,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model
 from featherweight.recipe import Store
 from featherweight.recipe.packing import pack
-from featherweight.recipe.run import pinned
+from featherweight.recipe.runner import pinned
 from featherweight.search.allocation import allocate, pareto
 from featherweight.search.evaluate import metrics
 from featherweight.search.options import Option
@@ -43,7 +43,9 @@ class Trial(msgspec.Struct, frozen=True):
     @property
     def steps(self) -> list[Encode]:
         """The steps that make this allocation: a recipe of its own."""
-        return [encode_step(name, option) for name, option in self.choices.items() if option.format is not None]
+        return [
+            encode_step(name, option) for name, option in self.choices.items() if option.format is not None
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +79,9 @@ class Allocator:
         """Return a geometric ladder of budgets, from the least bytes possible to the most."""
         least = sum(min(cell.nbytes for cell in row) for row in self.rows)
         most = sum(max(cell.nbytes for cell in row) for row in self.rows)
-        return [float(b) for b in np.geomspace(max(least, 1), max(most, 1), count)][: count - 1] + [float(most)]
+        return [float(b) for b in np.geomspace(max(least, 1), max(most, 1), count)][: count - 1] + [
+            float(most)
+        ]
 
     def verify(self, choice: Mapping[str, Cell]) -> Trial:
         """Encode a choice, weigh the file it makes, and measure it on the validation split."""
@@ -93,7 +97,12 @@ class Allocator:
 
 
 def frontier(
-    allocator: Allocator, *, max_drop: float | None, max_bytes: int | None, rungs: int = 12, events: Events = silent
+    allocator: Allocator,
+    *,
+    max_drop: float | None,
+    max_bytes: int | None,
+    rungs: int = 12,
+    events: Events = silent,
 ) -> list[Trial]:
     """Return every trial that was verified, smallest file first.
 
@@ -154,7 +163,8 @@ def _fit(attempt: Callable[[float], Trial | None], max_bytes: int) -> None:
 def choose(trials: Sequence[Trial], *, max_drop: float | None, max_bytes: int | None) -> Trial | None:
     """Return the trial that was asked for: the smallest within `max_drop`, or the best within `max_bytes`."""
     fitting = [
-        trial for trial in trials
+        trial
+        for trial in trials
         if (max_drop is None or trial.drop <= max_drop) and (max_bytes is None or trial.nbytes <= max_bytes)
     ]
     if max_drop is None:

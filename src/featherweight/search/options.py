@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
-from featherweight.formats import AnyCoder, AnyFormat, Encoded, View, tag
-from featherweight.techniques import Encode
+from featherweight.formats import AnyCoder, AnyFormat, tag
 
 
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -17,7 +18,7 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     """
 
     format: AnyFormat | None = None
-    coder: AnyCoder | str = "smallest"
+    coder: AnyCoder | Literal["smallest"] = "smallest"
 
     @property
     def label(self) -> str:
@@ -28,6 +29,8 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 def label(format_: AnyFormat) -> str:
     """Return a format's name and options on one line: what differs from its defaults, and its bits."""
     fields = {name: getattr(format_, name) for name in format_.__struct_fields__}
-    defaults = dict(zip(reversed(format_.__struct_fields__), reversed(format_.__struct_defaults__), strict=False))
+    defaults = dict(
+        zip(reversed(format_.__struct_fields__), reversed(format_.__struct_defaults__), strict=False)
+    )
     shown = [str(value) for name, value in fields.items() if name == "bits" or value != defaults.get(name)]
     return " ".join([tag(format_), *shown])

@@ -12,7 +12,7 @@ from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, Note, equal_bits
 from featherweight.recipe import Store
-from featherweight.recipe.run import pinned, usable_processors, versions
+from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.recipe.store import key_of
 from featherweight.search.options import Option
 from featherweight.selectors import Where, select
@@ -99,7 +99,9 @@ def measure(
         for name in names:
             for option in options:
                 cell = _cached(
-                    store, key_of(*base_key, name, option), Cell | str,
+                    store,
+                    key_of(*base_key, name, option),
+                    Cell | str,
                     lambda name=name, option=option: _cell(model, task, name, option, base, batches, seed),
                 )
                 if isinstance(cell, Cell):
@@ -124,9 +126,9 @@ def _cell(
         return error.what
     value = after.tensors[name].detach()
     energy = float(before.double().square().sum()) or 1.0
-    error = float((value - before).double().square().sum()) / energy
+    distance = float((value - before).double().square().sum()) / energy
     loss = 0.0 if equal_bits(before, value) else _mean_loss(after, task, batches) - base
-    return Cell(name, option, after.weights[name].nbytes, loss, error)
+    return Cell(name, option, after.weights[name].nbytes, loss, distance)
 
 
 def encode_step(name: str, option: Option) -> Encode:

@@ -12,7 +12,7 @@ from featherweight.artifact import Artifact
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
 from featherweight.recipe import Made
-from featherweight.recipe.run import versions
+from featherweight.recipe.runner import versions
 from featherweight.search.front import Trial, front_of
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
@@ -127,9 +127,22 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def summarise(
-    *, task: Task, model: Model, base: Model, made: Sequence[Made], artifact: Artifact,
-    baseline: Mapping[str, dict[str, float]], test: dict[str, float], runtime: str, difference: float | None,
-    threads: int, seed: int, seconds: float, table: Sensitivity | None, trials: Sequence[Trial], chosen: Trial | None,
+    *,
+    task: Task,
+    model: Model,
+    base: Model,
+    made: Sequence[Made],
+    artifact: Artifact,
+    baseline: Mapping[str, dict[str, float]],
+    test: dict[str, float],
+    runtime: str,
+    difference: float | None,
+    threads: int,
+    seed: int,
+    seconds: float,
+    table: Sensitivity | None,
+    trials: Sequence[Trial],
+    chosen: Trial | None,
 ) -> Summary:
     """Gather the report from what was made and measured."""
     where = artifact.index()
@@ -138,21 +151,41 @@ def summarise(
     front = front_of(trials)
     skipped = [*model.notes, *(table.skipped if table else [])]
     return Summary(
-        task=task.name, fingerprint=task.fingerprint(), primary=task.primary, parameters=floats,
-        float_bytes=4 * floats, file_bytes=artifact.nbytes, weight_bytes=weights,
+        task=task.name,
+        fingerprint=task.fingerprint(),
+        primary=task.primary,
+        parameters=floats,
+        float_bytes=4 * floats,
+        file_bytes=artifact.nbytes,
+        weight_bytes=weights,
         overhead={kind: n for kind, n in where.nbytes.items() if n and kind not in ("payload", "parts")},
-        ratio=4 * floats / artifact.nbytes, sha256=artifact.sha256, baseline=dict(baseline), test=test,
-        validation=dict(artifact.facts["validation"]), runtime=runtime, difference=difference,
-        rows=rows(artifact), stages=[_stage(entry) for entry in made if entry.step is not None], notes=skipped,
+        ratio=4 * floats / artifact.nbytes,
+        sha256=artifact.sha256,
+        baseline=dict(baseline),
+        test=test,
+        validation=dict(artifact.facts["validation"]),
+        runtime=runtime,
+        difference=difference,
+        rows=rows(artifact),
+        stages=[_stage(entry) for entry in made if entry.step is not None],
+        notes=skipped,
         points=[
             Point(
-                t.nbytes, t.metrics[task.primary], t.drop, t in front, t is chosen,
+                t.nbytes,
+                t.metrics[task.primary],
+                t.drop,
+                t in front,
+                t is chosen,
                 {name: option.label for name, option in t.choices.items()},
             )
             for t in trials
         ],
-        sensitivity=[Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in (table.cells if table else [])],
-        recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(), seed=seed, threads=threads,
+        sensitivity=[
+            Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in (table.cells if table else [])
+        ],
+        recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(),
+        seed=seed,
+        threads=threads,
         environment={**versions(), "python": platform.python_version(), "system": platform.system()},
         seconds=seconds,
     )
@@ -162,8 +195,13 @@ def rows(artifact: Artifact) -> list[Row]:
     """Return a line for each tensor of a file."""
     return [
         Row(
-            name=line.name, shape=list(line.shape), format=line.label, coder=line.coder, nbytes=line.nbytes,
-            bits=line.bits_per_weight, sparsity=line.sparsity,
+            name=line.name,
+            shape=list(line.shape),
+            format=line.label,
+            coder=line.coder,
+            nbytes=line.nbytes,
+            bits=line.bits_per_weight,
+            sparsity=line.sparsity,
             left="" if line.coder else _reason(line.shape, line.options["dtype"]),
         )
         for line in artifact.index().rows

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task
+from featherweight.task.training import Training
 from featherweight.techniques.base import Context
 from featherweight.techniques.coding import recoded
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.training.options import Options
 
 if TYPE_CHECKING:
     from featherweight.model import Model, Note
@@ -60,7 +60,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
         offered = super().offered(task)
-        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Options().lr) / 10}
+        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Training().lr) / 10}
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with the selected tensors encoded and everything else trained."""

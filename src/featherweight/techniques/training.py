@@ -9,22 +9,22 @@ import msgspec
 
 from featherweight.errors import ConfigError, TaskError
 from featherweight.task import Task
-from featherweight.techniques.base import Step
-from featherweight.training.options import (
+from featherweight.task.training import (
     Clip,
     Decay,
     Epochs,
     Momentum,
     Optimizer,
-    Options,
     Rate,
     Schedule,
+    Training,
     Warmup,
 )
+from featherweight.techniques.base import Step
 
 
 class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
-    """A step that trains. Options left out are the task's own (`task.training`), and then those of `Options`.
+    """A step that trains. Options left out are the task's own (`task.training`), then those of `Training`.
 
     The batch size is the task's.
 
@@ -48,22 +48,22 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     warmup: Warmup | None = None
     clip: Clip | None = None
 
-    def options(self, task: Task) -> Options:
+    def options(self, task: Task) -> Training:
         """Return the options, complete.
 
         Raises:
             ConfigError: they cannot be meant together.
             TaskError: what the task offers are not options.
         """
-        own = {name: getattr(self, name) for name in Options.__struct_fields__}
+        own = {name: getattr(self, name) for name in Training.__struct_fields__}
         given = {name: value for name, value in own.items() if value is not None}
         offered = self.offered(task)
         try:
-            msgspec.convert(offered, Options)
+            msgspec.convert(offered, Training)
         except msgspec.ValidationError as error:
             raise TaskError(f"training options of the task: {error}", where=task.name) from None
         try:
-            return msgspec.convert({**offered, **given}, Options)
+            return msgspec.convert({**offered, **given}, Training)
         except msgspec.ValidationError as error:
             raise ConfigError(str(error)) from None
 

@@ -7,7 +7,7 @@ from typing import Any
 
 _SUITES = {"CoderSuite": "coders", "FormatSuite": "formats", "StepSuite": "steps"}
 
-__all__ = ["CoderSuite", "FormatSuite", "StepSuite"]  # noqa: F822
+__all__ = ["CoderSuite", "FormatSuite", "StepSuite"]
 
 
 def __getattr__(name: str) -> Any:

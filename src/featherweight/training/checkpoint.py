@@ -17,7 +17,7 @@ from torch import Tensor
 from featherweight.errors import IntegrityError
 from featherweight.files import write_whole
 from featherweight.model import to_bytes
-from featherweight.training.options import Options
+from featherweight.task.training import Training
 from featherweight.training.state import State
 
 
@@ -64,7 +64,7 @@ class Checkpoint:
         return position, generator
 
 
-def run_key(options: Options, seed: int, state: State) -> str:
+def run_key(options: Training, seed: int, state: State) -> str:
     """Return a hash of what a run starts from: its options, seed and tensors."""
     digest = hashlib.sha256(msgspec.json.encode((options, seed)))
     everything: Mapping[str, Tensor] = {**state.flat(), **state.constants}

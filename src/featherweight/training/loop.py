@@ -16,8 +16,8 @@ from featherweight.errors import TaskError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
+from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
-from featherweight.training.options import Options, learning_rate
 from featherweight.training.state import State
 from featherweight.training.surrogates.base import Surrogate
 
@@ -30,7 +30,7 @@ def fit(
     floats: Iterable[str],
     surrogates: Mapping[str, Surrogate],
     task: Task,
-    options: Options,
+    options: Training,
     *,
     loss: Loss | None = None,
     seed: int = 0,
@@ -117,7 +117,7 @@ def steps(
             )
 
 
-def descend(state: State, loss: Tensor, options: Options, epoch: float, step: int) -> None:
+def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int) -> None:
     """Take one step down the gradient of `loss`, which was computed `epoch` epochs after the start."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]

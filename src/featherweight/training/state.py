@@ -12,7 +12,7 @@ from torch.func import functional_call
 from featherweight.errors import IntegrityError
 from featherweight.model import Model
 from featherweight.task import Inputs, Output, call
-from featherweight.training.options import Options
+from featherweight.task.training import Training
 from featherweight.training.surrogates.base import Group, Surrogate
 
 
@@ -38,7 +38,7 @@ class State:
 
     @classmethod
     def of(
-        cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Options
+        cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Training
     ) -> State:
         """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
         slots, tensors = places(model)
@@ -124,7 +124,7 @@ def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:
     return slots, tensors
 
 
-def make_optimizer(groups: Iterable[Group], options: Options) -> torch.optim.Optimizer:
+def make_optimizer(groups: Iterable[Group], options: Training) -> torch.optim.Optimizer:
     """Return the optimizer of `options` over `groups`; each keeps its `lr_scale` beside its settings."""
     settings = [
         {

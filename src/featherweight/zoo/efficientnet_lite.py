@@ -11,7 +11,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 from featherweight.data.fetch import Asset, fetch
 from featherweight.data.images import Normalisation
@@ -22,9 +22,14 @@ from featherweight.files import write_whole
 
 # (blocks, kernel, stride, expansion, width) of each stage.
 STAGES = (
-    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112), (4, 5, 2, 6, 192),
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
-)  # fmt: skip
+)
 
 NORMALISATION = Normalisation(mean=(127.0,) * 3, std=(128.0,) * 3)
 
@@ -53,12 +58,19 @@ PUBLISHED = "61d8d433589aa22a4e2eb71a9cfe0d199c6cff5ac7b8f261d4b974e08157039b"  
 class Convolution(nn.Sequential):
     """Convolution, batch norm and, but for the last of a block, ReLU6.
 
-    A strided one pads one pixel less at the top and left than at the bottom and right, as TensorFlow does on images
-    of even size.
+    A strided one pads one pixel less at the top and left than at the bottom and right, as TensorFlow does on
+    images of even size.
     """
 
     def __init__(
-        self, width_in: int, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, activate: bool = True
+        self,
+        width_in: int,
+        width: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        *,
+        activate: bool = True,
     ) -> None:
         super().__init__()
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
@@ -72,7 +84,7 @@ class Convolution(nn.Sequential):
 
 
 class Block(nn.Module):
-    """Inverted residual: expand by a 1x1, filter each channel, project by a 1x1; added to its input if shapes allow."""
+    """Inverted residual: expand by a 1x1, filter each channel, project by a 1x1; a shortcut where it fits."""
 
     def __init__(self, width_in: int, width: int, kernel: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -132,9 +144,13 @@ def pretrained(events: Events = silent) -> EfficientNetLite0:
     try:
         state = load(kept.read_bytes())
     except SafetensorError as error:
-        raise TaskError(f"damaged: {error}", where=str(kept), hint="delete the file; it is then made anew") from None
+        raise TaskError(
+            f"damaged: {error}", where=str(kept), hint="delete the file; it is then made anew"
+        ) from None
     if (got := digest(state)) != PUBLISHED:
-        raise TaskError("not the published weights", where=str(kept), got=got, expected=PUBLISHED, hint="delete the file")
+        raise TaskError(
+            "not the published weights", where=str(kept), got=got, expected=PUBLISHED, hint="delete the file"
+        )
     network = EfficientNetLite0()
     network.load_state_dict(state)
     return network.eval()

@@ -1,17 +1,17 @@
-"""LeNets: the networks that compression papers are compared on, for grey images of 28 x 28 pixels in ten classes."""
+"""LeNets, which compression papers are compared on: grey images of 28 x 28 pixels in ten classes."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class LeNet300(nn.Module):
     """LeNet-300-100: three dense layers, 266,610 parameters.
 
     References:
-        LeCun, Bottou, Bengio, Haffner, 1998: Gradient-based learning applied to document recognition, section III.C.4.
-        Han, Mao, Dally, 2016: Deep Compression, table 2.
+        LeCun, Bottou, Bengio, Haffner, 1998: Gradient-based learning applied to document recognition, section
+        III.C.4. Han, Mao, Dally, 2016: Deep Compression, table 2.
     """
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5 as Caffe has it, and with it most papers: 431,080 parameters; no nonlinearity but pooling after a conv.
+    """LeNet-5 as Caffe and most papers have it: 431,080 parameters, convolutions followed by pooling alone.
 
     References:
         Jia et al., 2014: Caffe, examples/mnist/lenet.prototxt.

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
+from torch.nn import functional as F
 
 
 class Block(nn.Module):
     """Two convolutions and a shortcut around them.
 
-    Where the block halves the image and doubles the channels, the shortcut takes every other pixel and pads with
-    zero channels, half of them on each side.
+    Where the block halves the image and doubles the channels, the shortcut takes every other pixel and pads
+    with zero channels, half of them on each side.
     """
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
@@ -67,20 +67,20 @@ def stage(width_in: int, width: int, blocks: int, stride: int) -> nn.Sequential:
 
 
 def resnet20() -> ResNet:
-    """Return ResNet-20, 272,474 parameters (269,722 without batch norm's: the paper says 0.27 M)."""
+    """Return ResNet-20, 269,722 parameters."""
     return ResNet(3)
 
 
 def resnet32() -> ResNet:
-    """Return ResNet-32, 466,906 parameters."""
+    """Return ResNet-32, 464,154 parameters."""
     return ResNet(5)
 
 
 def resnet44() -> ResNet:
-    """Return ResNet-44, 661,338 parameters."""
+    """Return ResNet-44, 658,586 parameters."""
     return ResNet(7)
 
 
 def resnet56() -> ResNet:
-    """Return ResNet-56, 855,770 parameters."""
+    """Return ResNet-56, 853,018 parameters."""
     return ResNet(9)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featherweight.formats import Clustered, Encoded, Format
+from featherweight.task.training import Rate
 from featherweight.training.methods.base import Method
-from featherweight.training.options import Rate
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -19,7 +19,7 @@ from featherweight.model import Model, Note
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
-from featherweight.recipe.run import pinned, usable_processors, versions
+from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.search.evaluate import metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.options import Option
@@ -99,11 +99,15 @@ def compress(
     if recipe == "auto":
         if max_drop is None and max_bytes is None:
             max_drop = 0.5
-        search = _Search(task, list(options or default_options()), where, batches, seed, threads, store, events)
+        search = _Search(
+            task, list(options or default_options()), where, batches, seed, threads, store, events
+        )
         made, found = search.made(max_drop, max_bytes)
     else:
         if max_drop is not None or max_bytes is not None:
-            raise ConfigError("max_drop and max_bytes belong to auto", hint="a recipe says what it does by its steps")
+            raise ConfigError(
+                "max_drop and max_bytes belong to auto", hint="a recipe says what it does by its steps"
+            )
         steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
     return _finish(task, made, found, seed, threads, store, events, start)
@@ -135,8 +139,15 @@ class _Search:
         before = training_steps(task)
         model = run(before, task, seed=seed, threads=threads, store=store, events=self.events)[-1].model
         table = measure(
-            model, task, self.options, where=self.where, batches=self.batches,
-            seed=seed, threads=threads, store=store, events=self.events,
+            model,
+            task,
+            self.options,
+            where=self.where,
+            batches=self.batches,
+            seed=seed,
+            threads=threads,
+            store=store,
+            events=self.events,
         )
         graph, _ = graph_of(model, task, self.events)
         with pinned(threads):
@@ -168,8 +179,14 @@ def graph_of(model: Model, task: Task, events: Events) -> tuple[StoredGraph | No
 
 
 def _finish(
-    task: Task, made: list[Made], found: Found | None, seed: int, threads: int,
-    store: Store, events: Events, start: float,
+    task: Task,
+    made: list[Made],
+    found: Found | None,
+    seed: int,
+    threads: int,
+    store: Store,
+    events: Events,
+    start: float,
 ) -> Compressed:
     """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
     model, base = made[-1].model, baseline(made)
@@ -179,22 +196,40 @@ def _finish(
     with pinned(threads):
         before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
         facts = {
-            "task": task.name, "fingerprint": task.fingerprint(), "seed": seed, "threads": threads,
-            "versions": versions(), "recipe": msgspec.to_builtins(recipe),
-            "validation": metrics(model, task, "validation", store, threads), "baseline": before["validation"],
+            "task": task.name,
+            "fingerprint": task.fingerprint(),
+            "seed": seed,
+            "threads": threads,
+            "versions": versions(),
+            "recipe": msgspec.to_builtins(recipe),
+            "validation": metrics(model, task, "validation", store, threads),
+            "baseline": before["validation"],
         }
         content = dumps(pack(model, graph, facts))
         artifact = loads(content)
         difference = None if graph is None else parity(artifact.session(threads=threads), model.module, task)
         if difference is not None and difference > PARITY:
-            raise IntegrityError("runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}")
+            raise IntegrityError(
+                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+            )
         predict, runtime = reloaded_predictor(artifact, task, threads)
         after = dict(task.metrics(predict, "test"))
     summary = summarise(
-        task=task, model=model, base=base, made=made, artifact=artifact, baseline=before, test=after,
-        runtime=runtime, difference=difference, threads=threads, seed=seed,
-        seconds=time.perf_counter() - start, table=found.table if found else None,
-        trials=found.trials if found else [], chosen=found.chosen if found else None,
+        task=task,
+        model=model,
+        base=base,
+        made=made,
+        artifact=artifact,
+        baseline=before,
+        test=after,
+        runtime=runtime,
+        difference=difference,
+        threads=threads,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        table=found.table if found else None,
+        trials=found.trials if found else [],
+        chosen=found.chosen if found else None,
     )
     return Compressed(artifact, summary, recipe, content)
 
@@ -213,7 +248,8 @@ def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int 
     smallest, best = trials[0], min(trials, key=lambda trial: trial.drop)
     demand = f"max_drop {max_drop} points" if max_bytes is None else f"max_bytes {max_bytes}"
     return ConfigError(
-        "no allocation meets the demand", where=demand,
+        "no allocation meets the demand",
+        where=demand,
         got=f"smallest file {smallest.nbytes} bytes (drop {100 * smallest.drop:.2f} points), "
         f"least drop {100 * best.drop:.2f} points ({best.nbytes} bytes)",
         hint="relax the demand, or train through the format (step finetune)",

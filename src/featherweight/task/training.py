@@ -1,4 +1,4 @@
-"""How long and how fast to train: the options of the loop, and the learning rate they give. No torch here."""
+"""How long and how fast to train, as plain data, and the learning rate that follows. No torch here."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Warmup = Annotated[float, Meta(ge=0, le=1)]
 Clip = Annotated[float, Meta(gt=0)]
 
 
-class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Every option of a run of training, none left open.
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network is trained: every option, none left open. The batch size is the task's.
 
     Attributes:
         epochs: passes over the training split.
@@ -56,20 +56,20 @@ class Options(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("not in ascending order", where="schedule", got=self.schedule)
 
 
-def learning_rate(options: Options, epoch: float) -> float:
+def learning_rate(training: Training, epoch: float) -> float:
     """Return the learning rate after `epoch` epochs, a fraction included.
 
-    >>> [round(learning_rate(Options(epochs=4, lr=1.0), e), 3) for e in (0, 1, 2, 3, 4)]
+    >>> [round(learning_rate(Training(epochs=4, lr=1.0), e), 3) for e in (0, 1, 2, 3, 4)]
     [1.0, 0.854, 0.5, 0.146, 0.0]
-    >>> [round(learning_rate(Options(epochs=4, lr=1.0, schedule=[0.5, 0.75]), e), 3) for e in (1.9, 2, 3)]
+    >>> [round(learning_rate(Training(epochs=4, lr=1.0, schedule=[0.5, 0.75]), e), 3) for e in (1.9, 2, 3)]
     [1.0, 0.1, 0.01]
     """
-    done = epoch / options.epochs
-    if options.schedule == "constant":
+    done = epoch / training.epochs
+    if training.schedule == "constant":
         factor = 1.0
-    elif options.schedule == "cosine":
+    elif training.schedule == "cosine":
         factor = (1 + cos(pi * done)) / 2
     else:
-        factor = 0.1 ** sum(done >= drop for drop in options.schedule)
-    warm = min(1.0, done / options.warmup) if options.warmup else 1.0
-    return options.lr * factor * warm
+        factor = 0.1 ** sum(done >= drop for drop in training.schedule)
+    warm = min(1.0, done / training.warmup) if training.warmup else 1.0
+    return training.lr * factor * warm

@@ -20,14 +20,23 @@ class Tiny:
     batch: int = 32
     name: str = "tiny"
     primary: str = "accuracy"
-    training: Mapping[str, Any] = field(default_factory=lambda: {"epochs": 2, "lr": 0.05, "weight_decay": 1e-4})
+    training: Mapping[str, Any] = field(
+        default_factory=lambda: {"epochs": 2, "lr": 0.05, "weight_decay": 1e-4}
+    )
 
     def model(self) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(7)
             return nn.Sequential(
-                nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2),
-                nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.1), nn.Linear(8, 4),
+                nn.Conv2d(1, 8, 3, bias=False),
+                nn.BatchNorm2d(8),
+                nn.ReLU(),
+                nn.MaxPool2d(2),
+                nn.Conv2d(8, 8, 3),
+                nn.ReLU(),
+                nn.Flatten(),
+                nn.Dropout(0.1),
+                nn.Linear(8, 4),
             ).eval()
 
     def example(self) -> Tensor:

@@ -56,7 +56,9 @@ def test_keeps_the_output_axis_of_a_transposed_convolution():
 
 def test_smallest_takes_fewest_bytes():
     model = Model.of(TASK.model())
-    sparse = model.with_tensors({"4.weight": torch.where(torch.rand(8, 8, 3, 3) < 0.9, 0.0, model.tensors["4.weight"])})
+    sparse = model.with_tensors(
+        {"4.weight": torch.where(torch.rand(8, 8, 3, 3) < 0.9, 0.0, model.tensors["4.weight"])}
+    )
     chosen = encode(sparse, coder="smallest", format=Int(bits=5)).weights["4.weight"]
     others = [chosen.recoded(coder).nbytes for coder in candidates() if not coder.misfit(chosen.spec)]
     assert chosen.nbytes == min(others) < chosen.recoded(Fixed()).nbytes
@@ -75,13 +77,15 @@ def test_names_the_tensor_that_cannot_be_encoded(damage, message):
 
 
 def test_names_integers_too():
-    with pytest.raises(UnsupportedError, match="1.num_batches_tracked: only float32 tensors are encoded: got int64"):
+    with pytest.raises(
+        UnsupportedError, match=r"1.num_batches_tracked: only float32 tensors are encoded: got int64"
+    ):
         encode(Model.of(TASK.model()), where="1.*")
 
 
 def test_names_the_tensor_whose_symbols_a_coder_cannot_take():
     module = TASK.model()
-    with pytest.raises(UnsupportedError, match="8.weight: coder gaps cannot take its symbols"):
+    with pytest.raises(UnsupportedError, match=r"8.weight: coder gaps cannot take its symbols"):
         encode(Model.of(module), where="8.weight", format=Clustered(), coder=Gaps())
 
 

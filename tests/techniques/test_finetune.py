@@ -10,11 +10,11 @@ from featherweight.formats import Clustered, Float, Int, tag
 from featherweight.formats.coders import Rans
 from featherweight.model import Model, equal_bits
 from featherweight.task import Restricted
+from featherweight.task.training import Training
 from featherweight.techniques import Context, Encode, Finetune, Train
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.loop import fit
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
-from featherweight.task.training import Training
 
 TASK = Tiny(size=128)
 
@@ -30,7 +30,10 @@ def trained():
 
 def loss(model):
     with torch.no_grad():
-        return sum(float(TASK.loss(model.module(batch[0]), batch)) for batch in TASK.batches("validation", seed=0, epoch=0))
+        return sum(
+            float(TASK.loss(model.module(batch[0]), batch))
+            for batch in TASK.batches("validation", seed=0, epoch=0)
+        )
 
 
 def test_step_and_options_have_the_same_fields():
@@ -95,7 +98,9 @@ def test_centroids_train_the_codes_that_are_there(trained):
     after = apply(Finetune(format=Clustered(bits=2), method=Centroids(), coder=Rans()), clustered)
     for name, entry in after.weights.items():
         assert (entry.symbols == clustered.weights[name].symbols).all() and entry.coder == Rans()
-    assert {(note.kind, note.name) for note in after.notes} == {("thawed", name) for name in clustered.weights}
+    assert {(note.kind, note.name) for note in after.notes} == {
+        ("thawed", name) for name in clustered.weights
+    }
 
 
 def test_scratch_resumes(tmp_path, trained, monkeypatch):

@@ -20,7 +20,11 @@ LAYERS = [
     (lambda b: nn.Linear(6, 8, bias=b), (3, 6), nn.BatchNorm1d),
     (lambda b: nn.Conv1d(6, 8, 3, bias=b, padding=1), (3, 6, 7), nn.BatchNorm1d),
     (lambda b: nn.Conv2d(6, 8, 3, bias=b, groups=2, padding="same"), (3, 6, 7, 7), nn.BatchNorm2d),
-    (lambda b: nn.Conv2d(6, 8, (1, 3), bias=b, stride=2, padding=(0, 2), padding_mode="reflect"), (3, 6, 7, 7), nn.BatchNorm2d),
+    (
+        lambda b: nn.Conv2d(6, 8, (1, 3), bias=b, stride=2, padding=(0, 2), padding_mode="reflect"),
+        (3, 6, 7, 7),
+        nn.BatchNorm2d,
+    ),
     (lambda b: nn.ConvTranspose2d(6, 8, 3, bias=b, stride=2, output_padding=1), (3, 6, 5, 5), nn.BatchNorm2d),
     (lambda b: nn.ConvTranspose2d(6, 8, 2, bias=b, groups=2), (3, 6, 5, 5), nn.BatchNorm2d),
     (lambda b: nn.Conv3d(6, 8, 2, bias=b), (2, 6, 4, 4, 4), nn.BatchNorm3d),
@@ -44,7 +48,13 @@ def test_arithmetic_and_rebuilt_layer(layer, bias, affine, seed):
     conv, norm = randomised(make(bias), seed), randomised(norm_kind(8, affine=affine), seed + 1)
     groups = conv.groups if getattr(conv, "transposed", False) else 0
     weight, shift = folded(
-        conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps,
+        conv.weight,
+        conv.bias,
+        norm.weight,
+        norm.bias,
+        norm.running_mean,
+        norm.running_var,
+        norm.eps,
         transposed_groups=groups,
     )
     rebuilt = with_bias(conv).build()

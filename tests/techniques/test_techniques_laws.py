@@ -64,18 +64,26 @@ class TestFromFloats(StepSuite):
 def test_same_bytes_in_another_process():
     code = (
         "import test_techniques_laws as laws;"
-        "print(laws.Finetune(format=laws.Int(bits=4)).apply(laws.encoded(), laws.TASK, laws.Context(seed=3)).hash)"
+        "step = laws.Finetune(format=laws.Int(bits=4));"
+        "print(step.apply(laws.encoded(), laws.TASK, laws.Context(seed=3)).hash)"
     )
     here = Finetune(format=Int(bits=4)).apply(encoded(), TASK, Context(seed=3)).hash
     tests = Path(__file__).parent
     path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
     there = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
     )
     assert there.stdout.strip() == here
 
 
 def test_steps_are_listed_without_torch():
-    code = "import sys, msgspec, featherweight.techniques as t; msgspec.json.schema(t.AnyStep); print('torch' in sys.modules)"
+    code = (
+        "import sys, msgspec, featherweight.techniques as t; "
+        "msgspec.json.schema(t.AnyStep); print('torch' in sys.modules)"
+    )
     listed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert listed.stdout.strip() == "False"

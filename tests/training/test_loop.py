@@ -17,9 +17,9 @@ from featherweight.errors import IntegrityError, TaskError
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Clustered, Int
 from featherweight.model import Model, equal_bits, to_bytes
+from featherweight.task.training import Training, learning_rate
 from featherweight.training.loop import fit, mixed
 from featherweight.training.methods import Centroids, StraightThrough
-from featherweight.task.training import Training, learning_rate
 
 TASK = Tiny(size=96)
 
@@ -50,7 +50,9 @@ def plain(task, options, seed):
     if options.optimizer == "adamw":
         optimizer = torch.optim.AdamW(groups, betas=(options.momentum, 0.999))
     else:
-        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=options.momentum, nesterov=options.optimizer == "nesterov")
+        optimizer = torch.optim.SGD(
+            groups, lr=1.0, momentum=options.momentum, nesterov=options.optimizer == "nesterov"
+        )
     for epoch in range(options.epochs):
         torch.manual_seed(mixed(seed, epoch))
         batches = task.batches("train", seed=seed, epoch=epoch)
@@ -91,7 +93,15 @@ def train(folder, events=lambda event: None, optimizer="adam", save_seconds=0.0)
     rest = [name for name in floats(model) if name not in stand_ins]
     options = Training(epochs=3, lr=0.01, optimizer=optimizer)
     values = fit(
-        model, rest, stand_ins, TASK, options, seed=2, scratch=folder, events=events, save_seconds=save_seconds
+        model,
+        rest,
+        stand_ins,
+        TASK,
+        options,
+        seed=2,
+        scratch=folder,
+        events=events,
+        save_seconds=save_seconds,
     )
     return result(values, stand_ins)
 
@@ -175,7 +185,10 @@ class Strange(Tiny):
     def loss(self, output, batch):
         value = super().loss(output, batch)
         return {
-            "nan": value * float("nan"), "vector": value.expand(3), "detached": value.detach(), "float": 3.0,
+            "nan": value * float("nan"),
+            "vector": value.expand(3),
+            "detached": value.detach(),
+            "float": 3.0,
         }.get(self.broken, value)
 
 
@@ -195,7 +208,9 @@ def test_batches_without_a_length():
     task, options = Strange(size=64, broken="no length"), Training(epochs=2, lr=0.05, schedule="constant")
     model = Model.of(task.model())
     found = fit(model, floats(model), {}, task, options)
-    assert all(equal_bits(found[k], v) for k, v in fit(model, floats(model), {}, Tiny(size=64), options).items())
+    assert all(
+        equal_bits(found[k], v) for k, v in fit(model, floats(model), {}, Tiny(size=64), options).items()
+    )
 
 
 class Odd(nn.Module):

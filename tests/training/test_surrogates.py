@@ -1,4 +1,4 @@
-"""Surrogates: the forward weight is what the format decodes to, gradients are the papers', freezing ends in bytes."""
+"""Surrogates: forward is what the format decodes to, gradients are the papers', freezing ends in bytes."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,14 @@ from featherweight.training.methods import METHODS, Centroids, Project, Straight
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 2, 3, 3), (0, 3), (8, 5)])
 FORMATS = st.one_of(
     st.builds(
-        Int, bits=st.sampled_from([1, 2, 4, 8, 16, 32]), scheme=st.sampled_from(["symmetric", "affine"]),
+        Int,
+        bits=st.sampled_from([1, 2, 4, 8, 16, 32]),
+        scheme=st.sampled_from(["symmetric", "affine"]),
         per=st.sampled_from(["tensor", "channel", 1, 4]),
     ),
-    st.builds(Clustered, bits=st.integers(1, 4)), st.just(Log2()), st.just(Float()),
+    st.builds(Clustered, bits=st.integers(1, 4)),
+    st.just(Log2()),
+    st.just(Float()),
 )
 
 
@@ -88,7 +92,9 @@ def test_centroids_keep_zeros_and_codes(optimizer):
     weight = tensor((20, 10), 3, zeros=0.7)
     entry = Clustered(bits=3).encode(weight.numpy())
     surrogate = Centroids().surrogate(weight, entry)
-    steps = optimizer([{"params": group.parameters, "weight_decay": 0.0} for group in surrogate.groups()], lr=0.1)
+    steps = optimizer(
+        [{"params": group.parameters, "weight_decay": 0.0} for group in surrogate.groups()], lr=0.1
+    )
     assert not any(group.decays for group in surrogate.groups())
     for _ in range(5):
         steps.zero_grad()
@@ -97,7 +103,9 @@ def test_centroids_keep_zeros_and_codes(optimizer):
     frozen = surrogate.freeze()
     assert ((frozen.decode() == 0) == (weight.numpy() == 0)).all()
     assert (frozen.symbols == entry.symbols).all()
-    assert frozen.parts["codebook"].dtype == np.float32 and not np.array_equal(frozen.parts["codebook"], entry.parts["codebook"])
+    assert frozen.parts["codebook"].dtype == np.float32 and not np.array_equal(
+        frozen.parts["codebook"], entry.parts["codebook"]
+    )
 
 
 def test_projection_every_so_many_steps_and_once_at_the_end():
@@ -115,7 +123,9 @@ def test_projection_every_so_many_steps_and_once_at_the_end():
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
-@pytest.mark.parametrize("format", [Int(bits=3), Clustered(bits=2), Log2(), Float()], ids=lambda f: type(f).__name__)
+@pytest.mark.parametrize(
+    "format", [Int(bits=3), Clustered(bits=2), Log2(), Float()], ids=lambda f: type(f).__name__
+)
 def test_frozen_is_what_forward_gives(method, format):
     if method().misfit(format):
         return

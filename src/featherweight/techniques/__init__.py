@@ -1,4 +1,4 @@
-"""Steps: what recipes are lists of. `AnyStep` is the union of the built-in ones and of plug-ins. No torch yet."""
+"""Steps: what recipes are lists of. `AnyStep` is the union of built-ins and plug-ins. No torch yet."""
 
 from __future__ import annotations
 
@@ -19,8 +19,16 @@ STEPS: tuple[type[Step], ...] = with_plugins(
 if TYPE_CHECKING:
     AnyStep = Step
 else:
-    AnyStep: Any = Union[STEPS]
+    AnyStep: Any = Union[STEPS]  # noqa: UP007
 
 __all__ = [
-    "STEPS", "AnyStep", "Context", "Encode", "Finetune", "Fold", "ReestimateBatchnorm", "Step", "Train",
+    "STEPS",
+    "AnyStep",
+    "Context",
+    "Encode",
+    "Finetune",
+    "Fold",
+    "ReestimateBatchnorm",
+    "Step",
+    "Train",
 ]

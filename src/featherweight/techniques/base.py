@@ -34,8 +34,8 @@ class Context:
 class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
     """A pure function of a model, a task and a seed; its fields are its options, and the whole of them.
 
-    `apply` never changes its input and leaves torch's global state as it was. `needs` says what of the task it may
-    see, and is enforced: `none`, `unlabelled` or `labelled`.
+    `apply` never changes its input and leaves torch's global state as it was. `needs` says what of the task
+    it may see, and is enforced: `none`, `unlabelled` or `labelled`.
     """
 
     needs: ClassVar[Needs] = "none"
@@ -57,5 +57,3 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""
         raise NotImplementedError
-
-

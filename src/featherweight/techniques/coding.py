@@ -30,7 +30,10 @@ def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
 
 def candidates() -> Iterator[Coder]:
     """Yield every coder as it is by default, and those that hold others with each of these throughout."""
-    holds = {kind: [f.name for f in msgspec.structs.fields(kind) if isinstance(f.default, Coder)] for kind in CODERS}
+    holds = {
+        kind: [f.name for f in msgspec.structs.fields(kind) if isinstance(f.default, Coder)]
+        for kind in CODERS
+    }
     leaves = [kind() for kind, names in holds.items() if not names]
     yield from leaves
     for kind, names in holds.items():

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class Encode(Step, frozen=True, tag="encode"):
     """Round the selected tensors to the nearest numbers of a format.
 
-    A tensor that has this format already keeps its symbols, for encoding is not idempotent. One in another format is
-    encoded from its decoded values. Both are noted.
+    A tensor that has this format already keeps its symbols, for encoding is not idempotent. One in another
+    format is encoded from its decoded values. Both are noted.
 
     Attributes:
         where: which tensors; see `featherweight.selectors`.
@@ -42,5 +42,7 @@ class Encode(Step, frozen=True, tag="encode"):
             if old := model.weights.get(name):
                 had = tag(old.format)
                 again = Note("thawed", name, f"encoded again, from its decoded {had} values")
-                notes.append(Note("skipped", name, f"is in this format: {had}") if old.format == self.format else again)
+                notes.append(
+                    Note("skipped", name, f"is in this format: {had}") if old.format == self.format else again
+                )
         return model.with_encoded(encoded, notes)

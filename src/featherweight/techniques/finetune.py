@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task
+from featherweight.task.training import Training
 from featherweight.techniques.base import Context
 from featherweight.techniques.coding import recoded
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.task.training import Training
 
 if TYPE_CHECKING:
     from featherweight.model import Model, Note
@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     """Train on from where the weights are, the selected ones towards a format; they end encoded in it.
 
-    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a format the
-    whole step is plain float training of what is not encoded.
+    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a
+    format the whole step is plain float training of what is not encoded.
 
-    Training left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
+    Options left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's
+    learning rate.
 
     Attributes:
         where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
@@ -52,7 +53,9 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 if getattr(self, name) is not None:
                     raise ConfigError("means nothing without a format", where=f"finetune.{name}")
         elif self.method is not None and (reason := self.method.misfit(self.format)):
-            raise ConfigError(f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method")
+            raise ConfigError(
+                f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method"
+            )
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
@@ -68,8 +71,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         with isolated():
             surrogates, thawed = self.surrogates(model, names)
             values = fit(
-                model, [name for name in names if name not in surrogates and name not in model.weights], surrogates,
-                task, self.options(task), seed=context.seed, events=context.events, scratch=context.scratch,
+                model,
+                [name for name in names if name not in surrogates and name not in model.weights],
+                surrogates,
+                task,
+                self.options(task),
+                seed=context.seed,
+                events=context.events,
+                scratch=context.scratch,
                 name="finetune",
             )
             frozen = {name: surrogate.freeze() for name, surrogate in surrogates.items()}
@@ -78,7 +87,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
 
     def surrogates(self, model: Model, names: Collection[str]) -> tuple[dict[str, Surrogate], list[Note]]:
-        """Return what stands in for each selected tensor among `names`, and a note for each that was encoded."""
+        """Return what stands in for each selected tensor among `names`; a note for each that was encoded."""
         from featherweight.model import Note
         from featherweight.selectors import select
         from featherweight.techniques.floats import encode
@@ -87,6 +96,10 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
             return {}, []
         method = self.method or StraightThrough()
         chosen = [name for name in select(model, self.where or "weights") if name in names]
-        made = {name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen}
+        made = {
+            name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen
+        }
         had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
-        return made, [Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()]
+        return made, [
+            Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()
+        ]

@@ -35,10 +35,14 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
     tensor = model.tensors[name]
     if tensor.dtype != torch.float32:
         raise UnsupportedError(
-            "only float32 tensors are encoded", where=name, got=str(tensor.dtype).removeprefix("torch."),
+            "only float32 tensors are encoded",
+            where=name,
+            got=str(tensor.dtype).removeprefix("torch."),
             hint="convert the network: module.float()",
         )
     try:
         return format.encode(tensor.detach().numpy(), view=views(model.module)[name])
     except UnsupportedError as error:
-        raise UnsupportedError(error.what, where=name, got=error.got, expected=error.expected, hint=error.hint) from None
+        raise UnsupportedError(
+            error.what, where=name, got=error.got, expected=error.expected, hint=error.hint
+        ) from None

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class Fold(Step, frozen=True, tag="fold"):
-    """Fold every batch norm that directly follows a convolution or linear layer into it, and leave an identity.
+    """Fold each batch norm that directly follows a convolution or linear layer into it; leave an identity.
 
-    Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that cannot be
-    folded stays, with a note; encoded tensors that are in the way are thawed.
+    Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that
+    cannot be folded stays, with a note; encoded tensors that are in the way are thawed.
     """
 
     needs: ClassVar[Needs] = "none"
@@ -62,7 +62,16 @@ def obstacle(model: Model, site: FoldSite) -> str:
     return ""
 
 
-_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+_CONVOLUTION = (
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+)
 ARGUMENTS = {
     "Linear": ("in_features", "out_features"),
     **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
@@ -87,16 +96,29 @@ def folded_site(model: Model, site: FoldSite) -> tuple[Tensor, Tensor]:
     transposed = site.op.startswith("conv_transpose")
     groups = int(getattr(model.module.get_submodule(site.layer), "groups", 1)) if transposed else 1
     return folded(
-        value(site.weight), value(site.bias), value(site.gamma), value(site.beta), value(site.mean), value(site.var),
-        site.eps, transposed_groups=groups if transposed else 0,
+        value(site.weight),
+        value(site.bias),
+        value(site.gamma),
+        value(site.beta),
+        value(site.mean),
+        value(site.var),
+        site.eps,
+        transposed_groups=groups if transposed else 0,
     )
 
 
 def folded(
-    weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor,
-    eps: float, *, transposed_groups: int = 0,
+    weight: Tensor,
+    bias: Tensor | None,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    eps: float,
+    *,
+    transposed_groups: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Return `weight * f` and `(bias - mean) * f + beta` with `f = gamma / sqrt(var + eps)`, in weight's dtype.
+    """Return `weight * f` and `(bias - mean) * f + beta`, where `f = gamma / sqrt(var + eps)`.
 
     Args:
         weight: `[out, ...]`; of a transposed convolution `[in, out / groups, ...]`.
@@ -113,7 +135,9 @@ def folded(
     shift = shift if beta is None else shift + beta.double()
     wide = weight.double()
     if transposed_groups:
-        blocks = wide.unflatten(0, (transposed_groups, -1))  # [groups, in / groups, out / groups, ...]
+        blocks = wide.reshape(
+            transposed_groups, -1, *weight.shape[1:]
+        )  # [groups, in / groups, out / groups, ...]
         scale = factor.reshape(transposed_groups, 1, -1, *[1] * (weight.dim() - 2))
         scaled = (blocks * scale).flatten(0, 1)
     else:

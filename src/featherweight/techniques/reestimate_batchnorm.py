@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
     """Replace running means and variances by their cumulative average over the first batches of a split.
 
-    Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm layers
-    normalise by their batch, and everything else computes as at inference.
+    Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm
+    layers normalise by their batch, and everything else computes as at inference.
 
     Attributes:
         samples: inputs to see, at least; whole batches are taken.
@@ -37,13 +37,17 @@ class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
         from featherweight.model import Note
 
         if not batch_norms(model.module):
-            return model.with_notes([Note("skipped", "batch norm", "no layer of the network keeps batch statistics")])
+            return model.with_notes(
+                [Note("skipped", "batch norm", "no layer of the network keeps batch statistics")]
+            )
         batches = task.batches(self.split, seed=context.seed, epoch=0)
         statistics, seen = batch_statistics(model, (task.inputs(batch) for batch in batches), self.samples)
         if not seen:
             raise TaskError(f"the {self.split} split has no batches", where=task.name)
         few = f"the {self.split} split has only {seen} inputs of the {self.samples} asked for"
-        return model.with_tensors(statistics, [Note("chose", "batch norm", few)] if seen < self.samples else [])
+        return model.with_tensors(
+            statistics, [Note("chose", "batch norm", few)] if seen < self.samples else []
+        )
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
@@ -51,13 +55,14 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
     from torch.nn.modules.batchnorm import _BatchNorm
 
     return {
-        path: layer for path, layer in module.named_modules()
+        path: layer
+        for path, layer in module.named_modules()
         if isinstance(layer, _BatchNorm) and layer.running_mean is not None
     }
 
 
 def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tuple[dict[str, Tensor], int]:
-    """Return running statistics over batches until `samples` inputs are seen, by tensor name, and how many were."""
+    """Return running statistics over batches until `samples` inputs are seen, and how many were."""
     import torch
 
     from featherweight.model import share
@@ -77,7 +82,11 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
             if seen >= samples:
                 break
     names = model.tensors.keys()
-    measured = {f"{path}.{key}" if path else key: value for path, layer in layers.items() for key, value in layer.named_buffers()}
+    measured = {
+        f"{path}.{key}" if path else key: value
+        for path, layer in layers.items()
+        for key, value in layer.named_buffers()
+    }
     return {name: value for name, value in measured.items() if name in names}, seen
 
 

@@ -27,7 +27,14 @@ class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
 
         names, notes = trainable(model)
         values = fit(
-            model, names, {}, task, self.options(task),
-            seed=context.seed, events=context.events, scratch=context.scratch, name="train",
+            model,
+            names,
+            {},
+            task,
+            self.options(task),
+            seed=context.seed,
+            events=context.events,
+            scratch=context.scratch,
+            name="train",
         )
         return model.with_tensors(values, notes)

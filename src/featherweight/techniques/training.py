@@ -9,22 +9,22 @@ import msgspec
 
 from featherweight.errors import ConfigError, TaskError
 from featherweight.task import Task
-from featherweight.techniques.base import Step
 from featherweight.task.training import (
     Clip,
     Decay,
     Epochs,
     Momentum,
     Optimizer,
-    Training,
     Rate,
     Schedule,
+    Training,
     Warmup,
 )
+from featherweight.techniques.base import Step
 
 
 class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
-    """A step that trains. Training left out are the task's own (`task.training`), and then those of `Training`.
+    """A step that trains. Options left out are the task's own (`task.training`), then those of `Training`.
 
     The batch size is the task's.
 

@@ -20,11 +20,9 @@ State = dict[str, bytes]
 class StepSuite:
     """What every step keeps. `step` is an instance, `task` a small task, `model` where the step starts.
 
-    The class must be importable in another process only if you test for that yourself; everything here runs in one.
-
-    >>> class TestMine(StepSuite):
-    ...     step = Mine(strength=0.5)
-    ...     task = tiny_task()
+    class TestMine(StepSuite):
+        step = Mine(strength=0.5)
+        task = tiny_task()
     """
 
     step: Step
@@ -68,7 +66,7 @@ class StepSuite:
         assert first.notes == second.notes
 
     def test_leaves_torch_as_it_was(self) -> None:
-        """Law: generator, gradient mode, thread count and default type are the caller's, and any of them will do."""
+        """Law: generator, gradient mode, thread count and default type are the caller's; any will do."""
         expected = self.apply(self.model()).hash
         torch.manual_seed(5)
         before = global_state()
@@ -109,6 +107,10 @@ def training_modes(module: nn.Module) -> dict[str, bool]:
 def global_state() -> tuple[Any, ...]:
     """Return what of torch a step could disturb."""
     return (
-        to_bytes(torch.get_rng_state()), torch.is_grad_enabled(), torch.is_inference_mode_enabled(),
-        torch.get_num_threads(), torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(),
+        to_bytes(torch.get_rng_state()),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_num_threads(),
+        torch.get_default_dtype(),
+        torch.are_deterministic_algorithms_enabled(),
     )

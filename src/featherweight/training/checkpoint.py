@@ -43,7 +43,7 @@ class Checkpoint:
         write_whole(self.path, safetensors.torch.save(tensors, metadata))
 
     def restore(self, state: State) -> tuple[Position, Tensor] | None:
-        """Put `state` where the file left it; return the position and the generator's state, or None if no file.
+        """Put `state` where the file left it; return position and generator state, or None if no file.
 
         Raises:
             IntegrityError: the file is damaged, or another run's.
@@ -53,7 +53,7 @@ class Checkpoint:
         try:
             with safetensors.safe_open(self.path, "pt") as file:
                 metadata: dict[str, Any] = file.metadata() or {}
-                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration of its own
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             position = msgspec.json.decode(metadata["position"], type=Position)
         except (safetensors.SafetensorError, KeyError, msgspec.MsgspecError, OSError) as error:
             raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from None

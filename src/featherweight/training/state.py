@@ -1,4 +1,4 @@
-"""What a run of training changes, apart from the network it started from, and how it is saved and restored."""
+"""What a run of training changes, apart from the network it started from; saved and restored."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class State:
     def of(
         cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Training
     ) -> State:
-        """Return the state at the start: `floats` train as they are, `surrogates` stand in for their tensors."""
+        """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
         slots, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
         buffers, constants = {}, {}
@@ -61,7 +61,9 @@ class State:
         standing_in = {name: surrogate() for name, surrogate in self.surrogates.items()}
         values = {**self.constants, **self.buffers, **self.floats, **standing_in}
         named = {slot: values[name] for slot, name in self.slots.items()}
-        output = call(lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False), inputs)
+        output = call(
+            lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False), inputs
+        )
         for slot, name in self.slots.items():
             if name in self.buffers:  # most networks write into a buffer; some put a new one in its place
                 self.buffers[name] = named[slot].detach()
@@ -75,7 +77,10 @@ class State:
             flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state_dict().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
-        return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in flat.items()}
+        return {
+            name: tensor.detach().clone(memory_format=torch.contiguous_format)
+            for name, tensor in flat.items()
+        }
 
     def restore(self, flat: Mapping[str, Tensor]) -> None:
         """Take over what `flat` returned.

@@ -1,4 +1,4 @@
-"""Methods: how a tensor trains towards its encoded form. `AnyMethod` is the union of built-ins and plug-ins."""
+"""Methods: how a tensor trains towards its encoded form. `AnyMethod`: the union of built-ins and plug-ins."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.project import Project
 from featherweight.training.methods.straight_through import StraightThrough
 
-METHODS: tuple[type[Method], ...] = with_plugins("featherweight.methods", (StraightThrough, Centroids, Project))
+METHODS: tuple[type[Method], ...] = with_plugins(
+    "featherweight.methods", (StraightThrough, Centroids, Project)
+)
 
 if TYPE_CHECKING:
     AnyMethod = Method
 else:
-    AnyMethod: Any = Union[METHODS]
+    AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
 __all__ = ["METHODS", "AnyMethod", "Centroids", "Method", "Project", "StraightThrough"]

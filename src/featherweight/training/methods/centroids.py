@@ -1,12 +1,12 @@
-"""Trained quantization of Deep Compression: every weight keeps its cluster, and the clusters' values train."""
+"""Trained quantization of Deep Compression: every weight keeps its cluster; the clusters' values train."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from featherweight.formats import Clustered, Encoded, Format
-from featherweight.training.methods.base import Method
 from featherweight.task.training import Rate
+from featherweight.training.methods.base import Method
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class Centroids(Method, frozen=True, tag="centroids"):
-    """The codebook is the parameter: `dL/dC_k = sum_i dL/dW_i [code_i = k]`; codes stay, and so does a value of 0.
+    """The codebook is the parameter: `dL/dC_k = sum_i dL/dW_i [code_i = k]`; codes and a value of 0 stay.
 
-    A gradient is a sum over all members of a cluster, thousands of them: hence `lr_scale`. No weight decay. A tensor
-    that is clustered already trains from the codes it has.
+    A gradient is a sum over all members of a cluster, thousands of them: hence `lr_scale`. No weight decay.
+    A tensor that is clustered already trains from the codes it has.
 
     References: Han, Mao, Dally, Deep Compression, 2016, section 3.3, eq. 3.
 

@@ -1,4 +1,4 @@
-"""Training with projection: float steps, and now and then the weight is replaced by what its bytes decode to."""
+"""Training with projection: float steps; now and then the weight becomes what its bytes decode to."""
 
 from __future__ import annotations
 

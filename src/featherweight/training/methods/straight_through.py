@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class StraightThrough(Method, frozen=True, tag="straight_through"):
     """A float latent weight: `decode(encode(latent))` forward, the identity backward, in and out of range.
 
-    Works for every format. Scales and codebooks are fitted anew to the latent weight every `refresh` steps and at
-    the end; between, weights are assigned to the nearest number that those give.
+    Works for every format. Scales and codebooks are fitted anew to the latent weight every `refresh` steps
+    and at the end; between, weights are assigned to the nearest number that those give.
 
     References: Bengio, Leonard, Courville, Estimating or propagating gradients through stochastic neurons for
     conditional computation, 2013, section 4.

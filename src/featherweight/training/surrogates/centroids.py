@@ -35,7 +35,7 @@ class Lookup(torch.autograd.Function):
 
 
 class Codebook(Surrogate):
-    """Centroids `[k]` as the one parameter, and the code of every weight as a buffer of the tensor's shape."""
+    """Centroids `[k]` as the parameter, and the code of every weight as a buffer of the tensor's shape."""
 
     def __init__(self, encoded: Encoded, lr_scale: float) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What surrogates with a float weight share: the weight, and the parts (scale, codebook) it was last encoded with."""
+"""What surrogates with a float weight share: it, and the parts (scale, codebook) it was last encoded with."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Latent(Surrogate):
         self.format, self.view = encoded.format, encoded.view
         self.names = list(encoded.parts)
         self.hold(encoded.parts)
-        self.register_load_state_dict_pre_hook(_hold_loaded)
+        self.register_load_state_dict_pre_hook(_hold_loaded)  # type: ignore[no-untyped-call]
 
     @property
     def parts(self) -> dict[str, Array]:
@@ -38,15 +38,17 @@ class Latent(Surrogate):
             self.register_buffer(f"part_{name}", torch.from_numpy(np.array(part)))
 
     def freeze(self) -> Encoded:
-        """Return the weight encoded with newly fitted parts, or with those held if they bring it closer; hold these.
+        """Return the weight encoded with newly fitted parts, or with those held if they are closer.
 
-        Fitted to a weight that is decoded already, parts need not be those it decodes from: the range of `Int` by
-        min-max shrinks each time.
+        Fitted to a weight that is decoded already, parts need not be those it decodes from: the range of
+        `Int` by min-max shrinks each time.
         """
         weight = self.weight.detach().numpy()
         fitted = self.format.encode(weight, view=self.view)
         held = self.format.encode(weight, view=self.view, parts=self.parts)
-        encoded = min(held, fitted, key=lambda entry: float(np.square(entry.decode() - weight, dtype=np.float64).sum()))
+        encoded = min(
+            held, fitted, key=lambda entry: float(np.square(entry.decode() - weight, dtype=np.float64).sum())
+        )
         self.hold(encoded.parts)
         return encoded
 

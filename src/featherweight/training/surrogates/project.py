@@ -1,4 +1,4 @@
-"""The surrogate of training with projection: the weight itself, replaced by its decoded encoding now and then."""
+"""The surrogate of training with projection: the weight itself, made what it decodes to now and then."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Projected(Latent):
             self.freeze()
 
     def freeze(self) -> Encoded:
-        """Project the weight; one that was projected since the last step is left: encoding is not idempotent."""
+        """Project the weight, unless it was since the last step: encoding is not idempotent."""
         if self.projection is None:
             self.projection = super().freeze()
             with torch.no_grad():

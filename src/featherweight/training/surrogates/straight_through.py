@@ -31,7 +31,7 @@ class Through(torch.autograd.Function):
 
 
 class Rounded(Latent):
-    """Forward is what the float weight decodes to under the parts that are held; they are fitted anew now and then."""
+    """Forward is what the float weight decodes to under the held parts, fitted anew now and then."""
 
     def __init__(self, weight: Tensor, encoded: Encoded, refresh: int) -> None:
         super().__init__(weight, encoded)
@@ -60,7 +60,7 @@ class Rounded(Latent):
 
 
 class Grid:
-    """The grid of `Int` under every weight of a tensor, in torch: a step and the least and greatest count of steps.
+    """The grid of `Int` under every weight, in torch: a step, and the least and greatest count of steps.
 
     `rounded` equals encode and decode in numpy, bit for bit.
     """

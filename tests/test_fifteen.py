@@ -33,7 +33,9 @@ class Bare:
 @pytest.mark.parametrize("name", NETWORKS)
 def test_int8_and_back(name):
     task = Bare(*NETWORKS[name])
-    model = Encode(format=Int(bits=8, per="channel"), coder="smallest").apply(Model.of(task.model()), task, Context())
+    model = Encode(format=Int(bits=8, per="channel"), coder="smallest").apply(
+        Model.of(task.model()), task, Context()
+    )
     graph = export(model.module, task.example())
     artifact = loads(dumps(pack(model, graph)))
     module = artifact.into(task.model())

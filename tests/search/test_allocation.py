@@ -21,7 +21,9 @@ def brute_force(cost, limited, limit):
 
 
 tables = st.lists(
-    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=4), min_size=1, max_size=5
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=5,
 )
 
 

@@ -16,11 +16,14 @@ h1 { margin-bottom: .5rem } h2 { margin-top: 2.5rem }
 .figures li { border: 1px solid var(--line); border-radius: .6rem; padding: .6rem 1rem; min-width: 8rem }
 .figures b { display: block; font-size: 1.5rem }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem } th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
+table { border-collapse: collapse; font-size: .9rem }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
 th { border-bottom: 2px solid var(--line) } td { border-bottom: 1px solid var(--line) }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem } .plot svg { width: 100%; height: auto }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; font-size: .85rem }
+.plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem }
+.plot svg { width: 100%; height: auto }
+pre { overflow-x: auto;
+  border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; font-size: .85rem }
 li { overflow-wrap: anywhere }
 """
 

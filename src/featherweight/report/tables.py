@@ -125,7 +125,7 @@ def _notes(s: Summary) -> Table:
 def facts(s: Summary) -> list[str]:
     """Return the sentences that say how the figures came about."""
     parity = (
-        f"Outputs of {s.runtime} on the reloaded file and of the decoded network differ by at most {s.difference:.1e} of the output's scale."
+        f"{s.runtime} on the reloaded file and the decoded network differ by {s.difference:.1e} of the output's scale."
         if s.difference is not None
         else "The file holds no graph (see below): the reloaded weights were measured in torch."
     )
@@ -135,6 +135,5 @@ def facts(s: Summary) -> list[str]:
         parity,
         f"SHA-256 of the file: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
-        "The same file again: featherweight compress recipe.toml"
-        f" --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
+        f"Again: featherweight compress recipe.toml --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
     ]

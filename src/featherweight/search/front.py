@@ -79,9 +79,8 @@ class Allocator:
         """Return a geometric ladder of budgets, from the least bytes possible to the most."""
         least = sum(min(cell.nbytes for cell in row) for row in self.rows)
         most = sum(max(cell.nbytes for cell in row) for row in self.rows)
-        return [float(b) for b in np.geomspace(max(least, 1), max(most, 1), count)][: count - 1] + [
-            float(most)
-        ]
+        ladder = np.geomspace(max(least, 1), max(most, 1), count)[:-1]
+        return [*(float(budget) for budget in ladder), float(most)]
 
     def verify(self, choice: Mapping[str, Cell]) -> Trial:
         """Encode a choice, weigh the file it makes, and measure it on the validation split."""

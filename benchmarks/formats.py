@@ -2,8 +2,8 @@
 
     python benchmarks/formats.py [--quick]
 
-One thread; the best of three. Rivals: torch's casts and per-channel fake quantisation, and scipy's k-means (which starts
-at random and gets 2 M weights at most).
+One thread; the best of three. Rivals: torch's casts and per-channel fake quantisation, and scipy's k-means
+(which starts at random and gets 2 M weights at most).
 """
 
 import argparse

@@ -32,7 +32,9 @@ def small():
     tensors = {
         "conv.weight": Int(bits=4).encode(numbers((6, 3, 3, 3))),
         "conv.bias": Float("float16").encode(numbers(6)),
-        "up.weight": Int(bits=8, scheme="affine").encode(numbers((3, 4, 2, 2), 1), view=kept_first).recoded(Rans()),
+        "up.weight": Int(bits=8, scheme="affine")
+        .encode(numbers((3, 4, 2, 2), 1), view=kept_first)
+        .recoded(Rans()),
         "gates.weight": Int(bits=3, per="tensor").encode(numbers((8, 5)), view=View((8, 5), groups=4)),
         "fc1.weight": Clustered(bits=3).encode(numbers((9, 20), 2, 0.6)).recoded(Gaps(bits=4)),
         "fc2.weight": Log2(bits=4).encode(numbers((5, 9), 3)).recoded(Huffman()),
@@ -89,19 +91,36 @@ def forge(content: bytes, edit) -> bytes:
     return join(edit(header) or header, body)
 
 
+NUMBERS = [0, 1, -1, 2, 3, 7, 255, 2**16, 2**31, 2**39, 2**40 - 1, 2**40, 2**63 - 1, -(2**63), 2**64 - 1, 1.5]
+WORDS = [
+    "",
+    "a",
+    "\0",
+    "\n",
+    "x" * 600,
+    "ünï",
+    "fixed",
+    "rans",
+    "int",
+    "bfloat16",
+    "LSTM",
+    "Linear",
+    "{}",
+    "[]",
+    "NaN",
+]
+CODERS = [{"coder": name} for name in ("fixed", "rans", "zstd", "huffman", "bitmask", "gaps")]
 HOSTILE = [
-    0, 1, -1, 2, 3, 7, 255, 2**16, 2**31, 2**39, 2**40 - 1, 2**40, 2**63 - 1, -(2**63), 2**64 - 1, 1.5, float("nan"),
-    float("inf"), True, None, "", "a", "\0", "\n", "x" * 600, "ünï", "fixed", "rans", "int", "bfloat16", "LSTM", "Linear",
-    b"", b"\xff", [], [0], [1, 2, 3], [2**39, 2**39], [0, 0, 0, 0], {}, {"": ""}, {"a": 1}, {"format": "int"},
-    {"format": "int", "bits": 32}, {"format": "clustered", "bits": 12, "init": "linear"},
-    {"format": "float", "kind": "float32", "per": "channel"}, {"coder": "fixed"}, {"coder": "rans"}, {"coder": "zstd"},
-    {"coder": "huffman"}, {"coder": "bitmask"}, {"coder": "gaps", "bits": 1}, "[" * 50 + "]" * 50, "{}", "[]", "NaN",
-    [[[[[[[[]]]]]]]],
+    *NUMBERS, *WORDS, *CODERS,
+    float("nan"), float("inf"), True, None, "[" * 50 + "]" * 50, b"", b"\xff",
+    [], [0], [1, 2, 3], [2**39, 2**39], [0, 0, 0, 0], [[[[[[[[]]]]]]]], {}, {"": ""}, {"a": 1},
+    {"format": "int"}, {"format": "int", "bits": 32}, {"format": "clustered", "bits": 12, "init": "linear"},
+    {"format": "float", "kind": "float32", "per": "channel"}, {"coder": "gaps", "bits": 1},
 ]  # fmt: skip
 
 
 def surgery(header: list, generator: np.random.Generator) -> list:
-    """Return the header with one node, chosen at random, replaced, dropped, doubled, or exchanged with another."""
+    """Return the header with one node, chosen at random, replaced, dropped, doubled or copied over."""
     header = copy.deepcopy(header)
     places = []
 
@@ -129,7 +148,7 @@ def surgery(header: list, generator: np.random.Generator) -> list:
 
 
 def mutations(content: bytes, count: int, seed: int = 0):
-    """Yield `count` damaged copies, their hash wrong: bit flips, truncations, insertions, swapped stretches."""
+    """Yield `count` damaged copies, their hash wrong: bits flipped, bytes cut, put in or swapped."""
     generator = np.random.default_rng(seed)
     size = len(content)
     for number in range(count):
@@ -151,7 +170,7 @@ def mutations(content: bytes, count: int, seed: int = 0):
 
 
 def forgeries(content: bytes, count: int, seed: int = 0):
-    """Yield `count` changed copies, their hash right: headers after surgery, and damage behind the envelope."""
+    """Yield changed copies, their hash right: headers after surgery, and damage behind the envelope."""
     generator = np.random.default_rng(seed)
     header, body = split(content)
     data = bytes(unwrap(content)[0])
@@ -166,8 +185,7 @@ def forgeries(content: bytes, count: int, seed: int = 0):
             yield wrap(next(damaged))
 
 
-def lenet5(bits=4):
-    return dumps(Contents({
-        name: Int(bits=bits).encode(numbers(shape)) if len(shape) > 1 else Float("float16").encode(numbers(shape))
-        for name, shape in LENET5.items()
-    }))  # fmt: skip
+def lenet5():
+    """Return a file of LeNet-5 (Caffe's), weights in 4 bits and biases in 16, without a graph."""
+    forms = {name: Int(bits=4) if len(shape) > 1 else Float("float16") for name, shape in LENET5.items()}
+    return dumps(Contents({name: forms[name].encode(numbers(shape)) for name, shape in LENET5.items()}))

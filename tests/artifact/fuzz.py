@@ -1,4 +1,4 @@
-"""Run by `test_artifact_hostile.py` in a process of its own: mutated files, and the memory that reading them took."""
+"""Run by `test_artifact_hostile.py` in a process of its own: mutated files, and the memory they took."""
 
 import json
 import resource
@@ -38,7 +38,11 @@ def main(damaged, forged, seed):
             forged_counts["refused"] += 1
         else:
             forged_counts["read"] += 1
-    print(json.dumps({"damaged": counts, "forged": forged_counts, "memory": peak() - start, "nbytes": len(content)}))
+    print(
+        json.dumps(
+            {"damaged": counts, "forged": forged_counts, "memory": peak() - start, "nbytes": len(content)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,14 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Float, Int, Log2, View
 from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
 
-FORMATS = [Int(bits=1), Int(bits=5, scheme="affine", per=4), Int(bits=8), Float("bfloat16"), Log2(bits=3), Clustered(bits=2)]
+FORMATS = [
+    Int(bits=1),
+    Int(bits=5, scheme="affine", per=4),
+    Int(bits=8),
+    Float("bfloat16"),
+    Log2(bits=3),
+    Clustered(bits=2),
+]
 CODERS = [Fixed(), Rans(), Huffman(), Zstd(), Gaps(bits=2), Bitmask()]
 
 
@@ -87,7 +94,9 @@ def test_the_order_of_facts_does_not_matter():
 def test_another_process_writes_the_same_bytes():
     code = "import hashlib; from artifact_cases import *; print(hashlib.sha256(dumps(small())).hexdigest())"
     path = [str(Path(__file__).parent), *sys.path]
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(path)})
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(path)}
+    )
     assert run.stdout.strip() == hashlib.sha256(dumps(small())).hexdigest(), run.stderr
 
 
@@ -107,7 +116,9 @@ a = load({str(tmp_path / "a.fw")!r})
 a.weights(); a.index(); a.graph; diff(a, a)
 assert not {{"torch", "onnx", "onnxruntime", "scipy"}} & set(sys.modules), sorted(sys.modules)
 """
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)})
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
     assert run.returncode == 0, run.stderr
 
 
@@ -137,7 +148,10 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        (Contents({}, facts={"a": {"b": [1, float("nan")]}}), r"facts\.a\.b\[1\]: not plain JSON: got float nan"),
+        (
+            Contents({}, facts={"a": {"b": [1, float("nan")]}}),
+            r"facts\.a\.b\[1\]: not plain JSON: got float nan",
+        ),
         (Contents({}, facts={"a": b""}), r"facts\.a: not plain JSON: got bytes"),
         (Contents({}, facts={"a": {1: 2}}), r"facts\.a: not plain JSON: got dict"),
         (Contents({}, facts={"a": 2**70}), r"facts\.a: not plain JSON: got int"),
@@ -145,7 +159,10 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
         (Contents({"a\nb": Raw.of(np.zeros(1))}), r"name: got 'a\\nb'"),
         (Contents({"a": Raw.of(np.zeros(1))}, aliases={"b": "c"}), r"b: alias of no tensor"),
         (Contents({"a": Raw.of(np.zeros(1))}, aliases={"a": "a"}), r"a: appears twice"),
-        (Contents({"a": Clustered(bits=1).encode(np.zeros((5000, 5000), np.float32)).recoded(Rans())}), r"too large"),
+        (
+            Contents({"a": Clustered(bits=1).encode(np.zeros((5000, 5000), np.float32)).recoded(Rans())}),
+            r"too large",
+        ),
     ],
 )
 def test_what_could_not_be_read_is_not_written(contents, message):
@@ -155,7 +172,9 @@ def test_what_could_not_be_read_is_not_written(contents, message):
 
 def test_a_part_of_another_type_is_not_written():
     tensor = Int(bits=4).encode(numbers((3, 4)))
-    wrong = type(tensor)(tensor.format, tensor.coder, tensor.view, tensor.symbols, {"scale": np.zeros(3, np.int32)})
+    wrong = type(tensor)(
+        tensor.format, tensor.coder, tensor.view, tensor.symbols, {"scale": np.zeros(3, np.int32)}
+    )
     with pytest.raises(UnsupportedError, match="a: scale: type of a part: got int32, expected <f4"):
         dumps(Contents({"a": wrong}))
 

@@ -51,7 +51,7 @@ def test_powers_of_two_by_hand():
 
 
 def test_the_greatest_exponent_is_that_of_incremental_network_quantization():
-    """`floor(log2(4 max / 3))` (Zhou et al., 2017, eq. 3), ties aside."""
+    """`floor(log2(4 max / 3))` (Zhou et al., 2017), ties aside."""
     for greatest in np.random.default_rng(0).uniform(0.01, 9, 200).astype(np.float32):
         top = Log2(bits=5).encode(np.array([greatest, 0.001], np.float32)).parts["top"]
         assert top.tolist() == [np.floor(np.log2(4 * greatest / 3))]

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from featherweight.data.indexed import Indexed, Indices
 from featherweight.errors import TaskError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Normalisation:
 
     def __call__(self, pixels: NDArray[np.uint8]) -> Tensor:
         """Return `pixels: [n, c, h, w]` as float32 inputs of the same shape."""
+        import torch
+
         mean = torch.tensor(self.mean).view(1, -1, 1, 1)
         std = torch.tensor(self.std).view(1, -1, 1, 1)
         return (torch.from_numpy(pixels).float() - mean) / std
@@ -54,6 +57,8 @@ class Images(Indexed):
 
     def take(self, indices: Indices) -> tuple[Any, Any]:
         """Return inputs `[n, c, h, w]`, float32, and labels `[n]`, int64."""
+        import torch
+
         return self.normalise(self.pixels[indices]), torch.from_numpy(self.labels[indices])
 
     @cached_property

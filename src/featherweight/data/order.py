@@ -14,7 +14,7 @@ def permutation(count: int, *key: int) -> NDArray[np.int64]:
     """Return a permutation of `0 .. count - 1` that depends on `key` alone, in any process and numpy version.
 
     >>> permutation(5, 0, 1).tolist()
-    [2, 3, 1, 4, 0]
+    [4, 1, 2, 0, 3]
     """
     return np.argsort(np.random.PCG64(_sequence(key)).random_raw(count), kind="stable").astype(np.int64)
 

@@ -27,12 +27,13 @@ def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[d
 
     Args:
         state: tensors by name.
-        canonical: name to the first name of the same tensor; what is not in it is left as it is.
+        canonical: name to the canonical name of its tensor; what is not in it is left as it is.
     """
     generator = torch.Generator().manual_seed(0)
     tensors: dict[str, Tensor] = {}
-    for name in dict.fromkeys(canonical[name] for name in state if name in canonical):
-        tensors[name] = _random(state[name], generator)
+    for name, tensor in state.items():
+        if name in canonical and canonical[name] not in tensors:
+            tensors[canonical[name]] = _random(tensor, generator)
     marks = {name: bits(tensor.contiguous()) for name, tensor in tensors.items()}
     replaced = {name: tensors[canonical[name]] if name in canonical else tensor for name, tensor in state.items()}
     return replaced, marks

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 
 import onnx_ir as ir
 import torch
 from onnx import ModelProto, TensorProto
-from torch import fx, nn
+from torch import Tensor, fx, nn
 
 from featherweight.artifact.contents import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
-from featherweight.export.initialisers import marked, match
+from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.nest import Nest
 from featherweight.graph.program import Dynamic, Program, capture, still
 from featherweight.graph.reasons import refusal
-from featherweight.graph.trace import edges_of
+from featherweight.graph.trace import Edge, edges_of, path_of
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
@@ -58,31 +59,20 @@ def _checked(module: nn.Module, program: Program) -> StoredGraph:
 
 def _convert(module: nn.Module, program: Program) -> StoredGraph:
     """Export the program with marks in the place of its tensors, then take the marked initialisers out."""
-    canonical = {f"module.{name}": f"module.{first}" for name, first in canonical_names(module).items()}
-    state, marks = marked(program.exported.state_dict, canonical)
-    real = dict(program.exported.state_dict)
-    program.exported.state_dict.update(state)
-    try:
-        with still(module):
-            exported = torch.onnx.export(program.exported, dynamo=True, optimize=False, verbose=False)
-    except Exception as error:
-        raise refusal(module, error, "cannot be written as ONNX") from None
-    finally:
-        program.exported.state_dict.update(real)
-    assert exported is not None
-    model = exported.model
-    table = match(model.graph, marks)
-    trusted = _trusted(program, exported.exported_program.graph)
-    edges = {old: new for old, new in edges_of(module, program).items() if old in trusted}
-    weights = simplify(model, [entry.name for entry in table])
-    outputs = _plain_outputs(model.graph)
-    names = {value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)}
-    names |= {old: new for old, new in edges.items() if old not in names}
-    tensors = _distinct([entry.tensor.removeprefix("module.") for entry in table], set(names.values()))
-    names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
-    rename(model, weights, names)
+    with still(module):
+        exported, marks = _translate(module, program)
+        model = exported.model
+        table = match(model.graph, marks)
+        edges = _edges(module, program, exported.exported_program.graph)
+        weights = simplify(model, [entry.name for entry in table])
+        outputs = _plain_outputs(model.graph)
+        names = {value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)}
+        names |= {old: new for old, new in edges.items() if old not in names}
+        tensors = _distinct([entry.tensor for entry in table], set(names.values()))
+        names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
+        rename(model, weights, names)
     initialisers = tuple(
-        Initialiser(name, entry.tensor.removeprefix("module."), entry.permutation, entry.shape)
+        Initialiser(name, entry.tensor, entry.permutation, entry.shape)
         for name, entry in zip(tensors, table, strict=True)
     )
     proto = ir.serde.serialize_model(model)
@@ -91,17 +81,46 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     return StoredGraph(proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs))
 
 
-def _trusted(program: Program, converted: fx.Graph) -> set[str]:
-    """Names that mean the same value in the captured function and in what was translated to ONNX."""
-    captured = {node.name: node for node in program.exported.graph.nodes}
-    trusted: set[str] = set()
-    for node in converted.nodes:
-        same = captured.get(node.name)
-        if same is None or same.op != node.op or same.target != node.target:
-            continue
-        if str((same.args, same.kwargs)) == str((node.args, node.kwargs)) and all(n.name in trusted for n in node.all_input_nodes):
-            trusted.add(node.name)
-    return trusted
+def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:
+    """Return the program as ONNX with a mark in the place of every tensor, and the marks by canonical name."""
+    state = program.exported.state_dict
+    real, canonical = dict(state), canonical_names(module)
+    marked_state, marks = marked(state, {f"module.{name}": first for name, first in canonical.items()})
+    state.update(marked_state)
+    try:
+        exported = torch.onnx.export(program.exported, dynamo=True, optimize=False, verbose=False)
+    except Exception as error:
+        paths = {node.name: path_of(node) for node in program.exported.graph.nodes}
+        raise refusal(module, error, "cannot be written as ONNX", paths) from None
+    finally:
+        state.update(real)
+    assert exported is not None
+    return exported, marks
+
+
+def _edges(module: nn.Module, program: Program, translated: fx.Graph) -> dict[str, Edge]:
+    """Name of a value that was translated to ONNX, to its edge; values that only ONNX has are left out.
+
+    Both graphs were decomposed from one, and every node knows the one it came from: the last of those that came from
+    one node is its value.
+    """
+    edges = edges_of(module, program)
+    known = {origin: edges[node.name] for origin, node in _origins(program.exported.graph).items() if node.name in edges}
+    return {node.name: known[origin] for origin, node in _origins(translated).items() if origin in known}
+
+
+def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
+    """The last node that came from each node of the first graph, by that node's name and the value's type."""
+    found = {}
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and node.meta.get("from_node"):
+            source = node.meta["from_node"][-1]
+            while source.from_node:
+                source = source.from_node[-1]
+            part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
+            found[source.name + part, f"{value.dtype}{list(value.shape)}"] = node
+    return found
 
 
 def _plain_outputs(graph: ir.Graph) -> list[int]:

@@ -13,7 +13,6 @@ from onnxscript import optimizer
 
 _LARGEST_CONSTANT = 4096  # elements: what is larger is computed when the network runs
 _CLEANING = (
-    common.IdentityEliminationPass(),
     common.RemoveUnusedNodesPass(),
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
     common.DeduplicateInitializersPass(),
@@ -91,7 +90,7 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     graph.initializers.clear()
     results = [value for node in graph for value in node.outputs]
     given: set[str] = set()
-    for value in [*graph.inputs, *weights, *constants, *results]:
+    for value in [*graph.inputs, *weights, *constants, *results, *_inside(graph)]:
         name = names.get(value.name or "", "")
         value.name = name if name and name not in given else next(fresh)
         given.add(value.name)
@@ -111,6 +110,12 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
         _drop_defaults(node)
     common.ClearMetadataAndDocStringPass()(model)
     graph.name, model.producer_name, model.producer_version = "g", None, None
+
+
+def _inside(graph: ir.Graph) -> list[ir.Value]:
+    """The values of the graphs inside a graph: bodies of loops and branches."""
+    inner = [g for node in graph.all_nodes() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for g in [a.as_graph()]]
+    return [value for g in inner for value in [*g.inputs, *(v for node in g for v in node.outputs)]]
 
 
 def _drop_defaults(node: ir.Node) -> None:

@@ -38,7 +38,7 @@ class Clustered(Format, frozen=True, tag="clustered"):
     ([0.0, 1.25, 4.0, 8.0], [0, 1, 1, 0, 2, 3])
 
     References: Han, Mao, Dally, Deep Compression, 2016, section 3 (linear initialisation); Choi, El-Khamy,
-    Lee, Towards the limit of network quantization, 2017, eq. 9 (Hessian-weighted k-means).
+    Lee, Towards the limit of network quantization, 2017 (Hessian-weighted k-means).
 
     Attributes:
         bits: 1 to 12, of a symbol at fixed rate. init: where the values start: `linear`, evenly between the

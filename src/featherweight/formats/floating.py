@@ -41,8 +41,8 @@ class Float(Format, frozen=True, tag="float"):
     >>> Float(kind="float8_e4m3fn").encode(np.array([0.0, 1.0, -1.3, 1000.0], np.float32)).decode().tolist()
     [0.0, 1.0, -1.25, 448.0]
 
-    References: Micikevicius et al., FP8 formats for deep learning, 2022, table 1; Rouhani et al., OCP
-    Microscaling formats (MX) specification 1.0, 2023, section 5.4.1 (the power-of-two scale).
+    References: Micikevicius et al., FP8 formats for deep learning, 2022; Rouhani et al., OCP
+    Microscaling formats (MX) specification 1.0, 2023 (the power-of-two scale).
 
     Attributes:
         kind: the type, by torch's name.
@@ -148,7 +148,7 @@ def _round_to_odd(weight: Array) -> Array:
     """Return float32 numbers cut to bfloat16 patterns, uint16, the last bit set if anything was cut off.
 
     Rounding the result to a type with at least two bits less of mantissa equals rounding the number itself
-    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008, theorem 1): 65,536 cases decide
+    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008): 65,536 cases decide
     all.
     """
     wide = weight.view(np.uint32)

@@ -35,7 +35,7 @@ class Log2(Format, frozen=True, tag="log2"):
     [1.0, -0.5, 0.0, 0.0]
 
     References: Miyashita, Lee, Murmann, Convolutional neural networks using logarithmic data representation,
-    2016; Zhou et al., Incremental network quantization, 2017, eq. 3 (the greatest power of two: `floor(log2(4
+    2016; Zhou et al., Incremental network quantization, 2017 (the greatest power of two: `floor(log2(4
     max / 3))`).
 
     Attributes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import linecache
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType, TracebackType
 
@@ -22,10 +22,22 @@ _MEANINGS = (
 )
 
 
-def refusal(module: nn.Module, error: BaseException, doing: str) -> UnsupportedError:
-    """Return one error that names the layer of `module` that was running when torch raised, and why."""
-    path, place = _layer(module, error)
+def refusal(
+    module: nn.Module, error: BaseException, doing: str, paths: Mapping[str, str] | None = None
+) -> UnsupportedError:
+    """Return one error that names the layer of `module` that torch was at when it raised, and why.
+
+    Args:
+        module: the network.
+        error: what torch raised.
+        doing: what could not be done.
+        paths: node of the captured graph to path of its module.
+    """
     text = "\n".join(str(link) for link in _chain(error))
+    path, place = _layer(module, error)
+    node = re.search(r"node %?(\w+)", text)
+    if not path and node:
+        path = (paths or {}).get(node[1], "")
     meaning = next((meaning for found, meaning in _MEANINGS if found in text), "")
     operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(r"No ONNX function found for.*?'(\S+?)'", text)
     reason = meaning or _line(text)
@@ -61,7 +73,8 @@ def _layer(module: nn.Module, error: BaseException) -> tuple[str, str]:
         for frame, number in _frames(link.__traceback__):
             file, arguments = frame.f_code.co_filename, frame.f_code.co_varnames[:1]
             owner = frame.f_locals.get(arguments[0]) if arguments else None
-            if id(owner) in paths and frame.f_code.co_name not in ("_call_impl", "_wrapped_call_impl"):
+            method = hasattr(type(owner), frame.f_code.co_name) and not frame.f_code.co_name.endswith("_call_impl")
+            if id(owner) in paths and method:
                 code = linecache.getline(file, number).strip()
                 found = (paths[id(owner)], f"{Path(file).name}:{number}: {code}" if code else "")
         if found != ("", ""):

@@ -244,7 +244,7 @@ class _Reader:
                 (role, self.static[n][0]) for role, n in _named_arguments(source)
                 if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
             ),
-            module=_path(source),
+            module=path_of(source),
             shape=tuple(size(n) for n in value.shape),
             free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
             dtype=str(value.dtype).removeprefix("torch."),
@@ -264,8 +264,8 @@ def _operator(fx_node: fx.Node) -> str:
     return operator_name(fx_node.target)
 
 
-def _path(fx_node: fx.Node) -> str:
-    """Path of the innermost module on the stack, without the wrapper and without the counter of repeated calls."""
+def path_of(fx_node: fx.Node) -> str:
+    """Return the path of the innermost module on the stack of a captured node, without the wrapper and without the counter of repeated calls."""
     stack = [path for path, _ in (fx_node.meta.get("nn_module_stack") or {}).values()]
     return re.sub(r"@\d+", "", stack[-1].removeprefix("module").removeprefix(".")) if stack else ""
 

@@ -116,7 +116,7 @@ def versions() -> dict[str, str]:
     """Return what, beside recipe, task, seed and threads, decides the bytes of a result."""
     return {
         "featherweight": featherweight.__version__,
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
         "numpy": np.__version__,
         "msgspec": msgspec.__version__,
         "machine": platform.machine(),

@@ -20,6 +20,7 @@ from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
 from featherweight.recipe.runner import pinned, usable_processors, versions
+from featherweight.recipe.store import key_of
 from featherweight.search.evaluate import metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.options import Option
@@ -149,7 +150,7 @@ class _Search:
             store=store,
             events=self.events,
         )
-        graph, _ = graph_of(model, task, self.events)
+        graph, _ = graph_of(model, task, store, self.events)
         with pinned(threads):
             base = metrics(model, task, "validation", store, threads)
         allocator = Allocator(model, task, table, graph, base, seed, threads, store)
@@ -169,13 +170,19 @@ def training_steps(task: Task) -> Recipe:
     return Recipe([Train()] if trains else [])
 
 
-def graph_of(model: Model, task: Task, events: Events) -> tuple[StoredGraph | None, list[Note]]:
-    """Return the float graph of a model, or why it has none."""
+def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[StoredGraph | None, list[Note]]:
+    """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
+    key = key_of("graph", model.structure, model.aliases, task.fingerprint(), versions())
+    kept = store.get(key)
+    if kept is not None:
+        return msgspec.msgpack.decode(kept, type=StoredGraph), []
     try:
-        return export(model.module, task.example()), []
+        graph = export(model.module, task.example())
     except UnsupportedError as error:
         events(Said(f"no runtime graph: {error.what}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {error.what}")]
+    store.put(key, msgspec.msgpack.encode(graph))
+    return graph, []
 
 
 def _finish(
@@ -191,7 +198,7 @@ def _finish(
     """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
     model, base = made[-1].model, baseline(made)
     recipe = Recipe([entry.step for entry in made if entry.step is not None])
-    graph, notes = graph_of(model, task, events)
+    graph, notes = graph_of(model, task, store, events)
     model = model.with_notes(notes)
     with pinned(threads):
         before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -144,7 +144,10 @@ def _samples(data: Any, where: str) -> Samples:
     if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray):
         return tensors(*data, where=where)
     if isinstance(data, DataLoader):
-        return Items(data.dataset, data.collate_fn) if in_plain_order(data) else Stream(data)
+        if not in_plain_order(data):
+            return Stream(data)
+        usual = data.collate_fn is default_collate
+        return _samples(data.dataset, where) if usual else Items(data.dataset, data.collate_fn)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         return tensors(*data.tensors, where=where)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
@@ -165,13 +168,11 @@ def _samples(data: Any, where: str) -> Samples:
 
 def in_plain_order(loader: DataLoader[Any]) -> bool:
     """Return whether a loader visits each item of a map-style data set once: its order may then be ours."""
-    sampler = loader.sampler
-    plain = type(sampler) is SequentialSampler or (
-        type(sampler) is RandomSampler
-        and not sampler.replacement
-        and sampler.num_samples == len(loader.dataset)
-    )  # type: ignore[arg-type]
-    return plain and type(loader.batch_sampler) is BatchSampler
+    sampler, dataset = loader.sampler, loader.dataset
+    if type(loader.batch_sampler) is not BatchSampler or not isinstance(dataset, Sized):
+        return False
+    whole = type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(dataset)
+    return whole or type(sampler) is SequentialSampler
 
 
 def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:

@@ -17,7 +17,7 @@ from featherweight.data.order import held_out, number, permutation
 from featherweight.errors import TaskError
 from featherweight.task.code import code_of
 from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split
-from featherweight.task.samples import Items, Samples, Stream, hashed, leaves, rows, samples, seeded
+from featherweight.task.samples import Samples, Stream, hashed, in_plain_order, leaves, rows, samples, seeded
 from featherweight.task.training import Training
 
 Augment = Callable[[Any, Generator], Any]
@@ -186,11 +186,7 @@ def split(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Spli
 
 def taken_batch_size(train: Any) -> int | None:
     """Return the batch size of a loader whose data set is taken out of it."""
-    return (
-        train.batch_size
-        if isinstance(train, DataLoader) and isinstance(samples(train, "train"), Items)
-        else None
-    )
+    return train.batch_size if isinstance(train, DataLoader) and in_plain_order(train) else None
 
 
 def ordered(data: Samples, batch_size: int, shuffle: bool, key: tuple[int, int]) -> Iterator[tuple[Any, Any]]:

@@ -96,6 +96,7 @@ def mutated(payload: bytes, draw: np.random.Generator) -> bytes:
 class CoderSuite:
     """The laws of a coder. Subclass it, set `coder`, and let pytest collect the subclass.
 
+    >>> from featherweight.formats.coders import Fixed
     >>> class TestMine(CoderSuite):
     ...     coder = Fixed()
 

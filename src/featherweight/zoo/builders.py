@@ -23,7 +23,7 @@ CLASSES = 1000
 
 
 def mnist(network: str, dataset: str, events: Events) -> Classification:
-    """Return a LeNet (`lenet300`, `lenet5`, `lenet`) on `mnist` or `fashion`: 55, 5 and 10 thousand images."""
+    """Return a LeNet (`lenet300`, `lenet5`, `lenet`) on `mnist` or `fashion`: 60,000 and 10,000 images."""
     from featherweight.data.mnist import FASHION_MNIST, MNIST, load
     from featherweight.task.classification import Classification
     from featherweight.zoo.lenet import LeNet, LeNet5, LeNet300

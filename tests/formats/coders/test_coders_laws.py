@@ -11,7 +11,7 @@ class TestFixed(CoderSuite):
 
 class TestHuffman(CoderSuite):
     coder = Huffman()
-    mutations = 25
+    mutations = 12
 
 
 class TestRans(CoderSuite):
@@ -36,7 +36,7 @@ class TestBitmaskOfRans(CoderSuite):
 
 class TestBitmaskOfZstdAndHuffman(CoderSuite):
     coder = Bitmask(values=Zstd(level=3), mask=Huffman())
-    mutations = 20
+    mutations = 10
 
 
 class TestGaps(CoderSuite):
@@ -56,4 +56,4 @@ class TestGapsOfSixteenBits(CoderSuite):
 
 class TestDeepCompression(CoderSuite):
     coder = Gaps(values=Huffman(), gaps=Huffman())
-    mutations = 20
+    mutations = 10

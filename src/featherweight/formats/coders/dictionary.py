@@ -59,10 +59,11 @@ class Dictionary:
 def grow(counts: Array, limit: int) -> Dictionary:
     """Return the dictionary of a table of `counts: [distinct]`, with `limit` leaves or one for each symbol.
 
-    While no more than `limit` leaves come of it, the likeliest leaf (the lowest word of equals) gets children. A child's weight is its
-    parent's times its count over the total, rounded down, at least 1; the root's is 2**38. In the end leaves
-    keep their weight over 2**18, rounded down, at least 1, and inner nodes, which are written only where an
-    encoder breaks off, have 1. All in integers, so that both sides grow the same tree.
+    While no more than `limit` leaves come of it, the likeliest leaf (the lowest word of equals) gets
+    children. A child's weight is its parent's times its count over the total, rounded down, at least 1; the
+    root's is 2**38. In the end leaves keep their weight over 2**18, rounded down, at least 1, and inner
+    nodes, which are written only where an encoder breaks off, have 1. All in integers, so that both sides
+    grow the same tree.
 
     References: B. P. Tunstall, "Synthesis of noiseless compression codes", PhD thesis, Georgia Tech, 1967.
     """

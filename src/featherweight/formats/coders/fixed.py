@@ -27,7 +27,8 @@ def pack_bits(symbols: Array, bits: int) -> bytes:
         return b""
     if bits in (8, 16, 32):
         return symbols.astype(f"<u{bits // 8}").tobytes()
-    words = symbols.astype("<u4").view(np.uint8).reshape(-1, 4)
+    width = _bytes(bits)
+    words = symbols.astype(f"<u{width}").view(np.uint8).reshape(-1, width)
     planes = np.unpackbits(words, axis=1, bitorder="little")[:, :bits]
     return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
 
@@ -40,8 +41,12 @@ def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
     if bits in (8, 16, 32):
         return raw.view(f"<u{bits // 8}")[:count]
     planes = np.unpackbits(raw, bitorder="little", count=count * bits).reshape(count, bits)
-    if bits < 8:
-        return np.packbits(planes, axis=1, bitorder="little").reshape(count)
-    words = np.zeros((count, 4), np.uint8)
+    width = _bytes(bits)
+    words = np.zeros((count, width), np.uint8)
     words[:, : (bits + 7) // 8] = np.packbits(planes, axis=1, bitorder="little")
-    return words.view("<u4").reshape(count)
+    return words.view(f"<u{width}").reshape(count)
+
+
+def _bytes(bits: int) -> int:
+    """Return the bytes of the smallest integer type that holds `bits` bits."""
+    return 1 if bits <= 8 else 2 if bits <= 16 else 4

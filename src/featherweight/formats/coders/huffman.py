@@ -12,9 +12,11 @@ from featherweight.formats.coders.canonical import LANE, Code
 from featherweight.formats.coders.dictionary import MOST_LEAVES, Dictionary, grow
 from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
 
+# The encoder walks pieces of the stream beside each other, each of about this many coded bytes.
 _PIECE_BYTES = 256
 _MOST_PIECES = 1 << 12
-_BLOCK = 1 << 20
+# The decoder spells about this many symbols at a time, to bound its memory.
+_BLOCK = 1 << 18
 
 
 class Huffman(Coder, frozen=True, tag="huffman"):
@@ -114,7 +116,7 @@ def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
 
 
 def _walk(columns: Array, following: Array, base: Array, known: Array | None = None) -> Array:
-    """Return the nodes `[steps, pieces]` passed from `base` on; once a `known` walk is met, they are its own."""
+    """Return the nodes `[steps, pieces]` passed from `base` on; once on a `known` walk, they stay on it."""
     nodes = np.empty(columns.shape, np.uint16) if known is None else known.copy()
     word = np.empty_like(base)
     for step, column in enumerate(columns):

@@ -55,7 +55,8 @@ class Rans(Coder, frozen=True, tag="rans"):
         ranks = coder.decode(_model(table.counts), spec.count)
         if not coder.is_empty():
             raise IntegrityError("rANS payload: its state does not end at zero")
-        return table.symbols.astype(spec.dtype)[ranks]
+        symbols: Array = table.symbols.astype(spec.dtype)[ranks]
+        return symbols
 
 
 def weights(counts: Array) -> Array:
@@ -65,7 +66,7 @@ def weights(counts: Array) -> Array:
     floor(C * 2**24 / T).
     """
     sums: Array = np.cumsum(counts, dtype=np.int64)
-    shares: Array = np.diff((sums << PRECISION) // sums[-1], prepend=0)
+    shares: Array = np.diff((sums << PRECISION) // int(sums[-1]), prepend=0)
     return shares
 
 

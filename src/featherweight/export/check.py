@@ -40,12 +40,18 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
         try:
             expected = program.run(inputs)
         except Exception as error:
-            raise UnsupportedError(f"the network fails on inputs of other sizes: {error}", got=sizes) from None
+            raise UnsupportedError(
+                f"the network fails on inputs of other sizes: {error}", got=sizes
+            ) from None
         output = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
         for where, wanted, got in _pairs(program.outputs, expected, output, "output"):
             if reason := difference(wanted, got):
                 layer = _first_difference(stored, tensors, module, program, inputs)
-                raise UnsupportedError(f"the exported graph is not the network: {where} differs by {reason}", where=layer, got=sizes)
+                raise UnsupportedError(
+                    f"the exported graph is not the network: {where} differs by {reason}",
+                    where=layer,
+                    got=sizes,
+                )
 
 
 def difference(expected: Tensor, got: Array) -> str:
@@ -54,14 +60,18 @@ def difference(expected: Tensor, got: Array) -> str:
     >>> difference(torch.ones(3), np.float32([1, 1, 1.1]))
     '0.1 of its largest value'
     """
-    wanted = expected.detach().float().numpy() if expected.dtype == torch.bfloat16 else expected.detach().numpy()
+    wanted = (
+        expected.detach().float().numpy() if expected.dtype == torch.bfloat16 else expected.detach().numpy()
+    )
     if wanted.shape != got.shape:
         return f"its shape {list(got.shape)}, expected {list(wanted.shape)}"
     if wanted.dtype.kind != "f":
         wrong = int((wanted != got).sum())
         return f"{wrong} of {wanted.size} values" if wrong else ""
     a, b = wanted.astype(np.float64), got.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True):
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
+        a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True
+    ):
         return "NaN or infinity in other places"
     finite = np.isfinite(a)
     scale = float(np.abs(a[finite]).max(initial=0.0))
@@ -77,10 +87,14 @@ def _tensors(module: nn.Module) -> dict[str, Array]:
     """The module's own tensors by canonical name, as a file gives them."""
     state = module.state_dict()
     tensors = {name: state[name].detach() for name in dict.fromkeys(canonical_names(module).values())}
-    return {n: (t.float() if t.dtype == torch.bfloat16 else t).contiguous().numpy() for n, t in tensors.items()}
+    return {
+        n: (t.float() if t.dtype == torch.bfloat16 else t).contiguous().numpy() for n, t in tensors.items()
+    }
 
 
-def _pairs(nest: Nest, expected: tuple[Tensor, ...], got: Any, where: str) -> Iterator[tuple[str, Tensor, Array]]:
+def _pairs(
+    nest: Nest, expected: tuple[Tensor, ...], got: Any, where: str
+) -> Iterator[tuple[str, Tensor, Array]]:
     if isinstance(nest, int):
         yield where, expected[nest], got
     elif nest is not None:
@@ -96,7 +110,9 @@ def _trials(program: Program) -> Iterator[Named]:
     if program.dynamic:
         symbols = _symbols(program)
         yield {name: _noise(_resized(t, symbols[name], +1), generator) for name, t in program.example.items()}
-        yield {name: _noise(_resized(t, symbols[name], None), generator) for name, t in program.example.items()}
+        yield {
+            name: _noise(_resized(t, symbols[name], None), generator) for name, t in program.example.items()
+        }
 
 
 def _symbols(program: Program) -> dict[str, list[int]]:
@@ -104,7 +120,10 @@ def _symbols(program: Program) -> dict[str, list[int]]:
     graph = program.exported.graph
     values = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
     names = program.exported.graph_signature.user_inputs
-    free = [[axis for axis, n in enumerate(values[str(name)].shape) if isinstance(n, torch.SymInt)] for name in names]
+    free = [
+        [axis for axis, n in enumerate(values[str(name)].shape) if isinstance(n, torch.SymInt)]
+        for name in names
+    ]
     return dict(zip(program.example, free, strict=True))
 
 
@@ -172,5 +191,7 @@ def _arguments(program: Program, inputs: Named) -> list[Any]:
     found = []
     for spec in program.exported.graph_signature.input_specs:
         target = spec.target or ""
-        found.append(next(given) if spec.kind == InputKind.USER_INPUT else state.get(target, constants.get(target)))
+        found.append(
+            next(given) if spec.kind == InputKind.USER_INPUT else state.get(target, constants.get(target))
+        )
     return found

@@ -18,7 +18,7 @@ from featherweight.export.simplify import rename, simplify
 from featherweight.graph.nest import Nest
 from featherweight.graph.program import Dynamic, Program, capture, still
 from featherweight.graph.reasons import refusal
-from featherweight.graph.trace import Edge, edges_of, path_of
+from featherweight.graph.trace import Edge, edges_of, path_of, size
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
@@ -66,7 +66,9 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         edges = _edges(module, program, exported.exported_program.graph)
         weights = simplify(model, [entry.name for entry in table])
         outputs = _plain_outputs(model.graph)
-        names = {value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)}
+        names = {
+            value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)
+        }
         names |= {old: new for old, new in edges.items() if old not in names}
         tensors = _distinct([entry.tensor for entry in table], set(names.values()))
         names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
@@ -78,7 +80,9 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     _note_types(proto, weights)
-    return StoredGraph(proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs))
+    return StoredGraph(
+        proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs)
+    )
 
 
 def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:
@@ -105,7 +109,11 @@ def _edges(module: nn.Module, program: Program, translated: fx.Graph) -> dict[st
     one node is its value.
     """
     edges = edges_of(module, program)
-    known = {origin: edges[node.name] for origin, node in _origins(program.exported.graph).items() if node.name in edges}
+    known = {
+        origin: edges[node.name]
+        for origin, node in _origins(program.exported.graph).items()
+        if node.name in edges
+    }
     return {node.name: known[origin] for origin, node in _origins(translated).items() if origin in known}
 
 
@@ -119,7 +127,7 @@ def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
             while source.from_node:
                 source = source.from_node[-1]
             part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
-            found[source.name + part, f"{value.dtype}{list(value.shape)}"] = node
+            found[source.name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
     return found
 
 

@@ -65,7 +65,11 @@ def _obstacle(graph: Graph, norm: Node) -> str:
         return f"it follows {layer.op}, not a convolution or linear layer"
     if len(layer.shape) != (_CONVOLUTIONS[layer.op] + 2):
         return "its channels are not the output channels of the layer before it"
-    if len(layer.roles) < len(layer.tensors) or len(norm.roles) < len(norm.tensors) or "weight" not in dict(layer.roles):
+    if (
+        len(layer.roles) < len(layer.tensors)
+        or len(norm.roles) < len(norm.tensors)
+        or "weight" not in dict(layer.roles)
+    ):
         return "a weight of it or of the layer before it is computed, not stored"
     if len(graph.consumers(layer.name)) > 1 or layer.name in graph.outputs:
         return f"the output of {layer.module or layer.name} is also used elsewhere"
@@ -79,8 +83,14 @@ def _obstacle(graph: Graph, norm: Node) -> str:
 def _site(layer: Node, norm: Node) -> FoldSite:
     weights, statistics = dict(layer.roles), dict(norm.roles)
     return FoldSite(
-        layer=layer.module or layer.name, norm=norm.module or norm.name, op=layer.op,
-        weight=weights["weight"], bias=weights.get("bias"),
-        gamma=statistics.get("weight"), beta=statistics.get("bias"),
-        mean=statistics["running_mean"], var=statistics["running_var"], eps=float(dict(norm.arguments)["eps"]),
+        layer=layer.module or layer.name,
+        norm=norm.module or norm.name,
+        op=layer.op,
+        weight=weights["weight"],
+        bias=weights.get("bias"),
+        gamma=statistics.get("weight"),
+        beta=statistics.get("bias"),
+        mean=statistics["running_mean"],
+        var=statistics["running_var"],
+        eps=float(dict(norm.arguments)["eps"]),
     )

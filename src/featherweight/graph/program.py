@@ -55,7 +55,9 @@ class _Flat(nn.Module):
         self._example = [example]  # in a list, so that no tensor of it is taken for a constant of the network
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        output = call(self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()])))
+        output = call(
+            self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()]))
+        )
         return flatten_outputs(output)[1]
 
 
@@ -81,11 +83,15 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
 
     with still(module):
         try:
-            outputs, _ = flatten_outputs(call(module, rebuild(example, iter([t.clone() for t in named.values()]))))
+            outputs, _ = flatten_outputs(
+                call(module, rebuild(example, iter([t.clone() for t in named.values()])))
+            )
         except FeatherweightError:
             raise
         except Exception as error:
-            raise TaskError(f"the network fails on its own example: {_line(error)}", where=type(module).__name__) from None
+            raise TaskError(
+                f"the network fails on its own example: {_line(error)}", where=type(module).__name__
+            ) from None
         exported, used = _export(flat, named, dynamic)
     return Program(exported, used, outputs, run)
 
@@ -99,7 +105,9 @@ def _export(
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named
-    if batched and all(tensor.shape[0] == 1 for tensor in batched.values()):  # torch takes a size of 1 for fixed
+    if batched and all(
+        tensor.shape[0] == 1 for tensor in batched.values()
+    ):  # torch takes a size of 1 for fixed
         doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
     try:
         exported = _functional(flat, doubled, axes)

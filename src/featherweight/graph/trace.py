@@ -115,11 +115,17 @@ class Graph:
         shapes = {node.name: node.shape for node in self.nodes}
         return tuple(
             Layer(
-                node.module or node.name, node.name, node.op, node.tensors,
+                node.module or node.name,
+                node.name,
+                node.op,
+                node.tensors,
                 tuple(self.views[name] for name in node.tensors),
-                tuple(shapes[edge] for edge in node.inputs), node.shape, node.macs,
+                tuple(shapes[edge] for edge in node.inputs),
+                node.shape,
+                node.macs,
             )
-            for node in self.nodes if node.tensors
+            for node in self.nodes
+            if node.tensors
         )
 
     @property
@@ -146,7 +152,9 @@ def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Gra
 def graph_of(module: nn.Module, program: Program) -> Graph:
     """Return the graph of a captured `module`."""
     reader = _read(module, program)
-    return Graph(tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module))
+    return Graph(
+        tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module)
+    )
 
 
 def edges_of(module: nn.Module, program: Program) -> dict[str, Edge]:
@@ -236,21 +244,25 @@ class _Reader:
         macs = 0 if op in ("input", "constant") or source in self.counted else multiply_accumulates(source)
         self.counted.add(source)
         self.edges[fx_node] = name
-        self.nodes.append(Node(
-            name, op,
-            inputs=tuple(self.edges[n] for n in _operands(source) if n in self.edges),
-            tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
-            roles=tuple(
-                (role, self.static[n][0]) for role, n in _named_arguments(source)
-                if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
-            ),
-            module=path_of(source),
-            shape=tuple(size(n) for n in value.shape),
-            free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
-            dtype=str(value.dtype).removeprefix("torch."),
-            macs=None if macs is None else macs // self.batch,
-            arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),
-        ))
+        self.nodes.append(
+            Node(
+                name,
+                op,
+                inputs=tuple(self.edges[n] for n in _operands(source) if n in self.edges),
+                tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
+                roles=tuple(
+                    (role, self.static[n][0])
+                    for role, n in _named_arguments(source)
+                    if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
+                ),
+                module=path_of(source),
+                shape=tuple(size(n) for n in value.shape),
+                free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
+                dtype=str(value.dtype).removeprefix("torch."),
+                macs=None if macs is None else macs // self.batch,
+                arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),
+            )
+        )
 
 
 def _source(fx_node: fx.Node) -> fx.Node:

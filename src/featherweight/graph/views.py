@@ -13,7 +13,11 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     """Return every name of a parameter or persistent buffer to the first name of that tensor."""
     first: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
-    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items() if isinstance(tensor, Tensor)}
+    return {
+        name: first.setdefault(id(tensor), name)
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def views(module: nn.Module) -> dict[str, View]:
@@ -41,8 +45,6 @@ def _view(owner: nn.Module | None, local: str, shape: tuple[int, ...]) -> View:
     groups = 1
     if isinstance(owner, (nn.LSTM, nn.LSTMCell)) and local.startswith(("weight_ih", "weight_hh")):
         groups = 4
-    elif isinstance(owner, (nn.GRU, nn.GRUCell)) and local.startswith(("weight_ih", "weight_hh")):
-        groups = 3
-    elif isinstance(owner, nn.MultiheadAttention) and local == "in_proj_weight":
+    elif (isinstance(owner, (nn.GRU, nn.GRUCell)) and local.startswith(("weight_ih", "weight_hh"))) or (isinstance(owner, nn.MultiheadAttention) and local == "in_proj_weight"):
         groups = 3
     return View(shape, groups=groups)

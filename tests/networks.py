@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -115,7 +116,11 @@ class Transformer(nn.Module):
 
     def forward(self, ids):
         length = ids.shape[1]
-        return self.out(self.blocks(self.words(ids) + self.places[:length], mask=self.mask[:length, :length]))
+        return self.out(
+            self.blocks(
+                self.words(ids) + self.places[:length], mask=self.mask[:length, :length], is_causal=False
+            )
+        )
 
 
 class Upsampler(nn.Module):
@@ -467,7 +472,7 @@ NETWORKS: dict[str, Network] = {
     "functional": Network(Functional, images),
     "shared": Network(SharedTwice, images),
     "tied": Network(TiedWords, tokens),
-    "lstm": Network(lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True), tokens),
+    "lstm": Network(lambda: Recurrent(nn.LSTM, bidirectional=True), tokens),
     "gru": Network(lambda: Recurrent(nn.GRU), tokens),
     "attention": Network(Attention, tokens),
     "transformer": Network(Transformer, tokens, dynamic={"ids": (0, 1)}),
@@ -502,3 +507,21 @@ NETWORKS: dict[str, Network] = {
     "broken": Network(Broken, rows, "fails on its own example"),
     "numbers": Network(Numbers, rows, "something else than tensors: got float"),
 }
+
+
+@cache
+def traced(name: str) -> Any:
+    """Return the network, its example and its graph; made once, not to be changed."""
+    from featherweight.graph import trace
+
+    module, example = NETWORKS[name].build()
+    return module, example, trace(module, example, dynamic=NETWORKS[name].dynamic)
+
+
+@cache
+def exported(name: str) -> Any:
+    """Return the network, its example and its stored graph; made once, not to be changed."""
+    from featherweight.export import export
+
+    module, example = NETWORKS[name].build()
+    return module, example, export(module, example, dynamic=NETWORKS[name].dynamic)

@@ -18,7 +18,7 @@ from featherweight.export.simplify import rename, simplify
 from featherweight.graph.nest import Nest
 from featherweight.graph.program import Dynamic, Program, capture, still
 from featherweight.graph.reasons import refusal
-from featherweight.graph.trace import Edge, edges_of, path_of
+from featherweight.graph.trace import Edge, edges_of, path_of, size
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
@@ -127,7 +127,7 @@ def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
             while source.from_node:
                 source = source.from_node[-1]
             part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
-            found[source.name + part, f"{value.dtype}{list(value.shape)}"] = node
+            found[source.name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
     return found
 
 

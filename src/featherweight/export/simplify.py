@@ -113,7 +113,8 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
         ]
         value.shape = ir.Shape(sizes)
     for value in graph.outputs:
-        value.shape = None
+        known = value.shape if value.shape is not None else ()
+        value.shape = ir.Shape([n if isinstance(n, int) else symbols.get(str(n)) for n in known])
     for node in graph:
         node.name = None
         _drop_defaults(node)

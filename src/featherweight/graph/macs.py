@@ -90,6 +90,14 @@ _NONE = {
     "chunk",
     "_to_copy",
     "view",
+    "hardswish",
+    "relu6",
+    "elu",
+    "celu",
+    "selu",
+    "native_dropout",
+    "copy",
+    "lift_fresh_copy",
 }
 
 
@@ -155,6 +163,11 @@ def _recurrent(node: fx.Node) -> int:
     return tokens * sum(prod(_shape(weight)) for weight in weights if len(_shape(weight)) == 2)
 
 
+def _cell(node: fx.Node) -> int:
+    """One step: both matrices, once for every row."""
+    return prod(_shape(node.args[0])[:-1]) * sum(prod(_shape(weight)) for weight in node.args[2:4])
+
+
 def _bilinear(node: fx.Node) -> int:
     """Weight `[out, in1, in2]`, all of it for every output row."""
     return prod(_shape(node)[:-1]) * prod(_shape(node.args[2]))
@@ -177,6 +190,7 @@ _FORMULAS: dict[str, Callable[[fx.Node], int | None]] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _second_product),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     "scaled_dot_product_attention": _attention,
     "bilinear": _bilinear,
     "einsum": _einsum,

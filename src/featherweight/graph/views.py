@@ -45,8 +45,6 @@ def _view(owner: nn.Module | None, local: str, shape: tuple[int, ...]) -> View:
     groups = 1
     if isinstance(owner, (nn.LSTM, nn.LSTMCell)) and local.startswith(("weight_ih", "weight_hh")):
         groups = 4
-    elif (isinstance(owner, (nn.GRU, nn.GRUCell)) and local.startswith(("weight_ih", "weight_hh"))) or (
-        isinstance(owner, nn.MultiheadAttention) and local == "in_proj_weight"
-    ):
+    elif (isinstance(owner, (nn.GRU, nn.GRUCell)) and local.startswith(("weight_ih", "weight_hh"))) or (isinstance(owner, nn.MultiheadAttention) and local == "in_proj_weight"):
         groups = 3
     return View(shape, groups=groups)

@@ -57,10 +57,10 @@ class Session:
             UnsupportedError: ONNX Runtime cannot run the graph.
             IntegrityError: the graph is damaged or does not fit the tensors.
         """
-        model = build_onnx(graph, tensors)
+        options, model = _options(threads), build_onnx(graph, tensors)
         try:
             runtime = onnxruntime.InferenceSession(
-                model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             raise UnsupportedError(

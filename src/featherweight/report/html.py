@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from featherweight.report.plot import front_plot
 from featherweight.report.tables import Table, facts, headline, tables
 from featherweight.search.summary import Summary
 
+NUMBER = re.compile(r"[+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?")
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ink: CanvasText; --page: Canvas; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -17,7 +19,9 @@ h1 { margin-bottom: .5rem } h2 { margin-top: 2.5rem }
 .figures b { display: block; font-size: 1.5rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem }
-th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; max-width: 34rem; overflow-wrap: anywhere }
+td:last-child { white-space: normal; min-width: 6rem }
+td.number { white-space: nowrap }
 th { border-bottom: 2px solid var(--line) } td { border-bottom: 1px solid var(--line) }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
 .plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem }
@@ -62,5 +66,5 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    number = text[:1].lstrip("+-").isdigit() or text[1:2].isdigit()
+    number = NUMBER.fullmatch(text) is not None
     return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.search.summary import Summary
-from featherweight.units import nbytes, percent
+from featherweight.units import nbytes, percent, points
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
         ("smaller", f"{summary.ratio:.1f}x"),
         (f"{summary.primary} on test", f"{percent(after)}"),
         ("float network", f"{percent(before)}"),
-        ("change", f"{100 * (after - before):+.2f} points"),
+        ("change", f"{points(after - before)} points"),
     ]
 
 
@@ -86,7 +86,7 @@ def _points(s: Summary) -> Table:
             nbytes(p.nbytes),
             f"{s.float_bytes / p.nbytes:.1f}x",
             percent(p.value),
-            f"{-100 * p.drop:+.2f}",
+            points(-p.drop),
             "yes" if p.on_front else "",
             "chosen" if p.chosen else "",
         ]

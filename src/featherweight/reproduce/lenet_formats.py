@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
 from featherweight.recipe import Recipe
-from featherweight.report.plot import new_figure, svg
+from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, mean_spread
 from featherweight.search import compress
 from featherweight.search.options import label
@@ -163,7 +163,7 @@ def _plot(rows: Sequence[Row]) -> Plot:
         floor = 100 * here[0].baseline
         ax.axhline(floor, color="#4d4d4d", linestyle="--", linewidth=1)
         ax.set_ylim(max(0.0, floor - 4), floor + 0.6)
-        ax.set_xscale("log")
+        logarithmic(ax)
         ax.set_title(", ".join(panel))
         ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
         ax.set_ylabel("accuracy on test, %")

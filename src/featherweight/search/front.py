@@ -92,7 +92,9 @@ class Allocator:
         options = {name: cell.option for name, cell in choice.items()}
         trial = Trial(options, 0, {}, 0.0, sum(cell.loss for cell in choice.values()))
         chosen = {name: option for name, option in options.items() if option.format is not None}
-        model = self.model.with_encoded({name: self._encoded(name, option) for name, option in chosen.items()})
+        model = self.model.with_encoded(
+            {name: self._encoded(name, option) for name, option in chosen.items()}
+        )
         measured = metrics(model, self.task, "validation", self.store, self.threads)
         nbytes = len(dumps(pack(model, self.graph)))
         drop = self.base[self.task.primary] - measured[self.task.primary]

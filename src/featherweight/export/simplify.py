@@ -1,4 +1,4 @@
-"""The exported graph made small: constants folded, sizes not computed where they need not be, nothing but what runs."""
+"""The exported graph made small: constants folded, no size computed in vain, nothing but what runs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _one_number(value: ir.Value | None) -> bool:
 
 
 def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str]) -> None:
-    """Name inputs, weights and activations as `names` says and all else by numbers, and drop what only people read.
+    """Name values as `names` says and all others by numbers; drop what only people read.
 
     Args:
         model: changed in place.
@@ -94,7 +94,7 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     graph, taken = model.graph, set(names.values())
     fresh = (name for name in map(str, itertools.count()) if name not in taken)
     constants = list(graph.initializers.values())
-    graph.initializers.clear()
+    graph.initializers.clear()  # they are kept under their names
     results = [value for node in graph for value in node.outputs]
     given: set[str] = set()
     for value in [*graph.inputs, *weights, *constants, *results, *_inside(graph)]:

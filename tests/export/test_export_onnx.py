@@ -188,7 +188,9 @@ def test_other_weights_in_the_same_graph():
 
 def test_batch_norm_and_its_convolution_stay_apart():
     _, _, stored = exported("residual")
-    ops = [node.op_type for node in onnx.ModelProto.FromString(stored.onnx).graph.node]
+    nodes = onnx.ModelProto.FromString(stored.onnx).graph.node
+    ops = [node.op_type for node in nodes]
+    assert [len(node.input) for node in nodes if node.op_type == "Conv"] == [2, 2, 3]
     assert ops.count("BatchNormalization") == 3
     assert not {"Gather", "Shape", "Range", "Identity", "Constant"} & set(ops)
     assert {entry.tensor for entry in stored.initialisers} >= {

@@ -80,7 +80,7 @@ def first_difference(
 
 
 def refusing_layer(stored: StoredGraph, module: nn.Module, program: Program, message: str) -> str:
-    """Return the layer with the ONNX operator that `message` names; the network's own name if there is none."""
+    """Return the layer with the ONNX operator that `message` names, or the network's own name."""
     graph, nodes = graph_of(module, program), list(onnx.ModelProto.FromString(stored.onnx).graph.node)
     made = {node.name: node for node in graph.nodes}
     named = [n for n, node in enumerate(nodes) if re.search(rf"\b{node.op_type}\b", message)]

@@ -88,7 +88,7 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
 
 
 def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:
-    """Return the program as ONNX with a mark in the place of every tensor, and the marks by canonical name."""
+    """Return the program as ONNX with a mark in the place of every tensor, and the marks by name."""
     state = program.exported.state_dict
     real, canonical = dict(state), canonical_names(module)
     marked_state, marks = marked(state, {f"module.{name}": first for name, first in canonical.items()})

@@ -40,10 +40,20 @@ def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
             onnx_shape_inference=False,
         )
         _infer_one_size(model.graph)
+        _drop_zero_biases(model.graph)
         for clean in _CLEANING:
             clean(model)
     del model.graph.inputs[inputs:]
     return values
+
+
+def _drop_zero_biases(graph: ir.Graph) -> None:
+    """Take away the zeros that stand for a bias where the layer has none."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3 else None
+        zeros = ir.convenience.get_const_tensor(bias) if bias is not None else None
+        if zeros is not None and not zeros.numpy().any():
+            node.resize_inputs(2)
 
 
 def _infer_one_size(graph: ir.Graph) -> None:

@@ -1,3 +1,66 @@
-"""featherweight: compress neural networks for the hardware they run on, from data to silicon."""
+"""featherweight: compress neural networks for the hardware they run on, from data to silicon.
+
+A task around your network and data, one call, one file:
+
+    import featherweight
+    task = featherweight.Classification(model, train=train_loader, validation=val_loader, test=test_loader)
+    featherweight.compress(task, max_drop=0.5).save("model.fw")
+
+Names are imported when they are first used, so that `import featherweight` is quick and reading a file needs no
+torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "Artifact": "featherweight.artifact",
+    "Bitmask": "featherweight.formats.coders",
+    "Classification": "featherweight.task",
+    "Clustered": "featherweight.formats",
+    "Compressed": "featherweight.search",
+    "FeatherweightError": "featherweight.errors",
+    "Fixed": "featherweight.formats.coders",
+    "Float": "featherweight.formats",
+    "Gaps": "featherweight.formats.coders",
+    "Huffman": "featherweight.formats.coders",
+    "Int": "featherweight.formats",
+    "Log2": "featherweight.formats",
+    "Model": "featherweight.model",
+    "Option": "featherweight.search",
+    "Rans": "featherweight.formats.coders",
+    "Recipe": "featherweight.recipe",
+    "Store": "featherweight.recipe",
+    "Task": "featherweight.task",
+    "View": "featherweight.formats",
+    "Zstd": "featherweight.formats.coders",
+    "compress": "featherweight.search",
+    "load": "featherweight.artifact",
+    "run": "featherweight.recipe",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+if TYPE_CHECKING:
+    from featherweight.artifact import Artifact, load
+    from featherweight.errors import FeatherweightError
+    from featherweight.formats import Clustered, Float, Int, Log2, View
+    from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+    from featherweight.model import Model
+    from featherweight.recipe import Recipe, Store, run
+    from featherweight.search import Compressed, Option, compress
+    from featherweight.task import Classification, Task
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'featherweight' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -38,13 +38,15 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         Raises:
             IntegrityError: the class is not one a file may name.
         """
+        import torch
         from torch import nn
 
         if self.kind not in STOCK:
             raise IntegrityError("not a stock layer", got=self.kind, expected=", ".join(STOCK))
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in self.arguments.items()}
         try:
-            module: nn.Module = getattr(nn, self.kind)(**arguments)
+            with torch.random.fork_rng(devices=[]):
+                module: nn.Module = getattr(nn, self.kind)(**arguments)
         except (TypeError, ValueError, RuntimeError) as error:
             raise IntegrityError(f"layer {self.kind} cannot be built: {error}") from None
         return module.eval()

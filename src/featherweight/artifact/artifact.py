@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from featherweight.artifact.index import Index
+    from featherweight.runtime import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,11 +186,16 @@ class Artifact:
 
         return fill(self, module)
 
-    def session(self, **options: Any) -> Any:
-        """Return a session that runs the stored graph; options as of `featherweight.runtime.session`."""
+    def session(self, *, threads: int = 1) -> Session:
+        """Return a session that runs the stored graph with the decoded tensors; see `runtime.session`.
+
+        Raises:
+            UnsupportedError: the file holds no graph, or the runtime cannot run it.
+            IntegrityError: the graph or a tensor does not decode.
+        """
         from featherweight.runtime import session
 
-        return session(self, **options)
+        return session(self, threads=threads)
 
     def index(self) -> Index:
         """Return a row for each tensor, and the bytes of the file by kind."""

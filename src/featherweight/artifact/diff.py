@@ -75,6 +75,5 @@ def _greatest_difference(x: Array, y: Array) -> float:
     """Return the greatest `|x - y|`; equal infinities and a NaN on both sides differ by nothing."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        gaps = np.abs(x - y)
-    gaps[(x == y) | (np.isnan(x) & np.isnan(y))] = 0.0
+        gaps = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
     return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))

@@ -18,6 +18,7 @@ from featherweight.structure import LayerSpec
 MOST_HEADER = 1 << 20  # bytes, decompressed
 MOST_GRAPH = 1 << 24  # bytes, decompressed
 MOST_ELEMENTS = 1 << 40  # of a tensor
+MOST_AXES = 32  # of a tensor
 MOST_NAME = 512  # characters
 MOST_NESTING = 32  # of facts and outputs
 

@@ -40,6 +40,12 @@ class Row:
     bits_per_weight: float
     sparsity: float
 
+    @property
+    def label(self) -> str:
+        """Format and options on one line, `int 4 channel`; of a raw tensor, its type."""
+        options = [str(value) for value in self.options.values()]
+        return " ".join([self.format, *options]) if self.coder else options[0]
+
 
 @dataclass(frozen=True)
 class Index:

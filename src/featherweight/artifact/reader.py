@@ -13,6 +13,7 @@ from featherweight.artifact.artifact import Artifact, Sealed, SealedEncoded, Sea
 from featherweight.artifact.contents import Initialiser
 from featherweight.artifact.envelope import unwrap
 from featherweight.artifact.header import (
+    MOST_AXES,
     MOST_ELEMENTS,
     MOST_NAME,
     EncodedEntry,
@@ -98,10 +99,11 @@ def _check_sizes(entries: Iterable[Entry], file_size: int) -> None:
     total = 0
     most = MOST_DECODED + MOST_DECODED_RATIO * file_size
     for entry in entries:
-        if len(entry.shape) > 32 or math.prod(max(n, 1) for n in entry.shape) >= MOST_ELEMENTS:
-            raise IntegrityError(
-                "shape", where=entry.name, got=entry.shape, expected="at most 32 axes, 2**40 elements"
-            )
+        with refusing(entry.name):
+            if len(entry.shape) > MOST_AXES or math.prod(max(n, 1) for n in entry.shape) >= MOST_ELEMENTS:
+                raise IntegrityError(
+                    "shape", got=entry.shape, expected=f"{MOST_AXES} axes, 2**40 elements at most"
+                )
         total += entry.decoded
     if total > most:
         raise IntegrityError(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from featherweight.errors import FeatherweightError, IntegrityError
+
+MOST_QUOTED = 300  # characters
 
 
 @contextmanager
@@ -20,8 +23,18 @@ def refusing(where: str, *, hint: str = "") -> Iterator[None]:
     except FeatherweightError as error:
         place = ": ".join(part for part in (where, error.where) if part)
         raise IntegrityError(
-            error.what, where=place, got=error.got, expected=error.expected, hint=error.hint or hint
+            _short(error.what),
+            where=place,
+            got=_short(error.got),
+            expected=error.expected,
+            hint=error.hint or hint,
         ) from error
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise IntegrityError(reason, where=where, hint=hint) from error
+        raise IntegrityError(_short(reason), where=where, hint=hint) from error
+
+
+def _short(value: Any) -> Any:
+    """Return what a message may quote of a value that a stranger chose."""
+    text = str(value)
+    return value if len(text) <= MOST_QUOTED else f"{text[:MOST_QUOTED]} ..."

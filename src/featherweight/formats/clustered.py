@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
+from featherweight.formats.nearest import boundaries
 from featherweight.formats.units import BLOCK
 from featherweight.formats.view import View
 
@@ -64,12 +65,12 @@ class Clustered(Format, frozen=True, tag="clustered"):
         return {"codebook": np.concatenate([np.zeros(int(zeros), np.float32), centres])}
 
     def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
-        """Return the index of the nearest value, ties to the smaller; 0.0 is for exact zeros, and for them only."""
+        """Return the index of the nearest value, ties to the smaller; 0.0 is for exact zeros alone."""
         spec, codebook = self.stream(view, parts), parts["codebook"]
         pinned = int(spec.zero is not None)
         order = np.argsort(codebook[pinned:])
+        limits, flat = boundaries(codebook[pinned:][order]), matrix.reshape(-1)
         index = order + pinned if order.size else np.zeros(1, int)
-        limits, flat = boundaries(codebook[index]), matrix.reshape(-1)
         symbols = np.empty(flat.shape, spec.dtype)
         for i in range(0, flat.size, BLOCK):
             block = flat[i : i + BLOCK]
@@ -137,17 +138,6 @@ def lloyd(values: Array, weights: Array | None, centres: Array) -> Array:
             break
         edges = moved
     return np.unique(centres[np.diff(edges) > 0])
-
-
-def boundaries(centres: Array) -> Array:
-    """Return the greatest float32 not past the middle, for each pair of neighbours of rising `centres`.
-
-    `value <= boundaries` then decides exactly, without widening the values.
-    """
-    wide = centres.astype(np.float64)
-    middle = (wide[1:] + wide[:-1]) / 2
-    near = middle.astype(np.float32)
-    return np.where(near > middle, np.nextafter(near, np.float32(-np.inf)), near)
 
 
 def _edges(values: Array, centres: Array) -> Array:

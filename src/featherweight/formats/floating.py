@@ -116,7 +116,7 @@ def from_bits(bits: Array, kind: Kind) -> Array:
     if kind == "float16":
         return bits.astype(np.uint16, copy=False).view(np.float16).astype(np.float32)
     if kind == "float32":
-        return bits.astype(np.uint32, copy=False).view(np.float32)
+        return bits.astype(np.uint32).view(np.float32)
     if kind == "bfloat16":
         return (bits.astype(np.uint32) << 16).view(np.float32)
     return float8_values(kind)[bits]

@@ -17,9 +17,9 @@ from featherweight.formats.view import View
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
 
-# Part of the range of min-max that the search for the least squared error starts from: 1 down to 2**-8.
-FRACTIONS = tuple(2.0 ** (-k / 4) for k in range(33))
-REFINEMENTS = 6
+# Factors on the range of min-max that the search for the least squared error tries; `FINE`: around the best.
+COARSE = tuple(2.0 ** (-k / 4) for k in range(1, 33))
+FINE = tuple(2.0 ** (k / 32) for k in range(-7, 8) if k)
 _FLOAT32 = np.finfo(np.float32)
 
 
@@ -62,11 +62,12 @@ class Int(Format, frozen=True, tag="int"):
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
         """Return `scale` and, if affine, `zero_point`, one a unit."""
         weight = split(matrix, view, self.per)
-        low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
-        scale, zero_point = min_max(low, high, self.bits, self.scheme)
         if self.scale_by == "mse":
             diagonal = None if importance is None else split(importance.diagonal, view, self.per)
-            scale, zero_point = _least_squares(weight, diagonal, low, high, self.bits, self.scheme)
+            scale, zero_point = least_squares(weight, diagonal, self.bits, self.scheme)
+        else:
+            low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
+            scale, zero_point = min_max(low, high, self.bits, self.scheme)
         found = {"scale": scale, "zero_point": zero_point}
         layout = self.parts(view).items()
         return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout}
@@ -77,7 +78,7 @@ class Int(Format, frozen=True, tag="int"):
         scale, zero_point = self._columns(parts)
         symbols = np.empty(weight.shape, self.stream(view, parts).dtype)
         for rows, cols in blocks(weight.shape):
-            steps = to_steps(weight[rows, cols], scale[rows], zero_point[rows], self.bits)
+            steps = to_steps(weight[rows, cols] / scale[rows], zero_point[rows], self.bits)
             symbols[rows, cols] = steps.astype(np.int64) & ((1 << self.bits) - 1)
         return join(symbols, view, self.per)
 
@@ -154,68 +155,87 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
     return scale, np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
 
 
-def to_steps(weight: Array, scale: Array, zero_point: Array, bits: int) -> Array:
-    """Return `q - zero_point` of `weight: [units, n]`, whole numbers in floating point; ties to even.
+def to_steps(ratio: Array, zero_point: Array, bits: int) -> Array:
+    """Return `q - zero_point`, whole numbers in floating point, of `ratio = weight / scale`; ties to even.
 
-    Float32 counts steps exactly to 24 bits; at 32 bits the steps are float64, made from a float32 quotient.
+    Float32 counts steps exactly to 24 bits; at 32 bits the steps are float64, rounded from a float32 ratio.
     """
     least, most = grid(bits)
     exact = np.float32 if bits <= 16 else np.float64
-    steps = np.rint(weight / scale).astype(exact, copy=False)
+    steps: Array = np.rint(ratio).astype(exact, copy=False)
     return np.clip(steps, (least - zero_point).astype(exact), (most - zero_point).astype(exact), out=steps)
-
-
-def _least_squares(
-    weight: Array, importance: Array | None, low: Array, high: Array, bits: int, scheme: Scheme
-) -> tuple[Array, Array]:
-    """Return scale and zero point of each unit with the least squared error that the search finds.
-
-    Both ends of the range are shrunk by each of `FRACTIONS`; then, from the best, the scale that is optimal
-    for the rounded weights, `sum(h w d) / sum(h d d)` with `d = q - zero_point`, is taken and the weights
-    rounded again, a few times. The first candidate is min-max itself, so that the result is never worse.
-    """
-
-    def judged(scale: Array, zero_point: Array) -> tuple[Array, ...]:
-        return scale, zero_point, *_squared_error(weight, importance, scale, zero_point, bits)
-
-    best = judged(*min_max(low, high, bits, scheme))
-    for fraction in FRACTIONS[1:]:
-        best = _better(judged(*min_max(low * fraction, high * fraction, bits, scheme)), best)
-    for _ in range(REFINEMENTS):
-        scale, zero_point, _, optimal = best
-        if (optimal == scale).all():
-            break
-        best = _better(judged(optimal, zero_point), best)
-    return best[0], best[1]
-
-
-def _better(new: tuple[Array, ...], old: tuple[Array, ...]) -> tuple[Array, ...]:
-    """Return, unit by unit, the one of less error (entry 2)."""
-    less = new[2] < old[2]
-    return tuple(np.where(less, a, b) for a, b in zip(new, old, strict=True))
-
-
-def _squared_error(
-    weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int
-) -> tuple[Array, Array]:
-    """Return the weighted squared error of each unit, float64, and the best scale for its rounded weights."""
-    sums = np.zeros((3, len(weight)))
-    column, zero = scale[:, None], zero_point[:, None]
-    for rows, cols in blocks(weight.shape):
-        block = weight[rows, cols]
-        steps = to_steps(block, column[rows], zero[rows], bits).astype(np.float32, copy=False)
-        error = (steps * column[rows] - block).astype(np.float64)
-        steps = steps.astype(np.float64)
-        h = 1 if importance is None else importance[rows, cols]
-        weighed = steps * h
-        sums[0, rows] += (error * error * h).sum(axis=1)
-        sums[1, rows] += (weighed * block).sum(axis=1)
-        sums[2, rows] += (weighed * steps).sum(axis=1)
-    known = (sums[1] > 0) & (sums[2] > 0)
-    optimal = np.where(known, sums[1] / np.where(known, sums[2], 1), scale)
-    return sums[0], within_float32(optimal, bits)
 
 
 def within_float32(scale: Array, bits: int) -> Array:
     """Return scales as normal float32 numbers under which no point of the grid overflows."""
     return np.clip(scale, _FLOAT32.tiny, _FLOAT32.max / 2**bits).astype(np.float32)
+
+
+def least_squares(weight: Array, importance: Array | None, bits: int, scheme: Scheme) -> tuple[Array, Array]:
+    """Return scale and zero point of each unit, `[units]`, that make the squared error small.
+
+    Both ends of the range of min-max are moved alike: by each of `COARSE`, then by each of `FINE` from the
+    best; last, the scale that is best for the rounded weights is tried. Min-max is the first candidate and
+    only less error replaces one, so the result is never worse.
+
+    Args:
+        weight: `[units, n]`.
+        importance: weight of each squared error, `[units, n]`; None: 1 each.
+        bits: width of the grid.
+        scheme: symmetric or affine.
+    """
+    low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
+
+    def moved(factor: Array | float) -> tuple[Array, ...]:
+        factor = np.broadcast_to(factor, low.shape)
+        scale, zero_point = min_max(low * factor, high * factor, bits, scheme)
+        return squared_error(weight, importance, scale, zero_point, bits), factor, scale, zero_point
+
+    best = moved(1.0)
+    for factor in COARSE:
+        best = _less(best, moved(factor))
+    middle = best[1]
+    for factor in FINE:
+        best = _less(best, moved(middle * factor))
+    _, middle, scale, zero_point = best
+    scale = best_scale(weight, importance, scale, zero_point, bits)
+    last = squared_error(weight, importance, scale, zero_point, bits), middle, scale, zero_point
+    _, _, scale, zero_point = _less(best, last)
+    return scale, zero_point
+
+
+def _less(old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
+    """Return, unit by unit, the candidate of less error (the first entry)."""
+    less = new[0] < old[0]
+    return tuple(np.where(less, b, a) for a, b in zip(old, new, strict=True))
+
+
+def squared_error(
+    weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int
+) -> Array:
+    """Return the (weighted) squared error of each unit, float64 `[units]`.
+
+    Summed in steps of the scale, so that no weight is too small or too great to square.
+    """
+    error = np.zeros(len(weight))
+    for rows, cols in blocks(weight.shape):
+        ratio = weight[rows, cols] / scale[rows, None]
+        ratio -= to_steps(ratio, zero_point[rows, None], bits)
+        ratio *= ratio
+        if importance is not None:
+            ratio *= importance[rows, cols]
+        error[rows] += ratio.sum(axis=1)
+    return error * np.square(scale, dtype=np.float64)
+
+
+def best_scale(weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int) -> Array:
+    """Return the best scale for the steps `d` of the weights under `scale`: `sum(h w d) / sum(h d d)`."""
+    product, square = np.zeros((2, len(weight)))
+    for rows, cols in blocks(weight.shape):
+        ratio = weight[rows, cols] / scale[rows, None]
+        steps = to_steps(ratio, zero_point[rows, None], bits)
+        weighed = steps if importance is None else steps * importance[rows, cols]
+        product[rows] += (weighed * ratio).sum(axis=1)
+        square[rows] += (weighed * steps).sum(axis=1)
+    known = (product > 0) & (square > 0)
+    return within_float32(np.where(known, product / np.where(known, square, 1), 1) * scale, bits)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from featherweight.errors import IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
+from featherweight.formats.nearest import boundaries
 from featherweight.formats.units import Per, blocks, join, split, units_shape
 from featherweight.formats.view import View
 
@@ -48,7 +49,7 @@ class Log2(Format, frozen=True, tag="log2"):
     per: Per = "tensor"
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
-        """Return `top`, the logarithm of each unit's greatest magnitude, rounded, in steps of `2**-fraction`."""
+        """Return `top`, each unit's greatest magnitude as a rounded logarithm in steps of `2**-fraction`."""
         greatest = np.abs(split(matrix, view, self.per)).max(axis=1, initial=0)
         top = np.where(greatest > 0, nearest_log2(greatest, self.fraction), 0)
         top = np.minimum(top, _most(self.fraction))
@@ -103,17 +104,16 @@ class Log2(Format, frozen=True, tag="log2"):
 def nearest_log2(magnitude: Array, fraction: int) -> Array:
     """Return whole `m`, int32, whose `2**(m / 2**fraction)` is nearest in value; ties to the smaller.
 
-    Exact: the exponent is read off, and the mantissa compared with the middles between the levels of one
-    octave.
+    Exact: the exponent is read off, and the mantissa compared with the boundaries in one octave.
     """
     mantissa, exponent = np.frexp(magnitude)
-    levels = np.exp2(np.arange((1 << fraction) + 1) / (1 << fraction) - 1)
-    above = np.searchsorted((levels[1:] + levels[:-1]) / 2, mantissa)
-    return (exponent.astype(np.int32) - 1 << fraction) + above.astype(np.int32)
+    above = np.searchsorted(_limits(fraction), mantissa).astype(np.int32)
+    steps: Array = (exponent.astype(np.int32) - 1 << fraction) + above
+    return steps
 
 
 def exp2(steps: Array, fraction: int) -> Array:
-    """Return `2**(steps / 2**fraction)` in float32: one octave is rounded, the others are its exact multiples."""
+    """Return `2**(steps / 2**fraction)` in float32: one octave, rounded, and its exact multiples."""
     level: Array = np.ldexp(_octave(fraction)[steps & (1 << fraction) - 1], steps >> fraction)
     return level
 
@@ -122,6 +122,12 @@ def exp2(steps: Array, fraction: int) -> Array:
 def _octave(fraction: int) -> Array:
     """Return the levels of `[1, 2)`, float32 `[2**fraction]`."""
     return np.exp2(np.arange(1 << fraction) / (1 << fraction)).astype(np.float32)
+
+
+@lru_cache
+def _limits(fraction: int) -> Array:
+    """Return the boundaries between the levels from 1/2 to 1, where `frexp` puts mantissas."""
+    return boundaries(np.append(_octave(fraction), np.float32(2)) / 2)
 
 
 def _most(fraction: int) -> int:

@@ -16,7 +16,7 @@ Array = NDArray[Any]
 # One scale a tensor (a block of `View.groups`), a channel (row of the view), or so many neighbours in a row.
 Per = Literal["tensor", "channel"] | Annotated[int, Meta(ge=1)]
 
-BLOCK = 1 << 18  # weights worked on at once: temporaries stay in cache, whatever the size of the tensor
+BLOCK = 1 << 16  # weights worked on at once: temporaries stay in cache, whatever the size of the tensor
 
 
 def units_shape(view: View, per: Per) -> tuple[int, ...]:
@@ -41,8 +41,9 @@ def split(matrix: Array, view: View, per: Per) -> Array:
     if per == "channel":
         return matrix
     rows, groups = units_shape(view, per)
-    filled = np.pad(matrix, [(0, 0), (0, groups * per - view.cols)]) if view.cols % per else matrix
-    return filled.reshape(rows * groups, per)
+    length = _length(view, per)
+    filled = np.pad(matrix, [(0, 0), (0, groups * length - view.cols)]) if view.cols % length else matrix
+    return filled.reshape(rows * groups, length)
 
 
 def join(units: Array, view: View, per: Per) -> Array:
@@ -50,7 +51,12 @@ def join(units: Array, view: View, per: Per) -> Array:
     if per == "tensor" or per == "channel":
         return units.reshape(view.rows, view.cols)
     rows, groups = units_shape(view, per)
-    return units.reshape(rows, groups * per)[:, : view.cols]
+    return units.reshape(rows, groups * _length(view, per))[:, : view.cols]
+
+
+def _length(view: View, per: int) -> int:
+    """Return the length of a group: no longer than a row, or a forged `per` would fill memory with zeros."""
+    return min(per, max(view.cols, 1))
 
 
 def blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:

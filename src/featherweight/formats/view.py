@@ -75,4 +75,5 @@ class View:
     def tensor(self, matrix: Array) -> Array:
         """Return a matrix `[rows, cols]` as the tensor it came from: the inverse of `matrix`."""
         moved = matrix.reshape([self.shape[axis] for axis in self.permutation])
-        return np.ascontiguousarray(moved.transpose(np.argsort(np.array(self.permutation, dtype=int))))
+        inverse = np.argsort(np.array(self.permutation, dtype=int))
+        return np.asarray(moved.transpose(inverse), order="C")  # a scalar stays one

@@ -25,14 +25,17 @@ class Task(Protocol):
 
     Choices are made on `validation`, which is held out of the training set; `test` is read once, at the end.
     Everything is a function of its arguments: the same seed and epoch give the same batches in any process.
-
-    Attributes:
-        name: what reports call it.
-        primary: the metric that counts, higher is better, as a fraction (0.99, not 99).
     """
 
-    name: str
-    primary: str
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        ...
+
+    @property
+    def primary(self) -> str:
+        """The metric that counts, higher is better, as a fraction (0.99, not 99)."""
+        ...
 
     def model(self) -> nn.Module:
         """Return the network as training or compression starts from it; a new, equal one at each call."""

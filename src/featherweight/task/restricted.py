@@ -41,6 +41,11 @@ class Restricted:
         """Name of the metric that counts."""
         return self.task.primary
 
+    @property
+    def training(self) -> Any:
+        """Options of training that the task offers as its own; None if it offers none."""
+        return getattr(self.task, "training", None)
+
     def model(self) -> nn.Module:
         """Return the network of the task."""
         return self.task.model()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
+from featherweight.errors import ConfigError
 from featherweight.events import Events, silent
 from featherweight.task import Needs, Task
 
@@ -38,6 +39,20 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
     """
 
     needs: ClassVar[Needs] = "none"
+
+    def __post_init__(self) -> None:
+        """Check every field against its annotation, so that code and recipes are refused the same things.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        for field in msgspec.structs.fields(type(self)):
+            value = getattr(self, field.name)
+            try:
+                msgspec.convert(value, field.type)
+            except msgspec.ValidationError as error:
+                where = f"{self.__struct_config__.tag}.{field.name}"
+                raise ConfigError(str(error), where=where, got=repr(value)) from None
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""

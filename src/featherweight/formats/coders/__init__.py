@@ -15,14 +15,27 @@ from featherweight.formats.coders.smallest import smallest
 from featherweight.formats.coders.zstd import Zstd
 from featherweight.plugins import with_plugins
 
-CODERS: tuple[type[Coder], ...] = with_plugins("featherweight.coders", (Fixed, Bitmask, Gaps, Huffman, Rans, Zstd))
+CODERS: tuple[type[Coder], ...] = with_plugins(
+    "featherweight.coders", (Fixed, Bitmask, Gaps, Huffman, Rans, Zstd)
+)
 
 if TYPE_CHECKING:
     AnyCoder = Coder
 else:
-    AnyCoder: Any = Union[CODERS]
+    AnyCoder: Any = Union[CODERS]  # noqa: UP007
 
 __all__ = [
-    "CODERS", "AnyCoder", "Bitmask", "Coder", "Fixed", "Gaps", "Huffman", "Leaf", "Rans", "StreamSpec", "Zstd",
-    "smallest", "tag",
+    "CODERS",
+    "AnyCoder",
+    "Bitmask",
+    "Coder",
+    "Fixed",
+    "Gaps",
+    "Huffman",
+    "Leaf",
+    "Rans",
+    "StreamSpec",
+    "Zstd",
+    "smallest",
+    "tag",
 ]

@@ -33,7 +33,9 @@ class StreamSpec:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Smallest unsigned integer type that holds every symbol."""
-        return np.dtype(np.uint8 if self.alphabet <= 1 << 8 else np.uint16 if self.alphabet <= 1 << 16 else np.uint32)
+        return np.dtype(
+            np.uint8 if self.alphabet <= 1 << 8 else np.uint16 if self.alphabet <= 1 << 16 else np.uint32
+        )
 
     @property
     def bits(self) -> int:

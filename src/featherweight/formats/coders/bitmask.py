@@ -28,7 +28,8 @@ class Bitmask(Coder, frozen=True, tag="bitmask"):
         nonzero = symbols != spec.zero
         values = without_zero(symbols[nonzero], spec)
         return join(
-            self.mask.encode(nonzero, mask_spec(spec)), self.values.encode(values, values_spec(spec, values.size))
+            self.mask.encode(nonzero, mask_spec(spec)),
+            self.values.encode(values, values_spec(spec, values.size)),
         )
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -60,10 +61,12 @@ def values_misfit(values: Coder, spec: StreamSpec) -> str:
 def without_zero(values: Array, spec: StreamSpec) -> Array:
     """Return `values`, none of them zero, as symbols of the alphabet without the zero symbol."""
     assert spec.zero is not None
-    return values - (values > spec.zero).astype(spec.dtype)
+    symbols: Array = values - (values > spec.zero).astype(spec.dtype)
+    return symbols
 
 
 def with_zero(values: Array, spec: StreamSpec) -> Array:
     """Undo `without_zero`."""
     assert spec.zero is not None
-    return values.astype(spec.dtype) + (values >= spec.zero).astype(spec.dtype)
+    symbols: Array = values.astype(spec.dtype) + (values >= spec.zero).astype(spec.dtype)
+    return symbols

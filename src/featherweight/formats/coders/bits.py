@@ -94,7 +94,7 @@ def _best_order(values: Array) -> tuple[int, Array]:
     if most == 0:
         return _ALL_ZERO, np.zeros(0, np.int64)
     best, least = (0, np.zeros(0, np.int64)), 0
-    for order in range(most.bit_length()):
+    for order in range(min(most.bit_length() + 1, _ALL_ZERO)):
         widths = np.frexp((values + (1 << order)).astype(np.float64))[1].astype(np.int64) - 1
         size = int((2 * widths - order + 1).sum())
         if not least or size < least:

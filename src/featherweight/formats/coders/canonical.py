@@ -39,7 +39,8 @@ class Code:
     def starts(self) -> Array:
         """Codes in order, each followed by zeros to 31 bits."""
         shares = np.int64(1) << (_LONGEST - self.widths)
-        return np.cumsum(shares) - shares
+        starts: Array = np.cumsum(shares) - shares
+        return starts
 
     def fields(self, words: Array) -> tuple[Array, Array]:
         """Return codes and widths of `words: [n]`."""
@@ -49,22 +50,26 @@ class Code:
         return codes[words], widths[words]
 
     def read(self, bits: Bits, starts: Array) -> tuple[Array, Array]:
-        """Return the words of lanes that start at `starts: [lanes]`, and `[n]` bit positions in the last lane.
+        """Return the words of lanes that start at `starts: [lanes]`, and where words of the last lane end.
 
-        Every lane but the last has 512 words and ends where the next one starts. The last one is read for as long
-        as the others; position i is the end of its word i.
+        Every lane but the last has 512 words and ends where the next one starts. The last one is read for as
+        long as the others; its end i is the bit position behind its word i.
 
         Raises:
             IntegrityError: a lane does not end where the next one starts.
         """
-        codes = self.starts
+        first = np.flatnonzero(np.diff(self.widths, prepend=0))
+        limits, shifts = self.starts[first][1:], _LONGEST - self.widths[first]
+        offsets = first - (self.starts[first] >> shifts)
         places = np.empty((LANE, starts.size), np.uint16)
         positions, ends = starts.copy(), np.empty(LANE, np.int64)
         step = 0
         while step < LANE and (starts.size > 1 or positions[0] < bits.size):
-            found = np.searchsorted(codes, bits.peek(positions, _LONGEST).astype(np.int64), side="right") - 1
-            places[step] = found
-            positions += self.widths[found]
+            window = bits.peek(positions, _LONGEST).view(np.int64)
+            group = np.searchsorted(limits, window, side="right")
+            shift = shifts[group]
+            places[step] = (window >> shift) + offsets[group]
+            positions += _LONGEST - shift
             ends[step] = positions[-1]
             step += 1
         if (positions[:-1] != starts[1:]).any():
@@ -75,9 +80,9 @@ class Code:
 def huffman_widths(weights: Array) -> Array:
     """Return the widths `[words]` of a Huffman code, by two queues.
 
-    One queue holds the words by ascending weight (the lower number of equals first), the other the sums in the
-    order they are made. The two lightest are joined until one is left; of equals, words go before sums, older
-    sums before newer ones.
+    One queue holds the words by ascending weight (the lower number of equals first), the other the sums in
+    the order they are made. The two lightest are joined until one is left; of equals, words go before sums,
+    older sums before newer ones.
     """
     count = weights.size
     order = np.argsort(weights, kind="stable")

@@ -22,12 +22,13 @@ class Fixed(Coder, frozen=True, tag="fixed"):
 
 
 def pack_bits(symbols: Array, bits: int) -> bytes:
-    """Pack `symbols: [n]` of `bits` bits (0 to 32), least significant bit first; the last byte is padded with 0."""
+    """Return `symbols: [n]` in `bits` bits each (0 to 32), lowest bit first, padded with zeros."""
     if bits == 0 or symbols.size == 0:
         return b""
     if bits in (8, 16, 32):
         return symbols.astype(f"<u{bits // 8}").tobytes()
-    words = symbols.astype("<u4").view(np.uint8).reshape(-1, 4)
+    width = _bytes(bits)
+    words = symbols.astype(f"<u{width}").view(np.uint8).reshape(-1, width)
     planes = np.unpackbits(words, axis=1, bitorder="little")[:, :bits]
     return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
 
@@ -40,8 +41,12 @@ def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
     if bits in (8, 16, 32):
         return raw.view(f"<u{bits // 8}")[:count]
     planes = np.unpackbits(raw, bitorder="little", count=count * bits).reshape(count, bits)
-    if bits < 8:
-        return np.packbits(planes, axis=1, bitorder="little").reshape(count)
-    words = np.zeros((count, 4), np.uint8)
+    width = _bytes(bits)
+    words = np.zeros((count, width), np.uint8)
     words[:, : (bits + 7) // 8] = np.packbits(planes, axis=1, bitorder="little")
-    return words.view("<u4").reshape(count)
+    return words.view(f"<u{width}").reshape(count)
+
+
+def _bytes(bits: int) -> int:
+    """Return the bytes of the smallest integer type that holds `bits` bits."""
+    return 1 if bits <= 8 else 2 if bits <= 16 else 4

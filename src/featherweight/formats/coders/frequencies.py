@@ -36,7 +36,7 @@ class Frequencies:
 
     @classmethod
     def of(cls, symbols: Array, spec: StreamSpec) -> Frequencies:
-        """Return the table of a stream that is not empty, with the fewest bits of table and stream together."""
+        """Return the table with which it and a stream, not empty, take the fewest bits together."""
         exact = np.bincount(symbols, minlength=spec.alphabet)
         present = np.flatnonzero(exact)
         exact = exact[present]
@@ -56,6 +56,12 @@ class Frequencies:
         """Number of symbols that occur."""
         return int(self.symbols.size)
 
+    @property
+    def entropy(self) -> float:
+        """Bits a symbol."""
+        rates = self.counts / self.counts.sum()
+        return float(-rates @ np.log2(rates))
+
     def ranks(self, symbols: Array, spec: StreamSpec) -> Array:
         """Return each symbol's place in `self.symbols`, uint16."""
         table = np.zeros(spec.alphabet, np.uint16)
@@ -63,7 +69,7 @@ class Frequencies:
         return table[symbols]
 
     def fields(self) -> list[Fields]:
-        """Return the table as three lists: distinct - 1; gaps between symbols; counts - 1 (if distinct > 1)."""
+        """Return the table as lists: distinct - 1; gaps between symbols; counts - 1 if distinct > 1."""
         gaps = np.diff(self.symbols, prepend=-1) - 1
         lists = [np.array([self.distinct - 1]), gaps] + ([self.counts - 1] if self.distinct > 1 else [])
         return [integers(values) for values in lists]
@@ -78,15 +84,21 @@ def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
     head, position = read_integers(bits, 0, 1)
     distinct = int(head[0]) + 1
     if distinct > min(spec.alphabet, spec.count):
-        raise IntegrityError("frequency table", got=f"{distinct} symbols", expected=f"at most {spec.alphabet}")
+        raise IntegrityError(
+            "frequency table", got=f"{distinct} symbols", expected=f"at most {spec.alphabet}"
+        )
     gaps, position = read_integers(bits, position, distinct)
     symbols = np.cumsum(gaps + 1) - 1
     if int(symbols[-1]) >= spec.alphabet:
-        raise IntegrityError("frequency table", got=f"symbol {symbols[-1]}", expected=f"below {spec.alphabet}")
+        raise IntegrityError(
+            "frequency table", got=f"symbol {symbols[-1]}", expected=f"below {spec.alphabet}"
+        )
     if distinct == 1:
         return Frequencies(symbols, np.ones(1, np.int64)), position
     counts, position = read_integers(bits, position, distinct)
     counts += 1
     if int(counts.sum()) > MOST_TOTAL:
-        raise IntegrityError("frequency table", got=f"a total of {counts.sum()}", expected=f"at most {MOST_TOTAL}")
+        raise IntegrityError(
+            "frequency table", got=f"a total of {counts.sum()}", expected=f"at most {MOST_TOTAL}"
+        )
     return Frequencies(symbols, counts), position

@@ -15,13 +15,15 @@ from featherweight.formats.coders.leaf import Leaf, join, read_varint, split, va
 
 
 class Gaps(Coder, frozen=True, tag="gaps"):
-    """Compressed sparse storage of Deep Compression; `Gaps(values=Huffman(), gaps=Huffman())` is the whole of it.
+    """Deep Compression's sparse storage; `Gaps(values=Huffman(), gaps=Huffman())` is the whole of it.
 
-    A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a filler:
-    that many zeros and no value. (In the paper a filler is a value of its own that happens to be zero; here it
-    costs no value, and the values need no zero symbol.) Zeros behind the last value are not written.
+    A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a
+    filler: that many zeros and no value. (In the paper a filler is a value of its own that happens to be
+    zero; here it costs no value, and the values need no zero symbol.) Zeros behind the last value are not
+    written.
 
-    References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2, figure 2.
+    References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2,
+    figure 2.
 
     Attributes:
         bits: width of a gap, 1 to 16; the paper takes 5 for LeNet and VGG, 4 for AlexNet.
@@ -47,7 +49,9 @@ class Gaps(Coder, frozen=True, tag="gaps"):
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         count, start = read_varint(payload, 0)
         if count > spec.count:
-            raise IntegrityError("gaps", got=count, expected=f"at most {spec.count}, the symbols of the stream")
+            raise IntegrityError(
+                "gaps", got=count, expected=f"at most {spec.count}, the symbols of the stream"
+            )
         coded, values = split(payload, start)
         gaps = self.gaps.decode(coded, self._gaps_spec(count))
         at = absolute_index(gaps, self.bits)
@@ -79,4 +83,5 @@ def absolute_index(gaps: Array, bits: int) -> Array:
     """Undo `relative_index`."""
     is_value = gaps != (1 << bits) - 1
     ends = np.cumsum(gaps + is_value, dtype=np.int64)
-    return ends[is_value] - 1
+    at: Array = ends[is_value] - 1
+    return at

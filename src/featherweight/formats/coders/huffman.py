@@ -9,12 +9,10 @@ from featherweight.formats.coders import frequencies
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
 from featherweight.formats.coders.bits import Bits, integers, pack, read_integers
 from featherweight.formats.coders.canonical import LANE, Code
-from featherweight.formats.coders.dictionary import MOST_WORDS, Dictionary, grow
+from featherweight.formats.coders.dictionary import MOST_LEAVES, Dictionary, grow
 from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
 
-_BREAK = 1 << 10
-"""Bytes of coded words for each place where the encoder may break off, to run over many pieces at once."""
-
+_PIECE_BYTES = 256
 _MOST_PIECES = 1 << 12
 _BLOCK = 1 << 20
 
@@ -22,11 +20,11 @@ _BLOCK = 1 << 20
 class Huffman(Coder, frozen=True, tag="huffman"):
     """Tunstall's words under a canonical Huffman code; a plain Huffman code where the alphabet is large.
 
-    Both sides grow the words and their code from the frequency table. The coded words are cut into lanes of 512,
-    whose lengths in bits are kept, so that decoding runs over all lanes at once.
+    Both sides grow the words and their code from the frequency table. The coded words are cut into lanes of
+    512, whose lengths in bits are kept, so that decoding runs over all lanes at once.
 
-    References: D. A. Huffman, "A method for the construction of minimum-redundancy codes", 1952; E. S. Schwartz
-    and B. Kallick, "Generating a canonical prefix encoding", 1964.
+    References: D. A. Huffman, "A method for the construction of minimum-redundancy codes", 1952; E. S.
+    Schwartz and B. Kallick, "Generating a canonical prefix encoding", 1964.
     """
 
     def misfit(self, spec: StreamSpec) -> str:
@@ -39,11 +37,13 @@ class Huffman(Coder, frozen=True, tag="huffman"):
         table = Frequencies.of(symbols, spec)
         if table.distinct == 1:
             return pack(*table.fields())
-        dictionary = grow(table.counts, min(MOST_WORDS, spec.count))
+        dictionary = grow(table.counts, min(MOST_LEAVES, spec.count))
         words = _parse(table.ranks(symbols, spec), dictionary, pieces=_pieces(table, spec.count))
         codes, widths = Code.of(dictionary.weights).fields(words)
         sizes = np.add.reduceat(widths, np.arange(0, words.size, LANE))[:-1]
-        lanes = [np.array([sizes.size])] + ([sizes.min(keepdims=True), sizes - sizes.min()] if sizes.size else [])
+        lanes = [np.array([sizes.size])] + (
+            [sizes.min(keepdims=True), sizes - sizes.min()] if sizes.size else []
+        )
         return pack(*table.fields(), *map(integers, lanes)) + pack((codes, widths))
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -58,7 +58,7 @@ class Huffman(Coder, frozen=True, tag="huffman"):
                 raise IntegrityError("Huffman payload: bytes behind its end")
             return np.full(spec.count, table.symbols[0], spec.dtype)
         starts = _read_lanes(bits, position, spec.count)
-        dictionary = grow(table.counts, min(MOST_WORDS, spec.count))
+        dictionary = grow(table.counts, min(MOST_LEAVES, spec.count))
         words, ends = Code.of(dictionary.weights).read(bits, starts)
         ranks, used = _spell(words, dictionary, spec.count)
         last = used - (starts.size - 1) * LANE
@@ -86,30 +86,44 @@ def _read_lanes(bits: Bits, position: int, count: int) -> Array:
 
 def _pieces(table: Frequencies, count: int) -> int:
     """Return into how many pieces the encoder cuts the stream: a matter of its speed, not of the layout."""
-    rates = -np.log2(table.counts / table.counts.sum())
-    nbytes = float(table.counts @ rates) / int(table.counts.sum()) * count / 8
-    return int(min(max(nbytes // _BREAK, 1), _MOST_PIECES))
+    return min(max(int(table.entropy * count) // (8 * _PIECE_BYTES), 1), _MOST_PIECES)
 
 
 def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
-    """Return the words of `ranks: [count]`: the longest at each place; a piece's last one may be an inner node."""
+    """Return the words of `ranks: [count]`: the longest at each place, but for a few at the ends of pieces.
+
+    All pieces are walked beside each other, first from the root, then from where the piece before ended; the
+    two walks of a piece soon meet. Where they do not, the piece before breaks off at an inner node.
+    """
     steps = -(-ranks.size // pieces)
     pieces = -(-ranks.size // steps)
     columns = np.zeros(pieces * steps, ranks.dtype)
     columns[: ranks.size] = ranks
     columns = np.ascontiguousarray(columns.reshape(pieces, steps).T)
     following = dictionary.next_word
-    word, base = np.empty(pieces, np.int64), np.zeros(pieces, np.int64)
-    nodes = np.empty((steps, pieces), np.uint16)
-    for step in range(steps):
-        np.add(base, columns[step], out=word)
-        nodes[step] = word
-        np.take(following, word, out=base, mode="clip")
+    fresh = _walk(columns, following, np.zeros(pieces, np.int64))
+    nodes = _walk(columns, following, np.append(0, following[fresh[-1, :-1]]), fresh)
+    broken = np.flatnonzero(nodes[-1, :-1] != fresh[-1, :-1])
+    nodes[:, broken + 1] = fresh[:, broken + 1]
     path = nodes.T.reshape(-1)[: ranks.size]
     ends = following[path] == 0
-    ends[steps - 1 :: steps] = True
+    ends[(broken + 1) * steps - 1] = True
     ends[-1] = True
-    return path[ends]
+    words: Array = path[ends]
+    return words
+
+
+def _walk(columns: Array, following: Array, base: Array, known: Array | None = None) -> Array:
+    """Return the nodes `[steps, pieces]` passed from `base` on; once on a `known` walk, they stay on it."""
+    nodes = np.empty(columns.shape, np.uint16) if known is None else known.copy()
+    word = np.empty_like(base)
+    for step, column in enumerate(columns):
+        np.add(base, column, out=word)
+        if known is not None and np.array_equal(word, known[step]):
+            break
+        nodes[step] = word
+        np.take(following, word, out=base, mode="clip")
+    return nodes
 
 
 def _spell(words: Array, dictionary: Dictionary, count: int) -> tuple[Array, int]:
@@ -122,13 +136,17 @@ def _spell(words: Array, dictionary: Dictionary, count: int) -> tuple[Array, int
     ends = np.cumsum(lengths[words])
     used = int(np.searchsorted(ends, count)) + 1
     if used > words.size:
-        raise IntegrityError("Huffman payload cut short", got=f"{ends[-1] if ends.size else 0} symbols", expected=count)
+        raise IntegrityError(
+            "Huffman payload cut short", got=f"{ends[-1] if ends.size else 0} symbols", expected=count
+        )
     ranks = np.empty(count, np.uint16)
     cuts = np.searchsorted(ends[:used], np.arange(_BLOCK, count, _BLOCK))
     for block in np.split(np.arange(used), cuts):
         if block.size:
             first, size = block[0], lengths[words[block]]
             begin = int(ends[first] - size[0])
-            index = np.arange(size.sum()) + np.repeat(offsets[words[block]] - ends[block] + size + begin, size)
+            index = np.arange(size.sum()) + np.repeat(
+                offsets[words[block]] - ends[block] + size + begin, size
+            )
             ranks[begin : begin + index.size] = flat[index[: count - begin]]
     return ranks, used

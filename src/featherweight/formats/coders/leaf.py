@@ -49,5 +49,7 @@ def split(payload: bytes, start: int = 0) -> tuple[bytes, bytes]:
     """
     size, start = read_varint(payload, start)
     if size > len(payload) - start:
-        raise IntegrityError("payload cut short", got=f"{len(payload) - start} bytes", expected=f"at least {size}")
+        raise IntegrityError(
+            "payload cut short", got=f"{len(payload) - start} bytes", expected=f"at least {size}"
+        )
     return payload[start : start + size], payload[start + size :]

@@ -19,8 +19,8 @@ PRECISION = 24
 class Rans(Coder, frozen=True, tag="rans"):
     """Static rANS with a 64-bit state and 32-bit words, by the `constriction` library.
 
-    References: J. Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540; R. Bamler, "Understanding entropy
-    coding with asymmetric numeral systems", 2022, arXiv 2201.01741.
+    References: J. Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540; R. Bamler, "Understanding
+    entropy coding with asymmetric numeral systems", 2022, arXiv 2201.01741.
     """
 
     def misfit(self, spec: StreamSpec) -> str:
@@ -64,15 +64,17 @@ def weights(counts: Array) -> Array:
     With C the running sums of the counts and T their total, the running sums of the weights are
     floor(C * 2**24 / T).
     """
-    sums = np.cumsum(counts, dtype=np.int64)
-    return np.diff((sums << PRECISION) // sums[-1], prepend=0)
+    sums: Array = np.cumsum(counts, dtype=np.int64)
+    shares: Array = np.diff((sums << PRECISION) // int(sums[-1]), prepend=0)
+    return shares
 
 
 def _model(counts: Array) -> Any:
     """Return the library's model with exactly these weights.
 
-    For float probabilities p of n symbols it takes the running weights floor(P * (2**24 - n) / sum(p)) + i, with P
-    the sum of the i probabilities before; from p = weight - 1, all in integers, come the weights themselves.
+    For float probabilities p of n symbols it takes the running weights floor(P * (2**24 - n) / sum(p)) + i,
+    with P the sum of the i probabilities before; from p = weight - 1, all in integers, come the weights
+    themselves.
     """
     return constriction.stream.model.Categorical((weights(counts) - 1).astype(np.float64), perfect=False)
 

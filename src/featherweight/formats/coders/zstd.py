@@ -16,7 +16,7 @@ _PACKED, _PLANES = 0, 1
 
 
 class Zstd(Coder, frozen=True, tag="zstd"):
-    """One magicless frame (RFC 8878) of packed symbols or of byte planes, whichever comes out smaller.
+    """The blocks of a frame (RFC 8878) of packed symbols or of byte planes, whichever come out smaller.
 
     Attributes:
         level: effort of the encoder, 1 to 22; any decoder reads any level.
@@ -55,11 +55,14 @@ def _packed(symbols: Array, spec: StreamSpec) -> bytes:
 
 def _planes(symbols: Array, spec: StreamSpec) -> bytes:
     """Return all lowest bytes, then all next ones."""
-    words = symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, -1)
+    words = (
+        symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, spec.dtype.itemsize)
+    )
     return words[:, : (spec.bits + 7) // 8].T.tobytes()
 
 
 def _compress(raw: bytes, level: int) -> bytes:
+    """Return the blocks of a frame without its header, which `_header` makes again."""
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
         source_size=len(raw),
@@ -68,23 +71,29 @@ def _compress(raw: bytes, level: int) -> bytes:
         write_checksum=False,
         write_dict_id=False,
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
+    return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)[len(_header(len(raw))) :]
 
 
-def _decompress(frame: bytes, size: int) -> bytes:
-    """Return the `size` bytes of a frame; neither they nor its window may be larger.
+def _decompress(blocks: bytes, size: int) -> bytes:
+    """Return the `size` bytes of a frame's blocks.
 
     Raises:
-        IntegrityError: not such a frame.
+        IntegrityError: not the blocks of such a frame.
     """
-    window = max(1 << 10, 1 << (size - 1).bit_length())
-    decompressor = zstandard.ZstdDecompressor(
-        format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=min(window, 1 << 31)
-    )
+    decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
     try:
-        raw = decompressor.decompress(frame, max_output_size=size, allow_extra_data=False)
-    except (zstandard.ZstdError, MemoryError) as error:
+        raw = decompressor.decompress(_header(size) + blocks, max_output_size=size, allow_extra_data=False)
+    except zstandard.ZstdError as error:
         raise IntegrityError(f"Zstandard payload: {error}") from None
     if len(raw) != size:
         raise IntegrityError("Zstandard payload", got=f"{len(raw)} bytes", expected=f"{size}")
     return raw
+
+
+def _header(size: int) -> bytes:
+    """Return a magicless frame header: no content size, checksum or dictionary, the least window for `size`.
+
+    It says nothing that both sides do not know; unwritten, it cannot be forged either.
+    """
+    exponent = min(max((size - 1).bit_length(), 10), 27)
+    return bytes([0, (exponent - 10) << 3])

@@ -1,0 +1,30 @@
+# Every target does its own set-up in .venv. On a fresh Debian or Mac: `make demo`, `make test`.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+SHELL  := /bin/bash
+
+.PHONY: demo test lint bench clean
+
+demo: $(READY)
+	$(BIN)/featherweight demo -o demo
+
+test: lint
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+
+bench: $(READY)
+	for each in benchmarks/*.py; do $(BIN)/python $$each || exit 1; done
+
+# The virtual environment, made anew when what it is made from changes.
+$(READY): pyproject.toml constraints.txt setup.sh
+	PYTHON=$(PYTHON) bash setup.sh $(VENV)
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,208 @@
+"""Commands that read: inspect, eval, diff, export, list."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table
+
+if TYPE_CHECKING:
+    from featherweight.artifact import Artifact, Side
+
+FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
+
+
+class Listed(StrEnum):
+    """What there are lists of."""
+
+    formats = "formats"
+    coders = "coders"
+    steps = "steps"
+    tasks = "tasks"
+    recipes = "recipes"
+    reproductions = "reproductions"
+
+
+class Target(StrEnum):
+    """What a file can be exported to."""
+
+    onnx = "onnx"
+
+
+class SplitName(StrEnum):
+    """Splits with labels."""
+
+    validation = "validation"
+    test = "test"
+
+
+def inspect(file: FileArgument, json: JsonFlag = False) -> None:
+    """Show what a file holds: tensors, formats, coders, bytes; every byte is accounted for."""
+    from featherweight.units import nbytes, percent
+
+    artifact = _load(file)
+    index = artifact.index()
+    if json:
+        emit(
+            {
+                "file": str(file),
+                "sha256": artifact.sha256,
+                "bytes": artifact.nbytes,
+                "kinds": index.nbytes,
+                "tensors": index.rows,
+                "facts": artifact.facts,
+            }
+        )
+        return
+    rows = [
+        [
+            t.name,
+            "x".join(map(str, t.shape)),
+            t.label,
+            t.coder or "-",
+            f"{t.nbytes:,}",
+            f"{t.bits_per_weight:.2f}",
+            percent(t.sparsity),
+        ]
+        for t in index.rows
+    ]
+    table(["tensor", "shape", "format", "coder", "bytes", "bits", "zeros"], rows)
+    say("")
+    table(
+        ["kind", "bytes"],
+        [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]],
+    )
+    say(f"\n{nbytes(artifact.nbytes)}, sha256 {artifact.sha256}")
+
+
+def evaluate(
+    file: FileArgument,
+    task: TaskOption,
+    split: Annotated[SplitName, typer.Option(help="Which data.")] = SplitName.test,
+    json: JsonFlag = False,
+    threads: ThreadsOption = None,
+) -> None:
+    """Run a file in its runtime on a task's data and print the metrics."""
+    from featherweight.recipe.runner import usable_processors
+    from featherweight.search.evaluate import reloaded_predictor
+    from featherweight.zoo.tasks import resolve
+
+    chosen, artifact = resolve(task), _load(file)
+    predict, runtime = reloaded_predictor(artifact, chosen, threads or usable_processors())
+    found = dict(chosen.metrics(predict, split.value))
+    if json:
+        emit(
+            {
+                "file": str(file),
+                "task": chosen.name,
+                "split": split.value,
+                "runtime": runtime,
+                "metrics": found,
+            }
+        )
+        return
+    table(["metric", split.value], [[name, f"{value:.4f}"] for name, value in found.items()])
+
+
+def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> None:
+    """Show what differs between two files, tensor by tensor."""
+    from featherweight.artifact import diff as compare
+
+    rows = compare(_load(a), _load(b))
+    if json:
+        emit({"a": str(a), "b": str(b), "equal": not rows, "rows": rows})
+        return
+    if not rows:
+        say("the tensors are equal, bit for bit")
+        return
+    cells = [
+        [
+            row.name,
+            row.kind,
+            *_sides(row.before, row.after),
+            "" if row.difference is None else f"{row.difference:.3g}",
+        ]
+        for row in rows
+    ]
+    table(["tensor", "what", "before", "after", "bytes", "largest difference"], cells)
+
+
+def _sides(before: Side | None, after: Side | None) -> list[str]:
+    kept = [f"{side.format} {side.coder}".strip() if side else "-" for side in (before, after)]
+    return [*kept, " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (before, after))]
+
+
+def export(
+    file: FileArgument,
+    to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
+    ] = None,
+    json: JsonFlag = False,
+) -> None:
+    """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    from featherweight.errors import UnsupportedError
+    from featherweight.files import write_whole
+    from featherweight.runtime import build_onnx
+
+    artifact = _load(file)
+    if artifact.graph is None:
+        raise UnsupportedError(
+            "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
+        )
+    model = build_onnx(artifact.graph, {name: artifact.weight(name) for name in artifact.names})
+    content = model.SerializeToString(deterministic=True)
+    path = write_whole(out or file.with_suffix(f".{to.value}"), content)
+    if json:
+        emit({"file": str(path), "bytes": len(content)})
+    else:
+        say(f"{path}: {len(content):,} bytes")
+
+
+def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:
+    """List what there is: name and one line each."""
+    entries = _entries(what)
+    if json:
+        emit({what.value: [dict(zip(("name", "about", "needs"), entry, strict=False)) for entry in entries]})
+        return
+    head = ["name", "about", "needs"][: len(entries[0])] if entries else ["name", "about"]
+    table(head, entries)
+
+
+def _entries(what: Listed) -> list[list[str]]:
+    if what is Listed.tasks:
+        from featherweight.zoo.tasks import TASKS
+
+        return [[name, named.about] for name, named in TASKS.items()]
+    if what is Listed.recipes:
+        from featherweight.recipe.recipe import read_recipe, shipped_recipes
+
+        return [
+            ["auto", "formats chosen for each tensor, under a demand"],
+            *([n, read_recipe(n).about] for n in shipped_recipes()),
+        ]
+    if what is Listed.reproductions:
+        from featherweight.reproduce import REPRODUCTIONS
+
+        return [[name, entry.about] for name, entry in REPRODUCTIONS.items()]
+    if what is Listed.steps:
+        from featherweight.techniques import STEPS
+
+        return [[*_described(step), step.needs] for step in STEPS]
+    from featherweight.formats import CODERS, FORMATS
+
+    return [_described(kind) for kind in (FORMATS if what is Listed.formats else CODERS)]
+
+
+def _described(kind: type[Any]) -> list[str]:
+    return [str(kind.__struct_config__.tag), (kind.__doc__ or "").strip().split("\n")[0]]
+
+
+def _load(file: Path) -> Artifact:
+    from featherweight.artifact import load
+
+    return load(file)

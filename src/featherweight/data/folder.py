@@ -1,0 +1,119 @@
+"""Folders of image files: decoded when they are needed, scaled and cropped to one size."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from featherweight.data.images import Normalisation
+from featherweight.data.indexed import Indexed, Indices
+from featherweight.errors import TaskError
+
+SUFFIXES = {".jpg", ".jpeg", ".png"}
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFiles(Indexed):
+    """Image files as square inputs.
+
+    Attributes:
+        paths: the files.
+        labels: class index of each; empty if they have none.
+        size: height and width of an input, in pixels.
+        normalise: pixel values to network inputs.
+        crop: share of the shorter side that the crop keeps (0.875: scaled to 256 pixels, cropped to 224). An
+            image that is of the right size already is taken as it is.
+    """
+
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+    size: int
+    normalise: Normalisation
+    crop: float = 0.875
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def take(self, indices: Indices) -> tuple[Any, Any]:
+        """Return inputs `[n, 3, size, size]`, float32, and labels `[n]`, int64, or None without labels."""
+        import torch
+
+        pixels = np.stack([decode(self.paths[i], self.size, self.crop) for i in indices])
+        labels = torch.tensor([self.labels[i] for i in indices]) if self.labels else None
+        return self.normalise(pixels), labels
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of names, lengths, labels and preprocessing; the images themselves are not read."""
+        facts = [(path.parent.name, path.name, path.stat().st_size) for path in self.paths]
+        settings = (facts, self.labels, self.size, self.normalise, self.crop)
+        return hashlib.sha256(repr(settings).encode()).hexdigest()
+
+
+def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
+    """Return the middle of an image as `[3, size, size]`.
+
+    Raises:
+        TaskError: not an image file.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise TaskError(f"not an image that can be read: {error}", where=str(path)) from None
+    if image.size != (size, size):
+        side = min(image.size) * crop
+        left, top = (image.width - side) / 2, (image.height - side) / 2
+        box = (left, top, left + side, top + side)
+        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
+
+
+def classes_in(folder: Path) -> tuple[str, ...]:
+    """Return the classes of `folder/CLASS/*`, by name: a class is numbered by its place here."""
+    return tuple(sorted(path.name for path in folder.iterdir() if path.is_dir())) if folder.is_dir() else ()
+
+
+def class_folders(folder: Path, classes: Sequence[str]) -> tuple[tuple[Path, ...], tuple[int, ...]]:
+    """Return files and labels of `folder/CLASS/*.jpg|png`, numbered in order of `classes`.
+
+    Raises:
+        TaskError: no images, or a folder that is not one of the classes.
+    """
+    if unknown := sorted(set(classes_in(folder)) - set(classes)):
+        raise TaskError("not one of the classes", where=str(folder), got=", ".join(unknown[:5]))
+    pairs = [(path, label) for label, name in enumerate(classes) for path in images_in(folder / name)]
+    if not pairs:
+        raise TaskError("no images", where=str(folder), expected="FOLDER/CLASS/*.jpg or *.png")
+    paths, labels = zip(*pairs, strict=True)
+    return paths, labels
+
+
+def numbered_files(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
+    """Return files and labels of a flat folder of files named by class index (`0042.jpg`, `42_a.png`).
+
+    Raises:
+        TaskError: no images, or a name that does not start with a number.
+    """
+    paths = images_in(folder)
+    found = [re.match(r"\d+", path.stem) for path in paths]
+    if not paths or None in found:
+        raise TaskError(
+            "not images named by their class index", where=str(folder), expected="0042.jpg, 42_a.png"
+        )
+    return paths, tuple(int(match.group()) for match in found if match)
+
+
+def images_in(folder: Path) -> tuple[Path, ...]:
+    """Return the image files of a flat folder, in order of their names; none if there is no folder."""
+    found = folder.iterdir() if folder.is_dir() else ()
+    return tuple(sorted(path for path in found if path.suffix.lower() in SUFFIXES))

@@ -1,0 +1,55 @@
+"""Data that is handed out by index: what a seeded order, a split and a fingerprint need, and nothing more."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+
+
+class Indexed(ABC):
+    """Samples `0 .. len - 1`, always the same ones."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def take(self, indices: Indices) -> tuple[Any, Any]:
+        """Return the batch `(inputs, labels)` of the samples at `indices: [n]`; labels may be None."""
+
+    @property
+    @abstractmethod
+    def digest(self) -> str:
+        """A hash of the samples; of a part of them where reading all would take long."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subset(Indexed):
+    """Some samples of other data.
+
+    Attributes:
+        data: where they come from.
+        indices: `[n]`, which ones.
+    """
+
+    data: Indexed
+    indices: Indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def take(self, indices: Indices) -> tuple[Any, Any]:
+        """Return the batch of the samples at `indices: [n]`, counted within the subset."""
+        return self.data.take(self.indices[indices])
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the data and of the choice."""
+        return hashlib.sha256(self.data.digest.encode() + self.indices.astype("<i8").tobytes()).hexdigest()

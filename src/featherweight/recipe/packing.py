@@ -1,0 +1,62 @@
+"""A model as the contents of a file, and back: the one bridge between what is decided and what is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from featherweight.artifact import Artifact, Contents, Raw, StoredGraph
+from featherweight.errors import UnsupportedError
+from featherweight.formats import Encoded
+from featherweight.model import Model, Note, to_bytes
+from featherweight.task import Task
+
+DTYPES = {
+    torch.bool: "bool",
+    torch.uint8: "u8",
+    torch.int8: "i8",
+    torch.int16: "i16",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.float32: "f32",
+    torch.float64: "f64",
+}
+
+
+def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any] | None = None) -> Contents:
+    """Return `model` as the contents of a file, with the graph that runs it and facts about its making.
+
+    Raises:
+        UnsupportedError: a tensor has a type that a file cannot hold.
+    """
+    tensors: dict[str, Encoded | Raw] = {}
+    for name, tensor in model.tensors.items():
+        tensors[name] = model.weights[name] if name in model.weights else _raw(name, tensor)
+    notes = [msgspec.to_builtins(note) for note in model.notes]
+    return Contents(
+        tensors=tensors,
+        aliases=model.aliases,
+        structure=model.structure,
+        graph=graph,
+        facts={**(facts or {}), "notes": notes},
+    )
+
+
+def unpack(artifact: Artifact, task: Task) -> Model:
+    """Return the model that `pack` wrote, around a new network of the task."""
+    module = artifact.into(task.model())
+    weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
+    notes = msgspec.convert(artifact.facts.get("notes", []), type=tuple[Note, ...])
+    return Model(module, dict(artifact.structure), weights, notes)
+
+
+def _raw(name: str, tensor: Tensor) -> Raw:
+    if tensor.dtype not in DTYPES:
+        raise UnsupportedError("a file cannot hold this type", where=name, got=str(tensor.dtype))
+    return Raw(DTYPES[tensor.dtype], tuple(tensor.shape), to_bytes(tensor))

@@ -1,0 +1,79 @@
+"""A recipe: frozen steps in order, read from TOML, with the path to every mistake."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import msgspec
+
+from featherweight.errors import ConfigError
+from featherweight.techniques import AnyStep
+
+
+class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What is done to a network, in order.
+
+    >>> recipe = parse_recipe('[[steps]]\\nstep = "encode"\\nformat = {format = "int", bits = 4}')
+    >>> recipe.steps[0].format.bits
+    4
+
+    Attributes:
+        steps: the steps.
+        about: one line for a person.
+    """
+
+    steps: list[AnyStep]
+    about: str = ""
+
+    def toml(self) -> str:
+        """Return the recipe as TOML; `parse_recipe` reads it back equal."""
+        return msgspec.toml.encode(self).decode()
+
+
+def parse_recipe(text: str, where: str = "recipe") -> Recipe:
+    """Return the recipe that a TOML text describes.
+
+    Raises:
+        ConfigError: the text is no TOML, or no recipe; names the path to the mistake.
+    """
+    try:
+        return msgspec.toml.decode(text, type=Recipe)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `")
+        spot = path.rstrip("`").removeprefix("$").lstrip(".")
+        raise ConfigError(what, where=f"{where}: {spot}" if spot else where) from None
+    except msgspec.DecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=where) from None
+
+
+def read_recipe(name_or_path: str | Path) -> Recipe:
+    """Return a recipe by file name, or one of those that come with the package.
+
+    Raises:
+        ConfigError: there is no such recipe, or it has a mistake.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        try:
+            return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"cannot read the recipe: {error}", where=str(path)) from None
+    shipped = shipped_recipes()
+    if str(name_or_path) not in shipped:
+        raise ConfigError(
+            "no such recipe",
+            got=repr(str(name_or_path)),
+            expected=f"a file ending in .toml, auto, or one of {', '.join(shipped)}",
+        )
+    return parse_recipe(shipped[str(name_or_path)], where=str(name_or_path))
+
+
+def shipped_recipes() -> dict[str, str]:
+    """Return name to TOML text of the recipes that come with the package."""
+    folder = resources.files("featherweight") / "recipes"
+    return {
+        Path(entry.name).stem: entry.read_text(encoding="utf-8")
+        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
+        if entry.name.endswith(".toml")
+    }

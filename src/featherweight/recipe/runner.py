@@ -1,0 +1,142 @@
+"""Running a recipe: each step once, its result kept under the hash of all that it depends on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+import torch
+
+import featherweight
+from featherweight.artifact import dumps, loads
+from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
+from featherweight.events import Events, Finished, Said, Started, silent
+from featherweight.formats.coders import tag
+from featherweight.model import Model
+from featherweight.recipe.packing import pack, unpack
+from featherweight.recipe.recipe import Recipe
+from featherweight.recipe.store import Store, key_of
+from featherweight.task import Restricted, Task
+from featherweight.techniques.base import Context, Step
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What a step made.
+
+    Attributes:
+        step: the step; None for the network as the task gives it.
+        model: the model after it.
+        seconds: how long it took, now or when it was first made in this store.
+        cached: whether it came out of the store.
+    """
+
+    step: Step | None
+    model: Model
+    seconds: float
+    cached: bool
+
+
+def run(
+    recipe: Recipe,
+    task: Task,
+    *,
+    seed: int = 0,
+    threads: int | None = None,
+    store: Store | None = None,
+    events: Events = silent,
+) -> list[Made]:
+    """Run the steps of a recipe in order; return what each made, the task's own network first.
+
+    Same recipe, task, seed, threads, instruction set and versions: the same bytes, in any process. A run that was
+    killed goes on from the last finished step, and within a long one from its last checkpoint.
+
+    Args:
+        recipe: the steps.
+        task: the network, its data and its measure; each step sees no more of it than it declared to need.
+        seed: of everything random.
+        threads: of the arithmetic; it decides bytes. Default: all processors that this process may use.
+        store: where results are kept; default: the user's.
+        events: where progress goes.
+
+    Raises:
+        FeatherweightError: a step cannot do what it was asked to; the message names it.
+    """
+    threads = threads or usable_processors()
+    store = store or Store()
+    with pinned(threads):
+        made = [Made(None, Model.of(task.model()), 0.0, False)]
+        for number, step in enumerate(recipe.steps):
+            made.append(_step(step, number, made[-1].model, task, seed, threads, store, events))
+    return made
+
+
+def _step(
+    step: Step, number: int, model: Model, task: Task, seed: int, threads: int, store: Store, events: Events
+) -> Made:
+    name = tag(step)
+    key = key_of("step", step, model.hash, task.fingerprint(), seed, threads, versions())
+    kept = store.get(key)
+    if kept is not None:
+        try:
+            artifact = loads(kept)
+            seconds = float(artifact.facts.get("seconds", 0.0))
+            after = unpack(artifact, task)
+            done = Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
+        except IntegrityError:
+            store.drop(key)
+            events(Said(f"{name}: its stored result was damaged; made again"))
+        else:
+            events(Finished(name, seconds, cached=True))
+            return done
+    events(Started(name))
+    start = time.perf_counter()
+    context = Context(seed, events, store.scratch(key))
+    try:
+        after = step.apply(model, Restricted(task, step.needs), context)
+    except FeatherweightError as error:
+        place = f"steps[{number}] ({name})"
+        error.args = (f"{place}: {error}",)
+        raise
+    seconds = time.perf_counter() - start
+    news = dataclasses.replace(after, notes=after.notes[len(model.notes) :])
+    store.put(key, dumps(pack(news, facts={"seconds": seconds})))
+    events(Finished(name, seconds))
+    return Made(step, after, seconds, False)
+
+
+def versions() -> dict[str, str]:
+    """Return what, beside recipe, task, seed and threads, decides the bytes of a result."""
+    return {
+        "featherweight": featherweight.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "msgspec": msgspec.__version__,
+        "machine": platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def pinned(threads: int) -> Iterator[None]:
+    """Pin the number of threads of torch's arithmetic, and restore it after."""
+    if threads < 1:
+        raise ConfigError("threads", got=threads, expected="1 or more")
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

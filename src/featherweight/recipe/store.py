@@ -1,0 +1,51 @@
+"""The content-addressed store: results under the hash of all that they depend on. It is what resumes a run."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from featherweight.files import cache_dir, write_whole
+
+
+def key_of(*inputs: Any) -> str:
+    """Return the SHA-256 of JSON-able inputs: equal inputs, in any process, have equal keys."""
+    return hashlib.sha256(msgspec.json.encode(inputs, order="sorted")).hexdigest()
+
+
+class Store:
+    """Bytes under keys in a folder; entries are whole or absent, and never change.
+
+    Args:
+        folder: where; the default is `store` in the cache folder.
+    """
+
+    def __init__(self, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else cache_dir() / "store"
+
+    def get(self, key: str) -> bytes | None:
+        """Return what stands under a key, or None."""
+        try:
+            return self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, content: bytes) -> None:
+        """Keep `content` under a key, and drop the scratch of the work that made it."""
+        write_whole(self._path(key), content)
+        shutil.rmtree(self.scratch(key), ignore_errors=True)
+
+    def drop(self, key: str) -> None:
+        """Forget what stands under a key."""
+        self._path(key).unlink(missing_ok=True)
+
+    def scratch(self, key: str) -> Path:
+        """Return the folder where unfinished work on a key may leave checkpoints; it need not exist."""
+        return self.folder / "scratch" / key
+
+    def _path(self, key: str) -> Path:
+        return self.folder / key[:2] / key[2:]

@@ -1,0 +1,28 @@
+"""The report as Markdown."""
+
+from __future__ import annotations
+
+from featherweight.report.tables import Table, facts, headline, tables
+from featherweight.search.summary import Summary
+
+
+def markdown(summary: Summary) -> str:
+    """Return the report as one Markdown page."""
+    lines = [f"# {summary.task}, compressed", ""]
+    lines += [f"- {name}: **{value}**" for name, value in headline(summary)]
+    for table in tables(summary):
+        lines += ["", f"## {table.title}", "", *([table.about, ""] if table.about else []), *rows_of(table)]
+    lines += ["", "## How this came about", "", *(f"- {fact}" for fact in facts(summary))]
+    lines += ["", "```toml", summary.recipe.strip(), "```", ""]
+    return "\n".join(lines)
+
+
+def rows_of(table: Table) -> list[str]:
+    """Return a table's head and rows as Markdown lines."""
+    head = "| " + " | ".join(table.head) + " |"
+    rule = "|" + "---|" * len(table.head)
+    return [
+        head,
+        rule,
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table.rows),
+    ]

@@ -1,0 +1,61 @@
+"""The reproductions by name, and running one."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherweight.errors import ConfigError
+from featherweight.events import Events
+from featherweight.progress import default_events
+from featherweight.recipe.runner import usable_processors, versions
+from featherweight.reproduce import lenet_formats
+from featherweight.reproduce.results import Measured, Results, write
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A published result: one line about it, and what measures it (`quick`, threads, events)."""
+
+    about: str
+    measure: Callable[[bool, int, Events], Measured]
+
+
+REPRODUCTIONS = {
+    "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
+}
+
+
+def reproduce(
+    name: str,
+    folder: str | Path,
+    *,
+    quick: bool = False,
+    threads: int | None = None,
+    events: Events | None = None,
+) -> Results:
+    """Measure a published result again and write it into `folder`.
+
+    Everything slow stands in the store, so that a killed reproduction goes on where it was.
+
+    Raises:
+        ConfigError: there is no reproduction of that name.
+    """
+    if name not in REPRODUCTIONS:
+        raise ConfigError("no such reproduction", got=repr(name), expected=", ".join(REPRODUCTIONS))
+    threads = threads or usable_processors()
+    measured = REPRODUCTIONS[name].measure(quick, threads, events or default_events())
+    results = Results(
+        name=name,
+        about=REPRODUCTIONS[name].about,
+        command=f"featherweight reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
+        environment={**versions(), "python": platform.python_version(), "threads": str(threads)},
+        rows=measured.rows,
+        checks=measured.checks,
+        plots=[plot.name for plot in measured.plots],
+        remarks=measured.remarks,
+    )
+    write(results, measured.plots, Path(folder))
+    return results

@@ -1,0 +1,256 @@
+"""`compress`: a task and a demand in, a file and its report out; by a recipe, or by one that is searched."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from featherweight.artifact import Artifact, StoredGraph, dumps, loads
+from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
+from featherweight.events import Events, Said
+from featherweight.export import export
+from featherweight.files import write_whole
+from featherweight.formats import Clustered, Int
+from featherweight.model import Model, Note
+from featherweight.progress import default_events
+from featherweight.recipe import Made, Recipe, Store, read_recipe, run
+from featherweight.recipe.packing import pack
+from featherweight.recipe.runner import pinned, usable_processors, versions
+from featherweight.search.evaluate import metrics, parity, reloaded_predictor
+from featherweight.search.front import Allocator, Trial, choose, frontier
+from featherweight.search.options import Option
+from featherweight.search.sensitivity import Sensitivity, measure
+from featherweight.search.summary import Summary, summarise
+from featherweight.selectors import Where
+from featherweight.task import Task
+from featherweight.techniques import Train
+
+PARITY = 1e-5
+
+
+def default_options() -> list[Option]:
+    """Return what a tensor may become unless the caller says otherwise; float as it is comes last."""
+    channels = [Int(bits=bits, per="channel", scale_by="mse") for bits in (8, 6, 5, 4, 3, 2)]
+    tensors = [Int(bits=bits, per="tensor", scale_by="mse") for bits in (4, 3, 2)]
+    shared = [Clustered(bits=bits) for bits in (4, 3, 2)]
+    return [*(Option(format_) for format_ in (*channels, *tensors, *shared)), Option()]
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What `compress` made.
+
+    Attributes:
+        artifact: the file, as it was reloaded.
+        summary: what the reports say, as data.
+        recipe: the steps that made it; running them again gives the same bytes.
+        content: the bytes of the file.
+    """
+
+    artifact: Artifact
+    summary: Summary
+    recipe: Recipe
+    content: bytes
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file (`model.fw`), whole or not at all."""
+        return write_whole(path, self.content)
+
+
+def compress(
+    task: Task,
+    recipe: Recipe | str = "auto",
+    *,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    options: Sequence[Option] | None = None,
+    where: Where = "weights",
+    batches: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    store: Store | None = None,
+    events: Events | None = None,
+) -> Compressed:
+    """Compress the network of a task into one file.
+
+    Args:
+        task: the network, its data and its measure, for instance `featherweight.Classification`.
+        recipe: steps, the name of a recipe, a TOML file, or `auto`: formats are chosen for each tensor.
+        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation; the smallest file
+            is sought. Default 0.5 if no `max_bytes` is given.
+        max_bytes: `auto`: bytes of the whole file; the best metric is sought.
+        options: `auto`: what a tensor may become.
+        where: `auto`: which tensors are chosen for.
+        batches: `auto`: validation batches for the sensitivities; None: all.
+        seed: of everything random.
+        threads: of the arithmetic; they decide bytes.
+        store: where results are kept, so that a killed run goes on.
+        events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
+
+    Raises:
+        FeatherweightError: bad input; or no choice meets the demand, and then what came closest.
+    """
+    threads, store, events = threads or usable_processors(), store or Store(), events or default_events()
+    start = time.perf_counter()
+    if recipe == "auto":
+        if max_drop is None and max_bytes is None:
+            max_drop = 0.5
+        search = _Search(
+            task, list(options or default_options()), where, batches, seed, threads, store, events
+        )
+        made, found = search.made(max_drop, max_bytes)
+    else:
+        if max_drop is not None or max_bytes is not None:
+            raise ConfigError(
+                "max_drop and max_bytes belong to auto", hint="a recipe says what it does by its steps"
+            )
+        steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
+        made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
+    return _finish(task, made, found, seed, threads, store, events, start)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search saw on its way."""
+
+    table: Sensitivity
+    trials: list[Trial]
+    chosen: Trial
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    task: Task
+    options: list[Option]
+    where: Where
+    batches: int | None
+    seed: int
+    threads: int
+    store: Store
+    events: Events
+
+    def made(self, max_drop: float | None, max_bytes: int | None) -> tuple[list[Made], Found]:
+        """Train if the task says how, measure, allocate, verify, and run the recipe that was chosen."""
+        task, seed, threads, store = self.task, self.seed, self.threads, self.store
+        before = training_steps(task)
+        model = run(before, task, seed=seed, threads=threads, store=store, events=self.events)[-1].model
+        table = measure(
+            model,
+            task,
+            self.options,
+            where=self.where,
+            batches=self.batches,
+            seed=seed,
+            threads=threads,
+            store=store,
+            events=self.events,
+        )
+        graph, _ = graph_of(model, task, self.events)
+        with pinned(threads):
+            base = metrics(model, task, "validation", store, threads)
+        allocator = Allocator(model, task, table, graph, base, seed, threads, store)
+        drop = None if max_drop is None else max_drop / 100
+        trials = frontier(allocator, max_drop=drop, max_bytes=max_bytes, events=self.events)
+        chosen = choose(trials, max_drop=drop, max_bytes=max_bytes)
+        if chosen is None:
+            raise _none_found(trials, max_drop, max_bytes)
+        steps = Recipe([*before.steps, *chosen.steps], about=f"chosen for {task.name}")
+        made = run(steps, task, seed=seed, threads=threads, store=store, events=self.events)
+        return made, Found(table, trials, chosen)
+
+
+def training_steps(task: Task) -> Recipe:
+    """Return the recipe that trains the task's network, empty where it comes trained."""
+    trains = getattr(task, "training", None) is not None
+    return Recipe([Train()] if trains else [])
+
+
+def graph_of(model: Model, task: Task, events: Events) -> tuple[StoredGraph | None, list[Note]]:
+    """Return the float graph of a model, or why it has none."""
+    try:
+        return export(model.module, task.example()), []
+    except UnsupportedError as error:
+        events(Said(f"no runtime graph: {error.what}"))
+        return None, [Note("skipped", "graph", f"the file holds weights only: {error.what}")]
+
+
+def _finish(
+    task: Task,
+    made: list[Made],
+    found: Found | None,
+    seed: int,
+    threads: int,
+    store: Store,
+    events: Events,
+    start: float,
+) -> Compressed:
+    """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
+    model, base = made[-1].model, baseline(made)
+    recipe = Recipe([entry.step for entry in made if entry.step is not None])
+    graph, notes = graph_of(model, task, events)
+    model = model.with_notes(notes)
+    with pinned(threads):
+        before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
+        facts = {
+            "task": task.name,
+            "fingerprint": task.fingerprint(),
+            "seed": seed,
+            "threads": threads,
+            "versions": versions(),
+            "recipe": msgspec.to_builtins(recipe),
+            "validation": metrics(model, task, "validation", store, threads),
+            "baseline": before["validation"],
+        }
+        content = dumps(pack(model, graph, facts))
+        artifact = loads(content)
+        difference = None if graph is None else parity(artifact.session(threads=threads), model.module, task)
+        if difference is not None and difference > PARITY:
+            raise IntegrityError(
+                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+            )
+        predict, runtime = reloaded_predictor(artifact, task, threads)
+        after = dict(task.metrics(predict, "test"))
+    summary = summarise(
+        task=task,
+        model=model,
+        base=base,
+        made=made,
+        artifact=artifact,
+        baseline=before,
+        test=after,
+        runtime=runtime,
+        difference=difference,
+        threads=threads,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        table=found.table if found else None,
+        trials=found.trials if found else [],
+        chosen=found.chosen if found else None,
+    )
+    return Compressed(artifact, summary, recipe, content)
+
+
+def baseline(made: Sequence[Made]) -> Model:
+    """Return the model that a result is compared with: after the last of the `train` steps that come first."""
+    base = made[0].model
+    for entry in made[1:]:
+        if not isinstance(entry.step, Train):
+            break
+        base = entry.model
+    return base
+
+
+def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int | None) -> ConfigError:
+    smallest, best = trials[0], min(trials, key=lambda trial: trial.drop)
+    demand = f"max_drop {max_drop} points" if max_bytes is None else f"max_bytes {max_bytes}"
+    return ConfigError(
+        "no allocation meets the demand",
+        where=demand,
+        got=f"smallest file {smallest.nbytes} bytes (drop {100 * smallest.drop:.2f} points), "
+        f"least drop {100 * best.drop:.2f} points ({best.nbytes} bytes)",
+        hint="relax the demand, or train through the format (step finetune)",
+    )

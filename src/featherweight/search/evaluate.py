@@ -1,0 +1,100 @@
+"""Metrics of a model, and of a reloaded file as its runtime computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featherweight.artifact import Artifact
+from featherweight.errors import UnsupportedError
+from featherweight.model import Model
+from featherweight.recipe import Store
+from featherweight.recipe.runner import versions
+from featherweight.recipe.store import key_of
+from featherweight.runtime import Session
+from featherweight.task import Inputs, Output, Predict, Split, Task, call
+
+
+def predictor(module: nn.Module) -> Predict:
+    """Return `predict` of a module, without gradients."""
+
+    def predict(inputs: Inputs) -> Output:
+        with torch.inference_mode():
+            return call(module, inputs)
+
+    return predict
+
+
+def session_predictor(session: Session) -> Predict:
+    """Return `predict` of a runtime session: torch tensors in, torch tensors out."""
+
+    def predict(inputs: Inputs) -> Output:
+        return _map(session.run(_map(inputs, _numpy)), torch.from_numpy)
+
+    return predict
+
+
+def metrics(model: Model, task: Task, split: Split, store: Store, threads: int) -> dict[str, float]:
+    """Return the metrics of a model on a split, out of the store where they stand there already."""
+    key = key_of("metrics", model.hash, task.fingerprint(), split, threads, versions())
+    kept = store.get(key)
+    if kept is None:
+        kept = msgspec.json.encode(dict(task.metrics(predictor(model.module), split)))
+        store.put(key, kept)
+    return msgspec.json.decode(kept, type=dict[str, float])
+
+
+def parity(session: Session, module: nn.Module, task: Task) -> float:
+    """Return the largest difference between session and module on the task's example, relative to the output.
+
+    max |session - module| / max(1, max |module|), over all outputs.
+    """
+    example = task.example()
+    theirs = _leaves(session_predictor(session)(example))
+    ours = _leaves(predictor(module)(example))
+    if len(theirs) != len(ours):
+        raise UnsupportedError(
+            "session and module return different outputs", got=len(theirs), expected=len(ours)
+        )
+    worst = 0.0
+    for a, b in zip(theirs, ours, strict=True):
+        if a.shape != b.shape:
+            raise UnsupportedError("output of another shape", got=tuple(a.shape), expected=tuple(b.shape))
+        if a.numel():
+            scale = max(1.0, float(b.abs().max()))
+            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
+    return worst
+
+
+def reloaded_predictor(artifact: Artifact, task: Task, threads: int) -> tuple[Predict, str]:
+    """Return `predict` of a file and the name of what computes it: ONNX Runtime, or torch where it holds no graph."""
+    if artifact.graph is None:
+        return predictor(artifact.into(task.model())), "torch"
+    return session_predictor(artifact.session(threads=threads)), "onnxruntime"
+
+
+def _numpy(value: Any) -> Any:
+    return np.ascontiguousarray(value.detach().numpy()) if isinstance(value, Tensor) else value
+
+
+def _map(value: Any, function: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _map(entry, function) for name, entry in value.items()}
+    if isinstance(value, (tuple, list)):
+        return type(value)(_map(entry, function) for entry in value)
+    return function(value)
+
+
+def _leaves(value: Any) -> list[Tensor]:
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [leaf for entry in value.values() for leaf in _leaves(entry)]
+    if isinstance(value, (tuple, list)):
+        return [leaf for entry in value for leaf in _leaves(entry)]
+    return []

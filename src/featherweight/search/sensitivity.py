@@ -1,0 +1,161 @@
+"""Per-layer sensitivity: each tensor, each option, alone: what it costs in bytes and what it does to the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import torch
+
+from featherweight.errors import TaskError, UnsupportedError
+from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.model import Model, Note, equal_bits
+from featherweight.recipe import Store
+from featherweight.recipe.runner import pinned, usable_processors, versions
+from featherweight.recipe.store import key_of
+from featherweight.search.options import Option
+from featherweight.selectors import Where, select
+from featherweight.task import Task, call
+from featherweight.techniques import Encode
+from featherweight.techniques.base import Context
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One tensor under one option, all others float.
+
+    Attributes:
+        tensor: canonical name.
+        option: what it was encoded as.
+        nbytes: bytes of the tensor in a file.
+        loss: mean loss on the validation split minus that of the float network.
+        error: squared error of the tensor, relative to its energy.
+    """
+
+    tensor: str
+    option: Option
+    nbytes: int
+    loss: float
+    error: float
+
+
+class Sensitivity(msgspec.Struct, frozen=True):
+    """The table: what each tensor costs and suffers under each option.
+
+    Attributes:
+        base: mean loss of the float network on the validation split.
+        cells: every tensor under every option that can take it.
+        skipped: the pairs that cannot be, and why.
+    """
+
+    base: float
+    cells: list[Cell]
+    skipped: list[Note] = []
+
+    def by_tensor(self) -> dict[str, list[Cell]]:
+        """Return the cells of each tensor, in the order of the module."""
+        rows: dict[str, list[Cell]] = {}
+        for cell in self.cells:
+            rows.setdefault(cell.tensor, []).append(cell)
+        return rows
+
+
+def measure(
+    model: Model,
+    task: Task,
+    options: Sequence[Option],
+    *,
+    where: Where = "weights",
+    batches: int | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    store: Store | None = None,
+    events: Events = silent,
+) -> Sensitivity:
+    """Measure every selected tensor under every option, alone, on the validation split.
+
+    Each cell is kept in the store, so that a killed measurement goes on where it was.
+
+    Args:
+        model: the float network.
+        task: gives the validation split and the loss.
+        options: what a tensor may become.
+        where: which tensors.
+        batches: how many validation batches; None: all.
+        seed: for formats that draw.
+        threads: of the arithmetic; it decides bits.
+        store: where cells are kept.
+        events: where progress goes.
+    """
+    threads, store = threads or usable_processors(), store or Store()
+    names = select(model, where)
+    base_key = ("sensitivity", model.hash, task.fingerprint(), batches, seed, threads, versions())
+    cells: list[Cell] = []
+    skipped: list[Note] = []
+    done, total = 0, len(names) * len(options)
+    events(Started("sensitivity", total))
+    with pinned(threads):
+        base = _cached(store, key_of(*base_key), float, lambda: _mean_loss(model, task, batches))
+        for name in names:
+            for option in options:
+                cell = _cached(
+                    store,
+                    key_of(*base_key, name, option),
+                    Cell | str,
+                    lambda name=name, option=option: _cell(model, task, name, option, base, batches, seed),
+                )
+                if isinstance(cell, Cell):
+                    cells.append(cell)
+                else:
+                    skipped.append(Note("skipped", name, f"{option.label}: {cell}"))
+                done += 1
+                events(Progress("sensitivity", done))
+    events(Finished("sensitivity", 0.0))
+    return Sensitivity(base, cells, skipped)
+
+
+def _cell(
+    model: Model, task: Task, name: str, option: Option, base: float, batches: int | None, seed: int
+) -> Cell | str:
+    before = model.tensors[name].detach()
+    if option.format is None:
+        return Cell(name, option, before.numel() * before.element_size(), 0.0, 0.0)
+    try:
+        after = encode_step(name, option).apply(model, task, Context(seed))
+    except UnsupportedError as error:
+        return error.what
+    value = after.tensors[name].detach()
+    energy = float(before.double().square().sum()) or 1.0
+    distance = float((value - before).double().square().sum()) / energy
+    loss = 0.0 if equal_bits(before, value) else _mean_loss(after, task, batches) - base
+    return Cell(name, option, after.weights[name].nbytes, loss, distance)
+
+
+def encode_step(name: str, option: Option) -> Encode:
+    """Return the step that gives one tensor its option."""
+    assert option.format is not None
+    return Encode(where=name, format=option.format, coder=option.coder)
+
+
+def _mean_loss(model: Model, task: Task, batches: int | None) -> float:
+    losses: list[float] = []
+    with torch.inference_mode():
+        for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
+            if number == batches:
+                break
+            losses.append(float(task.loss(call(model.module, task.inputs(batch)), batch)))
+    if not losses:
+        raise TaskError("the validation split has no batches", where=task.name)
+    return sum(losses) / len(losses)
+
+
+def _cached(store: Store, key: str, kind: Any, make: Any) -> Any:
+    kept = store.get(key)
+    if kept is not None:
+        try:
+            return msgspec.json.decode(kept, type=kind)
+        except msgspec.MsgspecError:
+            store.drop(key)
+    made = make()
+    store.put(key, msgspec.json.encode(made))
+    return made

@@ -1,0 +1,223 @@
+"""What a compression came to, as plain data: `report.json` is this, the other reports are drawn from it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from featherweight.artifact import Artifact
+from featherweight.formats.coders import tag
+from featherweight.model import Model, Note
+from featherweight.recipe import Made
+from featherweight.recipe.runner import versions
+from featherweight.search.front import Trial, front_of
+from featherweight.search.sensitivity import Sensitivity
+from featherweight.task import Task
+
+
+class Row(msgspec.Struct, frozen=True):
+    """One tensor of the file.
+
+    Attributes:
+        name: canonical name.
+        shape: of the tensor.
+        format: format and options, or the type of a tensor left as it was.
+        coder: how its symbols became bytes; empty for a tensor left as it was.
+        nbytes: bytes in the file, its line in the index aside.
+        bits: bits an element.
+        sparsity: fraction of elements that are exactly 0.
+        left: why it was left as it was; empty if it was encoded.
+    """
+
+    name: str
+    shape: list[int]
+    format: str
+    coder: str
+    nbytes: int
+    bits: float
+    sparsity: float
+    left: str = ""
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """One step of the recipe, as it ran."""
+
+    step: str
+    options: dict[str, Any]
+    seconds: float
+    cached: bool
+
+
+class Point(msgspec.Struct, frozen=True):
+    """One verified allocation: whole-file bytes, and the primary metric on validation."""
+
+    nbytes: int
+    value: float
+    drop: float
+    on_front: bool
+    chosen: bool
+    formats: dict[str, str]
+
+
+class Sensed(msgspec.Struct, frozen=True):
+    """One tensor under one option, alone."""
+
+    tensor: str
+    option: str
+    nbytes: int
+    loss: float
+
+
+class Summary(msgspec.Struct, frozen=True):
+    """The report as data.
+
+    Attributes:
+        task: its name.
+        fingerprint: hash of network, data and loss.
+        primary: the metric that counts.
+        parameters: elements of the float network, tied ones once.
+        float_bytes: 4 bytes a parameter: what ratios are counted against.
+        file_bytes: bytes of the written file, whole.
+        weight_bytes: of these, the coded tensors.
+        overhead: header, graph and what else the file holds, by kind.
+        ratio: float_bytes / file_bytes.
+        sha256: hash of the file.
+        baseline: metrics of the float network by split, `test` and `validation`.
+        test: metrics of the reloaded file on test, computed by `runtime`.
+        validation: metrics of the decoded network on validation.
+        difference: largest difference between runtime and decoded module on the example, relative; None without graph.
+        rows: the tensors.
+        stages: the steps.
+        notes: what was skipped, thawed or chosen.
+        points: verified allocations (search only).
+        sensitivity: the table behind them (search only).
+        recipe: TOML of the steps that made the file.
+        environment: what decides the bytes, and the machine.
+        seconds: wall time of the whole.
+    """
+
+    task: str
+    fingerprint: str
+    primary: str
+    parameters: int
+    float_bytes: int
+    file_bytes: int
+    weight_bytes: int
+    overhead: dict[str, int]
+    ratio: float
+    sha256: str
+    baseline: dict[str, dict[str, float]]
+    test: dict[str, float]
+    validation: dict[str, float]
+    runtime: str
+    difference: float | None
+    rows: list[Row]
+    stages: list[Stage]
+    notes: list[Note]
+    points: list[Point]
+    sensitivity: list[Sensed]
+    recipe: str
+    seed: int
+    threads: int
+    environment: dict[str, str]
+    seconds: float
+
+
+def summarise(
+    *,
+    task: Task,
+    model: Model,
+    base: Model,
+    made: Sequence[Made],
+    artifact: Artifact,
+    baseline: Mapping[str, dict[str, float]],
+    test: dict[str, float],
+    runtime: str,
+    difference: float | None,
+    threads: int,
+    seed: int,
+    seconds: float,
+    table: Sensitivity | None,
+    trials: Sequence[Trial],
+    chosen: Trial | None,
+) -> Summary:
+    """Gather the report from what was made and measured."""
+    where = artifact.index()
+    floats = sum(p.numel() for p in base.module.parameters())
+    weights = where.nbytes["payload"] + where.nbytes["parts"]
+    front = front_of(trials)
+    skipped = [*model.notes, *(table.skipped if table else [])]
+    return Summary(
+        task=task.name,
+        fingerprint=task.fingerprint(),
+        primary=task.primary,
+        parameters=floats,
+        float_bytes=4 * floats,
+        file_bytes=artifact.nbytes,
+        weight_bytes=weights,
+        overhead={kind: n for kind, n in where.nbytes.items() if n and kind not in ("payload", "parts")},
+        ratio=4 * floats / artifact.nbytes,
+        sha256=artifact.sha256,
+        baseline=dict(baseline),
+        test=test,
+        validation=dict(artifact.facts["validation"]),
+        runtime=runtime,
+        difference=difference,
+        rows=rows(artifact),
+        stages=[_stage(entry) for entry in made if entry.step is not None],
+        notes=skipped,
+        points=[
+            Point(
+                t.nbytes,
+                t.metrics[task.primary],
+                t.drop,
+                t in front,
+                t is chosen,
+                {name: option.label for name, option in t.choices.items()},
+            )
+            for t in trials
+        ],
+        sensitivity=[
+            Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in (table.cells if table else [])
+        ],
+        recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(),
+        seed=seed,
+        threads=threads,
+        environment={**versions(), "python": platform.python_version(), "system": platform.system()},
+        seconds=seconds,
+    )
+
+
+def rows(artifact: Artifact) -> list[Row]:
+    """Return a line for each tensor of a file."""
+    return [
+        Row(
+            name=line.name,
+            shape=list(line.shape),
+            format=line.label,
+            coder=line.coder,
+            nbytes=line.nbytes,
+            bits=line.bits_per_weight,
+            sparsity=line.sparsity,
+            left="" if line.coder else _reason(line.shape, line.options["dtype"]),
+        )
+        for line in artifact.index().rows
+    ]
+
+
+def _reason(shape: Sequence[int], dtype: str) -> str:
+    if not dtype.startswith(("f", "bf")):
+        return "not of floating point"
+    if len(shape) < 2:
+        return "no step selected it (a vector: bias, scale or statistic)"
+    return "no step selected it"
+
+
+def _stage(made: Made) -> Stage:
+    options = msgspec.to_builtins(made.step)
+    options.pop("step", None)
+    assert made.step is not None
+    return Stage(tag(made.step), options, made.seconds, made.cached)

@@ -1,0 +1,260 @@
+"""What a user hands over as data, as something that a task can put in order, or else takes as it comes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+    default_collate,
+)
+
+from featherweight.data.indexed import Indexed, Indices
+from featherweight.data.order import number
+from featherweight.errors import TaskError
+
+HASHED_BYTES = 1 << 28
+HASHED_ITEMS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Tensors(Indexed):
+    """Samples that are rows of tensors.
+
+    Attributes:
+        inputs: a tensor `[n, ...]`, or a tuple or dict of such.
+        labels: `[n, ...]`, or None.
+    """
+
+    inputs: Any
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(next(leaves(self.inputs)))
+
+    def take(self, indices: Indices) -> tuple[Any, Any]:
+        """Return the rows at `indices: [n]`."""
+        return rows(self.inputs, indices), None if self.labels is None else rows(self.labels, indices)
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of all values; of every k-th sample where they are more than 256 MiB."""
+        total = sum(leaf.nbytes for leaf in leaves((self.inputs, self.labels)))
+        every = total // HASHED_BYTES + 1
+        return hashed(len(self), *self.take(np.arange(0, len(self), every)))
+
+
+@dataclass(frozen=True, eq=False)
+class Items(Indexed):
+    """Samples of a map-style data set, put together by a collate function.
+
+    Random transforms inside the data set draw from torch's global generator, which is seeded for each batch
+    and put back afterwards.
+    """
+
+    dataset: Any
+    collate: Callable[[list[Any]], Any]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def take(self, indices: Indices) -> tuple[Any, Any]:
+        """Return the samples at `indices: [n]`."""
+        return pair(self.collate([self.dataset[int(i)] for i in indices]))
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the length and of sixteen samples."""
+        some = np.unique(np.linspace(0, len(self) - 1, HASHED_ITEMS).astype(np.int64))
+        with seeded(0):
+            return hashed(len(self), [pair(self.collate([self.dataset[int(i)]])) for i in some])
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Batches as a loader gives them; its own order decides whether two runs see the same.
+
+    Attributes:
+        loader: can be iterated any number of times.
+        most: stop when so many samples have come; 0: at the end.
+    """
+
+    loader: Iterable[Any]
+    most: int = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        count = 0
+        for batch in self.loader:
+            inputs, labels = pair(batch)
+            yield inputs, labels
+            count += len(next(leaves(inputs)))
+            if self.most and count >= self.most:
+                return
+
+    @cached_property
+    def digest(self) -> str:
+        """A hash of the first batch; of its shapes alone if the loader shuffles."""
+        first, again = (hashed(self.most, next(iter(self), None)) for _ in range(2))
+        if first == again:
+            return first
+        return hashed(
+            self.most, [(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves(next(iter(self), None))]
+        )
+
+
+Samples = Indexed | Stream
+
+
+def samples(data: Any, where: str) -> Samples:
+    """Return `data` by index if it can be, else as a stream.
+
+    Args:
+        data: a pair of tensors or arrays `(inputs, labels)`, inputs alone, a map-style data set, a loader or
+            any other re-iterable of `(inputs, labels)` batches.
+        where: the argument it came as, for messages.
+
+    Raises:
+        TaskError: none of these, or empty.
+    """
+    found = _samples(data, where)
+    if isinstance(found, Indexed) and len(found) == 0:
+        raise TaskError("no samples", where=where)
+    return found
+
+
+def _samples(data: Any, where: str) -> Samples:
+    if isinstance(data, Indexed | Stream):
+        return data
+    if isinstance(data, Tensor | np.ndarray):
+        return Tensors(tensor(data), None)
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray):
+        return tensors(*data, where=where)
+    if isinstance(data, DataLoader):
+        return Items(data.dataset, data.collate_fn) if in_plain_order(data) else Stream(data)
+    if isinstance(data, TensorDataset) and len(data.tensors) == 2:
+        return tensors(*data.tensors, where=where)
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
+        return Items(data, default_collate)
+    if isinstance(data, Iterator):
+        raise TaskError(
+            "can be read only once", where=where, got=type(data).__name__, hint="pass a list or a DataLoader"
+        )
+    if isinstance(data, Iterable) and not isinstance(data, IterableDataset | Mapping | str):
+        return Stream(data)
+    raise TaskError(
+        "not data",
+        where=where,
+        got=type(data).__name__,
+        expected="(inputs, labels), a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches",
+    )
+
+
+def in_plain_order(loader: DataLoader[Any]) -> bool:
+    """Return whether a loader visits each item of a map-style data set once: its order may then be ours."""
+    sampler = loader.sampler
+    plain = type(sampler) is SequentialSampler or (
+        type(sampler) is RandomSampler
+        and not sampler.replacement
+        and sampler.num_samples == len(loader.dataset)
+    )  # type: ignore[arg-type]
+    return plain and type(loader.batch_sampler) is BatchSampler
+
+
+def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:
+    """Return rows of tensors or arrays as data.
+
+    Raises:
+        TaskError: not of one length.
+    """
+    inputs, labels = mapped(tensor, inputs), tensor(labels)
+    lengths = [leaf.shape[0] if leaf.ndim else None for leaf in leaves((inputs, labels))]
+    if None in lengths or len(set(lengths)) != 1:
+        raise TaskError("not as many labels as inputs", where=where, got=lengths, expected="one length")
+    return Tensors(inputs, labels)
+
+
+def tensor(values: Any) -> Tensor:
+    """Return a tensor or array as a tensor; arrays of float64 become float32, as networks have it."""
+    if isinstance(values, Tensor):
+        return values.detach()
+    array = np.require(values, np.float32 if values.dtype == np.float64 else None, ["C", "W"])
+    return torch.from_numpy(array)
+
+
+def pair(batch: Any) -> tuple[Any, Any]:
+    """Return a batch as `(inputs, labels)`; a tensor alone has no labels.
+
+    Raises:
+        TaskError: neither.
+    """
+    if isinstance(batch, Tensor):
+        return batch, None
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, labels = batch
+        return tuple(inputs) if isinstance(inputs, list) else inputs, labels
+    raise TaskError(
+        "not a batch",
+        got=type(batch).__name__,
+        expected="(inputs, labels)",
+        hint="write a task of your own for others",
+    )
+
+
+def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
+    """Return a tensor, tuple or dict with `function` applied to its tensors."""
+    if isinstance(tree, Mapping):
+        return {name: mapped(function, part) for name, part in tree.items()}
+    if isinstance(tree, tuple | list):
+        return tuple(mapped(function, part) for part in tree)
+    return function(tree)
+
+
+def rows(tree: Any, indices: Indices) -> Any:
+    """Return the samples at `indices: [n]` of a tensor, tuple or dict of tensors."""
+    return mapped(lambda leaf: leaf[torch.from_numpy(indices)], tree)
+
+
+def leaves(tree: Any) -> Iterator[Any]:
+    """Yield the tensors (and other values) of any nesting, in order; None is nothing."""
+    if isinstance(tree, Mapping):
+        for name in tree:
+            yield from leaves(tree[name])
+    elif isinstance(tree, tuple | list):
+        for part in tree:
+            yield from leaves(part)
+    elif tree is not None:
+        yield tree
+
+
+def hashed(*values: Any) -> str:
+    """Return the SHA-256 of any nesting of tensors and plain values."""
+    found = hashlib.sha256()
+    for leaf in leaves(values):
+        if isinstance(leaf, Tensor):
+            found.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
+            found.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        else:
+            found.update(f"{leaf!r} ".encode())
+    return found.hexdigest()
+
+
+@contextlib.contextmanager
+def seeded(*key: int) -> Iterator[None]:
+    """Seed torch's global generator within, and put it back: for code that draws from it without asking."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(number(*key))
+        yield

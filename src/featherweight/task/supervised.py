@@ -1,0 +1,205 @@
+"""Tasks with labels: splits, seeded batches and the fingerprint. A subclass adds loss and metrics."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Generator, Tensor, nn
+from torch.utils.data import DataLoader
+
+from featherweight.data.indexed import Indexed, Subset
+from featherweight.data.order import held_out, number, permutation
+from featherweight.errors import TaskError
+from featherweight.task.code import code_of
+from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split
+from featherweight.task.samples import Items, Samples, Stream, hashed, leaves, rows, samples, seeded
+from featherweight.task.training import Training
+
+Augment = Callable[[Any, Generator], Any]
+
+HELD_OUT = 0.1
+CALIBRATION = 512
+BATCH_SIZE = 128
+
+
+class Supervised(ABC):
+    """A network with `(inputs, labels)` data.
+
+    Args:
+        model: a module, whose weights now are the start (it is copied); or a function without arguments that
+            returns one (called under a fixed seed).
+        train: a pair of tensors or arrays `(inputs, labels)`; or a map-style `Dataset`; or a `DataLoader` or
+            any other re-iterable of `(inputs, labels)` batches. Inputs are a tensor, a tuple (positional
+            arguments) or a dict (keyword arguments). Of a loader that visits each item of a map-style data
+            set once, the data set, the collate function and the batch size are taken, and the order is ours;
+            any other is iterated as it is, and then its own shuffling decides whether two runs are equal.
+        test: as `train`; read once, for the report.
+        validation: as `train`; without it a tenth of the training set is held out, always the same.
+        calibration: inputs alone or as `train`; without it 512 samples of the training set.
+        name: what reports call the task; without it the name of the network's class.
+        dataset: what reports call the data.
+        batch_size: without it that of the training loader, else 128. An epoch is cut into equal batches, none
+            larger.
+        augment: pure function `(inputs, generator) -> inputs` for training batches.
+        training: how the network is trained from the start; None: it comes trained.
+
+    Raises:
+        TaskError: not a network, not data, or a training set that nothing can be held out of.
+    """
+
+    primary: str
+
+    def __init__(
+        self,
+        model: nn.Module | Callable[[], nn.Module],
+        *,
+        train: Any,
+        test: Any,
+        validation: Any = None,
+        calibration: Any = None,
+        name: str = "",
+        dataset: str = "",
+        batch_size: int | None = None,
+        augment: Augment | None = None,
+        training: Training | None = None,
+    ) -> None:
+        self._network = build(model)
+        self._splits = split(train, validation, calibration, test)
+        self.name = name or type(self._network).__name__.lower()
+        self.dataset = dataset
+        self.batch_size = batch_size or taken_batch_size(train) or BATCH_SIZE
+        self.training = training
+        self._augment = augment
+
+    @abstractmethod
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Return the scalar that training minimises."""
+
+    @abstractmethod
+    def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
+        """Return every metric of `predict` on a split; `primary` is one of them."""
+
+    def model(self) -> nn.Module:
+        """Return a copy of the network as it was handed over."""
+        return copy.deepcopy(self._network)
+
+    def example(self) -> Inputs:
+        """Return the inputs of two samples."""
+        data = self._splits["calibration"]
+        if isinstance(data, Indexed):
+            with seeded(0):
+                return data.take(np.array([0, min(1, len(data) - 1)]))[0]
+        inputs, _ = next(iter(data))
+        return rows(inputs, np.array([0, min(1, len(next(leaves(inputs))) - 1)]))
+
+    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterator[tuple[Any, Any]]:
+        """Yield `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike."""
+        data, training = self._splits[split], split == "train"
+        key = (seed, epoch) if training else (0, 0)
+        for position, (inputs, labels) in enumerate(ordered(data, self.batch_size, training, key)):
+            if training and self._augment:
+                inputs = self._augment(inputs, Generator().manual_seed(number(*key, position)))
+            yield inputs, labels
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Return what the network is called with."""
+        return batch[0]
+
+    def fingerprint(self) -> str:
+        """Return a hash of network (weights and code), data, batch size, augmentation and loss."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        modules = [code_of(type(module).forward) for module in self._network.modules()]
+        data = [(split, self._splits[split].digest) for split in sorted(self._splits)]
+        augment = code_of(self._augment) if self._augment else ""
+        state = dict(self._network.state_dict())
+        return hashed(
+            repr(self._network), modules, list(state), state, data, self.batch_size, augment, self._settings()
+        )
+
+    def _settings(self) -> str:
+        """Return what else results depend on: the subclass and its options."""
+        return type(self).__name__
+
+
+def build(model: Any) -> nn.Module:
+    """Return a network of one's own: a copy of a module, or what a function returns under a fixed seed.
+
+    Raises:
+        TaskError: neither, or it cannot be copied.
+    """
+    if isinstance(model, nn.Module):
+        try:
+            return copy.deepcopy(model)
+        except (RuntimeError, TypeError) as error:
+            raise TaskError(
+                f"the network cannot be copied: {error}", where="model", hint="pass a function that builds it"
+            ) from error
+    if not callable(model):
+        raise TaskError(
+            "not a network",
+            where="model",
+            got=type(model).__name__,
+            expected="a module, or a function that returns one",
+        )
+    with seeded(0):
+        network = model()
+    if not isinstance(network, nn.Module):
+        raise TaskError("the function returned no network", where="model", got=type(network).__name__)
+    return network
+
+
+def split(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Split, Samples]:
+    """Return the data of every split.
+
+    Raises:
+        TaskError: not data, or a training set that nothing can be held out of.
+    """
+    rest = samples(train, "train")
+    tested = samples(test, "test")
+    if validation is not None:
+        held: Samples = samples(validation, "validation")
+    elif isinstance(rest, Indexed) and len(rest) > 1:
+        rest, held = held_out(rest, max(1, round(HELD_OUT * len(rest))))
+    else:
+        raise TaskError(
+            "nothing can be held out of the training set",
+            where="train",
+            got=type(train).__name__,
+            hint="pass validation=, or training data that can be indexed: (inputs, labels) or a Dataset",
+        )
+    if calibration is not None:
+        seen: Samples = samples(calibration, "calibration")
+    elif isinstance(rest, Indexed):
+        seen = Subset(rest, np.sort(permutation(len(rest), CALIBRATION)[:CALIBRATION]))
+    else:
+        seen = Stream(rest.loader, CALIBRATION)
+    return {"train": rest, "calibration": seen, "validation": held, "test": tested}
+
+
+def taken_batch_size(train: Any) -> int | None:
+    """Return the batch size of a loader whose data set is taken out of it."""
+    return (
+        train.batch_size
+        if isinstance(train, DataLoader) and isinstance(samples(train, "train"), Items)
+        else None
+    )
+
+
+def ordered(data: Samples, batch_size: int, shuffle: bool, key: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
+    """Yield the batches of `data`, each sample once, in equal parts of at most `batch_size`."""
+    if isinstance(data, Stream):
+        yield from data
+        return
+    order = permutation(len(data), *key) if shuffle else np.arange(len(data))
+    for position, part in enumerate(np.array_split(order, -(-len(data) // batch_size))):
+        with seeded(*key, position):
+            batch = data.take(part)
+        yield batch

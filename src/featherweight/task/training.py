@@ -1,0 +1,75 @@
+"""How long and how fast to train, as plain data, and the learning rate that follows. No torch here."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from math import cos, pi
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+from featherweight.errors import ConfigError
+
+Fraction = Annotated[float, Meta(gt=0, lt=1)]
+Epochs = Annotated[int, Meta(ge=1)]
+Optimizer = Literal["sgd", "nesterov", "adam", "adamw"]
+Rate = Annotated[float, Meta(gt=0)]
+Momentum = Annotated[float, Meta(ge=0, lt=1)]
+Decay = Annotated[float, Meta(ge=0)]
+Schedule = Literal["constant", "cosine"] | Annotated[list[Fraction], Meta(min_length=1)]
+Warmup = Annotated[float, Meta(ge=0, le=1)]
+Clip = Annotated[float, Meta(gt=0)]
+
+
+class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How a network is trained: every option, none left open. The batch size is the task's.
+
+    Attributes:
+        epochs: passes over the training split.
+        optimizer: `sgd` (heavy ball), `nesterov`, `adam`, or `adamw` (decoupled weight decay).
+        lr: highest learning rate.
+        momentum: of gradient descent; decay of the first moment of Adam.
+        weight_decay: L2 penalty on tensors of two and more dimensions; biases and batch norm have none.
+        schedule: `constant`; `cosine` to zero; or the fractions of the run after which the rate is a tenth.
+        warmup: fraction of the run in which the rate rises linearly from zero, on top of the schedule.
+        clip: bound of the gradient's L2 norm over all parameters; None: none.
+    """
+
+    epochs: Epochs = 10
+    optimizer: Optimizer = "sgd"
+    lr: Rate = 0.01
+    momentum: Momentum = 0.9
+    weight_decay: Decay = 0.0
+    schedule: Schedule = "cosine"
+    warmup: Warmup = 0.0
+    clip: Clip | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what the types cannot.
+
+        Raises:
+            ConfigError: Nesterov's method without momentum, or drops of the rate that are out of order.
+        """
+        if self.optimizer == "nesterov" and self.momentum == 0:
+            raise ConfigError("Nesterov's method needs momentum", where="momentum", got=0)
+        if isinstance(self.schedule, list) and any(a >= b for a, b in pairwise(self.schedule)):
+            raise ConfigError("not in ascending order", where="schedule", got=self.schedule)
+
+
+def learning_rate(training: Training, epoch: float) -> float:
+    """Return the learning rate after `epoch` epochs, a fraction included.
+
+    >>> [round(learning_rate(Training(epochs=4, lr=1.0), e), 3) for e in (0, 1, 2, 3, 4)]
+    [1.0, 0.854, 0.5, 0.146, 0.0]
+    >>> [round(learning_rate(Training(epochs=4, lr=1.0, schedule=[0.5, 0.75]), e), 3) for e in (1.9, 2, 3)]
+    [1.0, 0.1, 0.01]
+    """
+    done = epoch / training.epochs
+    if training.schedule == "constant":
+        factor = 1.0
+    elif training.schedule == "cosine":
+        factor = (1 + cos(pi * done)) / 2
+    else:
+        factor = 0.1 ** sum(done >= drop for drop in training.schedule)
+    warm = min(1.0, done / training.warmup) if training.warmup else 1.0
+    return training.lr * factor * warm

@@ -1,0 +1,26 @@
+"""Steps: what recipes are lists of. `AnyStep` is the union of the built-in ones and of plug-ins. No torch yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union
+
+from featherweight.plugins import with_plugins
+from featherweight.techniques.base import Context, Step
+from featherweight.techniques.encode import Encode
+from featherweight.techniques.finetune import Finetune
+from featherweight.techniques.fold import Fold
+from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
+from featherweight.techniques.train import Train
+
+STEPS: tuple[type[Step], ...] = with_plugins(
+    "featherweight.steps", (Train, Encode, Fold, ReestimateBatchnorm, Finetune)
+)
+
+if TYPE_CHECKING:
+    AnyStep = Step
+else:
+    AnyStep: Any = Union[STEPS]
+
+__all__ = [
+    "STEPS", "AnyStep", "Context", "Encode", "Finetune", "Fold", "ReestimateBatchnorm", "Step", "Train",
+]

@@ -1,0 +1,92 @@
+"""The step `finetune`: training that ends in encoded tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from featherweight.errors import ConfigError
+from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context
+from featherweight.techniques.coding import recoded
+from featherweight.techniques.training import TrainingStep
+from featherweight.training.methods import AnyMethod, StraightThrough
+from featherweight.task.training import Training
+
+if TYPE_CHECKING:
+    from featherweight.model import Model, Note
+    from featherweight.training.surrogates.base import Surrogate
+
+
+class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
+    """Train on from where the weights are, the selected ones towards a format; they end encoded in it.
+
+    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a format the
+    whole step is plain float training of what is not encoded.
+
+    Training left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
+
+    Attributes:
+        where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
+        format: how their numbers are to be written; None: train floats only.
+        method: what stands in for a weight meanwhile. By default `StraightThrough`.
+        coder: how their symbols are written, or `smallest`. By default `Fixed`.
+    """
+
+    needs: ClassVar[Needs] = "labelled"
+    where: str | list[str] | None = None
+    format: AnyFormat | None = None
+    method: AnyMethod | None = None
+    coder: AnyCoder | Literal["smallest"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing together.
+
+        Raises:
+            ConfigError: how to reach a format, without one; or a method that cannot reach it.
+        """
+        super().__post_init__()
+        if self.format is None:
+            for name in ("where", "method", "coder"):
+                if getattr(self, name) is not None:
+                    raise ConfigError("means nothing without a format", where=f"finetune.{name}")
+        elif self.method is not None and (reason := self.method.misfit(self.format)):
+            raise ConfigError(f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method")
+
+    def offered(self, task: Task) -> dict[str, Any]:
+        """Return the task's options, slowed down."""
+        offered = super().offered(task)
+        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Training().lr) / 10}
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with the selected tensors encoded and everything else trained."""
+        from featherweight.techniques.floats import trainable
+        from featherweight.training.loop import fit, isolated
+
+        names, notes = trainable(model)
+        with isolated():
+            surrogates, thawed = self.surrogates(model, names)
+            values = fit(
+                model, [name for name in names if name not in surrogates and name not in model.weights], surrogates,
+                task, self.options(task), seed=context.seed, events=context.events, scratch=context.scratch,
+                name="finetune",
+            )
+            frozen = {name: surrogate.freeze() for name, surrogate in surrogates.items()}
+        encoded = {name: recoded(entry, self.coder or Fixed(), name) for name, entry in frozen.items()}
+        floats = {name: value for name, value in values.items() if name not in model.weights}
+        return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
+
+    def surrogates(self, model: Model, names: Collection[str]) -> tuple[dict[str, Surrogate], list[Note]]:
+        """Return what stands in for each selected tensor among `names`, and a note for each that was encoded."""
+        from featherweight.model import Note
+        from featherweight.selectors import select
+        from featherweight.techniques.floats import encode
+
+        if self.format is None:
+            return {}, []
+        method = self.method or StraightThrough()
+        chosen = [name for name in select(model, self.where or "weights") if name in names]
+        made = {name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen}
+        had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
+        return made, [Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()]

@@ -1,0 +1,121 @@
+"""The step `fold`: batch norm into the convolution or linear layer before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from featherweight.structure import LayerSpec
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from featherweight.graph.folding import FoldSite
+    from featherweight.model import Model
+
+
+class Fold(Step, frozen=True, tag="fold"):
+    """Fold every batch norm that directly follows a convolution or linear layer into it, and leave an identity.
+
+    Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that cannot be
+    folded stays, with a note; encoded tensors that are in the way are thawed.
+    """
+
+    needs: ClassVar[Needs] = "none"
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the folded model."""
+        from featherweight.graph.folding import fold_sites
+        from featherweight.graph.trace import trace
+        from featherweight.model import Note
+
+        sites, refused = fold_sites(trace(model.module, task.example()))
+        layers: dict[str, LayerSpec] = {}
+        values: dict[str, Tensor] = {}
+        for site in sites:
+            if reason := obstacle(model, site):
+                refused[site.norm] = reason
+                continue
+            weight, bias = folded_site(model, site)
+            layers[site.norm] = LayerSpec("Identity")
+            if site.bias is None:
+                layers[site.layer] = with_bias(model.module.get_submodule(site.layer))
+            values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
+        notes = [Note("skipped", norm, f"not folded: {reason}") for norm, reason in refused.items()]
+        return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+
+
+def obstacle(model: Model, site: FoldSite) -> str:
+    """Return why the modules of `site` cannot be replaced by stock ones, or an empty string."""
+    import torch
+    from torch import nn
+
+    modules = dict(model.module.named_modules())
+    stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+    if type(modules.get(site.norm)) not in stock:
+        return "it is not a plain batch norm module"
+    if site.bias is None and type(modules.get(site.layer)).__name__ not in ARGUMENTS:
+        return f"{site.layer} has no bias and is not a plain layer of torch.nn"
+    if site.bias is None and model.tensors[site.weight].dtype != torch.float32:
+        return f"{site.layer} has no bias and is not float32"
+    return ""
+
+
+_CONVOLUTION = ("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode")
+ARGUMENTS = {
+    "Linear": ("in_features", "out_features"),
+    **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
+    **{f"ConvTranspose{n}d": (*_CONVOLUTION, "output_padding") for n in (1, 2, 3)},
+}
+
+
+def with_bias(layer: nn.Module) -> LayerSpec:
+    """Return the same layer as data, with a bias."""
+    kind = type(layer).__name__
+    arguments = {name: getattr(layer, name) for name in ARGUMENTS[kind]}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
+    return LayerSpec(kind, {**plain, "bias": True})
+
+
+def folded_site(model: Model, site: FoldSite) -> tuple[Tensor, Tensor]:
+    """Return the weight and bias of the layer of `site` that do what layer and norm did."""
+
+    def value(name: str | None) -> Any:
+        return None if name is None else model.tensors[name].detach()
+
+    transposed = site.op.startswith("conv_transpose")
+    groups = int(getattr(model.module.get_submodule(site.layer), "groups", 1)) if transposed else 1
+    return folded(
+        value(site.weight), value(site.bias), value(site.gamma), value(site.beta), value(site.mean), value(site.var),
+        site.eps, transposed_groups=groups if transposed else 0,
+    )
+
+
+def folded(
+    weight: Tensor, bias: Tensor | None, gamma: Tensor | None, beta: Tensor | None, mean: Tensor, var: Tensor,
+    eps: float, *, transposed_groups: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Return `weight * f` and `(bias - mean) * f + beta` with `f = gamma / sqrt(var + eps)`, in weight's dtype.
+
+    Args:
+        weight: `[out, ...]`; of a transposed convolution `[in, out / groups, ...]`.
+        bias: `[out]`, or None for zeros.
+        gamma: scale of the norm `[out]`, or None for ones.
+        beta: shift of the norm `[out]`, or None for zeros.
+        mean: running mean `[out]`.
+        var: running variance `[out]`.
+        eps: added to the variance.
+        transposed_groups: groups of a transposed convolution; 0: it is none.
+    """
+    factor = (var.double() + eps).rsqrt() * (1.0 if gamma is None else gamma.double())
+    shift = ((0.0 if bias is None else bias.double()) - mean.double()) * factor
+    shift = shift if beta is None else shift + beta.double()
+    wide = weight.double()
+    if transposed_groups:
+        blocks = wide.unflatten(0, (transposed_groups, -1))  # [groups, in / groups, out / groups, ...]
+        scale = factor.reshape(transposed_groups, 1, -1, *[1] * (weight.dim() - 2))
+        scaled = (blocks * scale).flatten(0, 1)
+    else:
+        scaled = wide * factor.reshape(-1, *[1] * (weight.dim() - 1))
+    return scaled.to(weight.dtype), shift.to(weight.dtype)

@@ -1,0 +1,88 @@
+"""The step `reestimate_batchnorm`: running statistics of batch norm, measured again on unlabelled inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
+
+from featherweight.errors import TaskError
+from featherweight.task import Inputs, Needs, Task, call
+from featherweight.techniques.base import Context, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from featherweight.model import Model
+
+
+class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
+    """Replace running means and variances by their cumulative average over the first batches of a split.
+
+    Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm layers
+    normalise by their batch, and everything else computes as at inference.
+
+    Attributes:
+        samples: inputs to see, at least; whole batches are taken.
+        split: where they come from.
+    """
+
+    needs: ClassVar[Needs] = "unlabelled"
+    samples: Annotated[int, Meta(ge=1)] = 1000
+    split: Literal["train", "calibration"] = "calibration"
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with new running statistics."""
+        from featherweight.model import Note
+
+        if not batch_norms(model.module):
+            return model.with_notes([Note("skipped", "batch norm", "no layer of the network keeps batch statistics")])
+        batches = task.batches(self.split, seed=context.seed, epoch=0)
+        statistics, seen = batch_statistics(model, (task.inputs(batch) for batch in batches), self.samples)
+        if not seen:
+            raise TaskError(f"the {self.split} split has no batches", where=task.name)
+        few = f"the {self.split} split has only {seen} inputs of the {self.samples} asked for"
+        return model.with_tensors(statistics, [Note("chose", "batch norm", few)] if seen < self.samples else [])
+
+
+def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
+    """Return the batch norm layers that keep running statistics, by path."""
+    from torch.nn.modules.batchnorm import _BatchNorm
+
+    return {
+        path: layer for path, layer in module.named_modules()
+        if isinstance(layer, _BatchNorm) and layer.running_mean is not None
+    }
+
+
+def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tuple[dict[str, Tensor], int]:
+    """Return running statistics over batches until `samples` inputs are seen, by tensor name, and how many were."""
+    import torch
+
+    from featherweight.model import share
+
+    buffers = {id(buffer): buffer.detach().clone() for buffer in model.module.buffers()}
+    module = share(model.module, buffers)
+    layers: dict[str, Any] = batch_norms(module)
+    for layer in layers.values():
+        layer.train()
+        layer.momentum = None  # the cumulative average
+        layer.reset_running_stats()
+    seen = 0
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        for item in inputs:
+            call(module, item)
+            seen += batch_size(item)
+            if seen >= samples:
+                break
+    names = model.tensors.keys()
+    measured = {f"{path}.{key}" if path else key: value for path, layer in layers.items() for key, value in layer.named_buffers()}
+    return {name: value for name, value in measured.items() if name in names}, seen
+
+
+def batch_size(inputs: Inputs) -> int:
+    """Return the length of the first dimension of the first tensor."""
+    if isinstance(inputs, dict | tuple):
+        return batch_size(next(iter(inputs.values() if isinstance(inputs, dict) else inputs)))
+    return len(inputs)

@@ -1,0 +1,33 @@
+"""The step `train`: float training of every parameter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context
+from featherweight.techniques.training import TrainingStep
+
+if TYPE_CHECKING:
+    from featherweight.model import Model
+
+
+class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
+    """Train all parameters as floats, from where they are; encoded tensors are thawed.
+
+    Parameters that do not require gradients stay as they are.
+    """
+
+    needs: ClassVar[Needs] = "labelled"
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the trained model."""
+        from featherweight.techniques.floats import trainable
+        from featherweight.training.loop import fit
+
+        names, notes = trainable(model)
+        values = fit(
+            model, names, {}, task, self.options(task),
+            seed=context.seed, events=context.events, scratch=context.scratch, name="train",
+        )
+        return model.with_tensors(values, notes)

@@ -1,0 +1,75 @@
+"""The options that steps with a training loop share, and where the ones left open come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from featherweight.errors import ConfigError, TaskError
+from featherweight.task import Task
+from featherweight.techniques.base import Step
+from featherweight.task.training import (
+    Clip,
+    Decay,
+    Epochs,
+    Momentum,
+    Optimizer,
+    Training,
+    Rate,
+    Schedule,
+    Warmup,
+)
+
+
+class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
+    """A step that trains. Training left out are the task's own (`task.training`), and then those of `Training`.
+
+    The batch size is the task's.
+
+    Attributes:
+        epochs: passes over the training split.
+        optimizer: `sgd`, `nesterov`, `adam` or `adamw`.
+        lr: highest learning rate.
+        momentum: of gradient descent; decay of the first moment of Adam.
+        weight_decay: on tensors of two and more dimensions.
+        schedule: `constant`, `cosine`, or the fractions of the run after which the rate is a tenth.
+        warmup: fraction of the run in which the rate rises linearly.
+        clip: bound of the gradient's L2 norm.
+    """
+
+    epochs: Epochs | None = None
+    optimizer: Optimizer | None = None
+    lr: Rate | None = None
+    momentum: Momentum | None = None
+    weight_decay: Decay | None = None
+    schedule: Schedule | None = None
+    warmup: Warmup | None = None
+    clip: Clip | None = None
+
+    def options(self, task: Task) -> Training:
+        """Return the options, complete.
+
+        Raises:
+            ConfigError: they cannot be meant together.
+            TaskError: what the task offers are not options.
+        """
+        own = {name: getattr(self, name) for name in Training.__struct_fields__}
+        given = {name: value for name, value in own.items() if value is not None}
+        offered = self.offered(task)
+        try:
+            msgspec.convert(offered, Training)
+        except msgspec.ValidationError as error:
+            raise TaskError(f"training options of the task: {error}", where=task.name) from None
+        try:
+            return msgspec.convert({**offered, **given}, Training)
+        except msgspec.ValidationError as error:
+            raise ConfigError(str(error)) from None
+
+    def offered(self, task: Task) -> dict[str, Any]:
+        """Return the options that the task offers for those left open here."""
+        offered = getattr(task, "training", None)
+        if offered is None:
+            return {}
+        return dict(offered) if isinstance(offered, Mapping) else msgspec.to_builtins(offered)

@@ -1,0 +1,74 @@
+"""Where a run of training stands, in a file: what a killed run goes on from. Safetensors; nothing pickled."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from featherweight.errors import IntegrityError
+from featherweight.files import write_whole
+from featherweight.model import to_bytes
+from featherweight.task.training import Training
+from featherweight.training.state import State
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """The step that comes next: its epoch, its batch in it, and how many steps were taken in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds one run's state at one position; `key` tells that run from every other."""
+
+    path: Path
+    key: str
+
+    def save(self, state: State, position: Position) -> None:
+        """Write the state in which the step at `position` finds the network and torch's generator."""
+        metadata = {"key": self.key, "position": msgspec.json.encode(position).decode()}
+        tensors = {**state.flat(), "generator": torch.get_rng_state()}
+        write_whole(self.path, safetensors.torch.save(tensors, metadata))
+
+    def restore(self, state: State) -> tuple[Position, Tensor] | None:
+        """Put `state` where the file left it; return the position and the generator's state, or None if no file.
+
+        Raises:
+            IntegrityError: the file is damaged, or another run's.
+        """
+        if not self.path.is_file():
+            return None
+        try:
+            with safetensors.safe_open(self.path, "pt") as file:
+                metadata: dict[str, Any] = file.metadata() or {}
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, no iteration of its own
+            position = msgspec.json.decode(metadata["position"], type=Position)
+        except (safetensors.SafetensorError, KeyError, msgspec.MsgspecError, OSError) as error:
+            raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from None
+        if metadata.get("key") != self.key:
+            raise IntegrityError("a checkpoint of another run", where=str(self.path))
+        generator = flat.pop("generator")
+        state.restore(flat)
+        return position, generator
+
+
+def run_key(options: Training, seed: int, state: State) -> str:
+    """Return a hash of what a run starts from: its options, seed and tensors."""
+    digest = hashlib.sha256(msgspec.json.encode((options, seed)))
+    everything: Mapping[str, Tensor] = {**state.flat(), **state.constants}
+    for name, tensor in everything.items():
+        digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(to_bytes(tensor))
+    return digest.hexdigest()

@@ -1,0 +1,173 @@
+"""The one training loop: stochastic gradient descent through `functional_call`; resumable, and pure in its network."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from featherweight.errors import IntegrityError, TaskError
+from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.model import Model, share
+from featherweight.task import Batch, Output, Task
+from featherweight.training.checkpoint import Checkpoint, Position, run_key
+from featherweight.task.training import Training, learning_rate
+from featherweight.training.state import State
+from featherweight.training.surrogates.base import Surrogate
+
+Loss = Callable[[Output, Batch], Tensor]
+REPORT_STEPS = 50
+
+
+def fit(
+    model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, options: Training, *,
+    loss: Loss | None = None, seed: int = 0, events: Events = silent, scratch: Path | None = None,
+    save_seconds: float = 20.0, name: str = "train",
+) -> dict[str, Tensor]:
+    """Train, and return the trained floats and the buffers by canonical name; `model` stays as it is.
+
+    The result is a function of the arguments, the thread count and the versions: torch's generator is seeded by
+    (`seed`, epoch) and put back afterwards, and a killed run that starts again with the same `scratch` goes on
+    from its last checkpoint to the same bytes.
+
+    Args:
+        model: where training starts; tensors not named below stay as they are.
+        floats: canonical names of the parameters that train as they are.
+        surrogates: what stands in for other parameters; made for this run, trained in place.
+        task: gives the training batches, and the loss unless `loss` is given.
+        options: how long and how fast.
+        loss: scalar of (output, batch) that training minimises.
+        seed: of shuffling, augmentation and dropout.
+        events: hears the mean loss every 50 steps.
+        scratch: folder for checkpoints; None: none are written.
+        save_seconds: time between checkpoints.
+        name: what events call this work.
+
+    Raises:
+        TaskError: no batches, or a loss that is not a finite scalar of the trained parameters.
+        IntegrityError: the checkpoint in `scratch` is not of this run.
+    """
+    began = time.monotonic()
+    with isolated():
+        state = State.of(model, floats, surrogates, options)
+        checkpoint = Checkpoint(scratch / "training.safetensors", run_key(options, seed, state)) if scratch else None
+        module = share(model.module).train()
+        watch = Watch(name, options.epochs, events)
+        for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
+            epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
+            value = descend(state, module, task, loss or task.loss, batch, options, epoch, position)
+            watch.stepped(position, length, value)
+    events(Finished(name, time.monotonic() - began))
+    return {key: tensor.detach() for key, tensor in {**state.floats, **state.buffers}.items() if key in model.tensors}
+
+
+def steps(
+    state: State, task: Task, epochs: int, seed: int, checkpoint: Checkpoint | None, save_seconds: float
+) -> Iterator[tuple[Position, int, Batch]]:
+    """Yield position, batches in the epoch (0: not known) and batch of every step that is still to be taken.
+
+    A checkpoint is written before a step, never after the last one: what follows the last step is not repeated.
+    """
+    resumed = checkpoint.restore(state) if checkpoint else None
+    start, generator = resumed or (Position(), None)
+    taken, saved = start.taken, time.monotonic()
+    for epoch in range(start.epoch, epochs):
+        torch.manual_seed(mixed(seed, epoch))
+        batches, count = task.batches("train", seed=seed, epoch=epoch), 0
+        length = len(batches) if hasattr(batches, "__len__") else 0
+        for count, batch in enumerate(batches, 1):
+            position = Position(epoch, count - 1, taken)
+            if position < start:
+                continue
+            if generator is not None:
+                torch.set_rng_state(generator)
+                generator = None
+            if checkpoint and position > start and time.monotonic() - saved >= save_seconds:
+                checkpoint.save(state, position)
+                saved = time.monotonic()
+            yield position, length, batch
+            taken += 1
+        if not count:
+            raise TaskError("the training split has no batches", where=task.name, got=f"none in epoch {epoch}")
+
+
+def descend(
+    state: State, module: nn.Module, task: Task, loss: Loss, batch: Batch, options: Training, epoch: float, position: Position,
+) -> float:
+    """Take one step; return the loss before it."""
+    for group in state.optimizer.param_groups:
+        group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
+    value = loss(state.forward(module, task.inputs(batch)), batch)
+    number = check_loss(value, task.name, position)
+    penalties = [surrogate.penalty(epoch / options.epochs) for surrogate in state.surrogates.values()]
+    state.optimizer.zero_grad()
+    sum(penalties, value).backward()
+    if options.clip is not None:
+        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(parameters, options.clip)
+    state.optimizer.step()
+    with torch.no_grad():
+        for surrogate in state.surrogates.values():
+            surrogate.after_step(position.taken + 1)
+    return number
+
+
+def check_loss(value: Tensor, where: str, position: Position) -> float:
+    """Return the loss as a number.
+
+    Raises:
+        TaskError: it is not a finite scalar that depends on what is trained.
+    """
+    if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() > 1:
+        got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise TaskError("the loss is not a scalar", where=where, got=got, hint="take the mean over the batch")
+    if not value.requires_grad:
+        raise TaskError(
+            "the loss does not depend on what is trained", where=where, hint="look for detach(), no_grad() or argmax"
+        )
+    number = float(value.detach())
+    if not math.isfinite(number):
+        raise TaskError(
+            "the loss is not finite", where=where, got=f"{number} in epoch {position.epoch}, step {position.batch}",
+            hint="try a lower lr, warmup, or clip",
+        )
+    return number
+
+
+class Watch:
+    """Tells `events` the mean loss every so many steps."""
+
+    def __init__(self, name: str, epochs: int, events: Events) -> None:
+        self.name, self.epochs, self.events = name, epochs, events
+        self.losses: list[float] = []
+        self.started = False
+
+    def stepped(self, position: Position, length: int, loss: float) -> None:
+        """Count one step."""
+        if not self.started:
+            self.events(Started(self.name, self.epochs * length))
+            self.started = True
+        self.losses.append(loss)
+        done = position.taken + 1
+        if done % REPORT_STEPS == 0 or position.batch + 1 == length:
+            mean = sum(self.losses) / len(self.losses)
+            self.events(Progress(self.name, done, {"loss": mean, "epoch": position.epoch + 1}))
+            self.losses.clear()
+
+
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Let gradients flow and torch's generator be used, whatever the caller's modes; leave both as they were."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        yield
+
+
+def mixed(seed: int, epoch: int) -> int:
+    """Return a seed for torch's generator out of a run's seed and an epoch."""
+    return int(np.random.SeedSequence([seed & (1 << 64) - 1, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -1,0 +1,20 @@
+"""Methods: how a tensor trains towards its encoded form. `AnyMethod` is the union of built-ins and plug-ins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union
+
+from featherweight.plugins import with_plugins
+from featherweight.training.methods.base import Method
+from featherweight.training.methods.centroids import Centroids
+from featherweight.training.methods.project import Project
+from featherweight.training.methods.straight_through import StraightThrough
+
+METHODS: tuple[type[Method], ...] = with_plugins("featherweight.methods", (StraightThrough, Centroids, Project))
+
+if TYPE_CHECKING:
+    AnyMethod = Method
+else:
+    AnyMethod: Any = Union[METHODS]
+
+__all__ = ["METHODS", "AnyMethod", "Centroids", "Method", "Project", "StraightThrough"]

@@ -1,0 +1,143 @@
+"""What a run of training changes, apart from the network it started from, and how it is saved and restored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from featherweight.errors import IntegrityError
+from featherweight.model import Model
+from featherweight.task import Inputs, Output, call
+from featherweight.task.training import Training
+from featherweight.training.surrogates.base import Group, Surrogate
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Copies of all that training changes, by the tensors' canonical names.
+
+    Attributes:
+        slots: every place of the network that holds a tensor, to the tensor's name (tied ones have several).
+        constants: tensors that stay as they are.
+        floats: tensors trained as they are.
+        surrogates: what stands in for the others.
+        buffers: running statistics and the like, which the network itself changes.
+        optimizer: over floats and surrogates.
+    """
+
+    slots: dict[str, str]
+    constants: dict[str, Tensor]
+    floats: dict[str, nn.Parameter]
+    surrogates: Mapping[str, Surrogate]
+    buffers: dict[str, Tensor]
+    optimizer: torch.optim.Optimizer
+
+    @classmethod
+    def of(
+        cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Training
+    ) -> State:
+        """Return the state at the start: `floats` train as they are, `surrogates` stand in for their tensors."""
+        slots, tensors = places(model)
+        trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
+        buffers, constants = {}, {}
+        for name, tensor in tensors.items():
+            if isinstance(tensor, nn.Parameter):
+                constants[name] = tensor.detach()
+            else:
+                buffers[name] = tensor.detach().clone()
+        groups = [
+            Group([p for p in trained.values() if p.dim() > 1]),
+            Group([p for p in trained.values() if p.dim() <= 1], decays=False),
+            *(group for surrogate in surrogates.values() for group in surrogate.groups()),
+        ]
+        return cls(slots, constants, trained, surrogates, buffers, make_optimizer(groups, options))
+
+    def forward(self, module: nn.Module, inputs: Inputs) -> Output:
+        """Return the network's output with the tensors of this state; running statistics move on."""
+        standing_in = {name: surrogate() for name, surrogate in self.surrogates.items()}
+        values = {**self.constants, **self.buffers, **self.floats, **standing_in}
+        named = {slot: values[name] for slot, name in self.slots.items()}
+        output = call(lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False), inputs)
+        for slot, name in self.slots.items():
+            if name in self.buffers:  # most networks write into a buffer; some put a new one in its place
+                self.buffers[name] = named[slot].detach()
+        return output
+
+    def flat(self) -> dict[str, Tensor]:
+        """Return every tensor that training has changed, by a name of its own."""
+        flat: dict[str, Tensor] = {f"float/{name}": tensor for name, tensor in self.floats.items()}
+        flat |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
+        for name, surrogate in self.surrogates.items():
+            flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state_dict().items()}
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
+        return {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in flat.items()}
+
+    def restore(self, flat: Mapping[str, Tensor]) -> None:
+        """Take over what `flat` returned.
+
+        Raises:
+            IntegrityError: these are not the tensors of such a state.
+        """
+        try:
+            with torch.no_grad():
+                for name, parameter in self.floats.items():
+                    parameter.copy_(flat[f"float/{name}"])
+                for name in self.buffers:
+                    self.buffers[name] = flat[f"buffer/{name}"].clone()
+            for name, surrogate in self.surrogates.items():
+                surrogate.load_state_dict(under(f"surrogate/{name}/", flat))
+            moments: dict[int, dict[str, Tensor]] = {}
+            for path, tensor in under("optimizer/", flat).items():
+                index, _, key = path.partition("/")
+                moments.setdefault(int(index), {})[key] = tensor
+            groups = self.optimizer.state_dict()["param_groups"]
+            self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise IntegrityError(f"not a checkpoint of this training: {error}") from None
+
+
+def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return every place of the network that holds a tensor, to the tensor's name; and those tensors.
+
+    A module used in two places counts once; buffers that are not saved with the network are there too.
+    """
+    names = {id(tensor): name for name, tensor in model.tensors.items()}
+    slots: dict[str, str] = {}
+    tensors: dict[str, Tensor] = {}
+    for path, module in model.module.named_modules():
+        held = [*module.named_parameters(recurse=False, remove_duplicate=False)]
+        held += [*module.named_buffers(recurse=False, remove_duplicate=False)]
+        for key, tensor in held:
+            slot = f"{path}.{key}" if path else key
+            slots[slot] = names.setdefault(id(tensor), slot)
+            tensors[slots[slot]] = tensor
+    return slots, tensors
+
+
+def make_optimizer(groups: Iterable[Group], options: Training) -> torch.optim.Optimizer:
+    """Return the optimizer of `options` over `groups`; each keeps its `lr_scale` beside its settings."""
+    settings = [
+        {
+            "params": group.parameters,
+            "lr": options.lr * group.lr_scale,
+            "lr_scale": group.lr_scale,
+            "weight_decay": options.weight_decay if group.decays else 0.0,
+        }
+        for group in groups
+        if group.parameters
+    ]
+    if options.optimizer == "adam":
+        return torch.optim.Adam(settings, betas=(options.momentum, 0.999))
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(settings, betas=(options.momentum, 0.999))
+    return torch.optim.SGD(settings, momentum=options.momentum, nesterov=options.optimizer == "nesterov")
+
+
+def under(prefix: str, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the entries below `prefix`, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}

@@ -1,0 +1,90 @@
+"""The surrogate of the straight-through estimator: a float latent weight behind the format's own rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from featherweight.formats import Encoded, Int
+from featherweight.formats.integer import grid
+from featherweight.formats.units import join, split
+from featherweight.formats.view import View
+from featherweight.training.surrogates.latent import Array, Latent
+
+
+class Through(torch.autograd.Function):
+    """Forward the rounded weight, exactly; backward the identity to the latent one."""
+
+    @staticmethod
+    def forward(ctx: Any, latent: Tensor, rounded: Tensor) -> Tensor:
+        """Return `rounded`, bit for bit (`latent + (rounded - latent)` is not)."""
+        return rounded.view_as(rounded)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the weight as that of the latent weight."""
+        return gradients[0], None
+
+
+class Rounded(Latent):
+    """Forward is what the float weight decodes to under the parts that are held; they are fitted anew now and then."""
+
+    def __init__(self, weight: Tensor, encoded: Encoded, refresh: int) -> None:
+        super().__init__(weight, encoded)
+        self.refresh = refresh
+
+    def forward(self) -> Tensor:
+        """Return the rounded weight."""
+        rounded = self.rounded(self.weight.detach())
+        return Through.apply(self.weight, rounded)  # type: ignore[no-any-return, no-untyped-call]
+
+    def after_step(self, step: int) -> None:
+        """Fit the parts to the weight again, every `refresh` steps."""
+        if step % self.refresh == 0:
+            self.freeze()
+
+    def hold(self, parts: Mapping[str, Array]) -> None:
+        """Keep these parts for the steps to come."""
+        super().hold(parts)
+        self.grid = Grid.of(self.format, self.view, parts) if isinstance(self.format, Int) else None
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return what `weight` decodes to under the parts that are held."""
+        if self.grid is not None:
+            return self.grid.rounded(weight)
+        return torch.from_numpy(self.format.encode(weight.numpy(), view=self.view, parts=self.parts).decode())
+
+
+class Grid:
+    """The grid of `Int` under every weight of a tensor, in torch: a step and the least and greatest count of steps.
+
+    `rounded` equals encode and decode in numpy, bit for bit.
+    """
+
+    def __init__(self, scale: Tensor, least: Tensor, most: Tensor) -> None:
+        self.scale, self.least, self.most = scale, least, most
+
+    @classmethod
+    def of(cls, format: Int, view: View, parts: Mapping[str, Array]) -> Grid | None:
+        """Return the grid; None above 16 bits, where float32 cannot count the steps."""
+        if format.bits > 16:
+            return None
+        units = split(np.zeros((view.rows, view.cols), np.float32), view, format.per).shape
+
+        def spread(part: Array) -> Tensor:
+            wide = np.broadcast_to(part.reshape(-1, 1), units).astype(np.float32)
+            return torch.from_numpy(view.tensor(join(wide, view, format.per)))
+
+        zero_point = spread(parts.get("zero_point", np.zeros_like(parts["scale"])))
+        least, most = grid(format.bits)
+        return cls(spread(parts["scale"]), least - zero_point, most - zero_point)
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return the nearest point of the grid, ties to even; zero is +0.0."""
+        steps = (weight / self.scale).round_()
+        torch.minimum(torch.maximum(steps, self.least, out=steps), self.most, out=steps)
+        return steps.add_(0.0).mul_(self.scale)

@@ -1,0 +1,26 @@
+"""Numbers for people: bytes and percentages."""
+
+from __future__ import annotations
+
+
+def nbytes(n: int) -> str:
+    """Return a number of bytes in decimal units.
+
+    >>> nbytes(999), nbytes(10_800), nbytes(6_653_480)
+    ('999 B', '10.8 kB', '6.65 MB')
+    """
+    value = float(n)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000 or unit == "GB":
+            break
+        value /= 1000
+    return f"{n:,} B" if unit == "B" else f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
+def percent(fraction: float) -> str:
+    """Return a fraction as a percentage with two decimals.
+
+    >>> percent(0.9912)
+    '99.12 %'
+    """
+    return f"{100 * fraction:.2f} %"

@@ -1,0 +1,1 @@
+"""The zoo: published networks as plain modules, and named tasks around them."""

@@ -1,0 +1,115 @@
+"""Build the named tasks: network, data, augmentation, training facts. Only building one imports torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
+from featherweight.data.indexed import Indexed, Subset
+from featherweight.data.order import held_out, permutation
+from featherweight.errors import TaskError
+from featherweight.events import Events
+from featherweight.files import cache_dir
+from featherweight.task.training import Training
+
+if TYPE_CHECKING:
+    from featherweight.task.classification import Classification
+
+HELD_OUT = 5000
+CLASSES = 1000
+
+
+def mnist(network: str, dataset: str, events: Events) -> Classification:
+    """Return a LeNet (`lenet300`, `lenet5`, `lenet`) on `mnist` or `fashion`: 55, 5 and 10 thousand images."""
+    from featherweight.data.mnist import FASHION_MNIST, MNIST, load
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.lenet import LeNet, LeNet5, LeNet300
+
+    images, test = load({"mnist": MNIST, "fashion": FASHION_MNIST}[dataset], events)
+    train, validation = held_out(images, HELD_OUT)
+    return Classification(
+        {"lenet300": LeNet300, "lenet5": LeNet5, "lenet": LeNet}[network],
+        train=train,
+        validation=validation,
+        test=test,
+        name=f"{network}-{dataset}",
+        dataset={"mnist": "MNIST", "fashion": "Fashion-MNIST"}[dataset],
+        batch_size=128,
+        training=LENET_TRAINING[network],
+    )
+
+
+LENET_TRAINING = {
+    "lenet300": Training(epochs=8, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1),
+    "lenet5": Training(epochs=4, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1),
+    "lenet": Training(epochs=3, optimizer="adamw", lr=1e-3, weight_decay=1e-2, warmup=0.1),
+}
+
+
+def cifar10(depth: int, events: Events) -> Classification:
+    """Return a ResNet of 20, 32, 44 or 56 layers on CIFAR-10: 45,000, 5,000 and 10,000 images."""
+    from featherweight.data import cifar
+    from featherweight.data.augment import CropFlip
+    from featherweight.task.classification import Classification
+    from featherweight.zoo import resnet_cifar
+
+    data = cifar.load(events)
+    train, validation = held_out(data.train, min(HELD_OUT, len(data.train) // 10))
+    return Classification(
+        getattr(resnet_cifar, f"resnet{depth}"),
+        train=train,
+        validation=validation,
+        test=data.test,
+        name=f"resnet{depth}-cifar10",
+        dataset=data.edition,
+        batch_size=128,
+        augment=CropFlip(padding=4),
+        training=Training(epochs=60, lr=0.1, optimizer="nesterov", weight_decay=5e-4, warmup=0.1),
+    )
+
+
+def imagenet(events: Events) -> Classification:
+    """Return pretrained EfficientNet-Lite0 on the images in the folder `imagenet` of the cache."""
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.efficientnet_lite import NORMALISATION, pretrained
+
+    def files(paths: tuple[Path, ...], labels: tuple[int, ...]) -> ImageFiles:
+        return ImageFiles(paths, labels, size=224, normalise=NORMALISATION)
+
+    folder = cache_dir() / "imagenet"
+    if not folder.is_dir():
+        raise TaskError(
+            "no images",
+            where=str(folder),
+            hint="put train/CLASS/*.jpg and val/CLASS/*.jpg there, or images named by class index (0042.jpg)",
+        )
+    if classes := classes_in(folder / "train"):
+        if len(classes) != CLASSES:
+            raise TaskError(
+                "not all classes of ImageNet", where=str(folder / "train"), got=len(classes), expected=CLASSES
+            )
+        train, validation = held_out(files(*class_folders(folder / "train", classes)), HELD_OUT)
+        test: Indexed = files(*class_folders(folder / "val", classes))
+        dataset = "ImageNet"
+    else:
+        images = files(*numbered_files(folder))
+        train, validation, test = parts(images, (1, 1, 2))
+        dataset = f"ImageNet ({len(images)} images of your own)"
+    return Classification(
+        lambda: pretrained(events),
+        train=train,
+        validation=validation,
+        test=test,
+        name="efficientnet-lite0-imagenet",
+        dataset=dataset,
+        batch_size=32,
+    )
+
+
+def parts(images: Indexed, shares: tuple[int, ...]) -> list[Subset]:
+    """Return a fixed random division of `images` into parts in the proportion of `shares`."""
+    ends = np.cumsum(shares) * len(images) // sum(shares)
+    return [Subset(images, np.sort(part)) for part in np.split(permutation(len(images), HELD_OUT), ends[:-1])]

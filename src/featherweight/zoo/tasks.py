@@ -1,0 +1,163 @@
+"""Tasks by name, and a user's own by `FILE.py:name` or `module:name`."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from featherweight.errors import TaskError
+from featherweight.events import Events, silent
+from featherweight.task import Task
+from featherweight.zoo import builders
+
+
+@dataclass(frozen=True)
+class Named:
+    """A task of the zoo.
+
+    Attributes:
+        about: one line for a list.
+        build: makes the task; reads or fetches its data.
+    """
+
+    about: str
+    build: Callable[[Events], Task]
+
+
+LENETS = {
+    "lenet300": "LeNet-300-100, 266,610 parameters",
+    "lenet5": "LeNet-5 (Caffe's), 431,080 parameters",
+    "lenet": "LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters",
+}
+RESNETS = {20: "269,722", 32: "464,154", 44: "658,586", 56: "853,018"}
+GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+
+TASKS: dict[str, Named] = {
+    f"{network}-{data}": Named(f"{about}, on {images}", partial(builders.mnist, network, data))
+    for data, images in GREY.items()
+    for network, about in LENETS.items()
+}
+TASKS |= {
+    f"resnet{depth}-cifar10": Named(
+        f"ResNet-{depth}, {count} parameters, on CIFAR-10", partial(builders.cifar10, depth)
+    )
+    for depth, count in RESNETS.items()
+}
+TASKS["efficientnet-lite0-imagenet"] = Named(
+    "EfficientNet-Lite0, pretrained, 4,652,008 parameters, on images of your own", builders.imagenet
+)
+
+
+def resolve(reference: str, events: Events = silent) -> Task:
+    """Return the task that `reference` names.
+
+    Args:
+        reference: a name of `TASKS`; or `FILE.py:name` or `module:name`, where `name` is a task or a function
+            without arguments that returns one. A file is run afresh at each call, with its folder on the
+            import path.
+        events: where progress goes, if data have to be fetched.
+
+    Raises:
+        TaskError: there is no such task, its file fails, or it is not a task; near names are listed.
+    """
+    place, colon, name = reference.rpartition(":")
+    if not colon:
+        if reference in TASKS:
+            return TASKS[reference].build(events)
+        raise TaskError(
+            "no such task",
+            got=repr(reference),
+            hint=near(reference, list(TASKS), "or FILE.py:name, or module:name"),
+        )
+    with importing(Path(place).parent if place.endswith(".py") else Path.cwd()):
+        module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
+        if not hasattr(module, name):
+            public = [found for found in vars(module) if not found.startswith("_")]
+            raise TaskError("no such name", where=place, got=repr(name), hint=near(name, public))
+        return as_task(getattr(module, name), reference)
+
+
+def as_task(found: Any, reference: str) -> Task:
+    """Return a task, or what a function without arguments returns if that is one.
+
+    Raises:
+        TaskError: neither; lists what a task would have and this does not.
+    """
+    if lacks(found) and callable(found):
+        with failures(reference):
+            found = found()
+    if missing := lacks(found):
+        raise TaskError(
+            "not a task", where=reference, got=type(found).__name__, hint=f"it lacks {', '.join(missing)}"
+        )
+    task: Task = found
+    return task
+
+
+def lacks(found: Any) -> list[str]:
+    """Return the names of the protocol that an object does not have; a class has none of them yet."""
+    names = ["name", "primary", "model", "example", "batches", "inputs", "loss", "metrics", "fingerprint"]
+    return [name for name in names if isinstance(found, type) or not hasattr(found, name)]
+
+
+def load_file(path: Path) -> ModuleType:
+    """Run a Python file as a module of its own.
+
+    Raises:
+        TaskError: there is no such file, or running it failed.
+    """
+    if not path.is_file():
+        raise TaskError("no such file", where=str(path))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise TaskError("not a Python file", where=str(path))
+    module = importlib.util.module_from_spec(spec)
+    with failures(str(path)):
+        spec.loader.exec_module(module)
+    return module
+
+
+def load_module(name: str) -> ModuleType:
+    """Import a module by name, from the working directory too.
+
+    Raises:
+        TaskError: there is no such module, or importing it failed.
+    """
+    with failures(name):
+        return importlib.import_module(name)
+
+
+@contextmanager
+def failures(where: str) -> Iterator[None]:
+    """Report whatever a user's code raises as one error that names the place; the cause stays attached."""
+    try:
+        yield
+    except TaskError:
+        raise
+    except Exception as error:
+        raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
+
+
+@contextmanager
+def importing(folder: Path) -> Iterator[None]:
+    """Have `folder` first on the import path."""
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder.resolve()))
+
+
+def near(name: str, names: list[str], more: str = "") -> str:
+    """Return a hint of the names most like `name`, or of all if none is."""
+    found = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:20]
+    return f"did you mean {', '.join(found)} {more}".rstrip() + "?"

@@ -1,0 +1,73 @@
+"""Write the golden files that are not there yet; those that are there stay for ever."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from artifact_cases import numbers, small
+
+from featherweight.artifact import Artifact, Contents, dumps, loads
+from featherweight.formats import Clustered, Float, Int, Log2
+from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def every_format_and_coder():
+    kinds = ("float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2")
+    formats = [Float(kind) for kind in kinds] + [Float("float8_e4m3fn", per="channel")]
+    formats += [Int(bits, scheme) for bits in (1, 2, 3, 8, 11, 16, 32) for scheme in ("symmetric", "affine")]
+    formats += [Int(4, per="tensor"), Int(4, per=7), Log2(4), Log2(6, fraction=2), Clustered(1), Clustered(5)]
+    coders = [
+        Fixed(),
+        Rans(),
+        Huffman(),
+        Zstd(),
+        Bitmask(values=Rans()),
+        Gaps(3, values=Huffman(), gaps=Huffman()),
+    ]
+    weight = numbers((6, 30), 1, 0.5)
+    tensors = {}
+    for number, form in enumerate(formats):
+        encoded = form.encode(weight)
+        for coder in coders:
+            if not coder.misfit(encoded.spec):
+                tensors[f"t{number}.{coder.__struct_config__.tag}"] = encoded.recoded(coder)
+    return Contents(tensors)
+
+
+def digests(artifact: Artifact) -> dict[str, str]:
+    """Return a hash of type, shape and bytes of each decoded tensor."""
+    values = artifact.weights()
+    heads = {name: f"{value.dtype.str} {value.shape} ".encode() for name, value in values.items()}
+    return {name: hashlib.sha256(heads[name] + value.tobytes()).hexdigest() for name, value in values.items()}
+
+
+def main():
+    for name, contents in {
+        "small": small(),
+        "empty": Contents({}),
+        "formats": every_format_and_coder(),
+    }.items():
+        path = GOLDEN / f"{name}.fw"
+        if path.exists():
+            continue
+        path.write_bytes(dumps(contents))
+        artifact = loads(path.read_bytes())
+        graph = artifact.graph
+        record = {
+            "file": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "tensors": digests(artifact),
+            "aliases": dict(artifact.aliases),
+            "facts": artifact.facts,
+            "structure": {k: [layer.kind, layer.arguments] for k, layer in artifact.structure.items()},
+            "graph": graph and hashlib.sha256(graph.onnx).hexdigest(),
+            "outputs": graph and graph.outputs,
+            "initialisers": graph
+            and [[i.name, i.tensor, i.permutation, i.shape] for i in graph.initialisers],
+        }
+        path.with_suffix(".json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

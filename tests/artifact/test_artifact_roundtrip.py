@@ -1,0 +1,187 @@
+"""Laws: what is written is read, bit for bit; the same contents are the same bytes."""
+
+import hashlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from artifact_cases import lenet5, numbers, small
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featherweight.artifact import Contents, Raw, dumps, load, loads, write
+from featherweight.artifact import writer as writer_module
+from featherweight.artifact.contents import DTYPES
+from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.formats import Clustered, Float, Int, Log2, View
+from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+
+FORMATS = [
+    Int(bits=1),
+    Int(bits=5, scheme="affine", per=4),
+    Int(bits=8),
+    Float("bfloat16"),
+    Log2(bits=3),
+    Clustered(bits=2),
+]
+CODERS = [Fixed(), Rans(), Huffman(), Zstd(), Gaps(bits=2), Bitmask()]
+
+
+@st.composite
+def encoded(draw):
+    shape = tuple(draw(st.lists(st.integers(0, 5), max_size=4)))
+    permutation = tuple(draw(st.permutations(range(len(shape)))))
+    rows = View(shape, permutation).rows
+    groups = draw(st.sampled_from([n for n in range(1, max(rows, 1) + 1) if rows % n == 0]))
+    view = View(shape, permutation, groups)
+    tensor = draw(st.sampled_from(FORMATS)).encode(
+        numbers(shape, draw(st.integers(0, 9)), draw(st.sampled_from([0.0, 0.7, 1.0]))), view=view
+    )
+    return tensor.recoded(draw(st.sampled_from([c for c in CODERS if not c.misfit(tensor.spec)])))
+
+
+@st.composite
+def raw(draw):
+    dtype = draw(st.sampled_from(sorted(DTYPES)))
+    shape = tuple(draw(st.lists(st.integers(0, 4), max_size=3)))
+    size = int(np.prod(shape, dtype=int)) * np.dtype(DTYPES[dtype]).itemsize
+    data = draw(st.binary(min_size=size, max_size=size))
+    return Raw(dtype, shape, bytes(b & 1 for b in data) if dtype == "bool" else data)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.one_of(encoded(), raw()), max_size=5))
+def test_what_is_written_is_read(tensors):
+    contents = Contents({f"layer.{i}": tensor for i, tensor in enumerate(tensors)})
+    content = dumps(contents)
+    artifact = loads(content)
+    assert artifact.names == tuple(contents.tensors)
+    for name, tensor in contents.tensors.items():
+        back = artifact.tensors[name]
+        if isinstance(tensor, Raw):
+            assert back == tensor
+            continue
+        assert (back.format, back.coder, back.view) == (tensor.format, tensor.coder, tensor.view)
+        np.testing.assert_array_equal(back.symbols, tensor.symbols, strict=True)
+        np.testing.assert_array_equal(artifact.weight(name).view("u4"), tensor.decode().view("u4"))
+    assert dumps(Contents(artifact.tensors)) == content
+    assert sum(artifact.index().nbytes.values()) == artifact.nbytes == len(content)
+
+
+def test_everything_else_is_read():
+    contents = small()
+    artifact = loads(dumps(contents))
+    assert artifact.graph == contents.graph
+    assert artifact.facts == contents.facts
+    assert artifact.aliases == contents.aliases
+    assert artifact.structure == contents.structure
+    weights = artifact.weights()
+    assert list(weights) == [*contents.tensors, "tied.weight"]
+    assert weights["tied.weight"] is weights["fc1.weight"]
+    assert weights["bias"].tolist() == [1.0, -2.0]
+    assert weights["mask"].tolist() == [True, False, True]
+    again = Contents(artifact.tensors, artifact.aliases, artifact.structure, artifact.graph, artifact.facts)
+    assert dumps(again) == dumps(contents)
+
+
+def test_the_order_of_facts_does_not_matter():
+    a = dumps(Contents({}, facts={"a": 1, "b": {"c": 2, "d": 3}}))
+    assert a == dumps(Contents({}, facts={"b": {"d": 3, "c": 2}, "a": 1}))
+
+
+def test_another_process_writes_the_same_bytes():
+    code = "import hashlib; from artifact_cases import *; print(hashlib.sha256(dumps(small())).hexdigest())"
+    path = [str(Path(__file__).parent), *sys.path]
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(path)}
+    )
+    assert run.stdout.strip() == hashlib.sha256(dumps(small())).hexdigest(), run.stderr
+
+
+def test_overhead_of_a_small_network_is_small():
+    fixed = len(dumps(Contents({})))
+    header = loads(lenet5()).index().nbytes["header"]
+    assert fixed <= 225
+    assert (header - fixed) / 8 <= 21  # bytes a tensor
+
+
+def test_loading_needs_no_torch(tmp_path):
+    write(tmp_path / "a.fw", small())
+    code = f"""
+import sys
+from featherweight.artifact import load, diff
+a = load({str(tmp_path / "a.fw")!r})
+a.weights(); a.index(); a.graph; diff(a, a)
+assert not {{"torch", "onnx", "onnxruntime", "scipy"}} & set(sys.modules), sorted(sys.modules)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={"PYTHONPATH": ":".join(sys.path)}
+    )
+    assert run.returncode == 0, run.stderr
+
+
+def test_safetensors_opens_the_file(tmp_path):
+    from safetensors import safe_open
+
+    write(tmp_path / "a.fw", small())
+    with safe_open(tmp_path / "a.fw", "numpy") as opened:
+        metadata = opened.metadata()
+        data = opened.get_tensor("data").tobytes()
+    assert metadata["format"] == "featherweight"
+    assert hashlib.sha256(data).hexdigest() == metadata["sha256"] == load(tmp_path / "a.fw").sha256
+
+
+def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.fw"
+    nbytes = write(path, small())
+    assert nbytes == path.stat().st_size
+    before = path.read_bytes()
+    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("power cut")))
+    with pytest.raises(OSError, match="power cut"):
+        writer_module.write(path, Contents({}))
+    assert path.read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.fw"]
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (
+            Contents({}, facts={"a": {"b": [1, float("nan")]}}),
+            r"facts\.a\.b\[1\]: not plain JSON: got float nan",
+        ),
+        (Contents({}, facts={"a": b""}), r"facts\.a: not plain JSON: got bytes"),
+        (Contents({}, facts={"a": {1: 2}}), r"facts\.a: not plain JSON: got dict"),
+        (Contents({}, facts={"a": 2**70}), r"facts\.a: not plain JSON: got int"),
+        (Contents({}, facts={"a": "x" * (1 << 20)}), r"decompressed size"),
+        (Contents({"a\nb": Raw.of(np.zeros(1))}), r"name: got 'a\\nb'"),
+        (Contents({"a": Raw.of(np.zeros(1))}, aliases={"b": "c"}), r"b: alias of no tensor"),
+        (Contents({"a": Raw.of(np.zeros(1))}, aliases={"a": "a"}), r"a: appears twice"),
+        (
+            Contents({"a": Clustered(bits=1).encode(np.zeros((5000, 5000), np.float32)).recoded(Rans())}),
+            r"too large",
+        ),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(contents, message):
+    with pytest.raises((ConfigError, UnsupportedError), match=message):
+        dumps(contents)
+
+
+def test_a_part_of_another_type_is_not_written():
+    tensor = Int(bits=4).encode(numbers((3, 4)))
+    wrong = type(tensor)(
+        tensor.format, tensor.coder, tensor.view, tensor.symbols, {"scale": np.zeros(3, np.int32)}
+    )
+    with pytest.raises(UnsupportedError, match="a: scale: type of a part: got int32, expected <f4"):
+        dumps(Contents({"a": wrong}))
+
+
+def test_raw_tensors_state_what_they_are():
+    with pytest.raises(ConfigError, match="not an element type"):
+        Raw.of(np.zeros(1, np.complex64))
+    with pytest.raises(ConfigError, match="got 3 bytes, expected 8"):
+        Raw("f32", (2,), b"abc")
+    assert Raw.of(np.arange(3, dtype=">i4")).numpy().tolist() == [0, 1, 2]

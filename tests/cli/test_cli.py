@@ -1,0 +1,111 @@
+"""The command line as its users meet it: text, JSON, errors on one line, nothing half-written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TINY = Path(__file__).parent.parent / "tiny_task.py"
+
+
+def featherweight(*arguments, check=True, cwd=None, **environment):
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-m", "featherweight", *map(str, arguments)],
+        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200", **environment},
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compressed")
+    done = featherweight(
+        "compress", "auto", "--task", f"{TINY}:blobs", "-o", folder, "--max-drop", 1, "--json",
+        "--threads", 1, FEATHERWEIGHT_DATA=str(folder / "data"),
+    )
+    return folder, json.loads(done.stdout)
+
+
+def test_compress_writes_the_file_and_three_reports(made):
+    folder, summary = made
+    for name in ("model.fw", "report.json", "report.md", "report.html", "recipe.toml"):
+        assert (folder / name).stat().st_size > 0
+    assert summary["file_bytes"] == (folder / "model.fw").stat().st_size
+    assert summary["difference"] <= 1e-5
+    assert json.loads((folder / "report.json").read_text())["sha256"] == summary["sha256"]
+    assert "<script" not in (folder / "report.html").read_text()
+
+
+def test_the_recipe_it_wrote_makes_the_same_tensors(made, tmp_path):
+    folder, _ = made
+    featherweight("compress", folder / "recipe.toml", "--task", f"{TINY}:blobs", "-o", tmp_path, "--threads", 1,
+                  FEATHERWEIGHT_DATA=str(tmp_path / "data"))
+    assert (tmp_path / "model.fw").read_bytes() == (folder / "model.fw").read_bytes()
+
+
+def test_inspect_accounts_for_every_byte(made):
+    folder, _ = made
+    found = json.loads(featherweight("inspect", folder / "model.fw", "--json").stdout)
+    assert sum(found["kinds"].values()) == found["bytes"] == (folder / "model.fw").stat().st_size
+    text = featherweight("inspect", folder / "model.fw").stdout
+    assert "whole file" in text
+
+
+def test_eval_reports_the_same_accuracy(made):
+    folder, summary = made
+    found = json.loads(featherweight("eval", folder / "model.fw", "--task", f"{TINY}:blobs", "--json").stdout)
+    assert found["runtime"] == "onnxruntime"
+    assert found["metrics"]["accuracy"] == pytest.approx(summary["test"]["accuracy"])
+
+
+def test_diff_of_a_file_with_itself_is_empty(made):
+    folder, _ = made
+    found = json.loads(featherweight("diff", folder / "model.fw", folder / "model.fw", "--json").stdout)
+    assert found["equal"] is True
+
+
+def test_export_writes_an_onnx_file_that_runs(made, tmp_path):
+    import onnxruntime
+
+    folder, _ = made
+    featherweight("export", folder / "model.fw", "--to", "onnx", "-o", tmp_path / "m.onnx")
+    assert onnxruntime.InferenceSession(str(tmp_path / "m.onnx")).get_inputs()
+
+
+@pytest.mark.parametrize("what", ["formats", "coders", "steps", "tasks", "recipes", "reproductions"])
+def test_lists(what):
+    assert json.loads(featherweight("list", what, "--json").stdout)[what]
+    assert featherweight("list", what).stdout.count("\n") > 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["inspect", "absent.fw"], "absent.fw"),
+        (["inspect", str(TINY)], "error:"),
+        (["eval", "absent.fw", "--task", "lenet-mnist"], "absent.fw"),
+        (["compress", "auto", "--task", "lenet-mnst", "-o", "x"], "lenet-mnist"),
+        (["compress", "int9", "--task", f"{TINY}:blobs", "-o", "x"], "int8"),
+        (["compress", "int8", "--task", f"{TINY}:absent", "-o", "x"], "absent"),
+        (["compress", "int8", "--task", f"{TINY}:blobs", "-o", "x", "--max-drop", "1"], "auto"),
+        (["reproduce", "nothing"], "lenet-formats"),
+    ],
+)
+def test_bad_input_is_one_error_without_a_traceback(arguments, message, tmp_path):
+    done = featherweight(*arguments, check=False, cwd=tmp_path, FEATHERWEIGHT_DATA=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error:")
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "x").exists(), "nothing half-written"
+
+
+def test_errors_are_json_when_json_was_asked_for(tmp_path):
+    done = featherweight("inspect", "absent.fw", "--json", check=False, cwd=tmp_path)
+    assert "absent.fw" in json.loads(done.stdout)["error"]["message"]

@@ -1,0 +1,197 @@
+"""Int against ONNX Runtime's operators, a slow rounding, and a dense search."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from featherweight.errors import IntegrityError
+from featherweight.formats import Encoded, Fixed, Importance, Int, View
+from featherweight.formats.integer import grid, least_squares, min_max, squared_error
+
+BITS = (1, 2, 3, 4, 8, 12, 16)
+SCHEMES = ("symmetric", "affine")
+matrices = hnp.arrays(
+    np.float32,
+    hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
+    elements=st.floats(-(2.0**100), 2.0**100, width=32),
+)
+
+
+def slow(weight, bits, scale, zero_point):
+    """One weight after another, in exact arithmetic but for the float32 ratio."""
+    least, most = grid(bits)
+    integers = []
+    for w in weight:
+        q = round(float(np.float32(w) / np.float32(scale))) + zero_point
+        integers.append(min(max(q, least), most))
+    return integers
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_one_row_against_the_slow_way(bits, scheme):
+    weight = np.random.default_rng(bits).normal(0.1, 1, 200).astype(np.float32)
+    encoded = Int(bits=bits, scheme=scheme).encode(weight)
+    scale = encoded.parts["scale"][0]
+    zero_point = int(encoded.parts["zero_point"][0]) if scheme == "affine" else 0
+    integers = slow(weight, bits, scale, zero_point)
+    assert encoded.symbols.tolist() == [(q - zero_point) % 2**bits for q in integers]
+    decoded = [np.float32(q - zero_point) * scale for q in integers]
+    np.testing.assert_array_equal(encoded.decode(), np.array(decoded, np.float32))
+
+
+@given(
+    matrices, st.sampled_from(BITS), st.sampled_from(SCHEMES), st.sampled_from(["tensor", "channel", 1, 5])
+)
+def test_error_is_half_a_step(weight, bits, scheme, per):
+    format = Int(bits=bits, scheme=scheme, per=per)
+    encoded = format.encode(weight)
+    error = np.abs(encoded.decode().astype(np.float64) - weight)
+    scale = encoded.parts["scale"].astype(np.float64)
+    scale = np.repeat(scale, per, axis=1)[:, : weight.shape[1]] if per in (1, 5) else scale[:, None]
+    assert (error <= scale / 2 + np.abs(weight) * 2.0**-22).all()
+    assert (scale >= np.finfo(np.float32).tiny).all()
+
+
+def test_min_max_by_hand():
+    low, high = np.array([-8.5, -1.0, 0.0, 0.0], np.float32), np.array([0.0, 7.5, 0.0, 15.0], np.float32)
+    scale, zero_point = min_max(low, high, 4, "symmetric")
+    assert scale.tolist() == [1.0, 1.0, np.finfo(np.float32).tiny, 2.0]
+    assert zero_point.tolist() == [0, 0, 0, 0]
+    scale, zero_point = min_max(low, high, 4, "affine")
+    assert scale.tolist()[3] == 1.0
+    assert zero_point.tolist() == [7, -6, -8, -8]
+
+
+def test_eight_bits_symmetric_is_the_usual_rule():
+    """With equal ends, the scale of torch's and ONNX Runtime's symmetric observers: max / 127.5."""
+    scale = Int(per="tensor").encode(np.array([-1.0, 0.3, 1.0], np.float32)).parts["scale"]
+    assert scale.tolist() == [np.float32(1 / 127.5)]
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_onnxruntime_computes_the_same(bits, scheme):
+    """QuantizeLinear and DequantizeLinear with our scale and zero point give our integers and our weights."""
+    ort = pytest.importorskip("onnxruntime")
+    from onnx import TensorProto, helper
+
+    weight = np.random.default_rng(0).normal(0.2, 1, (6, 40)).astype(np.float32)
+    encoded = Int(bits=bits, scheme=scheme).encode(weight)
+    kind = TensorProto.INT8 if bits == 8 else TensorProto.INT16
+    zero_point = encoded.parts.get("zero_point", np.zeros(6, f"i{bits // 8}"))
+    graph = helper.make_graph(
+        [
+            helper.make_node("QuantizeLinear", ["w", "s", "z"], ["q"], axis=0),
+            helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], axis=0),
+        ],
+        "g",
+        [helper.make_tensor_value_info("w", TensorProto.FLOAT, [6, 40])],
+        [helper.make_tensor_value_info("q", kind, [6, 40]), helper.make_tensor_value_info("d", 1, [6, 40])],
+        [
+            helper.make_tensor("s", TensorProto.FLOAT, [6], encoded.parts["scale"]),
+            helper.make_tensor("z", kind, [6], zero_point),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10)
+    integers, decoded = ort.InferenceSession(model.SerializeToString()).run(None, {"w": weight})
+    ours = integers.astype(int) - zero_point[:, None].astype(int)
+    np.testing.assert_array_equal(encoded.symbols.reshape(6, 40), ours % 2**bits)
+    np.testing.assert_array_equal(encoded.decode(), decoded)
+
+
+def test_groups_of_rows_and_short_last_groups():
+    weight = np.float32([[1, 1, 1, 1, 8], [2, 2, 2, 2, 16], [4, 4, 4, 4, 32], [0, 0, 0, 0, 0]])
+    of = {per: Int(per=per).encode(weight).parts["scale"] * 127.5 for per in ("tensor", "channel", 2)}
+    assert of["tensor"].tolist() == [pytest.approx(32)]
+    assert of["channel"][:3] == pytest.approx([8, 16, 32])
+    assert of[2].shape == (4, 3)
+    assert of[2][1] == pytest.approx([2, 2, 16])
+    halves = Int(per="tensor").encode(weight, view=View((4, 5), groups=2)).parts["scale"] * 127.5
+    assert halves == pytest.approx([16, 32])
+
+
+def dense(weight, importance, bits, scheme):
+    """The least error over 2,000 ranges, then over 400 around the best: slow and obvious."""
+    low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
+
+    def error(factor):
+        return squared_error(weight, importance, *min_max(low * factor, high * factor, bits, scheme), bits)
+
+    factors = np.geomspace(1, 2**-8, 2000)
+    errors = np.array([error(factor) for factor in factors])
+    best, around = errors.min(axis=0), factors[errors.argmin(axis=0)]
+    for nudge in np.geomspace(0.99, 1.01, 400):
+        best = np.minimum(best, error(around * nudge))
+    return best
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("weighed", [False, True])
+def test_mse_is_near_a_dense_search(bits, scheme, weighed):
+    rng = np.random.default_rng(bits)
+    weight = np.stack([rng.normal(size=500), rng.laplace(size=500), rng.standard_t(3, 500), rng.random(500)])
+    weight = weight.astype(np.float32)
+    importance = rng.exponential(size=weight.shape) if weighed else None
+    found = squared_error(weight, importance, *least_squares(weight, importance, bits, scheme), bits)
+    assert (found <= dense(weight, importance, bits, scheme) * (1.06 if bits < 8 else 1.15)).all()
+
+
+@settings(max_examples=50)
+@given(
+    matrices,
+    st.sampled_from((1, 2, 4, 8)),
+    st.sampled_from(SCHEMES),
+    st.sampled_from(["tensor", "channel", 3]),
+)
+def test_mse_is_never_worse_than_min_max(weight, bits, scheme, per):
+    errors = []
+    for scale_by in ("minmax", "mse"):
+        decoded = Int(bits=bits, scheme=scheme, per=per, scale_by=scale_by).encode(weight).decode()
+        errors.append(float(np.square(decoded.astype(np.float64) - weight).sum()))
+    noise = np.square(weight.astype(np.float64) * 2.0**-22).sum()  # of decoding in float32
+    assert errors[1] <= errors[0] * (1 + 1e-5) + noise
+
+
+def test_mse_does_not_depend_on_the_magnitude():
+    weight = np.random.default_rng(0).normal(size=(3, 300)).astype(np.float32)
+    format = Int(bits=3, scale_by="mse")
+    expected = format.encode(weight).symbols
+    for power in (-100, -20, 20, 90):
+        np.testing.assert_array_equal(format.encode(np.ldexp(weight, power)).symbols, expected)
+
+
+def test_importance_decides_what_is_clipped():
+    """An outlier that matters stretches the range; one that does not is clipped."""
+    weight = np.append(np.random.default_rng(0).normal(size=255), 30).astype(np.float32)
+    importance = np.ones((1, 256))
+    importance[0, -1] = 1e4
+    keeps = Int(bits=4, scale_by="mse").encode(weight, importance=Importance(importance)).decode()
+    importance[0, -1] = 0
+    clips = Int(bits=4, scale_by="mse").encode(weight, importance=Importance(importance)).decode()
+    assert abs(keeps[-1] - 30) < 0.5
+    assert clips[-1] < 6
+    assert np.square(clips - weight)[:-1].sum() < np.square(keeps - weight)[:-1].sum() / 5
+
+
+def test_32_bits_is_float32_within_two_units_in_the_last_place():
+    weight = np.random.default_rng(0).normal(size=(20, 500)).astype(np.float32)
+    for scheme in SCHEMES:
+        encoded = Int(bits=32, scheme=scheme).encode(weight)
+        step = encoded.parts["scale"].astype(np.float64)[:, None]
+        error = np.abs(encoded.decode().astype(np.float64) - weight)
+        assert (error <= step / 2 + np.abs(weight) * 2.0**-22).all()
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point"), [(0.0, 0), (-1.0, 0), (1.0, 8), (1.0, -9), (3e38, 0)], ids=str
+)
+def test_hostile_parts_are_refused(scale, zero_point):
+    parts = {"scale": np.array([scale], np.float32), "zero_point": np.array([zero_point], np.int8)}
+    symbols = np.arange(16, dtype=np.uint8)
+    encoded = Encoded(Int(bits=4, scheme="affine"), Fixed(), View.of((16,)), symbols, parts)
+    with pytest.raises(IntegrityError):
+        encoded.decode()

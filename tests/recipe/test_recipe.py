@@ -1,0 +1,50 @@
+"""Recipes: typed, round-tripping, and with the path to every mistake."""
+
+import pytest
+
+from featherweight.errors import ConfigError
+from featherweight.formats import Int
+from featherweight.recipe import Recipe, parse_recipe, read_recipe
+from featherweight.recipe.recipe import shipped_recipes
+from featherweight.techniques import STEPS, Encode
+
+
+def test_round_trip_through_toml():
+    recipe = Recipe([Encode(where=["weights", "!fc2.*"], format=Int(bits=3, per="channel"), coder="smallest")], about="x")
+    assert parse_recipe(recipe.toml()) == recipe
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 3", r"recipe: steps: Expected `array`"),
+        ('[[steps]]\nstep = "encod"', r"steps\[0\]\.step: Invalid value 'encod'"),
+        ('[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 77}', r"steps\[0\]\.format\.bits"),
+        ('[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 4, prr = 1}', r"steps\[0\]\.format.*unknown field"),
+        ('[[steps]]\nstep = "train"\nepochs = -1', r"steps\[0\]\.epochs"),
+        ("steps = [", "not TOML"),
+        ('[[step]]\nstep = "train"', "unknown field"),
+    ],
+)
+def test_mistakes_are_named_with_their_path(text, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_recipe(text)
+
+
+def test_shipped_recipes_are_recipes():
+    assert "int8" in shipped_recipes()
+    for name in shipped_recipes():
+        assert read_recipe(name).about
+
+
+def test_unknown_names_and_missing_files_are_one_error(tmp_path):
+    with pytest.raises(ConfigError, match=r"expected a file ending in \.toml, auto, or one of"):
+        read_recipe("int9")
+    with pytest.raises(ConfigError, match="cannot read"):
+        read_recipe(tmp_path / "absent.toml")
+
+
+def test_every_step_has_a_name_and_a_first_line():
+    tags = [step.__struct_config__.tag for step in STEPS]
+    assert len(set(tags)) == len(tags)
+    assert all(step.__doc__ and step.needs in ("none", "unlabelled", "labelled") for step in STEPS)

@@ -1,0 +1,20 @@
+"""The store: whole or absent entries, and a run that goes on after any kill."""
+
+from featherweight.recipe.store import Store, key_of
+
+
+def test_put_get_drop(tmp_path):
+    store = Store(tmp_path)
+    key = key_of("a", 1, {"b": [2, 3]})
+    assert store.get(key) is None
+    store.scratch(key).mkdir(parents=True)
+    store.put(key, b"content")
+    assert store.get(key) == b"content"
+    assert not store.scratch(key).exists()
+    store.drop(key)
+    assert store.get(key) is None
+
+
+def test_keys_do_not_depend_on_the_order_of_mappings():
+    assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
+    assert key_of("a", "b") != key_of("ab") != key_of("a,b")

@@ -1,0 +1,57 @@
+"""The shape of the code, tested: import time, what imports torch, what prints, what a file may unpickle."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import featherweight
+
+SOURCE = Path(featherweight.__file__).parent
+FILES = sorted(SOURCE.rglob("*.py"))
+
+
+def python(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+
+
+@pytest.mark.parametrize("module", ["featherweight", "featherweight.artifact", "featherweight.cli", "featherweight.formats"])
+def test_light_imports_leave_torch_alone(module):
+    code = f"import sys, {module}; print([m for m in ('torch', 'scipy', 'matplotlib', 'onnxruntime') if m in sys.modules])"
+    assert python(code) == "[]"
+
+
+def test_listing_what_there_is_leaves_torch_alone():
+    code = (
+        "import sys; sys.argv = ['featherweight', 'list', 'tasks']\n"
+        "from featherweight.cli import main\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    assert "lenet-mnist" in python(code)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_open_with_what_they_are_for_and_are_short(path):
+    text = path.read_text()
+    assert ast.get_docstring(ast.parse(text)), "each file says what it is for"
+    assert text.count("\n") <= 450
+    if "cli" not in path.parts:
+        assert "print(" not in text.replace(">>> print(", ""), "only the command line prints"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_nothing_is_unpickled(path):
+    text = path.read_text()
+    assert "import pickle" not in text
+    assert "weights_only=False" not in text
+    if "torch.load" in text:
+        assert text.count("torch.load(") == text.count("weights_only=True")
+
+
+def test_every_public_name_is_importable_and_documented():
+    for name in featherweight.__all__:
+        thing = getattr(featherweight, name)
+        assert isinstance(thing, str) or thing.__doc__, name

@@ -1,0 +1,251 @@
+"""The loop against a plain one, killed and resumed, and on networks and tasks that do not behave."""
+
+import dataclasses
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import nn
+
+from featherweight.errors import IntegrityError, TaskError
+from featherweight.events import Finished, Progress, Started
+from featherweight.formats import Clustered, Int
+from featherweight.model import Model, equal_bits, to_bytes
+from featherweight.training.loop import fit, mixed
+from featherweight.training.methods import Centroids, StraightThrough
+from featherweight.task.training import Training, learning_rate
+
+TASK = Tiny(size=96)
+
+
+def floats(model):
+    return [name for name, tensor in model.tensors.items() if isinstance(tensor, nn.Parameter)]
+
+
+def surrogates(model):
+    """One surrogate of each kind that has state of its own."""
+    first, second = model.tensors["0.weight"], model.tensors["4.weight"]
+    int2, clustered = Int(bits=2), Clustered(bits=3)
+    return {
+        "0.weight": StraightThrough(refresh=4).surrogate(first, int2.encode(first.detach().numpy())),
+        "4.weight": Centroids().surrogate(second, clustered.encode(second.detach().numpy())),
+        "8.weight": StraightThrough(refresh=5).surrogate(
+            model.tensors["8.weight"], clustered.encode(model.tensors["8.weight"].detach().numpy())
+        ),
+    }
+
+
+def plain(task, options, seed):
+    """The same training as anyone would write it."""
+    module = task.model().train()
+    decay = [p for p in module.parameters() if p.dim() > 1]
+    rest = [p for p in module.parameters() if p.dim() <= 1]
+    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    if options.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(groups, betas=(options.momentum, 0.999))
+    else:
+        optimizer = torch.optim.SGD(groups, lr=1.0, momentum=options.momentum, nesterov=options.optimizer == "nesterov")
+    for epoch in range(options.epochs):
+        torch.manual_seed(mixed(seed, epoch))
+        batches = task.batches("train", seed=seed, epoch=epoch)
+        for i, batch in enumerate(batches):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(options, epoch + (i + 0.5) / len(batches))
+            optimizer.zero_grad()
+            task.loss(module(task.inputs(batch)), batch).backward()
+            if options.clip:
+                nn.utils.clip_grad_norm_([*decay, *rest], options.clip)
+            optimizer.step()
+    return module.state_dict()
+
+
+@pytest.mark.parametrize("options", [
+    Training(epochs=3, lr=0.1, weight_decay=1e-2),
+    Training(epochs=2, lr=0.1, optimizer="nesterov", clip=0.1, schedule=[0.5], warmup=0.3),
+    Training(epochs=2, lr=0.01, optimizer="adamw", weight_decay=0.1, schedule="constant"),
+])  # fmt: skip
+def test_equals_a_plain_loop_bit_for_bit(options):
+    model = Model.of(TASK.model())
+    found = fit(model, floats(model), {}, TASK, options, seed=5)
+    with torch.random.fork_rng():
+        expected = plain(TASK, options, 5)
+    assert found.keys() == expected.keys()
+    assert all(equal_bits(found[name], expected[name]) for name in expected)
+
+
+def result(values, stand_ins):
+    return {name: to_bytes(t) for name, t in values.items()} | {
+        name: s.freeze().decode().tobytes() for name, s in stand_ins.items()
+    }
+
+
+def train(folder, events=lambda event: None, optimizer="adam", save_seconds=0.0):
+    model = Model.of(TASK.model())
+    stand_ins = surrogates(model)
+    rest = [name for name in floats(model) if name not in stand_ins]
+    options = Training(epochs=3, lr=0.01, optimizer=optimizer)
+    values = fit(
+        model, rest, stand_ins, TASK, options, seed=2, scratch=folder, events=events, save_seconds=save_seconds
+    )
+    return result(values, stand_ins)
+
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_resumes_to_the_same_bytes(tmp_path, monkeypatch, optimizer):
+    undisturbed = train(None, optimizer=optimizer)
+    step = torch.optim.Optimizer.zero_grad
+    for kill_at in range(1, 10):
+        folder, count = tmp_path / str(kill_at), iter(range(1, 100))
+
+        def dying(self, *args, count=count, kill_at=kill_at):
+            if next(count) == kill_at:
+                raise Killed
+            return step(self, *args)
+
+        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
+        with pytest.raises(Killed):
+            train(folder, optimizer=optimizer)
+        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", step)
+        assert (folder / "training.safetensors").exists() == (kill_at > 1)
+        steps = []
+        assert train(folder, steps.append, optimizer) == undisturbed
+        assert [e.done for e in steps if isinstance(e, Progress)][-1] == 9
+        assert train(folder, optimizer=optimizer) == undisturbed  # from the checkpoint before the last step
+
+
+def test_resumes_after_sigkill(tmp_path):
+    code = (
+        "import os, signal, test_loop, featherweight.training.checkpoint as c\n"
+        "save = c.Checkpoint.save\n"
+        "def dying(self, state, position):\n"
+        "    save(self, state, position)\n"
+        "    if position.taken == 5: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "c.Checkpoint.save = dying\n"
+        f"test_loop.train(test_loop.Path({str(tmp_path)!r}))\n"
+    )
+    tests = Path(__file__).parent
+    path = os.pathsep.join([str(tests), str(tests.parent), *sys.path])
+    killed = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert train(tmp_path) == train(None)
+
+
+def test_refuses_checkpoints_that_are_not_its_own(tmp_path):
+    train(tmp_path)
+    file = tmp_path / "training.safetensors"
+    with pytest.raises(IntegrityError, match="another run"):
+        train(tmp_path, optimizer="sgd")
+    file.write_bytes(file.read_bytes()[:-7])
+    with pytest.raises(IntegrityError, match="not a checkpoint"):
+        train(tmp_path)
+
+
+def test_tells_what_it_does():
+    heard = []
+    train(None, heard.append)
+    assert isinstance(heard[0], Started) and heard[0].total == 9
+    assert isinstance(heard[-1], Finished)
+    figures = [event.figures for event in heard if isinstance(event, Progress)]
+    assert [f["epoch"] for f in figures] == [1, 2, 3]
+    assert all(math.isfinite(f["loss"]) for f in figures)
+
+
+@dataclasses.dataclass(frozen=True)
+class Strange(Tiny):
+    """A task that breaks one promise."""
+
+    broken: str = ""
+
+    def batches(self, split, *, seed, epoch):
+        if self.broken == "empty":
+            return []
+        batches = super().batches(split, seed=seed, epoch=epoch)
+        return iter(batches) if self.broken == "no length" else batches
+
+    def loss(self, output, batch):
+        value = super().loss(output, batch)
+        return {
+            "nan": value * float("nan"), "vector": value.expand(3), "detached": value.detach(), "float": 3.0,
+        }.get(self.broken, value)
+
+
+@pytest.mark.parametrize(("broken", "message"), [
+    ("nan", r"not finite: got nan in epoch 0, step 0\nhint: .*lower lr"), ("vector", "not a scalar"),
+    ("detached", "does not depend"), ("float", "not a scalar: got float"), ("empty", "no batches"),
+])  # fmt: skip
+def test_tasks_that_break_their_promises(broken, message):
+    task = Strange(size=64, broken=broken)
+    model = Model.of(task.model())
+    with pytest.raises(TaskError, match=message):
+        fit(model, floats(model), {}, task, Training(epochs=1))
+
+
+def test_batches_without_a_length():
+    """The rate then stands still within an epoch; everything else is as before."""
+    task, options = Strange(size=64, broken="no length"), Training(epochs=2, lr=0.05, schedule="constant")
+    model = Model.of(task.model())
+    found = fit(model, floats(model), {}, task, options)
+    assert all(equal_bits(found[k], v) for k, v in fit(model, floats(model), {}, Tiny(size=64), options).items())
+
+
+class Odd(nn.Module):
+    """Tied weights, a module used twice, an LSTM, a buffer put in place anew, one that is not saved."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(8, 8, batch_first=True)
+        self.twice = nn.Linear(8, 8)
+        self.again = self.twice
+        self.encoder, self.decoder = nn.Linear(8, 8), nn.Linear(8, 8)
+        self.decoder.weight = self.encoder.weight
+        self.out = nn.Linear(8, 4)
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("hidden", torch.zeros(()), persistent=False)
+
+    def forward(self, x):
+        x, _ = self.lstm(x.squeeze(1))
+        self.seen = self.seen + 1
+        self.hidden += 1
+        x = self.again(torch.relu(self.twice(x)))
+        return self.out(self.decoder(torch.relu(self.encoder(x))).mean(1))
+
+
+class OddTask(Tiny):
+    def model(self):
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            return Odd()
+
+
+def test_tied_and_shared_and_stateful_modules():
+    task, options = OddTask(size=64), Training(epochs=3, lr=0.5)
+    model = Model.of(task.model())
+    hidden = model.module.hidden.clone()
+    found = fit(model, floats(model), {}, task, options)
+    with torch.random.fork_rng():
+        expected = plain(task, options, 0)
+    assert set(model.aliases) == {"again.weight", "again.bias", "decoder.weight"}
+    assert set(found) == set(expected) - set(model.aliases)
+    assert found["seen"] == 6 and model.module.seen == 0
+    assert equal_bits(model.module.hidden, hidden)
+    for name, value in found.items():
+        assert torch.allclose(value, expected[name], atol=1e-6), name
+    after = model.with_tensors(found).module
+    assert after.decoder.weight is after.encoder.weight
+
+
+def test_only_what_is_named_trains():
+    model = Model.of(TASK.model())
+    found = fit(model, ["8.bias"], {}, TASK, Training(epochs=1))
+    assert not equal_bits(found["8.bias"], model.tensors["8.bias"])
+    assert "8.weight" not in found

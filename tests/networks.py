@@ -1,4 +1,4 @@
-"""Small networks of every kind that people write, with inputs; what must run, and what must be refused by one error."""
+"""Small networks of every kind that people write, with inputs: what must run, and what must be refused."""
 
 from __future__ import annotations
 

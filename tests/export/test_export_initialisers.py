@@ -1,4 +1,4 @@
-"""Initialisers are found by content: every order of axes, every shape, ties, and nothing that only looks alike."""
+"""Initialisers are found by content: any order of axes, any shape, ties, and nothing that looks alike."""
 
 import numpy as np
 import onnx_ir as ir

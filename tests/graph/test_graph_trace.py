@@ -1,4 +1,4 @@
-"""The graph says what the network does: names, layers, sizes, multiply-accumulates, and leaves the network alone."""
+"""The graph says what the network does: names, layers, sizes, multiply-accumulates."""
 
 import networks
 import pytest

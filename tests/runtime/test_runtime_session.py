@@ -13,10 +13,11 @@ from featherweight.artifact import Initialiser, StoredGraph
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.runtime import Session, build_onnx, session
 
+TURNED = (Initialiser("w", "fc", (1, 0)),)
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
-def stored(op="MatMul", table=(Initialiser("w", "fc", (1, 0)),), outputs=0, constants=()):
+def stored(op="MatMul", table=TURNED, outputs=0, constants=()):
     graph = helper.make_graph(
         [helper.make_node(op, ["x", "w"], ["y"])],
         "g",

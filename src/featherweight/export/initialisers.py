@@ -1,7 +1,7 @@
 """Which initialiser of an exported graph is which tensor of the network: found by content, never by name.
 
-Before the export every tensor is filled with random numbers of its own, its mark. An initialiser that holds a mark,
-or a mark transposed and reshaped, is that tensor.
+Before the export every tensor is filled with random numbers of its own, its mark. An initialiser that holds a
+mark, or a mark transposed and reshaped, is that tensor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Marks = dict[str, Array]
 
 
 def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[dict[str, Tensor], Marks]:
-    """Return a state of the same names, shapes, types and ties with every tensor random, and the marks by name.
+    """Return a state of the same names, shapes, types and ties, every tensor random, and the marks by name.
 
     Args:
         state: tensors by name.

@@ -1,4 +1,4 @@
-"""The exported graph made small: constants folded, sizes not computed where they need not be, nothing but what runs."""
+"""The exported graph made small: constants folded, no size computed in vain, nothing but what runs."""
 
 from __future__ import annotations
 
@@ -40,10 +40,20 @@ def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
             onnx_shape_inference=False,
         )
         _infer_one_size(model.graph)
+        _drop_zero_biases(model.graph)
         for clean in _CLEANING:
             clean(model)
     del model.graph.inputs[inputs:]
     return values
+
+
+def _drop_zero_biases(graph: ir.Graph) -> None:
+    """Take away the zeros that stand for a bias where the layer has none."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3 else None
+        zeros = ir.convenience.get_const_tensor(bias) if bias is not None else None
+        if zeros is not None and not zeros.numpy().any():
+            node.resize_inputs(2)
 
 
 def _infer_one_size(graph: ir.Graph) -> None:
@@ -84,7 +94,7 @@ def _one_number(value: ir.Value | None) -> bool:
 
 
 def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str]) -> None:
-    """Name inputs, weights and activations as `names` says and all else by numbers, and drop what only people read.
+    """Name values as `names` says and all others by numbers; drop what only people read.
 
     Args:
         model: changed in place.
@@ -94,7 +104,7 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     graph, taken = model.graph, set(names.values())
     fresh = (name for name in map(str, itertools.count()) if name not in taken)
     constants = list(graph.initializers.values())
-    graph.initializers.clear()
+    graph.initializers.clear()  # they are kept under their names
     results = [value for node in graph for value in node.outputs]
     given: set[str] = set()
     for value in [*graph.inputs, *weights, *constants, *results, *_inside(graph)]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featherweight.graph.trace import Graph, Node
+from featherweight.graph.graph import Graph, Node
 
 _CONVOLUTIONS = {
     "linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3,
@@ -14,7 +14,7 @@ _CONVOLUTIONS = {
 
 @dataclass(frozen=True)
 class FoldSite:
-    """A layer whose output feeds one normalisation and nothing else: y = gamma (x - mean) / sqrt(var + eps) + beta.
+    """A layer whose output x feeds one normalisation alone: gamma (x - mean) / sqrt(var + eps) + beta.
 
     Attributes:
         layer: path of the layer's module.

@@ -100,7 +100,7 @@ def _nest(value: Any, tensors: list[Tensor], where: str) -> Nest:
     if value is None:
         return None
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        value = value._asdict()
+        value = dict(zip(value._fields, value, strict=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):

@@ -1,4 +1,4 @@
-"""A module as a flat function of tensors, as `torch.export` sees it: captured once, for the graph and for ONNX."""
+"""A module as a flat function of tensors, as `torch.export` sees it: for the graph and for ONNX."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Program:
     """A module as a function of flat tensors to flat tensors.
 
     Attributes:
-        exported: the function as aten operators, without mutation; a name of its state is a name of the module's
-            behind `module.`.
+        exported: the function as aten operators, without mutation; a name of its state is a name of the
+            module's behind `module.`.
         example: what it was captured with, by input name, in the order of the inputs.
         outputs: how the module's output is made of the flat ones.
         run: the module itself, as the same flat function.
@@ -47,7 +47,7 @@ class Program:
 
 
 class _Flat(nn.Module):
-    """`module` as a function of named tensors to a tuple of tensors; inputs are copied, as a network may write to them."""
+    """`module` as a function of named tensors; inputs are copied, as a network may write to them."""
 
     def __init__(self, module: nn.Module, example: Inputs) -> None:
         super().__init__()
@@ -67,8 +67,8 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
     Args:
         module: the network.
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
-        dynamic: axes that may change in size by input name; by default axis 0 of every input where that works,
-            and none where it does not.
+        dynamic: axes that may change in size by input name; by default axis 0 of every input where that
+            works, and none where it does not.
 
     Raises:
         UnsupportedError: the network cannot be captured; names the layer and why.
@@ -129,8 +129,8 @@ def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) ->
 
 def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
     try:
-        exported = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
-        exported = exported.run_decompositions({})
+        traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
+        exported: ExportedProgram = traced.run_decompositions({})
     except FeatherweightError:
         raise
     except Exception as error:
@@ -143,7 +143,7 @@ def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) 
 
 @contextlib.contextmanager
 def still(module: nn.Module) -> Iterator[None]:
-    """Hold `module` in eval mode without gradients or fused attention, and torch without a word; undone at the end."""
+    """Hold `module` in eval mode, without gradients or fused attention, torch silent; undone at the end."""
     training = [part for part in module.modules() if part.training]
     fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     with contextlib.ExitStack() as stack:

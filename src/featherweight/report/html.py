@@ -20,7 +20,7 @@ h1 { margin-bottom: .5rem } h2 { margin-top: 2.5rem }
 .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .9rem }
 th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; max-width: 34rem; overflow-wrap: anywhere }
-td:last-child { white-space: normal; min-width: 6rem }
+td.long { white-space: normal; min-width: 16rem }
 td.number { white-space: nowrap }
 th { border-bottom: 2px solid var(--line) } td { border-bottom: 1px solid var(--line) }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
@@ -67,4 +67,5 @@ def _table(table: Table) -> str:
 
 def _cell(text: str) -> str:
     number = NUMBER.fullmatch(text) is not None
-    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+    kind = "number" if number else "long" if len(text) > 40 else ""
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"

@@ -63,7 +63,7 @@ def _tensors(s: Summary) -> Table:
     rows = [
         [
             r.name,
-            "x".join(map(str, r.shape)) or "scalar",
+            str(r.shape),
             r.format,
             r.coder or "-",
             f"{r.nbytes:,}",
@@ -111,9 +111,15 @@ def _sensitivity(s: Summary) -> Table:
 
 def _stages(s: Summary) -> Table:
     rows = [
-        [x.step, ", ".join(f"{k} = {v}" for k, v in x.options.items()), f"{x.seconds:.1f}"] for x in s.stages
+        [x.step, ", ".join(f"{k} = {_option(v)}" for k, v in x.options.items()), f"{x.seconds:.1f}"]
+        for x in s.stages
     ]
     return Table("Steps", ["step", "options", "seconds"], rows)
+
+
+def _option(value: object) -> str:
+    """Return an option's value; a format, coder or method as its name and options."""
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def _notes(s: Summary) -> Table:

@@ -510,18 +510,27 @@ NETWORKS: dict[str, Network] = {
 
 
 @cache
-def traced(name: str) -> Any:
-    """Return the network, its example and its graph; made once, not to be changed."""
-    from featherweight.graph import trace
+def captured(name: str) -> Any:
+    """Return the network, its example and its program; made once, not to be changed."""
+    from featherweight.graph.program import capture
 
     module, example = NETWORKS[name].build()
-    return module, example, trace(module, example, dynamic=NETWORKS[name].dynamic)
+    return module, example, capture(module, example, dynamic=NETWORKS[name].dynamic)
+
+
+@cache
+def traced(name: str) -> Any:
+    """Return the network, its example and its graph; made once, not to be changed."""
+    from featherweight.graph.trace import graph_of
+
+    module, example, program = captured(name)
+    return module, example, graph_of(module, program)
 
 
 @cache
 def exported(name: str) -> Any:
     """Return the network, its example and its stored graph; made once, not to be changed."""
-    from featherweight.export import export
+    from featherweight.export.onnx import stored_graph
 
-    module, example = NETWORKS[name].build()
-    return module, example, export(module, example, dynamic=NETWORKS[name].dynamic)
+    module, example, program = captured(name)
+    return module, example, stored_graph(module, program)

@@ -15,11 +15,12 @@ import zstandard
 from networks import NETWORKS, exported, traced
 from torch import nn
 
+from featherweight.artifact import Contents, Raw, load, write
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export import export
 from featherweight.graph import canonical_names
 from featherweight.graph.nest import flatten_inputs
-from featherweight.runtime import Session, build_onnx
+from featherweight.runtime import Session, build_onnx, onnx_of
 from featherweight.task import call
 
 RUN = [name for name, network in NETWORKS.items() if not network.refused]
@@ -74,6 +75,19 @@ def test_session_equals_module(name):
     named = {k: v.numpy() for k, v in flatten_inputs(module, example).items()}
     assert [entry.name for entry in session.inputs] == list(named)
     assert_equal(session.run(named), expected)
+
+
+@pytest.mark.parametrize("name", ["residual", "tied", "lstm", "double", "two inputs", "dataclass"])
+def test_a_file_runs_as_the_network_does(name, tmp_path):
+    module, example, stored = exported(name)
+    canonical = canonical_names(module)
+    tensors = {n: Raw.of(array) for n, array in arrays(module).items()}
+    aliases = {n: first for n, first in canonical.items() if n != first}
+    write(tmp_path / "model.fw", Contents(tensors, aliases, graph=stored))
+    artifact = load(tmp_path / "model.fw")
+    with torch.no_grad():
+        assert_equal(artifact.session(threads=1).run(example), call(module, example))
+    onnx.checker.check_model(onnx_of(artifact), full_check=True)
 
 
 @pytest.mark.parametrize("name", RUN)

@@ -46,14 +46,19 @@ def export(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> St
     """
     program = capture(module, example, dynamic=dynamic)
     try:
-        return _checked(module, program)
+        return stored_graph(module, program)
     except UnsupportedError:
         if dynamic is not None or not program.dynamic:
             raise
-    return _checked(module, capture(module, example, dynamic={}))
+    return stored_graph(module, capture(module, example, dynamic={}))
 
 
-def _checked(module: nn.Module, program: Program) -> StoredGraph:
+def stored_graph(module: nn.Module, program: Program) -> StoredGraph:
+    """Return the float graph of a captured module, checked against it; as `export`, without another try.
+
+    Raises:
+        UnsupportedError: it cannot be written as ONNX, or the result is not the network's; names the layer.
+    """
     stored = _convert(module, program)
     check(stored, module, program)
     return stored

@@ -1,28 +1,52 @@
 """The command line as its users meet it: text, JSON, errors on one line, nothing half-written."""
 
+import io
 import json
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from featherweight.cli import main
+
 TINY = Path(__file__).parent.parent / "tiny_task.py"
 
 
-def featherweight(*arguments, check=True, cwd=None, **environment):
-    import os
+@dataclass
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
 
-    done = subprocess.run(
-        [sys.executable, "-m", "featherweight", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=cwd,
-        env={**os.environ, "COLUMNS": "200", **environment},
-    )
+
+def featherweight(*arguments, check=True, cwd=None, **environment):
+    """Run the command line in this process, as `main` is run by the shell; a new one costs seconds of imports."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["featherweight", *map(str, arguments)])
+        for name, value in {"COLUMNS": "200", **environment}.items():
+            patch.setenv(name, value)
+        if cwd:
+            patch.chdir(cwd)
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+    done = Done(code, out.getvalue(), err.getvalue())
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def test_as_a_process_of_its_own():
+    done = subprocess.run(
+        [sys.executable, "-m", "featherweight", "list", "coders"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "rans" in done.stdout
 
 
 @pytest.fixture(scope="module")

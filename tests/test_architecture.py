@@ -19,7 +19,7 @@ def python(code: str) -> str:
 
 @pytest.mark.parametrize("module", ["featherweight", "featherweight.artifact", "featherweight.cli", "featherweight.formats"])
 def test_light_imports_leave_torch_alone(module):
-    code = f"import sys, {module}; print([m for m in ('torch', 'scipy', 'matplotlib', 'onnxruntime') if m in sys.modules])"
+    code = f"import sys, {module}; print([m for m in ('torch', 'scipy', 'matplotlib', 'onnxruntime', 'numba') if m in sys.modules])"
     assert python(code) == "[]"
 
 

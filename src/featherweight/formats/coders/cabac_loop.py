@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 import numpy as np
@@ -38,12 +38,11 @@ LIMITS = ((16, 256), (128, 4096))
 
 def compiled(function: Function) -> Function:
     """Compile, and keep the result where that is possible (not beside read-only sources of no user)."""
-    made: Function
     try:
-        made = numba.njit(cache=True)(function)
+        made: Any = numba.njit(cache=True)(function)
     except RuntimeError:
         made = numba.njit(function)
-    return made
+    return cast(Function, made)
 
 
 @compiled
@@ -75,7 +74,7 @@ def magnitude(symbols: Array, counts: Array, alphabet: int, centre: int, split: 
     """Return the sum of the absolute values of `symbols: [n]`, each `counts: [n]` times."""
     total = 0.0
     for i in range(symbols.size):
-        total += counts[i] * abs(to_value(np.int64(symbols[i]), alphabet, centre, split))
+        total += counts[i] * abs(to_value(int(symbols[i]), alphabet, centre, split))
     return total
 
 
@@ -171,10 +170,10 @@ def _end(state: Array, buffer: Array) -> int:
     The byte makes the first multiple of 2**32 in the interval, and zeros at the end are dropped: what is left
     to the reader lies less than 2**32 above the interval's start, and it had to make up its last four bytes.
     """
-    position = state[_POSITION]
+    position = int(state[_POSITION])
     if state[_READING]:
         whole = buffer.size <= position - 4 and (buffer.size == 0 or buffer[buffer.size - 1] != 0)
-        return buffer.size if whole and state[_LOW] < 1 << 32 else -1
+        return int(buffer.size) if whole and state[_LOW] < 1 << 32 else -1
     state[_LOW] += (1 << 32) - 1
     _shift(state, buffer)
     position += 1
@@ -220,7 +219,7 @@ def walk(
         if not reading:
             if state[_POSITION] + _BYTES_A_SYMBOL > buffer.size:
                 buffer = np.concatenate((buffer, np.zeros(buffer.size + _BYTES_A_SYMBOL, np.uint8)))
-            value = to_value(np.int64(symbols[i]), alphabet, centre, split)
+            value = to_value(int(symbols[i]), alphabet, centre, split)
         context = _SIG + LEVELS * before + _level(density[column])
         if _decide(state, buffer, models, rates, context, value != 0):
             value = _nonzero(state, buffer, models, rates, before, value)

@@ -24,7 +24,7 @@ def python(code: str) -> str:
     "module", ["featherweight", "featherweight.artifact", "featherweight.cli", "featherweight.formats"]
 )
 def test_light_imports_leave_torch_alone(module):
-    heavy = "('torch', 'scipy', 'matplotlib', 'onnxruntime')"
+    heavy = "('torch', 'scipy', 'matplotlib', 'onnxruntime', 'numba')"
     code = f"import sys, {module}; print([m for m in {heavy} if m in sys.modules])"
     assert python(code) == "[]"
 

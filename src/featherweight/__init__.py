@@ -20,6 +20,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Artifact": "featherweight.artifact",
     "Bitmask": "featherweight.formats.coders",
+    "Cabac": "featherweight.formats.coders",
     "Classification": "featherweight.task",
     "Clustered": "featherweight.formats",
     "Compressed": "featherweight.search",
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
     from featherweight.artifact import Artifact, load
     from featherweight.errors import FeatherweightError
     from featherweight.formats import Clustered, Float, Int, Log2, View
-    from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+    from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
     from featherweight.model import Model
     from featherweight.recipe import Recipe, Store, run
     from featherweight.search import Compressed, Option, compress

@@ -109,7 +109,7 @@ WORDS = [
     "[]",
     "NaN",
 ]
-CODERS = [{"coder": name} for name in ("fixed", "rans", "zstd", "huffman", "bitmask", "gaps")]
+CODERS = [{"coder": name} for name in ("fixed", "rans", "zstd", "huffman", "bitmask", "gaps", "cabac")]
 HOSTILE = [
     *NUMBERS, *WORDS, *CODERS,
     float("nan"), float("inf"), True, None, "[" * 50 + "]" * 50, b"", b"\xff",

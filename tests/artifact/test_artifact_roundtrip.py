@@ -16,7 +16,7 @@ from featherweight.artifact import writer as writer_module
 from featherweight.artifact.contents import DTYPES
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Float, Int, Log2, View
-from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
 
 FORMATS = [
     Int(bits=1),
@@ -26,7 +26,7 @@ FORMATS = [
     Log2(bits=3),
     Clustered(bits=2),
 ]
-CODERS = [Fixed(), Rans(), Huffman(), Zstd(), Gaps(bits=2), Bitmask()]
+CODERS = [Fixed(), Rans(), Huffman(), Zstd(), Gaps(bits=2), Bitmask(), Cabac()]
 
 
 @st.composite

@@ -11,7 +11,7 @@ from tiny import Tiny
 from featherweight.formats import Clustered, Float, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
-from featherweight.techniques import Context, Encode, Finetune, Fold, ReestimateBatchnorm, Train
+from featherweight.techniques import Context, Encode, Finetune, Fold, ReestimateBatchnorm, Sparsify, Train
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -31,9 +31,14 @@ STEPS = [
     Train(epochs=1, optimizer="adamw", schedule=[0.5], warmup=0.5, clip=1.0),
     Encode(),
     Encode(where=["*", "!*num_batches_tracked"], format=Clustered(bits=3), coder="smallest"),
+    Sparsify(sparsity=0.6),
+    Sparsify(sparsity={"0.weight": 0.3, "4.*": 0.8}),
+    Sparsify(sparsity=0.7, scope="lamp"),
+    Sparsify(pattern=(2, 4)),
     Fold(),
     ReestimateBatchnorm(samples=40),
     Finetune(),
+    Finetune(keep_zeros=True, optimizer="adamw", clip=0.1),
     Finetune(format=Int(bits=3, per=4, scheme="affine"), method=StraightThrough(refresh=2), coder="smallest"),
     Finetune(format=Log2(), where=["0.weight", "8.*"]),
     Finetune(format=Clustered(bits=2), method=Centroids()),

@@ -33,6 +33,8 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         schedule: `constant`; `cosine` to zero; or the fractions of the run after which the rate is a tenth.
         warmup: fraction of the run in which the rate rises linearly from zero, on top of the schedule.
         clip: bound of the gradient's L2 norm over all parameters; None: none.
+        keep_zeros: weights that are exactly 0 at the start (pruned) stay so, in tensors of two and more
+            dimensions. Off by default: rounding makes zeros too, and those are not meant to stay.
     """
 
     epochs: Epochs = 10
@@ -43,6 +45,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     schedule: Schedule = "cosine"
     warmup: Warmup = 0.0
     clip: Clip | None = None
+    keep_zeros: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot.

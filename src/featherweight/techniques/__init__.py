@@ -10,10 +10,11 @@ from featherweight.techniques.encode import Encode
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
+from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps", (Train, Sparsify, Encode, Fold, ReestimateBatchnorm, Finetune)
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "Finetune",
     "Fold",
     "ReestimateBatchnorm",
+    "Sparsify",
     "Step",
     "Train",
 ]

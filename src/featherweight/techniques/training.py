@@ -37,6 +37,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         schedule: `constant`, `cosine`, or the fractions of the run after which the rate is a tenth.
         warmup: fraction of the run in which the rate rises linearly.
         clip: bound of the gradient's L2 norm.
+        keep_zeros: what is zero in a tensor of two and more dimensions stays zero: pruned weights.
     """
 
     epochs: Epochs | None = None
@@ -47,6 +48,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     schedule: Schedule | None = None
     warmup: Warmup | None = None
     clip: Clip | None = None
+    keep_zeros: bool | None = None
 
     def options(self, task: Task) -> Training:
         """Return the options, complete.

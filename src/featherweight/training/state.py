@@ -26,6 +26,7 @@ class State:
         floats: tensors trained as they are.
         surrogates: what stands in for the others.
         buffers: running statistics and the like, which the network itself changes.
+        zeros: where weights stay zero; tensors not named have no such place.
         optimizer: over floats and surrogates.
     """
 
@@ -34,6 +35,7 @@ class State:
     floats: dict[str, nn.Parameter]
     surrogates: Mapping[str, Surrogate]
     buffers: dict[str, Tensor]
+    zeros: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
 
     @classmethod
@@ -54,12 +56,16 @@ class State:
             Group([p for p in trained.values() if p.dim() <= 1], decays=False),
             *(group for surrogate in surrogates.values() for group in surrogate.groups()),
         ]
-        return cls(slots, constants, trained, surrogates, buffers, make_optimizer(groups, options))
+        weights = [name for name in (*trained, *surrogates) if tensors[name].dim() > 1]
+        zeros = {name: constants[name] == 0 for name in weights} if options.keep_zeros else {}
+        return cls(slots, constants, trained, surrogates, buffers, zeros, make_optimizer(groups, options))
 
     def forward(self, module: nn.Module, inputs: Inputs) -> Output:
         """Return the network's output with the tensors of this state; running statistics move on."""
         standing_in = {name: surrogate() for name, surrogate in self.surrogates.items()}
         values = {**self.constants, **self.buffers, **self.floats, **standing_in}
+        # Neither a value nor a gradient passes through a pruned weight, so that none is ever moved.
+        values |= {name: values[name].masked_fill(pruned, 0.0) for name, pruned in self.zeros.items()}
         named = {slot: values[name] for slot, name in self.slots.items()}
         output = call(
             lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False), inputs

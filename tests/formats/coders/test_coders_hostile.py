@@ -7,7 +7,7 @@ import pytest
 import zstandard
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, StreamSpec, Zstd
+from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, StreamSpec, Zstd
 from featherweight.testing.coders import mutated
 
 CODERS = [
@@ -15,6 +15,7 @@ CODERS = [
     Zstd(level=1),
     Rans(),
     Huffman(),
+    Cabac(),
     Bitmask(),
     Bitmask(values=Rans(), mask=Zstd(level=1)),
     Gaps(bits=3),

@@ -1,6 +1,6 @@
 """Our own coders, alone and composed, under the suite that plug-ins get."""
 
-from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
 from featherweight.testing import CoderSuite
 
 
@@ -57,3 +57,13 @@ class TestGapsOfSixteenBits(CoderSuite):
 class TestDeepCompression(CoderSuite):
     coder = Gaps(values=Huffman(), gaps=Huffman())
     mutations = 10
+
+
+class TestCabac(CoderSuite):
+    coder = Cabac()
+    mutations = 150
+
+
+class TestBitmaskByCabac(CoderSuite):
+    coder = Bitmask(values=Rans(), mask=Cabac())
+    mutations = 50

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.formats.coders.base import Coder, StreamSpec, tag
 from featherweight.formats.coders.bitmask import Bitmask
+from featherweight.formats.coders.cabac import Cabac
 from featherweight.formats.coders.fixed import Fixed
 from featherweight.formats.coders.gaps import Gaps
 from featherweight.formats.coders.huffman import Huffman
@@ -16,7 +17,7 @@ from featherweight.formats.coders.zstd import Zstd
 from featherweight.plugins import with_plugins
 
 CODERS: tuple[type[Coder], ...] = with_plugins(
-    "featherweight.coders", (Fixed, Bitmask, Gaps, Huffman, Rans, Zstd)
+    "featherweight.coders", (Fixed, Bitmask, Gaps, Huffman, Rans, Zstd, Cabac)
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "QUICK",
     "AnyCoder",
     "Bitmask",
+    "Cabac",
     "Coder",
     "Fixed",
     "Gaps",

@@ -11,7 +11,8 @@ from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
 from featherweight.formats.coders.bitmask import values_misfit, values_spec, with_zero, without_zero
 from featherweight.formats.coders.fixed import Fixed
-from featherweight.formats.coders.leaf import Leaf, join, read_varint, split, varint
+from featherweight.formats.coders.leaf import Leaf, join, split
+from featherweight.formats.coders.varints import read_varint, varint
 
 
 class Gaps(Coder, frozen=True, tag="gaps"):

@@ -41,7 +41,7 @@ class Check:
 
 
 def checksum(names: tuple[str, ...], tensor: Raw | Array) -> int:
-    """Return the CRC-32 of the msgpack array `[names, type, shape]` and the elements, row-major, little-endian.
+    """Return the CRC-32 of msgpack `[names, type, shape]` and the elements, row-major, little-endian.
 
     An encoded tensor is given as it decodes: an array of float32.
     """

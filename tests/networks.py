@@ -1,9 +1,10 @@
-"""Small networks of every kind that people write, with inputs; what must run, and what must be refused by one error."""
+"""Small networks of every kind that people write, with inputs: what must run, and what must be refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
@@ -87,7 +88,11 @@ class Recurrent(nn.Module):
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()
-        self.words, self.mix, self.out = nn.Embedding(11, 8), nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+        self.words, self.mix, self.out = (
+            nn.Embedding(11, 8),
+            nn.MultiheadAttention(8, 2, batch_first=True),
+            nn.Linear(8, 3),
+        )
 
     def forward(self, ids):
         x = self.words(ids)
@@ -102,20 +107,29 @@ class Transformer(nn.Module):
         super().__init__()
         self.words, self.places = nn.Embedding(11, 8), nn.Parameter(torch.randn(16, 8))
         self.blocks = nn.TransformerEncoder(
-            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu"), 2, enable_nested_tensor=False
+            nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, activation="gelu"),
+            2,
+            enable_nested_tensor=False,
         )
         self.register_buffer("mask", torch.triu(torch.full((16, 16), float("-inf")), 1), persistent=False)
         self.out = nn.Linear(8, 11)
 
     def forward(self, ids):
         length = ids.shape[1]
-        return self.out(self.blocks(self.words(ids) + self.places[:length], mask=self.mask[:length, :length]))
+        return self.out(
+            self.blocks(
+                self.words(ids) + self.places[:length], mask=self.mask[:length, :length], is_causal=False
+            )
+        )
 
 
 class Upsampler(nn.Module):
     def __init__(self):
         super().__init__()
-        self.up, self.grouped = nn.ConvTranspose2d(3, 8, 4, 2, 1), nn.ConvTranspose2d(8, 4, 3, 2, 1, 1, groups=2)
+        self.up, self.grouped = (
+            nn.ConvTranspose2d(3, 8, 4, 2, 1),
+            nn.ConvTranspose2d(8, 4, 3, 2, 1, 1, groups=2),
+        )
         self.norm, self.last = nn.BatchNorm2d(8), nn.ConvTranspose2d(4, 4, 2, 2, groups=4, bias=False)
 
     def forward(self, x):
@@ -126,10 +140,19 @@ class Separable(nn.Module):
     def __init__(self):
         super().__init__()
         self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(inplace=True),
-            nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8), nn.Hardswish(),
-            nn.Conv2d(8, 12, 3, 1, 1, groups=4), nn.BatchNorm2d(12), nn.SiLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-            nn.Dropout(0.2), nn.Linear(12, 5),
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False),
+            nn.BatchNorm2d(8),
+            nn.Hardswish(),
+            nn.Conv2d(8, 12, 3, 1, 1, groups=4),
+            nn.BatchNorm2d(12),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Dropout(0.2),
+            nn.Linear(12, 5),
         )
 
     def forward(self, x):
@@ -298,7 +321,11 @@ class Bags(nn.Module):
 class Norms(nn.Module):
     def __init__(self):
         super().__init__()
-        self.conv, self.group, self.instance = nn.Conv2d(3, 4, 1), nn.GroupNorm(2, 4), nn.InstanceNorm2d(4, affine=True)
+        self.conv, self.group, self.instance = (
+            nn.Conv2d(3, 4, 1),
+            nn.GroupNorm(2, 4),
+            nn.InstanceNorm2d(4, affine=True),
+        )
         self.layer, self.slope = nn.LayerNorm([4, 8, 8]), nn.PReLU(4)
 
     def forward(self, x):
@@ -309,7 +336,9 @@ class Lists(nn.Module):
     def __init__(self):
         super().__init__()
         self.matrices = nn.ParameterList([torch.randn(4, 4) for _ in range(3)])
-        self.gains = nn.ParameterDict({"a": nn.Parameter(torch.tensor(1.5)), "b": nn.Parameter(torch.randn(4))})
+        self.gains = nn.ParameterDict(
+            {"a": nn.Parameter(torch.tensor(1.5)), "b": nn.Parameter(torch.randn(4))}
+        )
 
     def forward(self, x):
         for matrix in self.matrices:
@@ -324,7 +353,9 @@ class SqueezeExcite(nn.Module):
 
     def forward(self, x):
         x = F.silu(self.conv(x))
-        return F.interpolate(x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True))))), scale_factor=2)
+        return F.interpolate(
+            x * torch.sigmoid(self.up(F.relu(self.down(x.mean((2, 3), keepdim=True))))), scale_factor=2
+        )
 
 
 class ClassToken(nn.Module):
@@ -441,13 +472,15 @@ NETWORKS: dict[str, Network] = {
     "functional": Network(Functional, images),
     "shared": Network(SharedTwice, images),
     "tied": Network(TiedWords, tokens),
-    "lstm": Network(lambda: Recurrent(nn.LSTM, num_layers=2, bidirectional=True), tokens),
+    "lstm": Network(lambda: Recurrent(nn.LSTM, bidirectional=True), tokens),
     "gru": Network(lambda: Recurrent(nn.GRU), tokens),
     "attention": Network(Attention, tokens),
     "transformer": Network(Transformer, tokens, dynamic={"ids": (0, 1)}),
     "transposed": Network(Upsampler, images),
     "separable": Network(Separable, images),
-    "two inputs": Network(TwoInputs, lambda: {"left": torch.randn(2, 4), "right": torch.randn(2, 3), "scale": 0.5}),
+    "two inputs": Network(
+        TwoInputs, lambda: {"left": torch.randn(2, 4), "right": torch.randn(2, 3), "scale": 0.5}
+    ),
     "dict": Network(DictOutput, rows),
     "dataclass": Network(DataclassOutput, rows),
     "residual": Network(Residual, images),
@@ -474,3 +507,30 @@ NETWORKS: dict[str, Network] = {
     "broken": Network(Broken, rows, "fails on its own example"),
     "numbers": Network(Numbers, rows, "something else than tensors: got float"),
 }
+
+
+@cache
+def captured(name: str) -> Any:
+    """Return the network, its example and its program; made once, not to be changed."""
+    from featherweight.graph.program import capture
+
+    module, example = NETWORKS[name].build()
+    return module, example, capture(module, example, dynamic=NETWORKS[name].dynamic)
+
+
+@cache
+def traced(name: str) -> Any:
+    """Return the network, its example and its graph; made once, not to be changed."""
+    from featherweight.graph.trace import graph_of
+
+    module, example, program = captured(name)
+    return module, example, graph_of(module, program)
+
+
+@cache
+def exported(name: str) -> Any:
+    """Return the network, its example and its stored graph; made once, not to be changed."""
+    from featherweight.export.onnx import stored_graph
+
+    module, example, program = captured(name)
+    return module, example, stored_graph(module, program)

@@ -1,6 +1,8 @@
 """The README's Python runs as it stands; the guides are doctests of their own."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -21,3 +23,7 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page}: {target}"
+
+
+def test_the_reference_is_that_of_the_code():
+    subprocess.run([sys.executable, str(ROOT / "docs" / "make_reference.py"), "--check"], check=True)

@@ -71,13 +71,18 @@ def test_overlapping_memory_is_refused():
 
 
 def test_structure_is_data_and_rebuilds_the_network(model):
-    spec = {"1": LayerSpec("Identity"), "0": LayerSpec("Linear", {"in_features": 5, "out_features": 4, "bias": True})}
+    spec = {
+        "1": LayerSpec("Identity"),
+        "0": LayerSpec("Linear", {"in_features": 5, "out_features": 4, "bias": True}),
+    }
     values = {"0.weight": torch.ones(4, 5), "0.bias": torch.zeros(4)}
     after = model.with_structure(spec, values)
     assert isinstance(after.module[1], nn.Identity)
     assert isinstance(model.module[1], nn.BatchNorm1d)
     assert list(after.tensors) == ["0.weight", "0.bias", "3.weight", "3.bias"]
-    again = restructure(nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)), after.structure)
+    again = restructure(
+        nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)), after.structure
+    )
     assert list(again.state_dict()) == list(after.module.state_dict())
 
 

@@ -10,7 +10,9 @@ from featherweight.selectors import select
 
 @pytest.fixture(scope="module")
 def model():
-    return Model.of(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2)))
+    return Model.of(
+        nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 2))
+    )
 
 
 @pytest.mark.parametrize(
@@ -28,7 +30,9 @@ def test_selects(model, where, expected):
     assert select(model, where) == expected
 
 
-@pytest.mark.parametrize("where", ["nothing.*", ["weights", "typo*"], "type:Conv3d", ["weights", "!weights"], []])
+@pytest.mark.parametrize(
+    "where", ["nothing.*", ["weights", "typo*"], "type:Conv3d", ["weights", "!weights"], []]
+)
 def test_what_matches_nothing_is_an_error(model, where):
     with pytest.raises(ConfigError):
         select(model, where)

@@ -20,8 +20,14 @@ def network() -> nn.Module:
 
 def given() -> Classification:
     torch.manual_seed(1)
-    return Classification(network(), train=points(3000, 0), test=points(400, 1), name="given", batch_size=50,
-                          training=Training(epochs=3, optimizer="adam", lr=0.01))
+    return Classification(
+        network(),
+        train=points(3000, 0),
+        test=points(400, 1),
+        name="given",
+        batch_size=50,
+        training=Training(epochs=3, optimizer="adam", lr=0.01),
+    )
 
 
 def blobs() -> Classification:

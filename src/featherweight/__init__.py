@@ -43,7 +43,32 @@ _HOMES = {
     "run": "featherweight.recipe",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = [
+    "Artifact",
+    "Bitmask",
+    "Classification",
+    "Clustered",
+    "Compressed",
+    "FeatherweightError",
+    "Fixed",
+    "Float",
+    "Gaps",
+    "Huffman",
+    "Int",
+    "Log2",
+    "Model",
+    "Option",
+    "Rans",
+    "Recipe",
+    "Store",
+    "Task",
+    "View",
+    "Zstd",
+    "__version__",
+    "compress",
+    "load",
+    "run",
+]
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact, load

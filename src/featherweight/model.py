@@ -1,4 +1,4 @@
-"""The model: an ordinary module, its structure as data, and the encoded form of its tensors. A value: steps return new ones."""
+"""The model: a module, its structure as data, the encoded form of its tensors. A value: steps return new ones."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import msgspec
@@ -95,13 +96,19 @@ class Model:
         A tensor whose new value equals its old one, bit for bit, keeps its encoding.
         """
         changed = {k: v for k, v in values.items() if not equal_bits(v, self.tensors[k])}
-        thawed = [Note("thawed", name, "its values changed after it was encoded") for name in changed if name in self.weights]
+        thawed = [
+            Note("thawed", name, "its values changed after it was encoded")
+            for name in changed
+            if name in self.weights
+        ]
         weights = {name: entry for name, entry in self.weights.items() if name not in changed}
         return dataclasses.replace(
             self, module=self._replaced(changed), weights=weights, notes=(*self.notes, *notes, *thawed)
         )
 
-    def with_structure(self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
+    def with_structure(
+        self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()
+    ) -> Model:
         """Return the model with these layers replaced, and then these tensors set (by their new names)."""
         module = restructure(share(self.module), layers)
         inside = tuple(f"{path}." for path in layers)
@@ -120,9 +127,13 @@ class Model:
         for name, value in values.items():
             old = self.tensors[name]
             if old.shape != value.shape:
-                raise UnsupportedError("a tensor keeps its shape", where=name, got=tuple(value.shape), expected=tuple(old.shape))
+                raise UnsupportedError(
+                    "a tensor keeps its shape", where=name, got=tuple(value.shape), expected=tuple(old.shape)
+                )
             new = value.detach().to(dtype=old.dtype).clone()
-            replacement[id(old)] = nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            replacement[id(old)] = (
+                nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
+            )
         return share(self.module, replacement)
 
     @cached_property
@@ -154,17 +165,23 @@ def check_memory(module: nn.Module) -> None:
     """
     spans: list[tuple[int, int, str, Tensor]] = []
     for name, tensor in module.state_dict(keep_vars=True).items():
-        if not isinstance(tensor, Tensor) or tensor.device.type == "meta" or tensor.is_sparse or tensor.is_quantized:
+        if (
+            not isinstance(tensor, Tensor)
+            or tensor.device.type == "meta"
+            or tensor.is_sparse
+            or tensor.is_quantized
+        ):
             raise UnsupportedError("not a plain dense tensor", where=name, got=type(tensor).__name__)
         if tensor.numel():
             start = tensor.data_ptr()
             span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1
             spans.append((start, start + span * tensor.element_size(), name, tensor))
     spans.sort(key=lambda entry: entry[:2])
-    for (_, end, first, a), (start, _, second, b) in zip(spans, spans[1:], strict=False):
+    for (_, end, first, a), (start, _, second, b) in pairwise(spans):
         if start < end and a is not b:
             raise UnsupportedError(
-                f"shares memory with {second} without being the same tensor", where=first,
+                f"shares memory with {second} without being the same tensor",
+                where=first,
                 hint="tie whole tensors (module_b.weight = module_a.weight), not views of them",
             )
 

@@ -30,7 +30,13 @@ class Bars:
         from rich.progress import Progress as RichProgress
 
         self.console = console or RichConsole(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
         self.bars = RichProgress(*columns, console=self.console, transient=True)
         self.open: dict[str, TaskID] = {}
 

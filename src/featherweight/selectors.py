@@ -28,7 +28,9 @@ def select(model: Model, where: Where) -> list[str]:
         matched = _matching(model, item.removeprefix("!"))
         if not matched:
             raise ConfigError(
-                "matches no tensor", where="where", got=repr(item),
+                "matches no tensor",
+                where="where",
+                got=repr(item),
                 expected=f"one of {_some(list(model.tensors))}, or weights, parameters, type:Conv2d",
             )
         chosen = chosen - matched if item.startswith("!") else chosen | matched
@@ -47,7 +49,9 @@ def _matching(model: Model, item: str) -> set[str]:
     if item.startswith("type:"):
         kinds = {path: type(module).__name__ for path, module in model.module.named_modules()}
         wanted = item.removeprefix("type:")
-        return {name for name, p in floating.items() if p.dim() >= 2 and kinds[name.rpartition(".")[0]] == wanted}
+        return {
+            name for name, p in floating.items() if p.dim() >= 2 and kinds[name.rpartition(".")[0]] == wanted
+        }
     names = {name: name for name in model.tensors} | model.aliases
     return {canonical for name, canonical in names.items() if fnmatchcase(name, item)}
 

@@ -17,6 +17,15 @@ def nbytes(n: int) -> str:
     return f"{n:,} B" if unit == "B" else f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
 
 
+def points(fraction: float) -> str:
+    """Return a difference of fractions in points, hundredths, with its sign.
+
+    >>> points(-0.0021), points(-1e-9)
+    ('-0.21', '+0.00')
+    """
+    return f"{round(100 * fraction, 2) + 0.0:+.2f}"
+
+
 def percent(fraction: float) -> str:
     """Return a fraction as a percentage with two decimals.
 

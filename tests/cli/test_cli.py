@@ -15,7 +15,10 @@ def featherweight(*arguments, check=True, cwd=None, **environment):
 
     done = subprocess.run(
         [sys.executable, "-m", "featherweight", *map(str, arguments)],
-        capture_output=True, text=True, cwd=cwd, env={**os.environ, "COLUMNS": "200", **environment},
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={**os.environ, "COLUMNS": "200", **environment},
     )
     if check:
         assert done.returncode == 0, done.stderr
@@ -26,8 +29,18 @@ def featherweight(*arguments, check=True, cwd=None, **environment):
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("compressed")
     done = featherweight(
-        "compress", "auto", "--task", f"{TINY}:blobs", "-o", folder, "--max-drop", 1, "--json",
-        "--threads", 1, FEATHERWEIGHT_DATA=str(folder / "data"),
+        "compress",
+        "auto",
+        "--task",
+        f"{TINY}:blobs",
+        "-o",
+        folder,
+        "--max-drop",
+        1,
+        "--json",
+        "--threads",
+        1,
+        FEATHERWEIGHT_DATA=str(folder / "data"),
     )
     return folder, json.loads(done.stdout)
 
@@ -44,8 +57,17 @@ def test_compress_writes_the_file_and_three_reports(made):
 
 def test_the_recipe_it_wrote_makes_the_same_tensors(made, tmp_path):
     folder, _ = made
-    featherweight("compress", folder / "recipe.toml", "--task", f"{TINY}:blobs", "-o", tmp_path, "--threads", 1,
-                  FEATHERWEIGHT_DATA=str(tmp_path / "data"))
+    featherweight(
+        "compress",
+        folder / "recipe.toml",
+        "--task",
+        f"{TINY}:blobs",
+        "-o",
+        tmp_path,
+        "--threads",
+        1,
+        FEATHERWEIGHT_DATA=str(tmp_path / "data"),
+    )
     assert (tmp_path / "model.fw").read_bytes() == (folder / "model.fw").read_bytes()
 
 

@@ -81,8 +81,13 @@ def main(folder: Path, kills: int) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_twenty_kills_leave_no_trace(tmp_path):
     done = subprocess.run(
-        [sys.executable, str(HERE), str(tmp_path)], capture_output=True, text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")])},
+        [sys.executable, str(HERE), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]),
+        },
     )
     assert done.returncode == 0, done.stderr
     landed = int(done.stdout.split()[0])

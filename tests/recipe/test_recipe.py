@@ -10,7 +10,9 @@ from featherweight.techniques import STEPS, Encode
 
 
 def test_round_trip_through_toml():
-    recipe = Recipe([Encode(where=["weights", "!fc2.*"], format=Int(bits=3, per="channel"), coder="smallest")], about="x")
+    recipe = Recipe(
+        [Encode(where=["weights", "!fc2.*"], format=Int(bits=3, per="channel"), coder="smallest")], about="x"
+    )
     assert parse_recipe(recipe.toml()) == recipe
 
 
@@ -20,7 +22,10 @@ def test_round_trip_through_toml():
         ("steps = 3", r"recipe: steps: Expected `array`"),
         ('[[steps]]\nstep = "encod"', r"steps\[0\]\.step: Invalid value 'encod'"),
         ('[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 77}', r"steps\[0\]\.format\.bits"),
-        ('[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 4, prr = 1}', r"steps\[0\]\.format.*unknown field"),
+        (
+            '[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 4, prr = 1}',
+            r"steps\[0\]\.format.*unknown field",
+        ),
         ('[[steps]]\nstep = "train"\nepochs = -1', r"steps\[0\]\.epochs"),
         ("steps = [", "not TOML"),
         ('[[step]]\nstep = "train"', "unknown field"),

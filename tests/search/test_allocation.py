@@ -21,7 +21,9 @@ def brute_force(cost, limited, limit):
 
 
 tables = st.lists(
-    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=4), min_size=1, max_size=5
+    st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), min_size=1, max_size=4),
+    min_size=1,
+    max_size=5,
 )
 
 
@@ -50,8 +52,9 @@ def test_a_larger_budget_never_costs_more():
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(totals))
 
 
-def test_no_tensors_need_no_choice():
+def test_nothing_needs_no_choice():
     assert allocate([], [], 0) == []
+    assert pareto([]) == []
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -39,5 +39,5 @@ def main() -> None:
     except OSError as error:
         sys.exit(report_error(IntegrityError(error.strerror or str(error), where=str(error.filename or ""))))
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on where this one was", file=sys.stderr)
+        sys.stderr.write("interrupted; the same command goes on where this one was\n")
         sys.exit(130)

@@ -61,7 +61,7 @@ def inspect(file: FileArgument, json: JsonFlag = False) -> None:
     rows = [
         [
             t.name,
-            "x".join(map(str, t.shape)),
+            str(list(t.shape)),
             t.label,
             t.coder or "-",
             f"{t.nbytes:,}",

@@ -11,6 +11,7 @@ from featherweight.cli.output import JsonFlag, SeedOption, TaskOption, ThreadsOp
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed
+    from featherweight.task import Task
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", show_default=False)]
 
@@ -34,9 +35,8 @@ def train(
     """Train the float network of a task and write it as a file."""
     from featherweight.search import compress as compress_task
     from featherweight.search.compressor import training_steps
-    from featherweight.zoo.tasks import resolve
 
-    chosen = resolve(task)
+    chosen = _task(task)
     result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads)
     _deliver(result, out, json)
 
@@ -52,19 +52,16 @@ def compress(
     where: Annotated[
         list[str] | None, typer.Option(help="auto: which tensors; may be repeated. Default: weights.")
     ] = None,
-    batches: Annotated[
-        int | None, typer.Option(help="auto: validation batches for sensitivities.", min=1)
-    ] = None,
+    batches: Annotated[int, typer.Option(help="auto: validation batches for sensitivities.", min=1)] = 16,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
     """Compress the network of a task: write model.fw, report.json, report.md, report.html and recipe.toml."""
     from featherweight.search import compress as compress_task
-    from featherweight.zoo.tasks import resolve
 
     result = compress_task(
-        resolve(task),
+        _task(task),
         recipe,
         max_drop=max_drop,
         max_bytes=max_bytes,
@@ -74,6 +71,13 @@ def compress(
         threads=threads,
     )
     _deliver(result, out, json)
+
+
+def _task(reference: str) -> Task:
+    from featherweight.progress import default_events
+    from featherweight.zoo.tasks import resolve
+
+    return resolve(reference, default_events())
 
 
 def _deliver(result: Compressed, out: Path, json: bool) -> None:
@@ -94,7 +98,7 @@ def sensitivity(
     where: Annotated[
         list[str] | None, typer.Option(help="Which tensors; may be repeated. Default: weights.")
     ] = None,
-    batches: Annotated[int | None, typer.Option(help="Validation batches; default: all.", min=1)] = None,
+    batches: Annotated[int, typer.Option(help="Validation batches.", min=1)] = 16,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -104,9 +108,8 @@ def sensitivity(
     from featherweight.recipe import run
     from featherweight.search.compressor import default_options, training_steps
     from featherweight.search.sensitivity import measure
-    from featherweight.zoo.tasks import resolve
 
-    chosen, events = resolve(task), default_events()
+    chosen, events = _task(task), default_events()
     model = run(training_steps(chosen), chosen, seed=seed, threads=threads, events=events)[-1].model
     found = measure(
         model,

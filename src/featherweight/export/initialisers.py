@@ -1,7 +1,7 @@
 """Which initialiser of an exported graph is which tensor of the network: found by content, never by name.
 
-Before the export every tensor is filled with random numbers of its own, its mark. An initialiser that holds a mark,
-or a mark transposed and reshaped, is that tensor.
+Before the export every tensor is filled with random numbers of its own, its mark. An initialiser that holds a
+mark, or a mark transposed and reshaped, is that tensor.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Marks = dict[str, Array]
 
 
 def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[dict[str, Tensor], Marks]:
-    """Return a state of the same names, shapes, types and ties with every tensor random, and the marks by name.
+    """Return a state of the same names, shapes, types and ties, every tensor random, and the marks by name.
 
     Args:
         state: tensors by name.
@@ -35,7 +35,9 @@ def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[d
         if name in canonical and canonical[name] not in tensors:
             tensors[canonical[name]] = _random(tensor, generator)
     marks = {name: bits(tensor.contiguous()) for name, tensor in tensors.items()}
-    replaced = {name: tensors[canonical[name]] if name in canonical else tensor for name, tensor in state.items()}
+    replaced = {
+        name: tensors[canonical[name]] if name in canonical else tensor for name, tensor in state.items()
+    }
     return replaced, marks
 
 
@@ -72,7 +74,9 @@ def _matched(name: str, array: Array, marks: Marks) -> Initialiser | None:
     for tensor, mark in marks.items():
         if mark.size != array.size or mark.dtype != array.dtype or not array.size:
             continue
-        if mark.size * mark.dtype.itemsize < 4 or mark.dtype == bool:  # too few bits to be sure of by content alone
+        if (
+            mark.size * mark.dtype.itemsize < 4 or mark.dtype == bool
+        ):  # too few bits to be sure of by content alone
             if not name.endswith(tensor):
                 continue
         elif mark.flat[0] != array.flat[0]:  # the first element stays the first under every permutation

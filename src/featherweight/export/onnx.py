@@ -9,16 +9,18 @@ import onnx_ir as ir
 import torch
 from onnx import ModelProto, TensorProto
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 
 from featherweight.artifact.contents import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
 from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
+from featherweight.graph.graph import Edge
 from featherweight.graph.nest import Nest
 from featherweight.graph.program import Dynamic, Program, capture, still
 from featherweight.graph.reasons import refusal
-from featherweight.graph.trace import Edge, edges_of, path_of
+from featherweight.graph.trace import edges_of, path_of, size
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
@@ -26,16 +28,16 @@ from featherweight.task import Inputs
 def export(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> StoredGraph:
     """Return the float graph of `module` in eval mode, checked against it; the module is left as it was.
 
-    What ONNX Runtime computes with the module's tensors equals the module on the example, and on other batch sizes
-    and random values where the batch is dynamic, to 1e-5 of the largest output. Values of the graph are named after
-    the edges of `featherweight.graph.trace`, inputs after the arguments of `module.forward`. The same module gives
-    the same bytes in every process.
+    What ONNX Runtime computes with the module's tensors equals the module on the example, on random values
+    and, where the batch is free, on other sizes of it, to 1e-5 of the largest output. Values of the graph are
+    named after the edges of `featherweight.graph.trace`, inputs after the arguments of `module.forward`. The
+    same module gives the same bytes in every process.
 
     Args:
         module: the network.
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
-        dynamic: axes that may change in size by input name; by default axis 0 of every input where that works, and
-            none where it does not.
+        dynamic: axes that may change in size by input name; by default axis 0 of every input where that
+            works, and none where it does not.
 
     Raises:
         UnsupportedError: the network cannot be traced or written as ONNX, or the result is not the network's;
@@ -44,14 +46,19 @@ def export(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> St
     """
     program = capture(module, example, dynamic=dynamic)
     try:
-        return _checked(module, program)
+        return stored_graph(module, program)
     except UnsupportedError:
         if dynamic is not None or not program.dynamic:
             raise
-    return _checked(module, capture(module, example, dynamic={}))
+    return stored_graph(module, capture(module, example, dynamic={}))
 
 
-def _checked(module: nn.Module, program: Program) -> StoredGraph:
+def stored_graph(module: nn.Module, program: Program) -> StoredGraph:
+    """Return the float graph of a captured module, checked against it; as `export`, without another try.
+
+    Raises:
+        UnsupportedError: it cannot be written as ONNX, or the result is not the network's; names the layer.
+    """
     stored = _convert(module, program)
     check(stored, module, program)
     return stored
@@ -63,10 +70,12 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         exported, marks = _translate(module, program)
         model = exported.model
         table = match(model.graph, marks)
-        edges = _edges(module, program, exported.exported_program.graph)
+        edges = _edges(module, program, exported.exported_program)
         weights = simplify(model, [entry.name for entry in table])
         outputs = _plain_outputs(model.graph)
-        names = {value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)}
+        names = {
+            value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)
+        }
         names |= {old: new for old, new in edges.items() if old not in names}
         tensors = _distinct([entry.tensor for entry in table], set(names.values()))
         names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
@@ -78,11 +87,13 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     _note_types(proto, weights)
-    return StoredGraph(proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs))
+    return StoredGraph(
+        proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs)
+    )
 
 
 def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:
-    """Return the program as ONNX with a mark in the place of every tensor, and the marks by canonical name."""
+    """Return the program as ONNX with a mark in the place of every tensor, and the marks by name."""
     state = program.exported.state_dict
     real, canonical = dict(state), canonical_names(module)
     marked_state, marks = marked(state, {f"module.{name}": first for name, first in canonical.items()})
@@ -98,15 +109,22 @@ def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProg
     return exported, marks
 
 
-def _edges(module: nn.Module, program: Program, translated: fx.Graph) -> dict[str, Edge]:
+def _edges(module: nn.Module, program: Program, translated: ExportedProgram | None) -> dict[str, Edge]:
     """Name of a value that was translated to ONNX, to its edge; values that only ONNX has are left out.
 
-    Both graphs were decomposed from one, and every node knows the one it came from: the last of those that came from
-    one node is its value.
+    Both graphs were decomposed from one, and every node knows the one it came from: the last of those that
+    came from one node is its value.
     """
+    assert translated is not None
     edges = edges_of(module, program)
-    known = {origin: edges[node.name] for origin, node in _origins(program.exported.graph).items() if node.name in edges}
-    return {node.name: known[origin] for origin, node in _origins(translated).items() if origin in known}
+    known = {
+        origin: edges[node.name]
+        for origin, node in _origins(program.exported.graph).items()
+        if node.name in edges
+    }
+    return {
+        node.name: known[origin] for origin, node in _origins(translated.graph).items() if origin in known
+    }
 
 
 def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
@@ -119,7 +137,7 @@ def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
             while source.from_node:
                 source = source.from_node[-1]
             part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
-            found[source.name + part, f"{value.dtype}{list(value.shape)}"] = node
+            found[source.name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
     return found
 
 
@@ -130,9 +148,9 @@ def _plain_outputs(graph: ir.Graph) -> list[int]:
     graph.outputs.clear()
     for number, value in enumerate(distinct):
         if value.producer() is None:  # an input or a weight that the network returns as it is
-            node = ir.node("Identity", [value], outputs=[ir.Value(name=f"output {number}", type=value.type)])
-            graph.append(node)
-            value = node.outputs[0]
+            copy = ir.Value(name=f"output {number}", type=value.type, shape=value.shape)
+            graph.append(ir.node("Identity", [value], outputs=[copy]))
+            value = copy
         graph.outputs.append(value)
     return positions
 

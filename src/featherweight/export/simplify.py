@@ -1,4 +1,4 @@
-"""The exported graph made small: constants folded, sizes not computed where they need not be, nothing but what runs."""
+"""The exported graph made small: constants folded, no size computed in vain, nothing but what runs."""
 
 from __future__ import annotations
 
@@ -34,13 +34,26 @@ def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
     model.graph.inputs.extend(values)  # inputs while constants are folded, so that nothing of theirs is
     for _ in range(2):
         optimizer.fold_constants(
-            model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT, onnx_shape_inference=False
+            model,
+            input_size_limit=_LARGEST_CONSTANT,
+            output_size_limit=_LARGEST_CONSTANT,
+            onnx_shape_inference=False,
         )
         _infer_one_size(model.graph)
+        _drop_zero_biases(model.graph)
         for clean in _CLEANING:
             clean(model)
     del model.graph.inputs[inputs:]
     return values
+
+
+def _drop_zero_biases(graph: ir.Graph) -> None:
+    """Take away the zeros that stand for a bias where the layer has none."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3 else None
+        zeros = ir.convenience.get_const_tensor(bias) if bias is not None else None
+        if zeros is not None and not zeros.numpy().any():
+            node.resize_inputs(2)
 
 
 def _infer_one_size(graph: ir.Graph) -> None:
@@ -53,12 +66,16 @@ def _infer_one_size(graph: ir.Graph) -> None:
             continue
         parts = [ir.convenience.get_const_tensor(part) for part in join.inputs if part is not None]
         sizes = [[-1] if part is None else part.numpy().reshape(-1).tolist() for part in parts]
-        single = all(part is not None or _one_number(value) for part, value in zip(parts, join.inputs, strict=True))
+        single = all(
+            part is not None or _one_number(value) for part, value in zip(parts, join.inputs, strict=True)
+        )
         flat = [size for group in sizes for size in group]
         if single and flat.count(-1) == 1 and 0 not in flat:
             constant = ir.Value(
-                name=f"{node.inputs[1].name}_sizes", const_value=ir.tensor(np.array(flat, np.int64)),
-                type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(flat)]),
+                name=f"{node.inputs[1].name}_sizes",
+                const_value=ir.tensor(np.array(flat, np.int64)),
+                type=ir.TensorType(ir.DataType.INT64),
+                shape=ir.Shape([len(flat)]),
             )
             graph.register_initializer(constant)
             node.replace_input_with(1, constant)
@@ -77,7 +94,7 @@ def _one_number(value: ir.Value | None) -> bool:
 
 
 def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str]) -> None:
-    """Name inputs, weights and activations as `names` says and all else by numbers, and drop what only people read.
+    """Name values as `names` says and all others by numbers; drop what only people read.
 
     Args:
         model: changed in place.
@@ -87,7 +104,7 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     graph, taken = model.graph, set(names.values())
     fresh = (name for name in map(str, itertools.count()) if name not in taken)
     constants = list(graph.initializers.values())
-    graph.initializers.clear()
+    graph.initializers.clear()  # they are kept under their names
     results = [value for node in graph for value in node.outputs]
     given: set[str] = set()
     for value in [*graph.inputs, *weights, *constants, *results, *_inside(graph)]:
@@ -101,10 +118,13 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
     symbols: dict[str, str] = {}
     for value in graph.inputs:
         assert value.shape is not None
-        sizes = [n if isinstance(n, int) else symbols.setdefault(str(n), f"n{len(symbols)}") for n in value.shape]
+        sizes = [
+            n if isinstance(n, int) else symbols.setdefault(str(n), f"n{len(symbols)}") for n in value.shape
+        ]
         value.shape = ir.Shape(sizes)
     for value in graph.outputs:
-        value.shape = None
+        known = value.shape if value.shape is not None else ()
+        value.shape = ir.Shape([n if isinstance(n, int) else symbols.get(str(n)) for n in known])
     for node in graph:
         node.name = None
         _drop_defaults(node)
@@ -114,16 +134,28 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
 
 def _inside(graph: ir.Graph) -> list[ir.Value]:
     """The values of the graphs inside a graph: bodies of loops and branches."""
-    inner = [g for node in graph.all_nodes() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH for g in [a.as_graph()]]
+    inner = [
+        g
+        for node in graph.all_nodes()
+        for a in node.attributes.values()
+        if a.type == ir.AttributeType.GRAPH
+        for g in [a.as_graph()]
+    ]
     return [value for g in inner for value in [*g.inputs, *(v for node in g for v in node.outputs)]]
 
 
 def _drop_defaults(node: ir.Node) -> None:
     """Take away the attributes that say what holds without them."""
-    schema = onnx.defs.get_schema(node.op_type, node.domain) if onnx.defs.has(node.op_type, node.domain) else None
+    schema = (
+        onnx.defs.get_schema(node.op_type, node.domain) if onnx.defs.has(node.op_type, node.domain) else None
+    )
     for name, attribute in list(node.attributes.items()):
         default = schema.attributes[name].default_value if schema and name in schema.attributes else None
-        declared = default is not None and default.type and ir.serde.deserialize_attribute(default).value == attribute.value
+        declared = (
+            default is not None
+            and default.type
+            and ir.serde.deserialize_attribute(default).value == attribute.value
+        )
         neutral = {"strides": 1, "dilations": 1, "pads": 0}.get(name)
         if declared or (neutral is not None and set(attribute.value) == {neutral}):
             del node.attributes[name]

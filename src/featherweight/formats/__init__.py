@@ -25,6 +25,21 @@ else:
     AnyFormat: Any = Union[FORMATS]  # noqa: UP007
 
 __all__ = [
-    "CODERS", "FORMATS", "AnyCoder", "AnyFormat", "Clustered", "Coder", "Encoded", "Fixed", "Float", "Format",
-    "Importance", "Int", "Log2", "Part", "StreamSpec", "View", "tag",
+    "CODERS",
+    "FORMATS",
+    "AnyCoder",
+    "AnyFormat",
+    "Clustered",
+    "Coder",
+    "Encoded",
+    "Fixed",
+    "Float",
+    "Format",
+    "Importance",
+    "Int",
+    "Log2",
+    "Part",
+    "StreamSpec",
+    "View",
+    "tag",
 ]

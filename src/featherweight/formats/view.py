@@ -46,7 +46,9 @@ class View:
                 "not an order of the axes", got=self.permutation, expected=f"0 to {len(self.shape) - 1}"
             )
         if self.groups < 1 or self.rows % self.groups:
-            raise ConfigError("groups do not divide the rows", got=self.groups, expected=f"a divisor of {self.rows}")
+            raise ConfigError(
+                "groups do not divide the rows", got=self.groups, expected=f"a divisor of {self.rows}"
+            )
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> View:
@@ -61,7 +63,11 @@ class View:
     @property
     def cols(self) -> int:
         """Number of elements in a row."""
-        return prod(self.shape[axis] for axis in self.permutation[1:]) if len(self.shape) > 1 else prod(self.shape)
+        return (
+            prod(self.shape[axis] for axis in self.permutation[1:])
+            if len(self.shape) > 1
+            else prod(self.shape)
+        )
 
     @property
     def size(self) -> int:

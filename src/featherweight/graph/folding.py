@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from featherweight.graph.trace import Graph, Node
+from featherweight.graph.graph import Graph, Node
 
 _CONVOLUTIONS = {
     "linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3,
@@ -14,7 +14,7 @@ _CONVOLUTIONS = {
 
 @dataclass(frozen=True)
 class FoldSite:
-    """A layer whose output feeds one normalisation and nothing else: y = gamma (x - mean) / sqrt(var + eps) + beta.
+    """A layer whose output x feeds one normalisation alone: gamma (x - mean) / sqrt(var + eps) + beta.
 
     Attributes:
         layer: path of the layer's module.
@@ -65,7 +65,11 @@ def _obstacle(graph: Graph, norm: Node) -> str:
         return f"it follows {layer.op}, not a convolution or linear layer"
     if len(layer.shape) != (_CONVOLUTIONS[layer.op] + 2):
         return "its channels are not the output channels of the layer before it"
-    if len(layer.roles) < len(layer.tensors) or len(norm.roles) < len(norm.tensors) or "weight" not in dict(layer.roles):
+    if (
+        len(layer.roles) < len(layer.tensors)
+        or len(norm.roles) < len(norm.tensors)
+        or "weight" not in dict(layer.roles)
+    ):
         return "a weight of it or of the layer before it is computed, not stored"
     if len(graph.consumers(layer.name)) > 1 or layer.name in graph.outputs:
         return f"the output of {layer.module or layer.name} is also used elsewhere"
@@ -79,8 +83,14 @@ def _obstacle(graph: Graph, norm: Node) -> str:
 def _site(layer: Node, norm: Node) -> FoldSite:
     weights, statistics = dict(layer.roles), dict(norm.roles)
     return FoldSite(
-        layer=layer.module or layer.name, norm=norm.module or norm.name, op=layer.op,
-        weight=weights["weight"], bias=weights.get("bias"),
-        gamma=statistics.get("weight"), beta=statistics.get("bias"),
-        mean=statistics["running_mean"], var=statistics["running_var"], eps=float(dict(norm.arguments)["eps"]),
+        layer=layer.module or layer.name,
+        norm=norm.module or norm.name,
+        op=layer.op,
+        weight=weights["weight"],
+        bias=weights.get("bias"),
+        gamma=statistics.get("weight"),
+        beta=statistics.get("bias"),
+        mean=statistics["running_mean"],
+        var=statistics["running_var"],
+        eps=float(dict(norm.arguments)["eps"]),
     )

@@ -19,15 +19,17 @@ _SHORT = {
 
 # Sums, moves and look-ups: no product of activation and weight that hardware counts.
 _NONE = {
-    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "embedding_bag", "softmax",
-    "log_softmax", "_softmax", "_log_softmax", "cat", "stack", "pad", "constant_pad_nd", "roll", "flip", "gather",
-    "index", "index_select", "select_scatter", "slice_scatter", "index_put", "scatter", "fill", "topk", "sort",
-    "cumsum", "where", "argmax", "argmin", "one_hot", "repeat", "clone", "pixel_shuffle", "pixel_unshuffle",
-    "channel_shuffle", "repeat_interleave", "prelu", "tril", "triu", "masked_fill", "expand", "reshape", "zeros_like",
-    "ones_like", "full_like", "glu", "rrelu", "upsample_nearest1d", "upsample_nearest2d", "upsample_nearest3d",
-    "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "scatter_add", "unfold",
-    "max", "min", "mean", "sum", "amax", "amin", "any", "all", "unbind", "split", "chunk", "_to_copy", "view",
-}
+    "batch_norm", "layer_norm", "group_norm", "instance_norm", "rms_norm", "embedding", "embedding_bag",
+    "softmax", "log_softmax", "_softmax", "_log_softmax", "cat", "stack", "pad", "constant_pad_nd", "roll",
+    "flip", "gather", "index", "index_select", "select_scatter", "slice_scatter", "index_put", "scatter",
+    "fill", "topk", "sort", "cumsum", "where", "argmax", "argmin", "one_hot", "repeat", "clone",
+    "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "repeat_interleave", "prelu", "tril", "triu",
+    "masked_fill", "expand", "reshape", "zeros_like", "ones_like", "full_like", "glu", "rrelu",
+    "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d", "scatter_add",
+    "unfold", "max", "min", "mean", "sum", "amax", "amin", "any", "all", "unbind", "split", "chunk",
+    "_to_copy", "view", "hardswish", "relu6", "elu", "celu", "selu", "native_dropout", "copy",
+    "lift_fresh_copy", "batch_norm_of_batch", "im2col",
+}  # fmt: skip
 
 
 def operator_name(target: Any) -> str:
@@ -45,13 +47,15 @@ def multiply_accumulates(node: fx.Node) -> int | None:
     tags = getattr(node.target, "tags", ())
     if name in _NONE or "pool" in name or torch.Tag.pointwise in tags or torch.Tag.reduction in tags:
         return 0
-    return 0 if getattr(node.target, "is_view", False) else None
+    return 0 if name.startswith("upsample") or getattr(node.target, "is_view", False) else None
 
 
 def _shape(argument: Any) -> tuple[int, ...]:
     value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
     value = value[0] if isinstance(value, (tuple, list)) else value
-    sizes = [n if isinstance(n, int) else n.node.hint for n in value.shape] if isinstance(value, Tensor) else []
+    sizes = (
+        [n if isinstance(n, int) else n.node.hint for n in value.shape] if isinstance(value, Tensor) else []
+    )
     return tuple(int(n or 0) for n in sizes)
 
 
@@ -84,8 +88,15 @@ def _attention(node: fx.Node) -> int:
 def _recurrent(node: fx.Node) -> int:
     """Every step of every sequence meets every matrix once."""
     tokens = prod(_shape(node.args[0])[:-1])
-    weights = next(a for a in node.args[2:] if isinstance(a, (list, tuple)) and a and isinstance(a[0], fx.Node))
+    weights = next(
+        a for a in node.args[2:] if isinstance(a, (list, tuple)) and a and isinstance(a[0], fx.Node)
+    )
     return tokens * sum(prod(_shape(weight)) for weight in weights if len(_shape(weight)) == 2)
+
+
+def _cell(node: fx.Node) -> int:
+    """One step: both matrices, once for every row."""
+    return prod(_shape(node.args[0])[:-1]) * sum(prod(_shape(weight)) for weight in node.args[2:4])
 
 
 def _bilinear(node: fx.Node) -> int:
@@ -110,6 +121,7 @@ _FORMULAS: dict[str, Callable[[fx.Node], int | None]] = {
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _transposed),
     **dict.fromkeys(("addmm", "baddbmm", "addmv"), _second_product),
     **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), _recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), _cell),
     "scaled_dot_product_attention": _attention,
     "bilinear": _bilinear,
     "einsum": _einsum,

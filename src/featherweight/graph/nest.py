@@ -37,7 +37,9 @@ def flatten_inputs(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
         raise TaskError("the example inputs need tensors of distinct names", got=[name for name, _ in found])
     for name, tensor in named.items():
         if tensor.device.type != "cpu" or tensor.is_complex() or tensor.layout != torch.strided:
-            raise UnsupportedError("not a dense real tensor on the CPU", where=f"input {name}", got=tensor.dtype)
+            raise UnsupportedError(
+                "not a dense real tensor on the CPU", where=f"input {name}", got=tensor.dtype
+            )
     return named
 
 
@@ -98,7 +100,7 @@ def _nest(value: Any, tensors: list[Tensor], where: str) -> Nest:
     if value is None:
         return None
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        value = value._asdict()
+        value = dict(zip(value._fields, value, strict=True))
     if dataclasses.is_dataclass(value) and not isinstance(value, Mapping):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
@@ -106,6 +108,8 @@ def _nest(value: Any, tensors: list[Tensor], where: str) -> Nest:
     if isinstance(value, (tuple, list)):
         return [_nest(part, tensors, f"{where}.{index}") for index, part in enumerate(value)]
     raise UnsupportedError(
-        "the network returns something else than tensors", where=where, got=type(value).__name__,
+        "the network returns something else than tensors",
+        where=where,
+        got=type(value).__name__,
         expected="tensors, None, or tuples, lists, dictionaries or dataclasses of them",
     )

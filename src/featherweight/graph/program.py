@@ -1,4 +1,4 @@
-"""A module as a flat function of tensors, as `torch.export` sees it: captured once, for the graph and for ONNX."""
+"""A module as a flat function of tensors, as `torch.export` sees it: for the graph and for ONNX."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Program:
     """A module as a function of flat tensors to flat tensors.
 
     Attributes:
-        exported: the function as aten operators, without mutation; a name of its state is a name of the module's
-            behind `module.`.
+        exported: the function as aten operators, without mutation; a name of its state is a name of the
+            module's behind `module.`.
         example: what it was captured with, by input name, in the order of the inputs.
         outputs: how the module's output is made of the flat ones.
         run: the module itself, as the same flat function.
@@ -47,7 +47,7 @@ class Program:
 
 
 class _Flat(nn.Module):
-    """`module` as a function of named tensors to a tuple of tensors; inputs are copied, as a network may write to them."""
+    """`module` as a function of named tensors; inputs are copied, as a network may write to them."""
 
     def __init__(self, module: nn.Module, example: Inputs) -> None:
         super().__init__()
@@ -55,7 +55,9 @@ class _Flat(nn.Module):
         self._example = [example]  # in a list, so that no tensor of it is taken for a constant of the network
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        output = call(self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()])))
+        output = call(
+            self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()]))
+        )
         return flatten_outputs(output)[1]
 
 
@@ -65,8 +67,8 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
     Args:
         module: the network.
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
-        dynamic: axes that may change in size by input name; by default axis 0 of every input where that works,
-            and none where it does not.
+        dynamic: axes that may change in size by input name; by default axis 0 of every input where that
+            works, and none where it does not.
 
     Raises:
         UnsupportedError: the network cannot be captured; names the layer and why.
@@ -81,11 +83,15 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
 
     with still(module):
         try:
-            outputs, _ = flatten_outputs(call(module, rebuild(example, iter([t.clone() for t in named.values()]))))
+            outputs, _ = flatten_outputs(
+                call(module, rebuild(example, iter([t.clone() for t in named.values()])))
+            )
         except FeatherweightError:
             raise
         except Exception as error:
-            raise TaskError(f"the network fails on its own example: {_line(error)}", where=type(module).__name__) from None
+            raise TaskError(
+                f"the network fails on its own example: {_line(error)}", where=type(module).__name__
+            ) from None
         exported, used = _export(flat, named, dynamic)
     return Program(exported, used, outputs, run)
 
@@ -99,7 +105,9 @@ def _export(
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named
-    if batched and all(tensor.shape[0] == 1 for tensor in batched.values()):  # torch takes a size of 1 for fixed
+    if batched and all(
+        tensor.shape[0] == 1 for tensor in batched.values()
+    ):  # torch takes a size of 1 for fixed
         doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
     try:
         exported = _functional(flat, doubled, axes)
@@ -121,8 +129,8 @@ def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) ->
 
 def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
     try:
-        exported = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
-        exported = exported.run_decompositions({})
+        traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
+        exported: ExportedProgram = traced.run_decompositions({})
     except FeatherweightError:
         raise
     except Exception as error:
@@ -135,7 +143,7 @@ def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) 
 
 @contextlib.contextmanager
 def still(module: nn.Module) -> Iterator[None]:
-    """Hold `module` in eval mode without gradients or fused attention, and torch without a word; undone at the end."""
+    """Hold `module` in eval mode, without gradients or fused attention, torch silent; undone at the end."""
     training = [part for part in module.modules() if part.training]
     fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     with contextlib.ExitStack() as stack:

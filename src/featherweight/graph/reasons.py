@@ -39,7 +39,9 @@ def refusal(
     if not path and node:
         path = (paths or {}).get(node[1], "")
     meaning = next((meaning for found, meaning in _MEANINGS if found in text), "")
-    operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(r"No ONNX function found for.*?'(\S+?)'", text)
+    operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(
+        r"No ONNX function found for.*?'(\S+?)'", text
+    )
     reason = meaning or _line(text)
     if operator and "operator" in meaning:
         reason += f" {operator[1]}"
@@ -73,7 +75,9 @@ def _layer(module: nn.Module, error: BaseException) -> tuple[str, str]:
         for frame, number in _frames(link.__traceback__):
             file, arguments = frame.f_code.co_filename, frame.f_code.co_varnames[:1]
             owner = frame.f_locals.get(arguments[0]) if arguments else None
-            method = hasattr(type(owner), frame.f_code.co_name) and not frame.f_code.co_name.endswith("_call_impl")
+            method = hasattr(type(owner), frame.f_code.co_name) and not frame.f_code.co_name.endswith(
+                "_call_impl"
+            )
             if id(owner) in paths and method:
                 code = linecache.getline(file, number).strip()
                 found = (paths[id(owner)], f"{Path(file).name}:{number}: {code}" if code else "")

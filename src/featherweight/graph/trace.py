@@ -1,4 +1,4 @@
-"""The read-only graph of a network: one node for every activation, as plain data."""
+"""From a captured module to its graph: one node for every activation."""
 
 from __future__ import annotations
 
@@ -6,131 +6,20 @@ import itertools
 import operator
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
-from featherweight.formats import View
+from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Dynamic, Program, capture
 from featherweight.graph.views import canonical_names, views
 from featherweight.task import Inputs
 
-Edge = str
-
 # What changes no value, so that whoever reads its result reads its input.
 _TRANSPARENT = {"clone", "alias", "detach", "contiguous", "dropout", "lift_fresh_copy"}
-
-
-@dataclass(frozen=True)
-class Node:
-    """One activation and the operator that makes it. An `Edge` is the name of the node that produces it.
-
-    Attributes:
-        name: unique; the same in every process and every later trace of the same network.
-        op: the aten operator (`conv2d`, `linear`, `batch_norm`, `add`), or `input`.
-        inputs: the activations it reads, in order of its arguments.
-        tensors: canonical names of the parameters and buffers it reads, directly or through operators that see no
-            activation (a transposed or a normalised weight), in order of its arguments.
-        roles: argument (`weight`, `bias`, `running_mean`) to tensor, for those of `tensors` read as they are stored.
-        module: path of the module whose code it is part of; empty for the network's own.
-        shape: sizes on the example; -1 where the size depends on values.
-        free: axes of `shape` that vary with the sizes of the inputs.
-        dtype: as torch names it (`float32`).
-        macs: multiply-accumulates of one sample; None where no formula is known. Element-wise operators,
-            normalisations, pooling and look-ups count none.
-        arguments: the operator's other arguments by name, without trailing ones that have their default.
-    """
-
-    name: str
-    op: str
-    inputs: tuple[Edge, ...]
-    tensors: tuple[str, ...]
-    roles: tuple[tuple[str, str], ...]
-    module: str
-    shape: tuple[int, ...]
-    free: tuple[int, ...]
-    dtype: str
-    macs: int | None
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One use of parameters: a module called twice is two layers.
-
-    Attributes:
-        name: path of the module, or the node's name where the network's own code uses its parameters.
-        node: the node's name.
-        op: as in `Node`.
-        tensors: canonical names of what it reads.
-        views: how each of `tensors` is a matrix.
-        inputs: shapes of the activations it reads, on the example.
-        shape: shape of what it returns, on the example.
-        macs: multiply-accumulates of one sample, or None if unknown.
-    """
-
-    name: str
-    node: str
-    op: str
-    tensors: tuple[str, ...]
-    views: tuple[View, ...]
-    inputs: tuple[tuple[int, ...], ...]
-    shape: tuple[int, ...]
-    macs: int | None
-
-
-@dataclass(frozen=True)
-class Graph:
-    """A network as it was traced on one example; holds no tensor and no object of torch.
-
-    Attributes:
-        nodes: in an order in which they can be computed; the inputs come first.
-        outputs: the activations the network returns, flat.
-        views: how each parameter and buffer is a matrix, by canonical name.
-    """
-
-    nodes: tuple[Node, ...]
-    outputs: tuple[Edge, ...]
-    views: dict[str, View] = field(repr=False)
-
-    def node(self, edge: Edge) -> Node:
-        """Return the node that produces `edge`."""
-        return next(node for node in self.nodes if node.name == edge)
-
-    def consumers(self, edge: Edge) -> tuple[Node, ...]:
-        """Return the nodes that read `edge`."""
-        return tuple(node for node in self.nodes if edge in node.inputs)
-
-    def readers(self, tensor: str) -> tuple[Node, ...]:
-        """Return the nodes that read a parameter or buffer."""
-        return tuple(node for node in self.nodes if tensor in node.tensors)
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Every use of parameters and buffers, in order of execution."""
-        shapes = {node.name: node.shape for node in self.nodes}
-        return tuple(
-            Layer(
-                node.module or node.name, node.name, node.op, node.tensors,
-                tuple(self.views[name] for name in node.tensors),
-                tuple(shapes[edge] for edge in node.inputs), node.shape, node.macs,
-            )
-            for node in self.nodes if node.tensors
-        )
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one sample, over all nodes of which they are known; see `uncounted`."""
-        return sum(node.macs or 0 for node in self.nodes)
-
-    @property
-    def uncounted(self) -> tuple[str, ...]:
-        """Operators whose multiply-accumulates are not known."""
-        return tuple(dict.fromkeys(node.op for node in self.nodes if node.macs is None))
 
 
 def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Graph:
@@ -146,7 +35,9 @@ def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Gra
 def graph_of(module: nn.Module, program: Program) -> Graph:
     """Return the graph of a captured `module`."""
     reader = _read(module, program)
-    return Graph(tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module))
+    return Graph(
+        tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module)
+    )
 
 
 def edges_of(module: nn.Module, program: Program) -> dict[str, Edge]:
@@ -164,7 +55,7 @@ def _read(module: nn.Module, program: Program) -> _Reader:
 
 
 def _outputs(program: Program) -> list[fx.Node]:
-    return list(program.exported.graph.output_node().args[0])  # type: ignore[arg-type]
+    return list(program.exported.graph.output_node().args[0])
 
 
 def _targets(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ...] | str]:
@@ -181,7 +72,7 @@ def _targets(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ..
 
 
 def _batch(program: Program) -> int:
-    """Samples in the example: the size of axis 0 of the first input where it is free, else 1 (the whole example)."""
+    """Samples in the example: axis 0 of the first input where it is free, else 1 (the whole example)."""
     placeholders = {node.name: node for node in program.exported.graph.nodes if node.op == "placeholder"}
     for name in program.exported.graph_signature.user_inputs:
         value = placeholders[str(name)].meta["val"]
@@ -191,7 +82,7 @@ def _batch(program: Program) -> int:
 
 
 class _Reader:
-    """Reads fx nodes in order into `nodes`: activations become nodes, what sees no activation becomes `tensors`."""
+    """Reads fx nodes in order: activations become `nodes`, what sees none becomes their `tensors`."""
 
     def __init__(self, targets: dict[str, tuple[str, ...] | str], batch: int, taken: tuple[str, ...]) -> None:
         self.targets, self.batch, self.taken = targets, batch, set(taken)
@@ -236,21 +127,25 @@ class _Reader:
         macs = 0 if op in ("input", "constant") or source in self.counted else multiply_accumulates(source)
         self.counted.add(source)
         self.edges[fx_node] = name
-        self.nodes.append(Node(
-            name, op,
-            inputs=tuple(self.edges[n] for n in _operands(source) if n in self.edges),
-            tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
-            roles=tuple(
-                (role, self.static[n][0]) for role, n in _named_arguments(source)
-                if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
-            ),
-            module=path_of(source),
-            shape=tuple(size(n) for n in value.shape),
-            free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
-            dtype=str(value.dtype).removeprefix("torch."),
-            macs=None if macs is None else macs // self.batch,
-            arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),
-        ))
+        self.nodes.append(
+            Node(
+                name,
+                op,
+                inputs=tuple(self.edges[n] for n in _operands(source) if n in self.edges),
+                tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
+                roles=tuple(
+                    (role, self.static[n][0])
+                    for role, n in _named_arguments(source)
+                    if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
+                ),
+                module=path_of(source),
+                shape=tuple(size(n) for n in value.shape),
+                free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
+                dtype=str(value.dtype).removeprefix("torch."),
+                macs=None if macs is None else macs // self.batch,
+                arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),
+            )
+        )
 
 
 def _source(fx_node: fx.Node) -> fx.Node:
@@ -265,7 +160,7 @@ def _operator(fx_node: fx.Node) -> str:
 
 
 def path_of(fx_node: fx.Node) -> str:
-    """Return the path of the innermost module on the stack of a captured node, without the wrapper and without the counter of repeated calls."""
+    """Return the path of the innermost module that a captured node is part of."""
     stack = [path for path, _ in (fx_node.meta.get("nn_module_stack") or {}).values()]
     return re.sub(r"@\d+", "", stack[-1].removeprefix("module").removeprefix(".")) if stack else ""
 

@@ -12,9 +12,9 @@ from featherweight.techniques import AnyStep
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is done to a network, in order.
+    r"""What is done to a network, in order.
 
-    >>> recipe = parse_recipe('[[steps]]\\nstep = "encode"\\nformat = {format = "int", bits = 4}')
+    >>> recipe = parse_recipe('[[steps]]\nstep = "encode"\nformat = {format = "int", bits = 4}')
     >>> recipe.steps[0].format.bits
     4
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from html import escape
 
 from featherweight.report.plot import front_plot
 from featherweight.report.tables import Table, facts, headline, tables
 from featherweight.search.summary import Summary
 
+NUMBER = re.compile(r"[+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?")
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --ink: CanvasText; --page: Canvas; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
@@ -16,11 +18,16 @@ h1 { margin-bottom: .5rem } h2 { margin-top: 2.5rem }
 .figures li { border: 1px solid var(--line); border-radius: .6rem; padding: .6rem 1rem; min-width: 8rem }
 .figures b { display: block; font-size: 1.5rem }
 .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem } th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap }
+table { border-collapse: collapse; font-size: .9rem }
+th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; max-width: 34rem; overflow-wrap: anywhere }
+td.long { white-space: normal; min-width: 16rem }
+td.number { white-space: nowrap }
 th { border-bottom: 2px solid var(--line) } td { border-bottom: 1px solid var(--line) }
 td.number { text-align: right; font-variant-numeric: tabular-nums }
-.plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem } .plot svg { width: 100%; height: auto }
-pre { overflow-x: auto; border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; font-size: .85rem }
+.plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem }
+.plot svg { width: 100%; height: auto }
+pre { overflow-x: auto;
+  border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; font-size: .85rem }
 li { overflow-wrap: anywhere }
 """
 
@@ -59,5 +66,6 @@ def _table(table: Table) -> str:
 
 
 def _cell(text: str) -> str:
-    number = text[:1].lstrip("+-").isdigit() or text[1:2].isdigit()
-    return f'<td class="number">{escape(text)}</td>' if number else f"<td>{escape(text)}</td>"
+    number = NUMBER.fullmatch(text) is not None
+    kind = "number" if number else "long" if len(text) > 40 else ""
+    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from featherweight.search.summary import Summary
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -54,7 +55,7 @@ def front_plot(summary: Summary) -> str:
         linestyle="--",
         label=f"float ({summary.float_bytes / 1e3:,.0f} kB)",
     )
-    axes.set_xscale("log")
+    logarithmic(axes)
     axes.set_xlabel("whole file, kB")
     axes.set_ylabel(f"{summary.primary} on validation, %")
     axes.set_title(summary.task)
@@ -68,6 +69,16 @@ def new_figure(width: float = 7.0, height: float = 4.2) -> Figure:
     from matplotlib.figure import Figure as MatplotlibFigure
 
     return MatplotlibFigure(figsize=(width, height), layout="constrained")
+
+
+def logarithmic(axes: Axes) -> None:
+    """Give an axis of sizes or ratios a logarithmic scale with plain numbers at 1, 2, 3 and 5 of each decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 def svg(figure: Figure) -> str:

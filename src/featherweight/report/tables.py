@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.search.summary import Summary
-from featherweight.units import nbytes, percent
+from featherweight.units import nbytes, percent, points
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
         ("smaller", f"{summary.ratio:.1f}x"),
         (f"{summary.primary} on test", f"{percent(after)}"),
         ("float network", f"{percent(before)}"),
-        ("change", f"{100 * (after - before):+.2f} points"),
+        ("change", f"{points(after - before)} points"),
     ]
 
 
@@ -63,7 +63,7 @@ def _tensors(s: Summary) -> Table:
     rows = [
         [
             r.name,
-            "x".join(map(str, r.shape)) or "scalar",
+            str(r.shape),
             r.format,
             r.coder or "-",
             f"{r.nbytes:,}",
@@ -86,7 +86,7 @@ def _points(s: Summary) -> Table:
             nbytes(p.nbytes),
             f"{s.float_bytes / p.nbytes:.1f}x",
             percent(p.value),
-            f"{-100 * p.drop:+.2f}",
+            points(-p.drop),
             "yes" if p.on_front else "",
             "chosen" if p.chosen else "",
         ]
@@ -111,9 +111,15 @@ def _sensitivity(s: Summary) -> Table:
 
 def _stages(s: Summary) -> Table:
     rows = [
-        [x.step, ", ".join(f"{k} = {v}" for k, v in x.options.items()), f"{x.seconds:.1f}"] for x in s.stages
+        [x.step, ", ".join(f"{k} = {_option(v)}" for k, v in x.options.items()), f"{x.seconds:.1f}"]
+        for x in s.stages
     ]
     return Table("Steps", ["step", "options", "seconds"], rows)
+
+
+def _option(value: object) -> str:
+    """Return an option's value; a format, coder or method as its name and options."""
+    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
 
 
 def _notes(s: Summary) -> Table:
@@ -125,7 +131,7 @@ def _notes(s: Summary) -> Table:
 def facts(s: Summary) -> list[str]:
     """Return the sentences that say how the figures came about."""
     parity = (
-        f"Outputs of {s.runtime} on the reloaded file and of the decoded network differ by at most {s.difference:.1e} of the output's scale."
+        f"{s.runtime} on the reloaded file and the decoded network differ by {s.difference:.1e} of the output's scale."
         if s.difference is not None
         else "The file holds no graph (see below): the reloaded weights were measured in torch."
     )
@@ -135,6 +141,5 @@ def facts(s: Summary) -> list[str]:
         parity,
         f"SHA-256 of the file: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
-        "The same file again: featherweight compress recipe.toml"
-        f" --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
+        f"Again: featherweight compress recipe.toml --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
     ]

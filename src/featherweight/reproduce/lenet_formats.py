@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
-from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, mean_spread
 from featherweight.recipe import Recipe
+from featherweight.report.plot import logarithmic, new_figure, svg
+from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, mean_spread
 from featherweight.search import compress
 from featherweight.search.options import label
 from featherweight.search.summary import Summary
@@ -141,8 +141,8 @@ def _checks(rows: Sequence[Row], worst: float, quick: bool) -> list[Check]:
 
 def _remarks(quick: bool) -> list[str]:
     return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once; "
-        "formats were chosen on 5,000 validation images held out of the training set.",
+        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
+        "Formats were chosen on 5,000 validation images held out of the training set.",
         "The file holds weights, biases, graph, recipe and index; the ratio counts all of it.",
         *(["Quick form: one network, one seed, one epoch; its figures are not results."] if quick else []),
     ]
@@ -156,14 +156,14 @@ def _plot(rows: Sequence[Row]) -> Plot:
     for ax, panel in zip(axes.flat, panels, strict=False):
         here = [r for r in rows if (r.network, r.data) == panel]
         for method, colour in colours.items():
-            points = sorted(((r.ratio, 100 * r.accuracy, 100 * r.spread) for r in here if r.method == method))
+            points = sorted((r.ratio, 100 * r.accuracy, 100 * r.spread) for r in here if r.method == method)
             if points:
                 x, y, spread = zip(*points, strict=True)
                 ax.errorbar(x, y, spread, fmt="o", color=colour, label=method, capsize=2)
         floor = 100 * here[0].baseline
         ax.axhline(floor, color="#4d4d4d", linestyle="--", linewidth=1)
         ax.set_ylim(max(0.0, floor - 4), floor + 0.6)
-        ax.set_xscale("log")
+        logarithmic(ax)
         ax.set_title(", ".join(panel))
         ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
         ax.set_ylabel("accuracy on test, %")

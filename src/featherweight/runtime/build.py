@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact, StoredGraph
@@ -71,14 +71,17 @@ def graph_of(artifact: Artifact) -> StoredGraph:
     if graph is None:
         reason = artifact.facts.get("graph", "it was written without one")
         raise UnsupportedError(
-            f"the file holds no graph to run: {reason}", hint="artifact.into(module) restores the weights in PyTorch"
+            f"the file holds no graph to run: {reason}",
+            hint="artifact.into(module) restores the weights in PyTorch",
         )
     return graph
 
 
 def _filled(tensor: onnx.TensorProto) -> bool:
     """Whether a tensor holds its data (one without elements needs none)."""
-    return any(data for field, data in tensor.ListFields() if field.name.endswith("_data")) or 0 in tensor.dims
+    return (
+        any(data for field, data in tensor.ListFields() if field.name.endswith("_data")) or 0 in tensor.dims
+    )
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

@@ -57,13 +57,15 @@ class Session:
             UnsupportedError: ONNX Runtime cannot run the graph.
             IntegrityError: the graph is damaged or does not fit the tensors.
         """
-        model = build_onnx(graph, tensors)
+        options, model = _options(threads), build_onnx(graph, tensors)
         try:
             runtime = onnxruntime.InferenceSession(
-                model.SerializeToString(), _options(threads), providers=["CPUExecutionProvider"]
+                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise UnsupportedError(f"ONNX Runtime cannot run the graph: {_reason(error)}", where="graph") from None
+            raise UnsupportedError(
+                f"ONNX Runtime cannot run the graph: {_reason(error)}", where="graph"
+            ) from None
         _check_outputs(graph.outputs, len(runtime.get_outputs()))
         return cls(tuple(_inputs(model)), graph.outputs, runtime)
 
@@ -92,7 +94,9 @@ class Session:
             flat = [array for _, array in _arrays("", inputs)]
             given = dict(zip((entry.name for entry in self.inputs), flat, strict=False))
             if len(flat) != len(self.inputs):
-                raise ConfigError("number of inputs", got=len(flat), expected=f"{len(self.inputs)}: {self._signature()}")
+                raise ConfigError(
+                    "number of inputs", got=len(flat), expected=f"{len(self.inputs)}: {self._signature()}"
+                )
         if given.keys() != {entry.name for entry in self.inputs}:
             raise ConfigError("names of inputs", got=", ".join(given), expected=self._signature())
         sizes: dict[str, int] = {}
@@ -100,9 +104,14 @@ class Session:
             array = given[entry.name]
             if array.dtype != entry.dtype:
                 raise ConfigError("type of an input", where=entry.name, got=array.dtype, expected=entry.dtype)
-            expected = [sizes.setdefault(n, m) if isinstance(n, str) else n for n, m in zip(entry.shape, array.shape, strict=False)]
+            expected = [
+                sizes.setdefault(n, m) if isinstance(n, str) else n
+                for n, m in zip(entry.shape, array.shape, strict=False)
+            ]
             if array.ndim != len(entry.shape) or list(array.shape) != expected:
-                raise ConfigError("shape of an input", where=entry.name, got=list(array.shape), expected=list(entry.shape))
+                raise ConfigError(
+                    "shape of an input", where=entry.name, got=list(array.shape), expected=list(entry.shape)
+                )
         return given
 
     def _signature(self) -> str:

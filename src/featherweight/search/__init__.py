@@ -1,10 +1,10 @@
 """Choosing: sensitivities, exact allocation, the front, and `compress`."""
 
+from featherweight.search.allocation import allocate, pareto
 from featherweight.search.compressor import Compressed, compress
 from featherweight.search.front import Trial, choose, front_of, frontier
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Cell, Sensitivity, measure
-from featherweight.search.allocation import allocate, pareto
 
 __all__ = [
     "Cell",

@@ -66,7 +66,9 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[int]:
     >>> pareto([(3, 1), (1, 3), (2, 2), (3, 3)])
     [1, 2, 0]
     """
-    values = np.asarray(points, float).reshape(len(points), -1)
+    if not points:
+        return []
+    values = np.asarray(points, float)
     kept = []
     for i, point in enumerate(values):
         no_worse = (values <= point).all(axis=1)

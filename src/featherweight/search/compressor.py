@@ -70,7 +70,7 @@ def compress(
     max_bytes: int | None = None,
     options: Sequence[Option] | None = None,
     where: Where = "weights",
-    batches: int | None = None,
+    batches: int = 16,
     seed: int = 0,
     threads: int | None = None,
     store: Store | None = None,
@@ -86,7 +86,7 @@ def compress(
         max_bytes: `auto`: bytes of the whole file; the best metric is sought.
         options: `auto`: what a tensor may become.
         where: `auto`: which tensors are chosen for.
-        batches: `auto`: validation batches for the sensitivities; None: all.
+        batches: `auto`: validation batches for the sensitivities; what is chosen is verified on all of them.
         seed: of everything random.
         threads: of the arithmetic; they decide bytes.
         store: where results are kept, so that a killed run goes on.
@@ -128,7 +128,7 @@ class _Search:
     task: Task
     options: list[Option]
     where: Where
-    batches: int | None
+    batches: int
     seed: int
     threads: int
     store: Store

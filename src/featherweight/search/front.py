@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
 
 from featherweight.artifact import StoredGraph, dumps
 from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.formats import Encoded
 from featherweight.model import Model
 from featherweight.recipe import Store
 from featherweight.recipe.packing import pack
@@ -50,7 +51,10 @@ class Trial(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, eq=False)
 class Allocator:
-    """What is fixed while a front is drawn: the float network, its table, and how candidates are verified."""
+    """What is fixed while a front is drawn: the float network, its table, and how candidates are verified.
+
+    `encoded` holds what was encoded already.
+    """
 
     model: Model
     task: Task
@@ -60,6 +64,7 @@ class Allocator:
     seed: int
     threads: int
     store: Store
+    encoded: dict[tuple[str, Option], Encoded] = field(default_factory=dict)
 
     @property
     def rows(self) -> list[list[Cell]]:
@@ -79,21 +84,28 @@ class Allocator:
         """Return a geometric ladder of budgets, from the least bytes possible to the most."""
         least = sum(min(cell.nbytes for cell in row) for row in self.rows)
         most = sum(max(cell.nbytes for cell in row) for row in self.rows)
-        return [float(b) for b in np.geomspace(max(least, 1), max(most, 1), count)][: count - 1] + [
-            float(most)
-        ]
+        ladder = np.geomspace(max(least, 1), max(most, 1), count)[:-1]
+        return [*(float(budget) for budget in ladder), float(most)]
 
     def verify(self, choice: Mapping[str, Cell]) -> Trial:
         """Encode a choice, weigh the file it makes, and measure it on the validation split."""
         options = {name: cell.option for name, cell in choice.items()}
         trial = Trial(options, 0, {}, 0.0, sum(cell.loss for cell in choice.values()))
-        model = self.model
-        for step in trial.steps:
-            model = step.apply(model, self.task, Context(self.seed))
+        chosen = {name: option for name, option in options.items() if option.format is not None}
+        model = self.model.with_encoded(
+            {name: self._encoded(name, option) for name, option in chosen.items()}
+        )
         measured = metrics(model, self.task, "validation", self.store, self.threads)
         nbytes = len(dumps(pack(model, self.graph)))
         drop = self.base[self.task.primary] - measured[self.task.primary]
         return msgspec.structs.replace(trial, nbytes=nbytes, metrics=measured, drop=drop)
+
+    def _encoded(self, name: str, option: Option) -> Encoded:
+        """Return a tensor under an option; neighbours on the ladder share most of them."""
+        if (name, option) not in self.encoded:
+            made = encode_step(name, option).apply(self.model, self.task, Context(self.seed))
+            self.encoded[name, option] = made.weights[name]
+        return self.encoded[name, option]
 
 
 def frontier(
@@ -161,15 +173,19 @@ def _fit(attempt: Callable[[float], Trial | None], max_bytes: int) -> None:
 
 
 def choose(trials: Sequence[Trial], *, max_drop: float | None, max_bytes: int | None) -> Trial | None:
-    """Return the trial that was asked for: the smallest within `max_drop`, or the best within `max_bytes`."""
-    fitting = [
-        trial
-        for trial in trials
-        if (max_drop is None or trial.drop <= max_drop) and (max_bytes is None or trial.nbytes <= max_bytes)
-    ]
+    """Return the trial that was asked for: the smallest within `max_drop`, or the best within `max_bytes`.
+
+    Of many trials one keeps `max_drop` by luck; so the next larger one has to keep it too (the largest has none).
+    """
     if max_drop is None:
+        fitting = [trial for trial in trials if max_bytes is None or trial.nbytes <= max_bytes]
         return min(fitting, key=lambda trial: (trial.drop, trial.nbytes), default=None)
-    return min(fitting, key=lambda trial: (trial.nbytes, trial.drop), default=None)
+    ladder = sorted(trials, key=lambda trial: (trial.nbytes, trial.drop))
+    for trial, larger in zip(ladder, [*ladder[1:], ladder[-1]], strict=True):
+        within = max_bytes is None or trial.nbytes <= max_bytes
+        if within and trial.drop <= max_drop and larger.drop <= max_drop:
+            return trial
+    return None
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:

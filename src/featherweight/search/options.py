@@ -9,6 +9,9 @@ import msgspec
 from featherweight.formats import AnyCoder, AnyFormat, tag
 
 
+SHOWN = ("bits", "per", "kind")
+
+
 class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """One way to write a tensor.
 
@@ -22,15 +25,15 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def label(self) -> str:
-        """What tables call it: `int 4 channel`."""
+        """What tables call it: `int 4 channel mse`."""
         return label(self.format) if self.format else "float as it is"
 
 
 def label(format_: AnyFormat) -> str:
-    """Return a format's name and options on one line: what differs from its defaults, and its bits."""
+    """Return a format's name and options on one line: what differs from its defaults, and those of `SHOWN`."""
     fields = {name: getattr(format_, name) for name in format_.__struct_fields__}
     defaults = dict(
         zip(reversed(format_.__struct_fields__), reversed(format_.__struct_defaults__), strict=False)
     )
-    shown = [str(value) for name, value in fields.items() if name == "bits" or value != defaults.get(name)]
+    shown = [str(value) for name, value in fields.items() if name in SHOWN or value != defaults.get(name)]
     return " ".join([tag(format_), *shown])

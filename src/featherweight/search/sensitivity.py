@@ -66,7 +66,7 @@ def measure(
     options: Sequence[Option],
     *,
     where: Where = "weights",
-    batches: int | None = None,
+    batches: int = 16,
     seed: int = 0,
     threads: int | None = None,
     store: Store | None = None,
@@ -81,7 +81,7 @@ def measure(
         task: gives the validation split and the loss.
         options: what a tensor may become.
         where: which tensors.
-        batches: how many validation batches; None: all.
+        batches: how many validation batches; fewer if there are no more.
         seed: for formats that draw.
         threads: of the arithmetic; it decides bits.
         store: where cells are kept.
@@ -115,7 +115,7 @@ def measure(
 
 
 def _cell(
-    model: Model, task: Task, name: str, option: Option, base: float, batches: int | None, seed: int
+    model: Model, task: Task, name: str, option: Option, base: float, batches: int, seed: int
 ) -> Cell | str:
     before = model.tensors[name].detach()
     if option.format is None:
@@ -137,7 +137,7 @@ def encode_step(name: str, option: Option) -> Encode:
     return Encode(where=name, format=option.format, coder=option.coder)
 
 
-def _mean_loss(model: Model, task: Task, batches: int | None) -> float:
+def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
     with torch.inference_mode():
         for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):

@@ -11,7 +11,7 @@ from featherweight.formats.coders.gaps import Gaps
 from featherweight.formats.coders.huffman import Huffman
 from featherweight.formats.coders.leaf import Leaf
 from featherweight.formats.coders.rans import Rans
-from featherweight.formats.coders.smallest import smallest
+from featherweight.formats.coders.smallest import QUICK, smallest
 from featherweight.formats.coders.zstd import Zstd
 from featherweight.plugins import with_plugins
 
@@ -26,6 +26,7 @@ else:
 
 __all__ = [
     "CODERS",
+    "QUICK",
     "AnyCoder",
     "Bitmask",
     "Coder",

@@ -6,6 +6,19 @@ from collections.abc import Sequence
 
 from featherweight.errors import UnsupportedError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, tag
+from featherweight.formats.coders.bitmask import Bitmask
+from featherweight.formats.coders.fixed import Fixed
+from featherweight.formats.coders.gaps import Gaps
+from featherweight.formats.coders.rans import Rans
+
+# What `smallest` stands for in a recipe: tens of millions of symbols a second, and within 0.01 % of the entropy of
+# independent symbols. Huffman and zstd are slower to write and seldom smaller; name them where they are wanted.
+QUICK: tuple[Coder, ...] = (
+    Fixed(),
+    Rans(),
+    Bitmask(values=Rans(), mask=Rans()),
+    Gaps(bits=8, values=Rans(), gaps=Rans()),
+)
 
 
 def smallest(symbols: Array, spec: StreamSpec, candidates: Sequence[Coder]) -> Coder:

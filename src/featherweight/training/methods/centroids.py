@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Centroids(Method, frozen=True, tag="centroids"):
     """The codebook is the parameter: `dL/dC_k = sum_i dL/dW_i [code_i = k]`; codes and a value of 0 stay.
 
-    A gradient is a sum over all members of a cluster, thousands of them: hence `lr_scale`. No weight decay.
-    A tensor that is clustered already trains from the codes it has.
+    A gradient is a sum over all members of a cluster, thousands of them: hence `lr_scale`. Adam divides that
+    out: 1 is better there. No weight decay. A tensor that is clustered already trains from the codes it has.
 
     References: Han, Mao, Dally, Deep Compression, 2016, section 3.3, eq. 3.
 

@@ -1,0 +1,125 @@
+"""Where an exported graph stops being the network: the first layer that differs or is refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, fx, nn
+from torch.export.graph_signature import InputKind
+
+from featherweight.artifact import StoredGraph
+from featherweight.graph.graph import Node
+from featherweight.graph.program import Program, still
+from featherweight.graph.trace import edges_of, graph_of
+from featherweight.runtime import build_onnx
+
+Array = NDArray[Any]
+Named = Mapping[str, Tensor]
+
+TOLERANCE = 1e-5  # of the largest magnitude of an output
+
+
+def difference(expected: Tensor, got: Array) -> str:
+    """Return how far `got` is from `expected`, or an empty string if it is within the tolerance.
+
+    >>> difference(torch.ones(3), np.float32([1, 1, 1.1]))
+    '0.1 of its largest value'
+    """
+    wanted = (
+        expected.detach().float().numpy() if expected.dtype == torch.bfloat16 else expected.detach().numpy()
+    )
+    if wanted.shape != got.shape:
+        return f"its shape {list(got.shape)}, expected {list(wanted.shape)}"
+    if wanted.dtype.kind != "f":
+        wrong = int((wanted != got).sum())
+        return f"{wrong} of {wanted.size} values" if wrong else ""
+    a, b = wanted.astype(np.float64), got.astype(np.float64)
+    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
+        a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True
+    ):
+        return "NaN or infinity in other places"
+    finite = np.isfinite(a)
+    scale = float(np.abs(a[finite]).max(initial=0.0))
+    gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
+    return f"{gap:.2g} of its largest value" if gap > _tolerance(expected.dtype) else ""
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    return max(TOLERANCE, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else TOLERANCE
+
+
+def first_difference(
+    stored: StoredGraph, tensors: Mapping[str, Array], module: nn.Module, program: Program, inputs: Named
+) -> str:
+    """Return the first layer whose output differs from the network's, or the network's own name."""
+    edges, graph = edges_of(module, program), graph_of(module, program)
+    model = build_onnx(stored, tensors)
+    made = {name for node in model.graph.node for name in node.output}
+    recorder = _Recorder(program.exported.graph_module)
+    with still(module):
+        recorder.run(*_arguments(program, inputs))
+    known = [(edges[name], value) for name, value in recorder.values.items() if edges.get(name) in made]
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)
+    try:
+        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        results = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+    except Exception:  # the whole graph ran: only this closer look is not to be had
+        return type(module).__name__
+    for (edge, value), result in zip(known, results, strict=True):
+        if difference(value, result):
+            return _said(graph.node(edge))
+    return type(module).__name__
+
+
+def refusing_layer(stored: StoredGraph, module: nn.Module, program: Program, message: str) -> str:
+    """Return the layer with the ONNX operator that `message` names, or the network's own name."""
+    graph, nodes = graph_of(module, program), list(onnx.ModelProto.FromString(stored.onnx).graph.node)
+    made = {node.name: node for node in graph.nodes}
+    named = [n for n, node in enumerate(nodes) if re.search(rf"\b{node.op_type}\b", message)]
+    reached = set(nodes[named[0]].output) if named else set()
+    for node in nodes[named[0] :] if named else ():
+        edges = [made[name] for name in node.output if name in made and name in reached]
+        if edges:
+            return _said(edges[0])
+        if reached & set(node.input):
+            reached.update(node.output)
+    return type(module).__name__
+
+
+def _said(node: Node) -> str:
+    return f"{node.module} ({node.op})" if node.module else node.op
+
+
+class _Recorder(fx.Interpreter):
+    """Runs a graph and keeps the first value of every name."""
+
+    def __init__(self, graph_module: fx.GraphModule) -> None:
+        super().__init__(graph_module)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """Run one node."""
+        result = super().run_node(n)
+        if isinstance(result, Tensor):
+            self.values[n.name] = result
+        return result
+
+
+def _arguments(program: Program, inputs: Named) -> list[Any]:
+    """The captured function's arguments: the network's tensors, its constants, its inputs."""
+    state, constants, given = program.exported.state_dict, program.exported.constants, iter(inputs.values())
+    found = []
+    for spec in program.exported.graph_signature.input_specs:
+        target = spec.target or ""
+        found.append(
+            next(given) if spec.kind == InputKind.USER_INPUT else state.get(target, constants.get(target))
+        )
+    return found

@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from featherweight.artifact.check import Check
 from featherweight.artifact.compression import decompress
 from featherweight.artifact.contents import Array, Raw, StoredGraph
 from featherweight.artifact.header import (
@@ -18,7 +17,7 @@ from featherweight.artifact.header import (
     from_json,
 )
 from featherweight.artifact.refusal import refusing
-from featherweight.errors import ConfigError, IntegrityError
+from featherweight.errors import ConfigError
 from featherweight.formats import Encoded, View
 from featherweight.structure import LayerSpec
 
@@ -34,11 +33,23 @@ class SealedRaw:
     """A raw tensor still in the bytes of its file."""
 
     entry: RawEntry
+    check: Check
     data: memoryview
 
     def open(self) -> Raw:
-        """Return the tensor."""
-        return Raw(self.entry.dtype, self.entry.shape, bytes(self.data))
+        """Return the tensor.
+
+        Raises:
+            IntegrityError: it is not the one that was written.
+        """
+        with refusing(self.entry.name):
+            raw = Raw(self.entry.dtype, self.entry.shape, bytes(self.data))
+            self.check.verify(raw)
+        return raw
+
+    def decode(self) -> Array:
+        """Return the tensor as an array of its own type; raises as `open` does."""
+        return self.open().numpy()
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,20 +57,31 @@ class SealedEncoded:
     """An encoded tensor whose symbols are still in the bytes of their file."""
 
     entry: EncodedEntry
+    check: Check
     view: View
     payload: memoryview
     parts: Mapping[str, Array]
 
     def open(self) -> Encoded:
-        """Return the tensor, its symbols decoded.
+        """Return the tensor, its symbols decoded and its values checked.
 
         Raises:
-            IntegrityError: the payload is not one that the coder writes.
+            IntegrityError: its bytes do not decode, or not to the tensor that was written.
         """
+        return self._decoded()[0]
+
+    def decode(self) -> Array:
+        """Return the values, float32; raises as `open` does."""
+        return self._decoded()[1]
+
+    def _decoded(self) -> tuple[Encoded, Array]:
         with refusing(self.entry.name):
             spec = self.entry.format.stream(self.view, self.parts)
             symbols = self.entry.coder.decode(bytes(self.payload), spec)
-        return Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
+            encoded = Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
+            values = encoded.decode()
+            self.check.verify(values)
+        return encoded, values
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +122,10 @@ class Tensors(Mapping[str, Encoded | Raw]):
 
 @dataclass(frozen=True, eq=False)
 class Artifact:
-    """A file that `load` has checked. Its tensors are opened and decoded only when asked for.
+    """A file that `load` has checked. Its tensors are decoded only when asked for.
+
+    Every way to a tensor compares what it decodes to with the check in the file: it is, bit for bit, what was
+    there when the file was written, or it is refused.
 
     Attributes:
         nbytes: bytes of the file.
@@ -139,6 +164,7 @@ class Artifact:
 
         Raises:
             ConfigError: there is no such tensor, or it is raw.
+            IntegrityError: it does not decode to what was written.
         """
         sealed = self.sealed.get(name)
         if not isinstance(sealed, SealedEncoded):
@@ -152,22 +178,15 @@ class Artifact:
         """Return one tensor decoded: float32 if encoded, of its own type if raw.
 
         Raises:
-            IntegrityError: its bytes do not decode to finite numbers.
+            IntegrityError: it does not decode to what was written.
         """
-        tensor = self.tensors[name]
-        if isinstance(tensor, Raw):
-            return tensor.numpy()
-        with refusing(name), np.errstate(all="ignore"):
-            values = tensor.decode()
-            if values.shape != tensor.view.shape or not np.isfinite(values).all():
-                raise IntegrityError("does not decode to finite numbers of its shape")
-        return values
+        return self.sealed[name].decode()
 
     def weights(self) -> dict[str, Array]:
         """Return every tensor decoded, by every name; tied names share one array.
 
         Raises:
-            IntegrityError: a tensor does not decode.
+            IntegrityError: a tensor does not decode to what was written.
         """
         values = {name: self.weight(name) for name in self.sealed}
         return values | {alias: values[name] for alias, name in self.aliases.items()}

@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherweight.artifact.artifact import Artifact
-from featherweight.artifact.contents import Raw
+from featherweight.artifact.artifact import Artifact, SealedRaw
 from featherweight.artifact.refusal import refusing
 from featherweight.errors import ConfigError
 from featherweight.structure import restructure
@@ -88,9 +87,10 @@ def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
 
 
 def _tensor(artifact: Artifact, name: str) -> Tensor:
-    tensor = artifact.tensors[name]
-    if not isinstance(tensor, Raw):
-        return torch.from_numpy(artifact.weight(name))
+    sealed = artifact.sealed[name]
+    if not isinstance(sealed, SealedRaw):
+        return torch.from_numpy(sealed.decode())
+    tensor = sealed.open()
     flat = torch.from_numpy(np.frombuffer(tensor.data, np.uint8).copy())
     return flat.view(_TYPES[tensor.dtype]).reshape(tensor.shape)
 

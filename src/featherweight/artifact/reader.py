@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from featherweight.artifact.artifact import Artifact, Sealed, SealedEncoded, SealedGraph, SealedRaw
+from featherweight.artifact.check import Check, all_names
 from featherweight.artifact.contents import Initialiser
 from featherweight.artifact.envelope import unwrap
 from featherweight.artifact.header import (
@@ -28,8 +29,8 @@ from featherweight.errors import IntegrityError
 from featherweight.formats import View
 from featherweight.structure import STOCK, LayerSpec
 
-MOST_DECODED = 1 << 24  # bytes of all tensors decoded, for any file ...
-MOST_DECODED_RATIO = 1000  # ... and for each byte of the file
+MOST_RATIO = 1000  # decoded bytes of a tensor to its bytes in the file, but for ...
+MOST_BEYOND = 1 << 24  # ... so many bytes that all tensors together may decode to beyond it
 
 
 def load(path: str | Path) -> Artifact:
@@ -52,15 +53,16 @@ def loads(content: bytes) -> Artifact:
     """
     data, digest = unwrap(content)
     header, body = unpack(data)
-    _check_names([entry.name for entry in header.tensors])
-    _check_sizes(header.tensors, len(content))
+    names = [entry.name for entry in header.tensors]
+    _check_names([*names, *header.aliases])
+    _check_sizes(header.tensors)
     runs = _cut(body, header)
+    checks = _checks(next(runs), all_names(names, header.aliases))
     graph = SealedGraph(header.graph, next(runs)) if header.graph else None
     tensors: dict[str, Sealed] = {}
-    for entry in header.tensors:
+    for entry, check in zip(header.tensors, checks, strict=True):
         with refusing(entry.name):
-            tensors[entry.name] = _seal(entry, [next(runs) for _ in entry.lengths])
-    _check_aliases(header.aliases, tensors)
+            tensors[entry.name] = _seal(entry, check, [next(runs) for _ in entry.lengths])
     _check_structure(header.structure)
     if header.graph:
         _check_graph(header.graph, {entry.name: entry.shape for entry in header.tensors})
@@ -72,7 +74,7 @@ def loads(content: bytes) -> Artifact:
 
 def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:
     """Cut everything after the header into its runs, back to back, nothing left over."""
-    lengths = [header.graph.length] if header.graph else []
+    lengths = [4 * len(header.tensors)] + ([header.graph.length] if header.graph else [])
     lengths += [length for entry in header.tensors for length in entry.lengths]
     if sum(lengths) != len(body):
         raise IntegrityError("bytes after the header", got=len(body), expected=f"{sum(lengths)} by the index")
@@ -80,11 +82,16 @@ def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:
     return (body[start:end] for start, end in pairwise(ends))
 
 
-def _seal(entry: Entry, runs: list[memoryview]) -> Sealed:
+def _checks(run: memoryview, names: Mapping[str, tuple[str, ...]]) -> list[Check]:
+    values = np.frombuffer(run, "<u4").tolist()
+    return [Check(known, value) for known, value in zip(names.values(), values, strict=True)]
+
+
+def _seal(entry: Entry, check: Check, runs: list[memoryview]) -> Sealed:
     if not isinstance(entry, EncodedEntry):
         if entry.dtype == "bool" and runs[0].nbytes and int(np.frombuffer(runs[0], np.uint8).max()) > 1:
             raise IntegrityError("a truth value that is neither 0 nor 1")
-        return SealedRaw(entry, runs[0])
+        return SealedRaw(entry, check, runs[0])
     view = View(entry.shape, entry.permutation, entry.groups)
     layout = entry.format.parts(view)
     if len(runs) != 1 + len(layout):
@@ -92,24 +99,23 @@ def _seal(entry: Entry, runs: list[memoryview]) -> Sealed:
     parts = {
         name: part.read(name, bytes(run)) for (name, part), run in zip(layout.items(), runs[1:], strict=True)
     }
-    return SealedEncoded(entry, view, runs[0], parts)
+    return SealedEncoded(entry, check, view, runs[0], parts)
 
 
-def _check_sizes(entries: Iterable[Entry], file_size: int) -> None:
-    total = 0
-    most = MOST_DECODED + MOST_DECODED_RATIO * file_size
+def _check_sizes(entries: Iterable[Entry]) -> None:
+    beyond = 0
     for entry in entries:
         with refusing(entry.name):
             if len(entry.shape) > MOST_AXES or math.prod(max(n, 1) for n in entry.shape) >= MOST_ELEMENTS:
                 raise IntegrityError(
                     "shape", got=entry.shape, expected=f"{MOST_AXES} axes, 2**40 elements at most"
                 )
-        total += entry.decoded
-    if total > most:
-        raise IntegrityError(
-            "tensors too large for the file", got=f"{total} bytes decoded", expected=f"at most {most}",
-            hint=f"a file of n bytes may decode to {MOST_DECODED} + {MOST_DECODED_RATIO} n bytes",
-        )  # fmt: skip
+            beyond += max(entry.decoded - MOST_RATIO * sum(entry.lengths), 0)
+            if beyond > MOST_BEYOND:
+                raise IntegrityError(
+                    "too large for its bytes", got=f"{entry.decoded} decoded of {sum(entry.lengths)}",
+                    expected=f"at most {MOST_RATIO} times as many, and {MOST_BEYOND} for all tensors",
+                )  # fmt: skip
 
 
 def _check_names(names: Iterable[str]) -> None:
@@ -122,13 +128,6 @@ def _check_names(names: Iterable[str]) -> None:
         if name in seen:
             raise IntegrityError("appears twice", where=name)
         seen.add(name)
-
-
-def _check_aliases(aliases: Mapping[str, str], tensors: Mapping[str, Sealed]) -> None:
-    _check_names([*tensors, *aliases])
-    for alias, name in aliases.items():
-        if name not in tensors:
-            raise IntegrityError("alias of no tensor", where=alias, got=ascii(name[:MOST_NAME]))
 
 
 def _check_structure(structure: Mapping[str, LayerSpec]) -> None:

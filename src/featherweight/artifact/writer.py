@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featherweight.artifact.check import all_names, checksum
 from featherweight.artifact.compression import compress
 from featherweight.artifact.contents import Contents, Raw, StoredGraph
 from featherweight.artifact.envelope import wrap
@@ -19,6 +20,7 @@ from featherweight.artifact.header import (
     to_json,
 )
 from featherweight.artifact.reader import loads
+from featherweight.artifact.refusal import refusing
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.files import write_whole
 from featherweight.formats import Encoded
@@ -53,8 +55,8 @@ def dumps(contents: Contents) -> bytes:
         facts=to_json(dict(contents.facts), "facts"),
     )
     runs = [*graph_runs, *(run for _, tensor_runs in lines for run in tensor_runs)]
-    content = wrap(b"".join([pack(header), *runs]))
     try:
+        content = wrap(b"".join([pack(header), _checks(contents), *runs]))
         loads(content)
     except IntegrityError as error:
         raise UnsupportedError(
@@ -67,6 +69,16 @@ def dumps(contents: Contents) -> bytes:
 def _graph(graph: StoredGraph) -> tuple[GraphEntry, list[bytes]]:
     frame = compress(graph.onnx)
     return GraphEntry(len(frame), tuple(graph.initialisers), to_json(graph.outputs, "graph.outputs")), [frame]
+
+
+def _checks(contents: Contents) -> bytes:
+    """Return the check of every tensor, as it decodes here and now."""
+    names = all_names(contents.tensors, contents.aliases)
+    checks = []
+    for name, tensor in contents.tensors.items():
+        with refusing(name):
+            checks.append(checksum(names[name], tensor if isinstance(tensor, Raw) else tensor.decode()))
+    return np.array(checks, "<u4").tobytes()
 
 
 def _tensor(name: str, tensor: Encoded | Raw) -> tuple[Entry, list[bytes]]:

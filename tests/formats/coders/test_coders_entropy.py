@@ -14,7 +14,7 @@ from featherweight.formats.coders.bits import Bits, read_integers
 from featherweight.formats.coders.canonical import Code, huffman_widths
 from featherweight.formats.coders.dictionary import grow
 from featherweight.formats.coders.frequencies import read_frequencies
-from featherweight.formats.coders.rans import weights
+from featherweight.formats.coders.rans import SEED, _ans, _model, least_bits, weights
 
 BITS_1E5 = distributions(100_000)
 
@@ -88,7 +88,7 @@ def slow_rans(payload: bytes, spec: StreamSpec) -> list[int]:
         state = (state >> 24) * int(share[rank]) + low - starts[rank]
         if state < 1 << 32 and words:
             state = state << 32 | words.pop()
-    assert (state, words) == (0, [])
+    assert (state, words) == (1 << 24, [])
     return out
 
 
@@ -106,6 +106,26 @@ def test_rans_weights(counts):
     assert share.sum() == 1 << 24
     assert share.min() >= 1
     np.testing.assert_allclose(share / (1 << 24), np.array(counts) / sum(counts), atol=2**-23)
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.integers(1, 20) | st.integers(1, 1 << 20), min_size=2, max_size=40),
+    st.sampled_from([1, 2, 3, 10, 300, 20_000]),
+    st.integers(0, 3),
+    st.sampled_from([0.0, 0.001, 0.1, 1.0]),
+)
+def test_no_rans_payload_is_shorter_than_the_bound(counts, count, seed, others):
+    """Whatever the table: streams of its likeliest symbol, with a few others or many between."""
+    counts, draw = np.array(counts), np.random.default_rng(seed)
+    ranks = np.full(count, counts.argmax())
+    ranks = np.where(draw.random(count) < others, draw.integers(0, counts.size, count), ranks)
+    coder = _ans([SEED])
+    coder.encode_reverse(ranks.astype(np.int32), _model(counts))
+    body = coder.get_compressed().astype("<u4").tobytes().rstrip(b"\0")
+    assert least_bits(counts, count) <= 8 * len(body)
+    ideal = float(-np.log2(weights(counts) / SEED)[ranks].sum())
+    assert ideal * 128 / 129 <= 8 * len(body)
 
 
 def heap_cost(weights: list[int]) -> int:

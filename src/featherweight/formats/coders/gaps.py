@@ -20,8 +20,8 @@ class Gaps(Coder, frozen=True, tag="gaps"):
 
     A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a
     filler: that many zeros and no value. (In the paper a filler is a value of its own that happens to be
-    zero; here it costs no value, and the values need no zero symbol.) Zeros behind the last value are not
-    written.
+    zero; here it costs no value, and the values need no zero symbol.) Fewer than 2**bits - 1 zeros at the
+    very end are not written.
 
     References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2,
     figure 2.
@@ -42,7 +42,7 @@ class Gaps(Coder, frozen=True, tag="gaps"):
 
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         at = np.flatnonzero(symbols != spec.zero)
-        gaps = relative_index(at, self.bits)
+        gaps = relative_index(at, spec.count, self.bits)
         values = without_zero(symbols[at], spec)
         coded = self.gaps.encode(gaps, self._gaps_spec(gaps.size))
         return varint(gaps.size) + join(coded, self.values.encode(values, values_spec(spec, at.size)))
@@ -55,9 +55,9 @@ class Gaps(Coder, frozen=True, tag="gaps"):
             )
         coded, values = split(payload, start)
         gaps = self.gaps.decode(coded, self._gaps_spec(count))
-        at = absolute_index(gaps, self.bits)
-        if at.size and int(at[-1]) >= spec.count:
-            raise IntegrityError("gaps", got=f"a value at {at[-1]}", expected=f"{spec.count} symbols")
+        at, covered = absolute_index(gaps, self.bits)
+        if not 0 <= spec.count - covered < (1 << self.bits) - 1:
+            raise IntegrityError("gaps", got=f"those of {covered} symbols", expected=f"{spec.count}")
         symbols = np.full(spec.count, spec.zero, spec.dtype)
         symbols[at] = with_zero(self.values.decode(values, values_spec(spec, at.size)), spec)
         return symbols
@@ -66,23 +66,22 @@ class Gaps(Coder, frozen=True, tag="gaps"):
         return StreamSpec(count, 1 << self.bits, row_length=max(count, 1))
 
 
-def relative_index(at: Array, bits: int) -> Array:
-    """Return the gap symbols of values at `at: [n]`, ascending.
+def relative_index(at: Array, count: int, bits: int) -> Array:
+    """Return the gap symbols of `count` symbols whose values are at `at: [n]`, ascending.
 
-    >>> relative_index(np.array([2, 3, 11]), bits=2)  # 7 zeros are two fillers of 3, and 1 more
-    array([2, 0, 3, 3, 1])
+    >>> relative_index(np.array([2, 3, 11]), 16, bits=2)  # 7 zeros are two fillers of 3, and 1 more
+    array([2, 0, 3, 3, 1, 3])
     """
     filler = (1 << bits) - 1
-    zeros = np.diff(at, prepend=-1) - 1
+    zeros = np.diff(at, prepend=-1, append=count) - 1
     ends = np.cumsum(zeros // filler + 1)
-    gaps = np.full(int(ends[-1]) if ends.size else 0, filler)
+    gaps = np.full(int(ends[-1]), filler)
     gaps[ends - 1] = zeros % filler
-    return gaps
+    return gaps[:-1]
 
 
-def absolute_index(gaps: Array, bits: int) -> Array:
-    """Undo `relative_index`."""
+def absolute_index(gaps: Array, bits: int) -> tuple[Array, int]:
+    """Undo `relative_index`: return where the values are, and how many symbols the gaps account for."""
     is_value = gaps != (1 << bits) - 1
     ends = np.cumsum(gaps + is_value, dtype=np.int64)
-    at: Array = ends[is_value] - 1
-    return at
+    return ends[is_value] - 1, int(ends[-1]) if ends.size else 0

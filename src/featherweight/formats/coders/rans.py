@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import constriction
 import numpy as np
+from numpy.typing import ArrayLike
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import frequencies
@@ -14,6 +16,10 @@ from featherweight.formats.coders.bits import Bits, pack
 from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
 
 PRECISION = 24
+
+# The state that encoding starts from and decoding ends at. It is no smaller than any weight, so that every
+# symbol makes it grow; from 0, a run of the first symbol would cost nothing.
+SEED = 1 << PRECISION
 
 
 class Rans(Coder, frozen=True, tag="rans"):
@@ -34,7 +40,7 @@ class Rans(Coder, frozen=True, tag="rans"):
         head = pack(*table.fields())
         if table.distinct == 1:
             return head
-        coder = _ans()
+        coder = _ans([SEED])
         coder.encode_reverse(table.ranks(symbols, spec).astype(np.int32), _model(table.counts))
         words: bytes = coder.get_compressed().astype("<u4").tobytes()
         return head + words.rstrip(b"\0")
@@ -50,13 +56,29 @@ class Rans(Coder, frozen=True, tag="rans"):
             raise IntegrityError("rANS payload: bytes behind its end")
         if table.distinct == 1:
             return np.full(spec.count, table.symbols[0], spec.dtype)
-        words = np.frombuffer(body + bytes(-len(body) % 4), "<u4").astype(np.uint32)
-        coder = _ans(words)
+        least = least_bits(table.counts, spec.count)
+        if least > 8 * len(body):
+            raise IntegrityError(
+                f"rANS payload too short for {spec.count} symbols",
+                got=f"{8 * len(body)} bits", expected=f"at least {least:.0f}",
+            )  # fmt: skip
+        coder = _ans(np.frombuffer(body + bytes(-len(body) % 4), "<u4"))
         ranks = coder.decode(_model(table.counts), spec.count)
-        if not coder.is_empty():
-            raise IntegrityError("rANS payload: its state does not end at zero")
+        if coder.get_compressed().tolist() != [SEED]:
+            raise IntegrityError("rANS payload: its state does not end where encoding starts")
         symbols: Array = table.symbols.astype(spec.dtype)[ranks]
         return symbols
+
+
+def least_bits(counts: Array, count: int) -> float:
+    """Return fewer bits than any `count` symbols of a table of `counts: [distinct]` can be coded in.
+
+    A symbol of weight w costs log2(2**24 / w) bits. With q = state / w, rounded down, integers make it
+    cheaper by a factor q / (q + 1) at most: q is at least 256 once a word is out, and what is cheaper before
+    comes to under 6 bits, for which the 24 of the seed are more than enough.
+    """
+    likeliest = int(weights(counts).max())
+    return count * (PRECISION - math.log2(likeliest)) * 128 / 129
 
 
 def weights(counts: Array) -> Array:
@@ -80,5 +102,5 @@ def _model(counts: Array) -> Any:
     return constriction.stream.model.Categorical((weights(counts) - 1).astype(np.float64), perfect=False)
 
 
-def _ans(*words: Array) -> Any:
-    return constriction.stream.stack.AnsCoder(*words)
+def _ans(words: ArrayLike) -> Any:
+    return constriction.stream.stack.AnsCoder(np.asarray(words, np.uint32))

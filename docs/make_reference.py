@@ -34,14 +34,18 @@ def entry(kind: type[msgspec.Struct]) -> str:
     fields = msgspec.structs.fields(kind)
     if fields:
         lines += ["| option | default | meaning |", "|---|---|---|"]
-        lines += [f"| `{f.name}` | {default(f)} | {said.get(f.name, inherited(kind, f.name))} |" for f in fields]
+        lines += [
+            f"| `{f.name}` | {default(f)} | {said.get(f.name, inherited(kind, f.name))} |" for f in fields
+        ]
         lines.append("")
     return "\n".join(lines)
 
 
 def doctests_fenced(text: str) -> str:
     """Return a docstring with its examples fenced."""
-    blocks = [f"```\n{block}\n```" if block.lstrip().startswith(">>>") else block for block in text.split("\n\n")]
+    blocks = [
+        f"```\n{block}\n```" if block.lstrip().startswith(">>>") else block for block in text.split("\n\n")
+    ]
     return "\n\n".join(blocks)
 
 
@@ -51,7 +55,7 @@ def meanings(attributes: str) -> dict[str, str]:
     name = ""
     for line in attributes.splitlines():
         if line.strip() and not line.startswith("     ") and ":" in line:
-            name, _, line = line.strip().partition(":")  # noqa: PLW2901
+            name, _, line = line.strip().partition(":")
         if name and line.strip():
             found[name] = f"{found.get(name, '')} {line.strip()}".strip()
     return found
@@ -81,7 +85,8 @@ def main() -> None:
     pages = {f"{title}.md": page(title, kinds) for title, kinds in PAGES.items()}
     index = "\n".join(f"- [{title}]({title}.md)" for title in PAGES)
     pages["README.md"] = f"# Reference\n\nMade from the code by `python docs/make_reference.py`.\n\n{index}\n"
-    stale = [name for name, text in pages.items() if not (FOLDER / name).exists() or (FOLDER / name).read_text() != text]
+    written = {path.name: path.read_text() for path in FOLDER.glob("*.md")}
+    stale = [name for name, text in pages.items() if written.get(name) != text]
     if "--check" in sys.argv:
         sys.exit(f"stale: {', '.join(stale)}; run python docs/make_reference.py" if stale else 0)
     for name in stale:

@@ -1,5 +1,7 @@
 """Networks nobody wrote the core for: each compressed to int8 and reloaded right, or refused by one clear error."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -53,5 +55,6 @@ def test_int8_and_back(name):
 
 @pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.refused])
 def test_refused_by_one_error_that_says_why(name):
-    with pytest.raises(FeatherweightError, match=NETWORKS[name].refused):
+    with pytest.raises(FeatherweightError) as refusal:
         exported(name)
+    assert re.search(NETWORKS[name].refused.replace("(", r"\(").replace(")", r"\)"), str(refusal.value))

@@ -47,6 +47,7 @@ _HOMES = {
 __all__ = [
     "Artifact",
     "Bitmask",
+    "Cabac",
     "Classification",
     "Clustered",
     "Compressed",

@@ -86,7 +86,7 @@ def _one_number(value: ir.Value | None) -> bool:
     if value is None:
         return False
     if value.shape is not None and value.shape.is_static():
-        return value.shape.numpy() == (1,)
+        return bool(value.shape.numpy() == (1,))
     producer = value.producer()
     sizes = producer.inputs[1] if producer is not None and producer.op_type == "Reshape" else None
     target = ir.convenience.get_const_tensor(sizes) if sizes is not None else None

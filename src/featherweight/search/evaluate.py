@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from featherweight.artifact import Artifact
 from featherweight.errors import UnsupportedError
+from featherweight.graph.nest import flatten_outputs
 from featherweight.model import Model
 from featherweight.recipe import Store
 from featherweight.recipe.runner import versions
@@ -55,20 +56,35 @@ def parity(session: Session, module: nn.Module, task: Task) -> float:
     max |session - module| / max(1, max |module|), over all outputs.
     """
     example = task.example()
-    theirs = _leaves(session_predictor(session)(example))
-    ours = _leaves(predictor(module)(example))
-    if len(theirs) != len(ours):
-        raise UnsupportedError(
-            "session and module return different outputs", got=len(theirs), expected=len(ours)
-        )
+    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(module)(example))
+    if theirs.keys() != ours.keys():
+        raise UnsupportedError("session and module differ in their outputs", got=list(theirs), expected=list(ours))
     worst = 0.0
-    for a, b in zip(theirs, ours, strict=True):
+    for name, b in ours.items():
+        a = theirs[name]
         if a.shape != b.shape:
-            raise UnsupportedError("output of another shape", got=tuple(a.shape), expected=tuple(b.shape))
+            raise UnsupportedError("shape of an output", where=name, got=tuple(a.shape), expected=tuple(b.shape))
         if a.numel():
             scale = max(1.0, float(b.abs().max()))
             worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
     return worst
+
+
+def _named(output: Output) -> dict[str, Tensor]:
+    """Return the tensors of an output by their place in it; a dataclass or named tuple is as a mapping."""
+    nest, tensors = flatten_outputs(output)
+    found: dict[str, Tensor] = {}
+
+    def walk(nest: Any, place: str) -> None:
+        if isinstance(nest, int):
+            found[place] = tensors[nest].detach()
+        elif nest is not None:
+            entries = nest.items() if isinstance(nest, Mapping) else enumerate(nest)
+            for key, entry in entries:
+                walk(entry, f"{place}.{key}".lstrip("."))
+
+    walk(nest, "")
+    return found
 
 
 def reloaded_predictor(artifact: Artifact, task: Task, threads: int) -> tuple[Predict, str]:
@@ -86,15 +102,6 @@ def _map(value: Any, function: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: _map(entry, function) for name, entry in value.items()}
     if isinstance(value, (tuple, list)):
-        return type(value)(_map(entry, function) for entry in value)
-    return function(value)
+        return tuple(_map(entry, function) for entry in value)
+    return None if value is None else function(value)
 
-
-def _leaves(value: Any) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [leaf for entry in value.values() for leaf in _leaves(entry)]
-    if isinstance(value, (tuple, list)):
-        return [leaf for entry in value for leaf in _leaves(entry)]
-    return []

@@ -8,7 +8,6 @@ import msgspec
 
 from featherweight.formats import AnyCoder, AnyFormat, tag
 
-
 SHOWN = ("bits", "per", "kind")
 
 

@@ -22,7 +22,8 @@ class Encode(Step, frozen=True, tag="encode"):
     Attributes:
         where: which tensors; see `featherweight.selectors`.
         format: how their numbers are written.
-        coder: how their symbols are written, or `smallest`: whichever of a few quick ones takes fewest bytes, tensor by tensor.
+        coder: how their symbols are written, or `smallest`: whichever of a few quick ones takes fewest bytes,
+            tensor by tensor.
     """
 
     needs: ClassVar[Needs] = "none"

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -177,7 +178,8 @@ def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[St
     if kept is not None:
         return msgspec.msgpack.decode(kept, type=StoredGraph), []
     try:
-        graph = export(model.module, task.example())
+        dynamic = task.dynamic_shapes() if hasattr(task, "dynamic_shapes") else None
+        graph = export(model.module, task.example(), dynamic=dynamic)
     except UnsupportedError as error:
         events(Said(f"no runtime graph: {error.what}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {error.what}")]
@@ -202,7 +204,7 @@ def _finish(
     model = model.with_notes(notes)
     with pinned(threads):
         before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
-        facts = {
+        facts: dict[str, Any] = {
             "task": task.name,
             "fingerprint": task.fingerprint(),
             "seed": seed,
@@ -212,6 +214,8 @@ def _finish(
             "validation": metrics(model, task, "validation", store, threads),
             "baseline": before["validation"],
         }
+        if graph is None:
+            facts["graph"] = notes[0].reason
         content = dumps(pack(model, graph, facts))
         artifact = loads(content)
         difference = None if graph is None else parity(artifact.session(threads=threads), model.module, task)

@@ -25,6 +25,10 @@ class Task(Protocol):
 
     Choices are made on `validation`, which is held out of the training set; `test` is read once, at the end.
     Everything is a function of its arguments: the same seed and epoch give the same batches in any process.
+
+    A task may have more: `training` (a `featherweight.task.training.Training`: how its network is trained from the
+    start; without it, or None, the network comes trained) and `dynamic_shapes()` (input name to the axes whose size
+    is free; without it the first axis of every input is, where the network allows).
     """
 
     @property

@@ -35,6 +35,7 @@ _HOMES = {
     "Option": "featherweight.search",
     "Rans": "featherweight.formats.coders",
     "Recipe": "featherweight.recipe",
+    "Regression": "featherweight.task",
     "Store": "featherweight.recipe",
     "Task": "featherweight.task",
     "View": "featherweight.formats",
@@ -62,6 +63,7 @@ __all__ = [
     "Option",
     "Rans",
     "Recipe",
+    "Regression",
     "Store",
     "Task",
     "View",
@@ -80,7 +82,7 @@ if TYPE_CHECKING:
     from featherweight.model import Model
     from featherweight.recipe import Recipe, Store, run
     from featherweight.search import Compressed, Option, compress
-    from featherweight.task import Classification, Task
+    from featherweight.task import Classification, Regression, Task
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,16 @@ def test_put_get_drop(tmp_path):
     assert store.get(key) is None
 
 
+def test_damaged_entries_count_as_absent(tmp_path):
+    store = Store(tmp_path)
+    key = key_of("a")
+    for damage in (lambda b: b[:-1], lambda b: b"", lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b + b"x"):
+        store.put(key, b"some content that is long enough")
+        (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
+        path.write_bytes(damage(path.read_bytes()))
+        assert store.get(key) is None
+
+
 def test_keys_do_not_depend_on_the_order_of_mappings():
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
     assert key_of("a", "b") != key_of("ab") != key_of("a,b")

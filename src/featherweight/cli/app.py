@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import redirect_stdout
+from typing import Any
 
 import typer
 
 from featherweight.cli import look, make
-from featherweight.cli.output import report_error
-from featherweight.errors import FeatherweightError, IntegrityError
+from featherweight.cli.output import data_to, report_error
+from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
 
 app = typer.Typer(
     name="featherweight",
@@ -29,15 +31,40 @@ app.command()(look.diff)
 app.command()(look.export)
 app.command("list")(look.list_)
 
+INTERRUPTED = "interrupted; the same command goes on where this one was"
+
 
 def main() -> None:
-    """Run the command line; exit 0 if it did what was asked, 1 on bad input, 130 on Ctrl-C."""
+    """Run the command line; exit 0 if it did what was asked, 1 on bad input, 2 on bad usage, 130 on Ctrl-C."""
+    with data_to(sys.stdout):
+        if "--json" in sys.argv:
+            with redirect_stdout(sys.stderr):
+                sys.exit(run())
+        sys.exit(run())
+
+
+def run() -> int:
+    """Run one command; return the exit code."""
     try:
-        app()
+        done: Any = app(standalone_mode=False)
     except FeatherweightError as error:
-        sys.exit(report_error(error))
+        return report_error(error, 1)
     except OSError as error:
-        sys.exit(report_error(IntegrityError(error.strerror or str(error), where=str(error.filename or ""))))
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted; the same command goes on where this one was\n")
-        sys.exit(130)
+        return report_error(IntegrityError(error.strerror or str(error), where=str(error.filename or "")), 1)
+    except (KeyboardInterrupt, typer.Abort):
+        return report_error(ConfigError(INTERRUPTED), 130)
+    except Exception as error:
+        if not hasattr(error, "format_message"):
+            raise
+        return usage(error)
+    return done if isinstance(done, int) else 0
+
+
+def usage(error: Any) -> int:
+    """Report a command that cannot be parsed; a bare `featherweight` gets its help."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        error.show()
+        return 2
+    context = getattr(error, "ctx", None)
+    place = context.command_path if context else "featherweight"
+    return report_error(ConfigError(error.format_message(), hint=f"{place} --help"), 2)

@@ -88,12 +88,12 @@ def evaluate(
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
     from featherweight.recipe.runner import usable_processors
-    from featherweight.search.evaluate import reloaded_predictor
+    from featherweight.search.evaluate import measured, reloaded_predictor
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)
     predict, runtime = reloaded_predictor(artifact, chosen, threads or usable_processors())
-    found = dict(chosen.metrics(predict, split.value))
+    found = measured(chosen, predict, split.value)
     if json:
         emit(
             {

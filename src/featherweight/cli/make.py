@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherweight.cli.output import JsonFlag, SeedOption, TaskOption, ThreadsOption, emit, say, table
+from featherweight.cli.output import JsonFlag, SeedOption, TaskOption, ThreadsOption, emit, folder, say, table
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed
@@ -36,6 +36,7 @@ def train(
     from featherweight.search import compress as compress_task
     from featherweight.search.compressor import training_steps
 
+    folder(out)
     chosen = _task(task)
     result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads)
     _deliver(result, out, json)
@@ -52,7 +53,9 @@ def compress(
     where: Annotated[
         list[str] | None, typer.Option(help="auto: which tensors; may be repeated. Default: weights.")
     ] = None,
-    batches: Annotated[int, typer.Option(help="auto: validation batches for sensitivities.", min=1)] = 16,
+    batches: Annotated[
+        int | None, typer.Option(help="auto: validation batches for sensitivities. Default: 16.", min=1)
+    ] = None,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -60,12 +63,13 @@ def compress(
     """Compress the network of a task: write model.fw, report.json, report.md, report.html and recipe.toml."""
     from featherweight.search import compress as compress_task
 
+    folder(out)
     result = compress_task(
         _task(task),
         recipe,
         max_drop=max_drop,
         max_bytes=max_bytes,
-        where=where or "weights",
+        where=where,
         batches=batches,
         seed=seed,
         threads=threads,
@@ -84,8 +88,8 @@ def _deliver(result: Compressed, out: Path, json: bool) -> None:
     from featherweight.report import write_reports
     from featherweight.report.tables import headline
 
-    result.save(out / "model.fw")
     write_reports(result.summary, out)
+    result.save(out / "model.fw")
     if json:
         emit(result.summary)
         return
@@ -144,7 +148,7 @@ def reproduce(
     """Make a published result again: results.json, plots and a page. A killed run goes on where it was."""
     from featherweight.reproduce import reproduce as run
 
-    results = run(name, out or Path("docs/results") / name, quick=quick, threads=threads)
+    results = run(name, folder(out or Path("docs/results") / name), quick=quick, threads=threads)
     if json:
         emit(results)
         return

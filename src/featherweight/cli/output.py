@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Annotated, Any, TextIO
 
 import typer
 
-from featherweight.errors import FeatherweightError
+from featherweight.errors import ConfigError, FeatherweightError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 TaskOption = Annotated[
@@ -24,16 +28,29 @@ ThreadsOption = Annotated[
 ]
 
 
+DATA: ContextVar[TextIO | None] = ContextVar("data", default=None)
+
+
+@contextmanager
+def data_to(stream: TextIO) -> Iterator[None]:
+    """Send results to `stream`, whatever a user's code may print to standard output meanwhile."""
+    token = DATA.set(stream)
+    try:
+        yield
+    finally:
+        DATA.reset(token)
+
+
 def emit(value: Any) -> None:
     """Print a value as one JSON object."""
     import msgspec
 
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    say(msgspec.json.encode(value).decode())
 
 
 def say(text: str) -> None:
     """Print a line of the result."""
-    sys.stdout.write(text + "\n")
+    (DATA.get() or sys.stdout).write(text + "\n")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -47,14 +64,26 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         say("  ".join(cells).rstrip())
 
 
-def report_error(error: FeatherweightError) -> int:
-    """Print an error (as JSON too if `--json` was asked for); return the exit code."""
+def report_error(error: FeatherweightError, code: int) -> int:
+    """Print an error, as JSON too if `--json` was asked for; return the exit code."""
     message = str(error.args[0]) if error.args else str(error)
     sys.stderr.write(f"error: {message}\n")
     if "--json" in sys.argv:
         what, _, hint = message.partition("\nhint: ")
         emit({"error": {"kind": type(error).__name__, "message": what, "hint": hint}})
-    return 1
+    return code
+
+
+def folder(path: Path) -> Path:
+    """Return a folder that results can go to; nothing is made yet.
+
+    Raises:
+        ConfigError: it is a file, or cannot be written.
+    """
+    there = next(place for place in (path, *path.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        raise ConfigError("no folder that can be written", where="--out", got=str(path))
+    return path
 
 
 def _number(text: str) -> bool:

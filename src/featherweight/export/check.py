@@ -28,7 +28,7 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
     Raises:
         UnsupportedError: they differ; names the first layer that does.
     """
-    tensors = _tensors(module)
+    tensors = arrays(module)
     with _naming_the_layer(stored, module, program):
         session = Session.of(stored, tensors)
     for inputs in _trials(program):
@@ -58,7 +58,7 @@ def _naming_the_layer(stored: StoredGraph, module: nn.Module, program: Program) 
         raise UnsupportedError(error.what, where=where) from None
 
 
-def _tensors(module: nn.Module) -> dict[str, Array]:
+def arrays(module: nn.Module) -> dict[str, Array]:
     """The module's own tensors by canonical name, as a file gives them."""
     state = module.state_dict()
     tensors = {name: state[name].detach() for name in dict.fromkeys(canonical_names(module).values())}

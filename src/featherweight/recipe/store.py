@@ -20,6 +20,8 @@ def key_of(*inputs: Any) -> str:
 class Store:
     """Bytes under keys in a folder; entries are whole or absent, and never change.
 
+    An entry is the SHA-256 of its content and the content; one that is damaged counts as absent.
+
     Args:
         folder: where; the default is `store` in the cache folder.
     """
@@ -30,13 +32,15 @@ class Store:
     def get(self, key: str) -> bytes | None:
         """Return what stands under a key, or None."""
         try:
-            return self._path(key).read_bytes()
+            entry = self._path(key).read_bytes()
         except FileNotFoundError:
             return None
+        content = entry[32:]
+        return content if entry[:32] == hashlib.sha256(content).digest() else None
 
     def put(self, key: str, content: bytes) -> None:
         """Keep `content` under a key, and drop the scratch of the work that made it."""
-        write_whole(self._path(key), content)
+        write_whole(self._path(key), hashlib.sha256(content).digest() + content)
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def drop(self, key: str) -> None:

@@ -10,20 +10,19 @@ from typing import Any
 
 import msgspec
 
-from featherweight.artifact import Artifact, StoredGraph, dumps, loads
-from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
-from featherweight.events import Events, Said
-from featherweight.export import export
+from featherweight.artifact import Artifact, dumps, loads
+from featherweight.errors import ConfigError, IntegrityError, TaskError
+from featherweight.events import Events
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
-from featherweight.model import Model, Note
+from featherweight.model import Model
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
 from featherweight.recipe.runner import pinned, usable_processors, versions
-from featherweight.recipe.store import key_of
-from featherweight.search.evaluate import metrics, parity, reloaded_predictor
+from featherweight.search.evaluate import measured, metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
+from featherweight.search.graphs import graph_of
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Sensitivity, measure
 from featherweight.search.summary import Summary, summarise
@@ -65,13 +64,13 @@ class Compressed:
 
 def compress(
     task: Task,
-    recipe: Recipe | str = "auto",
+    recipe: Recipe | str | Path = "auto",
     *,
     max_drop: float | None = None,
     max_bytes: int | None = None,
     options: Sequence[Option] | None = None,
-    where: Where = "weights",
-    batches: int = 16,
+    where: Where | None = None,
+    batches: int | None = None,
     seed: int = 0,
     threads: int | None = None,
     store: Store | None = None,
@@ -85,9 +84,9 @@ def compress(
         max_drop: `auto`: points (hundredths) that the primary metric may lose on validation; the smallest file
             is sought. Default 0.5 if no `max_bytes` is given.
         max_bytes: `auto`: bytes of the whole file; the best metric is sought.
-        options: `auto`: what a tensor may become.
-        where: `auto`: which tensors are chosen for.
-        batches: `auto`: validation batches for the sensitivities; what is chosen is verified on all of them.
+        options: `auto`: what a tensor may become; by default `default_options`.
+        where: `auto`: which tensors are chosen for; by default `weights`.
+        batches: `auto`: validation batches for the sensitivities, by default 16; what is chosen is verified on all.
         seed: of everything random.
         threads: of the arithmetic; they decide bytes.
         store: where results are kept, so that a killed run goes on.
@@ -96,23 +95,54 @@ def compress(
     Raises:
         FeatherweightError: bad input; or no choice meets the demand, and then what came closest.
     """
+    _check_kinds(task, recipe)
     threads, store, events = threads or usable_processors(), store or Store(), events or default_events()
     start = time.perf_counter()
+    demands = {
+        "max_drop": max_drop, "max_bytes": max_bytes, "options": options, "where": where, "batches": batches
+    }  # fmt: skip
     if recipe == "auto":
         if max_drop is None and max_bytes is None:
             max_drop = 0.5
         search = _Search(
-            task, list(options or default_options()), where, batches, seed, threads, store, events
+            task, options_of(options), where or "weights", batches or 16, seed, threads, store, events
         )
         made, found = search.made(max_drop, max_bytes)
+        about = f"chosen for {task.name}"
     else:
-        if max_drop is not None or max_bytes is not None:
-            raise ConfigError(
-                "max_drop and max_bytes belong to auto", hint="a recipe says what it does by its steps"
-            )
+        if given := [name for name, value in demands.items() if value is not None]:
+            hint = "a recipe says what it does by its steps"
+            raise ConfigError("belongs to auto", where=", ".join(given), hint=hint)
         steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
-    return _finish(task, made, found, seed, threads, store, events, start)
+        about = steps.about
+    return _finish(task, made, found, about, seed, threads, store, events, start)
+
+
+def _check_kinds(task: object, recipe: object) -> None:
+    if not isinstance(task, Task):
+        hint = "featherweight.Classification(network, train=..., test=...)"
+        raise TaskError("not a task", got=type(task).__name__, hint=hint)
+    if not isinstance(recipe, (Recipe, str, Path)):
+        raise ConfigError(
+            "not a recipe", got=type(recipe).__name__, expected="Recipe([...]), a name, or a TOML file"
+        )
+
+
+def options_of(given: Sequence[Option] | None) -> list[Option]:
+    """Return the options of a search, each once.
+
+    Raises:
+        ConfigError: there are none, or something else is among them.
+    """
+    options = default_options() if given is None else list(dict.fromkeys(given))
+    wrong = [option for option in options if not isinstance(option, Option)]
+    if wrong or not options:
+        got = type(wrong[0]).__name__ if wrong else "none"
+        raise ConfigError(
+            "not options", where="options", got=got, expected="Option(format, coder), one or more"
+        )
+    return options
 
 
 @dataclass(frozen=True)
@@ -171,26 +201,11 @@ def training_steps(task: Task) -> Recipe:
     return Recipe([Train()] if trains else [])
 
 
-def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[StoredGraph | None, list[Note]]:
-    """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
-    key = key_of("graph", model.structure, model.aliases, task.fingerprint(), versions())
-    kept = store.get(key)
-    if kept is not None:
-        return msgspec.msgpack.decode(kept, type=StoredGraph), []
-    try:
-        dynamic = task.dynamic_shapes() if hasattr(task, "dynamic_shapes") else None
-        graph = export(model.module, task.example(), dynamic=dynamic)
-    except UnsupportedError as error:
-        events(Said(f"no runtime graph: {error.what}"))
-        return None, [Note("skipped", "graph", f"the file holds weights only: {error.what}")]
-    store.put(key, msgspec.msgpack.encode(graph))
-    return graph, []
-
-
 def _finish(
     task: Task,
     made: list[Made],
     found: Found | None,
+    about: str,
     seed: int,
     threads: int,
     store: Store,
@@ -199,7 +214,7 @@ def _finish(
 ) -> Compressed:
     """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
     model, base = made[-1].model, baseline(made)
-    recipe = Recipe([entry.step for entry in made if entry.step is not None])
+    recipe = Recipe([entry.step for entry in made if entry.step is not None], about)
     graph, notes = graph_of(model, task, store, events)
     model = model.with_notes(notes)
     with pinned(threads):
@@ -224,7 +239,7 @@ def _finish(
                 "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
             )
         predict, runtime = reloaded_predictor(artifact, task, threads)
-        after = dict(task.metrics(predict, "test"))
+        after = measured(task, predict, "test")
     summary = summarise(
         task=task,
         model=model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.artifact import Artifact
-from featherweight.errors import UnsupportedError
+from featherweight.errors import TaskError, UnsupportedError
 from featherweight.graph.nest import flatten_outputs
 from featherweight.model import Model
 from featherweight.recipe import Store
@@ -40,12 +41,35 @@ def session_predictor(session: Session) -> Predict:
     return predict
 
 
+def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:
+    """Return the metrics of a task as plain finite numbers.
+
+    Raises:
+        TaskError: a metric is no number, is NaN or infinite, or the primary one is missing.
+    """
+    where = f"{task.name}, {split} split"
+    found: dict[str, float] = {}
+    for name, value in dict(task.metrics(predict, split)).items():
+        try:
+            found[str(name)] = float(value)
+        except (TypeError, ValueError):
+            raise TaskError(f"metric {name} is no number", where=where, got=repr(value)) from None
+        if not math.isfinite(found[str(name)]):
+            hint = "look for NaN in the data, and for weights that diverged"
+            raise TaskError(f"metric {name} is not finite", where=where, got=found[str(name)], hint=hint)
+    if task.primary not in found:
+        raise TaskError(
+            "the primary metric is missing", where=where, got=", ".join(found), expected=task.primary
+        )
+    return found
+
+
 def metrics(model: Model, task: Task, split: Split, store: Store, threads: int) -> dict[str, float]:
     """Return the metrics of a model on a split, out of the store where they stand there already."""
     key = key_of("metrics", model.hash, task.fingerprint(), split, threads, versions())
     kept = store.get(key)
     if kept is None:
-        kept = msgspec.json.encode(dict(task.metrics(predictor(model.module), split)))
+        kept = msgspec.json.encode(measured(task, predictor(model.module), split))
         store.put(key, kept)
     return msgspec.json.decode(kept, type=dict[str, float])
 
@@ -58,12 +82,16 @@ def parity(session: Session, module: nn.Module, task: Task) -> float:
     example = task.example()
     theirs, ours = _named(session_predictor(session)(example)), _named(predictor(module)(example))
     if theirs.keys() != ours.keys():
-        raise UnsupportedError("session and module differ in their outputs", got=list(theirs), expected=list(ours))
+        raise UnsupportedError(
+            "session and module differ in their outputs", got=list(theirs), expected=list(ours)
+        )
     worst = 0.0
     for name, b in ours.items():
         a = theirs[name]
         if a.shape != b.shape:
-            raise UnsupportedError("shape of an output", where=name, got=tuple(a.shape), expected=tuple(b.shape))
+            raise UnsupportedError(
+                "shape of an output", where=name, got=tuple(a.shape), expected=tuple(b.shape)
+            )
         if a.numel():
             scale = max(1.0, float(b.abs().max()))
             worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
@@ -104,4 +132,3 @@ def _map(value: Any, function: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return tuple(_map(entry, function) for entry in value)
     return None if value is None else function(value)
-

@@ -130,13 +130,13 @@ def frontier(
     """
     halvings = 4 if max_drop is not None and max_bytes is None else 0
     events(Started("front", rungs + halvings))
-    tried: dict[tuple[str, ...], Trial] = {}
+    tried: dict[tuple[Option, ...], Trial] = {}
 
     def attempt(budget: float) -> Trial | None:
         choice = allocator.within(budget)
         if choice is None:
             return None
-        key = tuple(cell.option.label for cell in choice.values())
+        key = tuple(cell.option for cell in choice.values())
         if key not in tried:
             tried[key] = allocator.verify(choice)
         return tried[key]

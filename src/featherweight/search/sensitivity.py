@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -95,7 +96,11 @@ def measure(
     done, total = 0, len(names) * len(options)
     events(Started("sensitivity", total))
     with pinned(threads):
-        base = _cached(store, key_of(*base_key), float, lambda: _mean_loss(model, task, batches))
+        base = _mean_loss(model, task, batches)
+        if not math.isfinite(base):
+            raise TaskError(
+                "the loss of the float network is not finite", where=f"{task.name}, validation split"
+            )
         for name in names:
             for option in options:
                 cell = _cached(
@@ -128,6 +133,8 @@ def _cell(
     energy = float(before.double().square().sum()) or 1.0
     distance = float((value - before).double().square().sum()) / energy
     loss = 0.0 if equal_bits(before, value) else _mean_loss(after, task, batches) - base
+    if not math.isfinite(loss):
+        return "its loss is NaN or infinite"
     return Cell(name, option, after.weights[name].nbytes, loss, distance)
 
 
@@ -152,10 +159,7 @@ def _mean_loss(model: Model, task: Task, batches: int) -> float:
 def _cached(store: Store, key: str, kind: Any, make: Any) -> Any:
     kept = store.get(key)
     if kept is not None:
-        try:
-            return msgspec.json.decode(kept, type=kind)
-        except msgspec.MsgspecError:
-            store.drop(key)
+        return msgspec.json.decode(kept, type=kind)
     made = make()
     store.put(key, msgspec.json.encode(made))
     return made

@@ -166,7 +166,7 @@ def summarise(
         validation=dict(artifact.facts["validation"]),
         runtime=runtime,
         difference=difference,
-        rows=rows(artifact),
+        rows=rows(artifact, model.notes, chosen),
         stages=[_stage(entry) for entry in made if entry.step is not None],
         notes=skipped,
         points=[
@@ -191,8 +191,12 @@ def summarise(
     )
 
 
-def rows(artifact: Artifact) -> list[Row]:
-    """Return a line for each tensor of a file."""
+def rows(artifact: Artifact, notes: Sequence[Note], chosen: Trial | None) -> list[Row]:
+    """Return a line for each tensor of a file, with the reason why it was left as it was."""
+    said = {note.name: f"{note.kind}: {note.reason}" for note in notes if note.kind != "chose"}
+    if chosen:
+        floats = [name for name, option in chosen.choices.items() if option.format is None]
+        said.update(dict.fromkeys(floats, "the search chose float for it"))
     return [
         Row(
             name=line.name,
@@ -202,7 +206,7 @@ def rows(artifact: Artifact) -> list[Row]:
             nbytes=line.nbytes,
             bits=line.bits_per_weight,
             sparsity=line.sparsity,
-            left="" if line.coder else _reason(line.shape, line.options["dtype"]),
+            left="" if line.coder else said.get(line.name) or _reason(line.shape, line.options["dtype"]),
         )
         for line in artifact.index().rows
     ]

@@ -1,0 +1,76 @@
+"""The graph that goes into a file: exported once for a structure, with the axes free that differ between batches."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import msgspec
+
+from featherweight.artifact import StoredGraph
+from featherweight.errors import FeatherweightError
+from featherweight.events import Events, Said
+from featherweight.export import export
+from featherweight.export.check import arrays
+from featherweight.graph.nest import flatten_inputs
+from featherweight.model import Model, Note
+from featherweight.recipe import Store
+from featherweight.recipe.runner import versions
+from featherweight.recipe.store import key_of
+from featherweight.runtime import Session
+from featherweight.search.evaluate import session_predictor
+from featherweight.task import Inputs, Task
+
+LOOKED_AT = 8
+
+
+def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[StoredGraph | None, list[Note]]:
+    """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
+    key = key_of("graph", model.structure, model.aliases, task.fingerprint(), versions())
+    kept = store.get(key)
+    if kept is not None:
+        return msgspec.msgpack.decode(kept, type=StoredGraph), []
+    batches = [task.inputs(batch) for batch in islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)]
+    try:
+        graph = export(model.module, task.example(), dynamic=free_axes(model, task, batches))
+        _takes(graph, model, batches)
+    except FeatherweightError as error:
+        reason = str(error).split("\n")[0]
+        events(Said(f"no runtime graph: {reason}"))
+        return None, [Note("skipped", "graph", f"the file holds weights only: {reason}")]
+    store.put(key, msgspec.msgpack.encode(graph))
+    return graph, []
+
+
+def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tuple[int, ...]] | None:
+    """Return the axes of each input whose size is free: what the task says, else those that differ between batches.
+
+    None, where only the first axes differ: `export` frees those by itself.
+    """
+    if hasattr(task, "dynamic_shapes"):
+        said: dict[str, tuple[int, ...]] = task.dynamic_shapes()
+        return said
+    seen = [flatten_inputs(model.module, inputs) for inputs in (task.example(), *batches)]
+    axes = {
+        name: tuple(
+            axis
+            for axis in range(tensor.dim())
+            if axis == 0 or len({other[name].shape[axis] for other in seen if name in other}) > 1
+        )
+        for name, tensor in seen[0].items()
+    }
+    return axes if any(len(free) > 1 for free in axes.values()) else None
+
+
+def _takes(graph: StoredGraph, model: Model, batches: list[Inputs]) -> None:
+    """Run the graph on batches of every shape.
+
+    Raises:
+        ConfigError: it does not take one.
+    """
+    session = Session.of(graph, arrays(model.module))
+    shapes = set()
+    for inputs in batches:
+        shape = tuple(tuple(t.shape) for t in flatten_inputs(model.module, inputs).values())
+        if shape not in shapes:
+            session_predictor(session)(inputs)
+            shapes.add(shape)

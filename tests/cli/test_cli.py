@@ -152,6 +152,30 @@ def test_bad_input_is_one_error_without_a_traceback(arguments, message, tmp_path
     assert not (tmp_path / "x").exists(), "nothing half-written"
 
 
+@pytest.mark.parametrize("arguments", [["inspect"], ["nope"], ["list", "formats", "--nope"], ["compress", "auto"]])
+def test_bad_usage_is_one_error_and_json(arguments):
+    done = featherweight(*arguments, "--json", check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error:")
+    assert "--help" in json.loads(done.stdout)["error"]["hint"]
+
+
+def test_what_a_task_prints_does_not_spoil_the_json(tmp_path):
+    (tmp_path / "noisy.py").write_text(f"print('hello')\nfrom {TINY.stem} import blobs\n")
+    (tmp_path / TINY.name).write_text(TINY.read_text())
+    done = featherweight("compress", "int8", "--task", f"{tmp_path}/noisy.py:blobs", "-o", tmp_path / "out",
+                         "--json", "--threads", 1, FEATHERWEIGHT_DATA=str(tmp_path))  # fmt: skip
+    assert json.loads(done.stdout)["task"] == "blobs"
+    assert "hello" in done.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = featherweight("compress", "int8", "--task", f"{TINY}:blobs", "-o", tmp_path / "file", check=False)
+    assert done.returncode == 1
+    assert "no folder that can be written" in done.stderr
+
+
 def test_errors_are_json_when_json_was_asked_for(tmp_path):
     done = featherweight("inspect", "absent.fw", "--json", check=False, cwd=tmp_path)
     assert "absent.fw" in json.loads(done.stdout)["error"]["message"]

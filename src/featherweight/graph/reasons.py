@@ -42,7 +42,7 @@ def refusal(
     operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(
         r"No ONNX function found for.*?'(\S+?)'", text
     )
-    reason = meaning or _line(text)
+    reason = meaning or _fixed(text) or _line(text)
     if operator and "operator" in meaning:
         reason += f" {operator[1]}"
     named = module if not path else module.get_submodule(path)
@@ -54,6 +54,12 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _fixed(text: str) -> str:
+    """What torch says of an axis that was to be free and is not; LSTM and GRU are traced for one length."""
+    found = re.search(r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)", text, re.DOTALL)
+    return f"axis {found[2]} of {found[1]} is to be free, and the network fixes it at {found[3]}" if found else ""
 
 
 def _line(text: str) -> str:

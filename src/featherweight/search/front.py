@@ -194,5 +194,5 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
 
 
 def _damage(cell: Cell) -> float:
-    """Return the loss a cell adds, never below 0; equal losses are told apart by the error of the weights."""
-    return max(cell.loss, 0.0) + 1e-9 * cell.error
+    """Return the loss a cell adds, never below 0; of equal ones, less error is better, and then fewer bytes."""
+    return max(cell.loss, 0.0) + 1e-9 * cell.error + 1e-15 * cell.nbytes

@@ -53,3 +53,16 @@ def test_every_step_has_a_name_and_a_first_line():
     tags = [step.__struct_config__.tag for step in STEPS]
     assert len(set(tags)) == len(tags)
     assert all(step.__doc__ and step.needs in ("none", "unlabelled", "labelled") for step in STEPS)
+
+
+def test_the_key_of_a_step_has_the_training_of_a_task_whose_fingerprint_has_not(tmp_path):
+    from tiny import Tiny
+
+    from featherweight.recipe.runner import run
+    from featherweight.recipe.store import Store
+
+    recipe, store = parse_recipe('[[steps]]\nstep = "train"\nepochs = 1'), Store(tmp_path)
+    made = [
+        run(recipe, Tiny(size=32, training={"lr": lr}), threads=1, store=store)[-1] for lr in (0.1, 0.1, 0.2)
+    ]
+    assert [one.cached for one in made] == [False, True, False]

@@ -194,3 +194,28 @@ def test_regression():
     assert made.metrics(lambda x: x[:, :1] * 0 + target.mean(), "test")["r2"] == pytest.approx(0, abs=1e-5)
     with pytest.raises(TaskError, match="shape"):
         made.metrics(lambda x: x[:, 0], "test")
+
+
+def broken(*_):
+    raise ZeroDivisionError("oh")
+
+
+def test_what_a_users_code_raises_is_one_error_with_the_place_and_the_cause():
+    class Broken(Pairs):
+        __getitem__ = broken
+
+    for use in (
+        lambda: task(broken, name="mine"),
+        lambda: list(task(augment=broken, name="mine").batches("train", seed=0, epoch=0)),
+        lambda: list(task(train=Broken(), name="mine").batches("train", seed=0, epoch=0)),
+        lambda: task(train=Broken(), name="mine").fingerprint(),
+    ):
+        with pytest.raises(TaskError, match=r"mine, .*ZeroDivisionError: oh") as caught:
+            use()
+        assert isinstance(caught.value.__cause__, ZeroDivisionError)
+
+
+def test_labels_that_are_no_whole_numbers_are_refused():
+    made = task(test=(X, Y + 0.5))
+    with pytest.raises(TaskError, match=r"not class indices: got torch.float32[^$]*hint"):
+        made.metrics(made.model(), "test")

@@ -24,6 +24,7 @@ from featherweight.recipe.packing import pack, unpack
 from featherweight.recipe.recipe import Recipe
 from featherweight.recipe.store import Store, key_of
 from featherweight.task import Restricted, Task
+from featherweight.task.identity import identity_of
 from featherweight.techniques.base import Context, Step
 
 
@@ -82,7 +83,10 @@ def _step(
     step: Step, number: int, model: Model, task: Task, seed: int, threads: int, store: Store, events: Events
 ) -> Made:
     name = tag(step)
-    key = key_of("step", step, model.hash, task.fingerprint(), seed, threads, versions())
+    training = identity_of(
+        getattr(task, "training", None)
+    )  # what a step takes where its own options are open
+    key = key_of("step", step, model.hash, task.fingerprint(), training, seed, threads, versions())
     kept = store.get(key)
     if kept is not None:
         try:

@@ -58,9 +58,6 @@ class Classification(Supervised):
             raise TaskError("no samples", where=f"{self.name}, {split} split")
         return {"accuracy": correct / total, "loss": loss / total}
 
-    def _settings(self) -> str:
-        return f"{type(self).__name__} {self.label_smoothing}"
-
 
 def logits(output: Output) -> Tensor:
     """Return the scores `[n, classes, ...]` of what a network returned.
@@ -98,8 +95,15 @@ def cross_entropy(scores: Tensor, labels: Any, smoothing: float) -> Tensor:
     """Return the mean cross-entropy of `scores: [n, classes, ...]` against `labels: [n, ...]`.
 
     Raises:
-        TaskError: labels that are no class indices of these scores.
+        TaskError: labels that are no class indices of these scores, or not of a type of whole numbers.
     """
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        raise TaskError(
+            "labels are not class indices",
+            got=str(labels.dtype),
+            expected="whole numbers",
+            hint="pass labels.long() if they are whole; for other numbers there is Regression",
+        )
     try:
         return F.cross_entropy(scores.float(), labels.long(), label_smoothing=smoothing)
     except (AttributeError, IndexError, RuntimeError, ValueError) as error:

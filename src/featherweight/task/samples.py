@@ -26,9 +26,11 @@ from torch.utils.data import (
 from featherweight.data.indexed import Indexed, Indices
 from featherweight.data.order import number
 from featherweight.errors import TaskError
+from featherweight.task.identity import hashed
 
-HASHED_BYTES = 1 << 28
-HASHED_ITEMS = 16
+HASHED_TENSORS = 1 << 28  # bytes that a fingerprint reads at most, of a split in memory
+HASHED_ITEMS = 1 << 26  # and of one whose samples have to be made
+PROBES = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +54,9 @@ class Tensors(Indexed):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of all values; of every k-th sample where they are more than 256 MiB."""
-        total = sum(leaf.nbytes for leaf in leaves((self.inputs, self.labels)))
-        every = total // HASHED_BYTES + 1
-        return hashed(len(self), *self.take(np.arange(0, len(self), every)))
+        """A hash of all labels and all inputs; of every k-th input where they are more than 256 MiB."""
+        every = nbytes(self.inputs) // HASHED_TENSORS + 1
+        return hashed(len(self), self.labels, mapped(lambda leaf: leaf[::every], self.inputs))
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,10 +79,23 @@ class Items(Indexed):
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the length and of sixteen samples."""
-        some = np.unique(np.linspace(0, len(self) - 1, HASHED_ITEMS).astype(np.int64))
-        with seeded(0):
-            return hashed(len(self), [pair(self.collate([self.dataset[int(i)]])) for i in some])
+        """A hash of every sample and of the data set's `targets`, if it has them.
+
+        Of more than 64 MiB, evenly spaced samples of about so many bytes count. Where inputs differ from one
+        reading to the next (random transforms that do not draw from torch), labels alone do.
+        """
+        probes, again = ([self._sample(i) for i in evenly(len(self), PROBES)] for _ in range(2))
+        steady = hashed(probes) == hashed(again)
+        most = HASHED_ITEMS * len(probes) // max(1, nbytes(probes))
+        found = hashlib.sha256(hashed(len(self), getattr(self.dataset, "targets", None)).encode())
+        for i in evenly(len(self), max(most, PROBES)):
+            inputs, labels = self._sample(i)
+            found.update(hashed(inputs if steady else None, labels).encode())
+        return found.hexdigest()
+
+    def _sample(self, index: int) -> tuple[Any, Any]:
+        with seeded(0, index):
+            return self.take(np.array([index]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,13 +121,36 @@ class Stream:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the first batch; of its shapes alone if the loader shuffles."""
-        first, again = (hashed(self.most, next(iter(self), None)) for _ in range(2))
+        """A hash of the batches, as far as 64 MiB; of the first one's shapes if no two readings are alike.
+
+        Torch's generator is seeded for each reading: a loader that shuffles by it is read alike.
+        """
+        first, again = self._reading(), self._reading()
         if first == again:
             return first
-        return hashed(
-            self.most, [(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves(next(iter(self), None))]
-        )
+        shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves(self.first())]
+        return hashed(self.most, shapes)
+
+    def first(self) -> tuple[Any, Any]:
+        """Return the first batch that there is after seeding torch's generator.
+
+        Raises:
+            TaskError: there is none.
+        """
+        with seeded(0):
+            for batch in self:
+                return batch
+        raise TaskError("no batches", got=type(self.loader).__name__)
+
+    def _reading(self) -> str:
+        found, size = hashlib.sha256(f"{self.most}".encode()), 0
+        with seeded(0):
+            for batch in self:
+                found.update(hashed(batch).encode())
+                size += nbytes(batch)
+                if size >= HASHED_ITEMS:
+                    break
+        return found.hexdigest()
 
 
 Samples = Indexed | Stream
@@ -241,16 +278,14 @@ def leaves(tree: Any) -> Iterator[Any]:
         yield tree
 
 
-def hashed(*values: Any) -> str:
-    """Return the SHA-256 of any nesting of tensors and plain values."""
-    found = hashlib.sha256()
-    for leaf in leaves(values):
-        if isinstance(leaf, Tensor):
-            found.update(f"{leaf.dtype} {tuple(leaf.shape)} ".encode())
-            found.update(leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        else:
-            found.update(f"{leaf!r} ".encode())
-    return found.hexdigest()
+def nbytes(tree: Any) -> int:
+    """Return how many bytes the tensors of any nesting have."""
+    return sum(getattr(leaf, "nbytes", 0) for leaf in leaves(tree))
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return `most` numbers below `count`, evenly spaced; all of them if they are not more."""
+    return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))]
 
 
 @contextlib.contextmanager

@@ -9,15 +9,17 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import held_out, number, permutation
 from featherweight.errors import TaskError
-from featherweight.task.code import code_of
-from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split
-from featherweight.task.samples import Samples, Stream, hashed, in_plain_order, leaves, rows, samples, seeded
+from featherweight.task.failures import failures
+from featherweight.task.identity import hashed
+from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split, call
+from featherweight.task.samples import Samples, Stream, in_plain_order, leaves, rows, samples, seeded
 from featherweight.task.training import Training
 
 Augment = Callable[[Any, Generator], Any]
@@ -25,6 +27,8 @@ Augment = Callable[[Any, Generator], Any]
 HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
+# Attributes that the fingerprint takes in another way, or not: names decide no result.
+NOT_COUNTED = {"_network", "_splits", "name", "dataset"}
 
 
 class Supervised(ABC):
@@ -68,7 +72,7 @@ class Supervised(ABC):
         augment: Augment | None = None,
         training: Training | None = None,
     ) -> None:
-        self._network = build(model)
+        self._network = build(model, name)
         self._splits = split(train, validation, calibration, test)
         self.name = name or type(self._network).__name__.lower()
         self.dataset = dataset
@@ -94,46 +98,59 @@ class Supervised(ABC):
         if isinstance(data, Indexed):
             with seeded(0):
                 return data.take(np.array([0, min(1, len(data) - 1)]))[0]
-        inputs, _ = next(iter(data))
+        inputs, _ = data.first()
         return rows(inputs, np.array([0, min(1, len(next(leaves(inputs))) - 1)]))
 
     def batches(self, split: Split, *, seed: int, epoch: int) -> Iterator[tuple[Any, Any]]:
         """Yield `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike."""
         data, training = self._splits[split], split == "train"
         key = (seed, epoch) if training else (0, 0)
-        for position, (inputs, labels) in enumerate(ordered(data, self.batch_size, training, key)):
-            if training and self._augment:
-                inputs = self._augment(inputs, Generator().manual_seed(number(*key, position)))
-            yield inputs, labels
+        with failures(f"{self.name}, {split} split"):
+            for position, (inputs, labels) in enumerate(ordered(data, self.batch_size, training, key)):
+                if training and self._augment:
+                    inputs = self._augment(inputs, Generator().manual_seed(number(*key, position)))
+                yield inputs, labels
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""
         return batch[0]
 
     def fingerprint(self) -> str:
-        """Return a hash of network (weights and code), data, batch size, augmentation and loss."""
+        """Return a hash of the network (weights, attributes, code, outputs), the data, and all else of the task.
+
+        All else: the code of its class and of every class it is derived from, and its attributes (batch size,
+        augmentation, training, those of a subclass), but not what reports call it. Of large data a part is
+        read, see `featherweight.task.samples`. Computed once.
+        """
         return self._fingerprint
 
     @cached_property
     def _fingerprint(self) -> str:
-        modules = [code_of(type(module).forward) for module in self._network.modules()]
-        data = [(split, self._splits[split].digest) for split in sorted(self._splits)]
-        augment = code_of(self._augment) if self._augment else ""
-        state = dict(self._network.state_dict())
-        return hashed(
-            repr(self._network), modules, list(state), state, data, self.batch_size, augment, self._settings()
-        )
+        with failures(f"{self.name}, data"):
+            data = {split: self._splits[split].digest for split in sorted(self._splits)}
+        own = {name: value for name, value in vars(self).items() if name not in NOT_COUNTED}
+        return hashed(self.model(), self._outputs(), data, type(self), own)
 
-    def _settings(self) -> str:
-        """Return what else results depend on: the subclass and its options."""
-        return type(self).__name__
+    def _outputs(self) -> str:
+        """Return a hash of what the network computes on the example; empty if it fails or is never the same."""
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            with seeded(0), torch.no_grad():
+                first = hashed(call(self.model().eval(), self.example()))
+            with seeded(0), torch.no_grad():
+                return first if first == hashed(call(self.model().eval(), self.example())) else ""
+        except Exception:  # whatever a network raises: here it is only looked at
+            return ""
+        finally:
+            torch.set_num_threads(threads)
 
 
-def build(model: Any) -> nn.Module:
+def build(model: Any, name: str) -> nn.Module:
     """Return a network of one's own: a copy of a module, or what a function returns under a fixed seed.
 
     Raises:
-        TaskError: neither, or it cannot be copied.
+        TaskError: neither, it cannot be copied, or the function fails; `name` says of which task.
     """
     if isinstance(model, nn.Module):
         try:
@@ -149,7 +166,8 @@ def build(model: Any) -> nn.Module:
             got=type(model).__name__,
             expected="a module, or a function that returns one",
         )
-    with seeded(0):
+    source = name or getattr(model, "__qualname__", type(model).__qualname__)
+    with failures(f"{source}, model"), seeded(0):
         network = model()
     if not isinstance(network, nn.Module):
         raise TaskError("the function returned no network", where="model", got=type(network).__name__)

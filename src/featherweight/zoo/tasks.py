@@ -17,6 +17,7 @@ from typing import Any
 from featherweight.errors import TaskError
 from featherweight.events import Events, silent
 from featherweight.task import Task
+from featherweight.task.failures import failures
 from featherweight.zoo import builders
 
 
@@ -134,17 +135,6 @@ def load_module(name: str) -> ModuleType:
     """
     with failures(name):
         return importlib.import_module(name)
-
-
-@contextmanager
-def failures(where: str) -> Iterator[None]:
-    """Report whatever a user's code raises as one error that names the place; the cause stays attached."""
-    try:
-        yield
-    except TaskError:
-        raise
-    except Exception as error:
-        raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
 
 
 @contextmanager

@@ -1,5 +1,8 @@
 """The model as a value: law 1, sharing, ties, structure, thawing."""
 
+import re
+import threading
+
 import numpy as np
 import pytest
 import torch
@@ -114,3 +117,26 @@ def test_lstm_weights_can_be_replaced():
     after = model.with_tensors({"weight_ih_l0": torch.zeros(20, 4)})
     assert torch.equal(model.module(x)[0], before)
     assert not torch.allclose(after.module(x)[0], before)
+
+
+class Holding(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("inner", "message"), [
+    (nn.LazyLinear(3), "1.0.weight: has no shape yet"),
+    (Holding(), "1.0: cannot be copied: cannot pickle '_thread.lock' object: got Holding"),
+    (nn.utils.weight_norm(nn.Linear(2, 3)), "1.0: cannot be copied: Only Tensors created explicitly"),
+    (torch.jit.script(nn.Linear(2, 3)), "1.0: a TorchScript module"),
+])  # fmt: skip
+def test_names_what_cannot_be_read_or_copied(inner, message):
+    with pytest.raises(UnsupportedError, match=f"^{re.escape(message)}.*\nhint: "):
+        Model.of(nn.Sequential(nn.Linear(2, 2), nn.Sequential(inner)))
+
+
+def test_names_the_network_itself():
+    with pytest.raises(UnsupportedError, match=r"^the network: a TorchScript module"):
+        Model.of(torch.jit.script(nn.Linear(2, 3)))

@@ -36,3 +36,16 @@ def test_selects(model, where, expected):
 def test_what_matches_nothing_is_an_error(model, where):
     with pytest.raises(ConfigError):
         select(model, where)
+
+
+def test_globs_select_floating_point_only(model):
+    assert "1.num_batches_tracked" not in select(model, "*")
+    assert "1.running_mean" in select(model, "*")
+    with pytest.raises(ConfigError, match=r"not floating point: got 1.num_batches_tracked of torch.int64"):
+        select(model, "*.num_batches_tracked")
+
+
+@pytest.mark.parametrize("where", ["weights", "*"])
+def test_a_network_without_weights_is_said_to_have_none(where):
+    with pytest.raises(ConfigError, match="the network has no floating-point weights"):
+        select(Model.of(nn.Sequential(nn.ReLU())), where)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded
@@ -62,8 +63,10 @@ class Model:
         """Return a model of `module` as it stands, sharing its tensors.
 
         Raises:
-            UnsupportedError: a tensor's memory overlaps another's without being the same tensor.
+            UnsupportedError: it is no plain Python module that can be copied, or has a tensor that is not dense,
+                has no shape yet, or overlaps another one without being the same.
         """
+        check_modules(module)
         check_memory(module)
         return cls(share(module).eval())
 
@@ -151,20 +154,72 @@ class Model:
 
 
 def share(module: nn.Module, replacement: Mapping[int, Tensor] | None = None) -> nn.Module:
-    """Return a copy of `module` whose tensors are the same objects, but for those in `replacement` (by `id`)."""
+    """Return a copy of `module` whose tensors are the same objects, but for those in `replacement` (by `id`).
+
+    Raises:
+        UnsupportedError: it cannot be copied; names the innermost module that cannot.
+    """
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     memo.update(replacement or {})
-    return copy.deepcopy(module, memo)
+    return copied(module, memo)
+
+
+def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
+    """Return a deep copy of `module`, `memo` (by `id`) in the place of what it names.
+
+    Raises:
+        UnsupportedError: it cannot be copied; names the innermost module that cannot.
+    """
+    try:
+        return copy.deepcopy(module, dict(memo))
+    except Exception as error:  # a module may hold anything, and what it holds may raise anything
+        path, reason = "", error
+        for inner, submodule in module.named_modules():  # outer before inner
+            try:
+                copy.deepcopy(submodule, dict(memo))
+            except Exception as found:
+                path, reason = inner, found
+        raise UnsupportedError(
+            f"cannot be copied: {str(reason).partition('.  ')[0]}",
+            where=path or "the network",
+            got=type(module.get_submodule(path)).__name__,
+            hint="no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
+            "in the place of torch.nn.utils.weight_norm",
+        ) from error
+
+
+def check_modules(module: nn.Module) -> None:
+    """Refuse TorchScript: its modules can neither be rebuilt nor share their tensors.
+
+    Raises:
+        UnsupportedError: names the module.
+    """
+    for path, submodule in module.named_modules():
+        if isinstance(submodule, torch.jit.ScriptModule):
+            raise UnsupportedError(
+                "a TorchScript module",
+                where=path or "the network",
+                got=type(submodule).__name__,
+                expected="torch.nn.Module",
+                hint="give the module as it was before torch.jit.script or torch.jit.trace",
+            )
 
 
 def check_memory(module: nn.Module) -> None:
-    """Refuse tensors that share memory without being one tensor: they cannot be stored one by one.
+    """Refuse tensors that cannot be stored one by one: without memory, or sharing it without being one tensor.
 
     Raises:
-        UnsupportedError: names both tensors.
+        UnsupportedError: names the tensor, or both.
     """
     spans: list[tuple[int, int, str, Tensor]] = []
     for name, tensor in module.state_dict(keep_vars=True).items():
+        if is_lazy(tensor):
+            raise UnsupportedError(
+                "has no shape yet",
+                where=name,
+                got=type(tensor).__name__,
+                hint="run the network once, on an example, before it is given away",
+            )
         if (
             not isinstance(tensor, Tensor)
             or tensor.device.type == "meta"

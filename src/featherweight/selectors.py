@@ -15,24 +15,23 @@ def select(model: Model, where: Where) -> list[str]:
 
     An item is `weights` (every floating-point parameter of two and more dimensions), `parameters` (every
     floating-point parameter), `type:Conv2d` (parameters of two and more dimensions of modules of that class), or a
-    glob over names (`layer1.*.weight`; any name of a tied tensor will do). A leading `!` takes away.
+    glob over the names of floating-point tensors (`layer1.*.weight`; any name of a tied tensor will do). A
+    leading `!` takes away.
 
     Raises:
-        ConfigError: an item, or all of them together, matches nothing.
+        ConfigError: an item, or all of them together, matches nothing of floating point.
     """
     items = [where] if isinstance(where, str) else list(where)
     if items and all(item.startswith("!") for item in items):
         items = ["weights", *items]
     chosen: set[str] = set()
     for item in items:
-        matched = _matching(model, item.removeprefix("!"))
-        if not matched:
-            raise ConfigError(
-                "matches no tensor",
-                where="where",
-                got=repr(item),
-                expected=f"one of {_some(list(model.tensors))}, or weights, parameters, type:Conv2d",
-            )
+        taken = item.removeprefix("!")
+        matched = _matching(model, taken)
+        if not matched and not (
+            item != taken and _globbed(model, taken)
+        ):  # taking counters away is no mistake
+            raise _nothing(model, taken)
         chosen = chosen - matched if item.startswith("!") else chosen | matched
     if not chosen:
         raise ConfigError("leaves no tensor", where="where", got=repr(where))
@@ -52,8 +51,33 @@ def _matching(model: Model, item: str) -> set[str]:
         return {
             name for name, p in floating.items() if p.dim() >= 2 and kinds[name.rpartition(".")[0]] == wanted
         }
+    tensors = _floating(model)
+    return {name for name in _globbed(model, item) if name in tensors}
+
+
+def _globbed(model: Model, item: str) -> list[str]:
     names = {name: name for name in model.tensors} | model.aliases
-    return {canonical for name, canonical in names.items() if fnmatchcase(name, item)}
+    return [canonical for name, canonical in names.items() if fnmatchcase(name, item)]
+
+
+def _floating(model: Model) -> list[str]:
+    return [name for name, tensor in model.tensors.items() if tensor.is_floating_point()]
+
+
+def _nothing(model: Model, item: str) -> ConfigError:
+    """Return why `item` matches nothing."""
+    floating = _floating(model)
+    if not floating:
+        return ConfigError("the network has no floating-point weights", where="where", got=repr(item))
+    if others := _globbed(model, item):
+        found = ", ".join(f"{name} of {model.tensors[name].dtype}" for name in others[:3])
+        return ConfigError("matches only tensors that are not floating point", where="where", got=found)
+    return ConfigError(
+        "matches no tensor",
+        where="where",
+        got=repr(item),
+        expected=f"one of {_some(floating)}, or weights, parameters, type:Conv2d",
+    )
 
 
 def _some(names: list[str]) -> str:

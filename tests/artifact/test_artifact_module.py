@@ -149,3 +149,12 @@ def test_a_layer_in_no_module_is_refused():
     for path in ("nowhere.0", "head.weight.0"):
         with pytest.raises(IntegrityError, match=r"structure: .*the network has no such module"):
             loads(dumps(contents(net, {path: LayerSpec("Identity")}))).into(net)
+
+
+@pytest.mark.parametrize("shape", [(0,), (0, 3), (3, 0, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool])
+def test_empty_tensors(shape, dtype):
+    net = nn.Module()
+    net.register_buffer("none", torch.zeros(shape, dtype=dtype))
+    filled = loads(dumps(Contents({"none": Raw.of(net.none.numpy())}))).into(net)
+    assert filled.none.shape == shape and filled.none.dtype == dtype

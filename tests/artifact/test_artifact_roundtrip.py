@@ -1,6 +1,7 @@
 """Laws: what is written is read, bit for bit; the same contents are the same bytes."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from artifact_cases import lenet5, numbers, small
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherweight.artifact import Contents, Raw, dumps, load, loads, write
+from featherweight.artifact import Contents, Raw, StoredGraph, dumps, load, loads, write
 from featherweight.artifact import writer as writer_module
 from featherweight.artifact.contents import DTYPES
 from featherweight.errors import ConfigError, UnsupportedError
@@ -185,3 +186,11 @@ def test_raw_tensors_state_what_they_are():
     with pytest.raises(ConfigError, match="got 3 bytes, expected 8"):
         Raw("f32", (2,), b"abc")
     assert Raw.of(np.arange(3, dtype=">i4")).numpy().tolist() == [0, 1, 2]
+
+
+def test_outputs_keep_the_order_of_the_network():
+    outputs = {"logits": 0, "aux": {"z": 1, "a": 2}}
+    contents = Contents({}, graph=StoredGraph(b"graph", (), outputs))
+    read = loads(dumps(contents)).graph.outputs
+    assert json.dumps(read) == json.dumps(outputs)
+    assert dumps(contents) == dumps(contents)

@@ -181,3 +181,10 @@ def test_bytes_stay_what_they_are(format, payload, parts):
     encoded = format.encode(np.float32([[-1.0, -0.25, 0.0, 0.5], [0.1, 0.2, 0.3, 0.45]]))
     assert encoded.payload.hex() == payload
     assert {name: part.tobytes().hex() for name, part in encoded.parts.items()} == parts
+
+
+def test_overflow_of_float32_is_not_called_divergence():
+    with pytest.raises(UnsupportedError, match=r"beyond the range of float32: got 1 of 2 values"):
+        Int().encode(np.array([1e300, 1.0]))
+    with pytest.raises(UnsupportedError, match=r"NaN or infinity: got 1 of 2 values"):
+        Int().encode(np.array([np.inf, 1e300]))

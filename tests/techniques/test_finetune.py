@@ -1,14 +1,17 @@
 """Training steps: options and where they come from, what trains, what stays, and how well it works."""
 
+import math
+
 import msgspec
 import pytest
 import torch
 from tiny import Tiny
 
-from featherweight.errors import ConfigError, TaskError
+from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.formats import Clustered, Float, Int, tag
 from featherweight.formats.coders import Rans
 from featherweight.model import Model, equal_bits
+from featherweight.recipe import parse_recipe
 from featherweight.task import Restricted
 from featherweight.task.training import Training
 from featherweight.techniques import Context, Encode, Finetune, Train
@@ -52,7 +55,9 @@ def test_options_are_the_steps_own_then_the_tasks_then_the_defaults():
 
 
 @pytest.mark.parametrize("wrong", [
-    {"epochs": 0}, {"lr": -1.0}, {"method": StraightThrough()}, {"where": "weights"}, {"coder": "smallest"},
+    {"epochs": 0}, {"lr": -1.0}, {"lr": math.inf}, {"format": Int(), "where": ""}, {"format": Int(), "where": []},
+    {"schedule": [0.75, 0.5]}, {"optimizer": "nesterov", "momentum": 0.0},
+    {"method": StraightThrough()}, {"where": "weights"}, {"coder": "smallest"},
     {"format": Int(), "method": Centroids()}, {"format": Int(), "coder": "least"},
 ])  # fmt: skip
 def test_refuses_what_cannot_be_meant(wrong):
@@ -110,3 +115,35 @@ def test_scratch_resumes(tmp_path, trained, monkeypatch):
     for _ in range(2):  # the second time from the checkpoint before the last step
         assert step.apply(trained, TASK, Context(seed=1, scratch=tmp_path)).hash == expected
         assert list(tmp_path.iterdir())
+
+
+def test_a_recipe_names_the_place_of_what_cannot_be_meant():
+    text = '[[steps]]\nstep = "train"\nschedule = [0.75, 0.5]\n'
+    with pytest.raises(ConfigError, match=r"steps\[0\]: train.schedule: not in ascending order"):
+        parse_recipe(text)
+
+
+def test_buffers_do_not_train_and_it_is_said(trained):
+    with pytest.raises(ConfigError, match=r"finetune.where: selects buffers"):
+        apply(Finetune(where="1.running_mean", format=Int()), trained)
+    after = apply(Finetune(where=["4.weight", "1.running_mean"], format=Int()), trained)
+    assert [(note.kind, note.name) for note in after.notes] == [("skipped", "1.running_mean")]
+    assert set(after.weights) == {"4.weight"}
+
+
+def test_nothing_to_train_is_said(trained):
+    frozen = TASK.model().requires_grad_(False)
+    for step, model in (
+        (Train(), Model.of(frozen)),
+        (Finetune(format=Int()), Model.of(frozen)),
+        (Finetune(), apply(Encode(where="parameters", format=Float()), trained)),
+    ):
+        with pytest.raises(UnsupportedError, match="nothing is left to train"):
+            apply(step, model)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=tag)
+def test_a_diverged_run_names_the_tensor(trained, method):
+    step = Finetune(format=Clustered(bits=1), where="0.weight", method=method(), lr=3e38)
+    with pytest.raises(TaskError, match=r"0.weight: training has diverged|the loss is not finite"):
+        apply(step, trained)

@@ -142,7 +142,7 @@ def test_refuses_what_it_cannot_rank():
     with pytest.raises(UnsupportedError, match=r"0\.weight: NaN"):
         apply(Sparsify(sparsity=0.5), broken)
     counted = Model.of(nn.Sequential(nn.BatchNorm1d(3)))
-    with pytest.raises(UnsupportedError, match="floating point"):
+    with pytest.raises(ConfigError, match="floating point"):
         apply(Sparsify(where="0.num_batches_tracked", sparsity=0.5), counted)
 
 

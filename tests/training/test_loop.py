@@ -13,7 +13,7 @@ import torch
 from tiny import Tiny
 from torch import nn
 
-from featherweight.errors import IntegrityError, TaskError
+from featherweight.errors import IntegrityError, TaskError, UnsupportedError
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Clustered, Int
 from featherweight.model import Model, equal_bits, to_bytes
@@ -264,3 +264,43 @@ def test_only_what_is_named_trains():
     found = fit(model, ["8.bias"], {}, TASK, Training(epochs=1))
     assert not equal_bits(found["8.bias"], model.tensors["8.bias"])
     assert "8.weight" not in found
+
+
+def test_nothing_to_train_is_said():
+    with pytest.raises(UnsupportedError, match=r"nothing is left to train\nhint: every parameter"):
+        fit(Model.of(TASK.model()), [], {}, TASK, Training(epochs=1))
+
+
+def test_a_last_update_that_overflows_names_the_tensor():
+    once = dataclasses.replace(TASK, batch=96)
+    with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
+        model = Model.of(once.model())
+        fit(
+            model, floats(model), {}, once, Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant")
+        )
+
+
+def test_a_surrogate_that_overflows_names_the_tensor():
+    model = Model.of(TASK.model())
+    one = {"0.weight": surrogates(model)["0.weight"]}
+    with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
+        fit(model, [], one, TASK, Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant"))
+
+
+def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_not():
+    class Measuring(nn.Module):
+        def __init__(self, seen):
+            super().__init__()
+            self.linear = nn.Linear(64, 4)
+            self.register_buffer("mask", torch.tensor([0.0, -math.inf]))
+            self.register_buffer("seen", torch.tensor(1.0))
+            self.factor = seen
+
+        def forward(self, x):
+            self.seen = self.seen * self.factor
+            return self.linear(x.flatten(1))
+
+    one = Training(epochs=1)
+    fit(Model.of(Measuring(1.0)), ["linear.weight"], {}, TASK, one)
+    with pytest.raises(TaskError, match="seen: training has diverged"):
+        fit(Model.of(Measuring(1e38)), ["linear.weight"], {}, TASK, one)

@@ -104,14 +104,14 @@ def unpack(data: memoryview) -> tuple[Header, memoryview]:
     return header, data[4 + length :]
 
 
-def to_json(value: Any, where: str) -> str:
-    """Return plain data as JSON text, keys sorted.
+def to_json(value: Any, where: str, *, order: Literal["sorted"] | None = None) -> str:
+    """Return plain data as JSON text, its keys in the order they have or sorted.
 
     Raises:
         ConfigError: it holds something that JSON cannot, or nests too deeply; names the place.
     """
     check_plain(value, where)
-    return msgspec.json.encode(value, order="sorted").decode()
+    return msgspec.json.encode(value, order=order).decode()
 
 
 def from_json(text: str, where: str) -> Any:

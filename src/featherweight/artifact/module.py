@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from featherweight.artifact.artifact import Artifact, SealedRaw
 from featherweight.artifact.refusal import refusing
 from featherweight.errors import ConfigError
+from featherweight.model import copied
 from featherweight.structure import restructure
 
 _TYPES = {
@@ -29,6 +30,7 @@ def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
 
     Raises:
         ConfigError: names, shapes, types or ties are not those of the file.
+        UnsupportedError: `module` cannot be copied.
         IntegrityError: a tensor does not decode, or a layer cannot be built.
     """
     shell = _copy(module, {})
@@ -52,7 +54,7 @@ def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
 def _copy(module: nn.Module, replacement: dict[int, Tensor]) -> nn.Module:
     """Return a copy that shares every tensor of the state but the replaced ones; ties stay ties."""
     memo: dict[int, Any] = {id(tensor): tensor for tensor in module.state_dict(keep_vars=True).values()}
-    return copy.deepcopy(module, memo | replacement)
+    return copied(module, memo | replacement)
 
 
 def _check_names(artifact: Artifact, state: dict[str, Any]) -> None:
@@ -75,7 +77,7 @@ def _check_ties(artifact: Artifact, state: dict[str, Any]) -> None:
 
 def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
     entry = artifact.sealed[name].entry
-    if not isinstance(old, Tensor):
+    if not isinstance(old, Tensor) or is_lazy(old):
         raise ConfigError("not a tensor of the network", where=name, got=type(old).__name__)
     if tuple(old.shape) != entry.shape:
         raise ConfigError("shape", where=name, got=f"{tuple(old.shape)} in the network", expected=entry.shape)
@@ -91,6 +93,8 @@ def _tensor(artifact: Artifact, name: str) -> Tensor:
     if not isinstance(sealed, SealedRaw):
         return torch.from_numpy(sealed.decode())
     tensor = sealed.open()
+    if not tensor.data:
+        return torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype])
     flat = torch.from_numpy(np.frombuffer(tensor.data, np.uint8).copy())
     return flat.view(_TYPES[tensor.dtype]).reshape(tensor.shape)
 

@@ -52,7 +52,7 @@ def dumps(contents: Contents) -> bytes:
         aliases=dict(sorted(contents.aliases.items())),
         structure=dict(sorted(contents.structure.items())),
         graph=graph,
-        facts=to_json(dict(contents.facts), "facts"),
+        facts=to_json(dict(contents.facts), "facts", order="sorted"),
     )
     runs = [*graph_runs, *(run for _, tensor_runs in lines for run in tensor_runs)]
     try:

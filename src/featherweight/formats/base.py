@@ -112,7 +112,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
             parts: scales, codebook and the like to keep (learned ones, say); by default fitted to the tensor.
 
         Raises:
-            UnsupportedError: the tensor holds NaN or infinity, or is not of floating point.
+            UnsupportedError: the tensor holds NaN, infinity or what float32 cannot, or is not of floating point.
         """
         weight = np.asarray(weight)
         view = view or View.of(weight.shape)
@@ -123,12 +123,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         with np.errstate(over="ignore"):
             matrix = view.matrix(weight.astype(np.float32))
         if not np.isfinite(matrix).all():
-            bad = int(matrix.size - np.isfinite(matrix).sum())
-            raise UnsupportedError(
-                "NaN or infinity",
-                got=f"{bad} of {matrix.size} values",
-                hint="look for a diverged training run",
-            )
+            raise _not_finite(weight, matrix)
         if importance is not None and importance.diagonal.shape != matrix.shape:
             raise UnsupportedError(
                 "importance and tensor differ", got=importance.diagonal.shape, expected=matrix.shape
@@ -179,6 +174,16 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     def nbits(self, shape: tuple[int, ...]) -> float:
         """Return the bits of a tensor of `shape` at fixed rate, parts included: exact, or a bound."""
         raise NotImplementedError
+
+
+def _not_finite(weight: Array, matrix: Array) -> UnsupportedError:
+    """Return what is wrong with a tensor whose float32 `matrix` is not finite."""
+    if bad := int(weight.size - np.isfinite(weight).sum()):
+        what, hint = "NaN or infinity", "look for a diverged training run"
+    else:
+        bad = int(matrix.size - np.isfinite(matrix).sum())
+        what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
+    return UnsupportedError(what, got=f"{bad} of {weight.size} values", hint=hint)
 
 
 @dataclass(frozen=True, eq=False)

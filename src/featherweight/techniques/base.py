@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
@@ -14,6 +15,10 @@ from featherweight.task import Needs, Task
 
 if TYPE_CHECKING:
     from featherweight.model import Model
+
+
+Item = Annotated[str, msgspec.Meta(min_length=1)]
+Where = Item | Annotated[list[Item], msgspec.Meta(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -44,14 +49,16 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
         """Check every field against its annotation, so that code and recipes are refused the same things.
 
         Raises:
-            ConfigError: names the field.
+            ConfigError: names the field; a number that is not finite is never meant.
         """
         for field in msgspec.structs.fields(type(self)):
             value = getattr(self, field.name)
+            where = f"{self.__struct_config__.tag}.{field.name}"
+            if isinstance(value, float) and not isfinite(value):
+                raise ConfigError("not a finite number", where=where, got=value)
             try:
                 msgspec.convert(value, field.type)
             except msgspec.ValidationError as error:
-                where = f"{self.__struct_config__.tag}.{field.name}"
                 raise ConfigError(str(error), where=where, got=repr(value)) from None
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:

@@ -23,4 +23,3 @@ def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
     if reason := coder.misfit(spec):
         raise UnsupportedError(f"coder {tag(coder)} cannot take its symbols: {reason}", where=where)
     return encoded.recoded(coder)
-

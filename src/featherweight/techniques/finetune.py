@@ -9,7 +9,7 @@ from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task
 from featherweight.task.training import Training
-from featherweight.techniques.base import Context
+from featherweight.techniques.base import Context, Where
 from featherweight.techniques.coding import recoded
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.methods import AnyMethod, StraightThrough
@@ -36,7 +36,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     """
 
     needs: ClassVar[Needs] = "labelled"
-    where: str | list[str] | None = None
+    where: Where | None = None
     format: AnyFormat | None = None
     method: AnyMethod | None = None
     coder: AnyCoder | Literal["smallest"] | None = None
@@ -87,7 +87,13 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
 
     def surrogates(self, model: Model, names: Collection[str]) -> tuple[dict[str, Surrogate], list[Note]]:
-        """Return what stands in for each selected tensor among `names`; a note for each that was encoded."""
+        """Return what stands in for each selected tensor among `names`; notes on those encoded, and on buffers.
+
+        Raises:
+            ConfigError: nothing but buffers is selected.
+        """
+        from torch import nn
+
         from featherweight.model import Note
         from featherweight.selectors import select
         from featherweight.techniques.floats import encode
@@ -95,11 +101,19 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         if self.format is None:
             return {}, []
         method = self.method or StraightThrough()
-        chosen = [name for name in select(model, self.where or "weights") if name in names]
+        selected = select(model, self.where or "weights")
+        buffers = [name for name in selected if not isinstance(model.tensors[name], nn.Parameter)]
+        if buffers == selected:
+            raise ConfigError(
+                "selects buffers, which do not train", where="finetune.where", got=repr(self.where),
+                hint="encode them after training, by the step encode",
+            )  # fmt: skip
+        chosen = [name for name in selected if name in names]
         made = {
             name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen
         }
         had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
         return made, [
-            Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()
+            *(Note("skipped", name, "a buffer: does not train, not encoded") for name in buffers),
+            *(Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()),
         ]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.task import Needs, Task
-from featherweight.techniques.base import Context, Step
+from featherweight.techniques.base import Context, Step, Where
 
 if TYPE_CHECKING:
     from featherweight.model import Model
@@ -44,7 +44,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
     """
 
     needs: ClassVar[Needs] = "none"
-    where: str | list[str] | None = None
+    where: Where | None = None
     sparsity: Sparsity | dict[str, Sparsity] | None = None
     scope: Scope = "layer"
     pattern: tuple[Count, Count] | None = None
@@ -109,11 +109,9 @@ def magnitude(model: Model, name: str) -> Array:
     """Return the absolute values of a tensor, of its shape.
 
     Raises:
-        UnsupportedError: it holds NaN, infinity or integers.
+        UnsupportedError: it holds NaN or infinity.
     """
     tensor = model.tensors[name].detach()
-    if not tensor.is_floating_point():
-        raise UnsupportedError("not a tensor of floating point", where=name, got=str(tensor.dtype))
     found: Array = np.abs(tensor.float().numpy())
     if not np.isfinite(found).all():
         raise UnsupportedError("NaN or infinity", where=name, hint="look for a diverged training run")

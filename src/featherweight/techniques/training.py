@@ -50,6 +50,25 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     clip: Clip | None = None
     keep_zeros: bool | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing together.
+
+        Raises:
+            ConfigError: names the option.
+        """
+        super().__post_init__()
+        try:
+            Training(**self.given())
+        except ConfigError as error:
+            raise ConfigError(
+                error.what, where=f"{self.__struct_config__.tag}.{error.where}", got=error.got
+            ) from None
+
+    def given(self) -> dict[str, Any]:
+        """Return the options that are not left open."""
+        own = {name: getattr(self, name) for name in Training.__struct_fields__}
+        return {name: value for name, value in own.items() if value is not None}
+
     def options(self, task: Task) -> Training:
         """Return the options, complete.
 
@@ -57,15 +76,13 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             ConfigError: they cannot be meant together.
             TaskError: what the task offers are not options.
         """
-        own = {name: getattr(self, name) for name in Training.__struct_fields__}
-        given = {name: value for name, value in own.items() if value is not None}
         offered = self.offered(task)
         try:
             msgspec.convert(offered, Training)
         except msgspec.ValidationError as error:
             raise TaskError(f"training options of the task: {error}", where=task.name) from None
         try:
-            return msgspec.convert({**offered, **given}, Training)
+            return msgspec.convert({**offered, **self.given()}, Training)
         except msgspec.ValidationError as error:
             raise ConfigError(str(error)) from None
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherweight.errors import TaskError
+from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
@@ -59,10 +59,19 @@ def fit(
         name: what events call this work.
 
     Raises:
-        TaskError: no batches, or a loss that is not a finite scalar of the trained parameters.
+        UnsupportedError: there is nothing to train.
+        TaskError: no batches, a loss that is not a finite scalar of the trained parameters, or a tensor that
+            is no longer finite.
         IntegrityError: the checkpoint in `scratch` is not of this run.
     """
     began = time.monotonic()
+    floats = list(floats)
+    if not (floats or surrogates):
+        raise UnsupportedError(
+            "nothing is left to train",
+            where=name,
+            hint="every parameter is encoded already, or does not require gradients (requires_grad_(True))",
+        )
     with isolated():
         state = State.of(model, floats, surrogates, options)
         checkpoint = (
@@ -76,11 +85,11 @@ def fit(
             number = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)
             watch.stepped(position, length, number)
+    tensors = model.tensors
+    check_finite((key, new) for key, new in state.buffers.items() if key in tensors and finite(tensors[key]))
     events(Finished(name, time.monotonic() - began))
     return {
-        key: tensor.detach()
-        for key, tensor in {**state.floats, **state.buffers}.items()
-        if key in model.tensors
+        key: tensor.detach() for key, tensor in {**state.floats, **state.buffers}.items() if key in tensors
     }
 
 
@@ -118,7 +127,11 @@ def steps(
 
 
 def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int) -> None:
-    """Take one step down the gradient of `loss`, which was computed `epoch` epochs after the start."""
+    """Take one step down the gradient of `loss`, which was computed `epoch` epochs after the start.
+
+    Raises:
+        TaskError: it ends in a tensor that is not finite.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
     for surrogate in state.surrogates.values():
@@ -129,6 +142,7 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
         parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, options.clip)
     state.optimizer.step()
+    check_finite(state.trained())
     with torch.no_grad():
         for surrogate in state.surrogates.values():
             surrogate.after_step(step)
@@ -158,6 +172,27 @@ def check_loss(value: Tensor, where: str, position: Position) -> float:
             hint="try a lower lr, warmup, or clip",
         )
     return number
+
+
+def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
+    """Refuse tensors that training has driven out of range, before anything is made of them.
+
+    Raises:
+        TaskError: names the first that holds NaN or infinity.
+    """
+    for name, tensor in tensors:
+        if not finite(tensor):
+            raise TaskError(
+                "training has diverged: holds NaN or infinity",
+                where=name,
+                hint="try a lower lr, warmup, or clip",
+            )
+
+
+def finite(tensor: Tensor) -> bool:
+    """Return whether a tensor holds neither NaN nor infinity."""
+    known = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # torch cannot tell of 8 bits
+    return bool(torch.isfinite(known).all())
 
 
 class Watch:

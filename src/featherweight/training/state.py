@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,12 @@ class State:
             if name in self.buffers:  # most networks write into a buffer; some put a new one in its place
                 self.buffers[name] = named[slot].detach()
         return output
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every parameter of the optimizer with the name of the tensor that it makes."""
+        yield from self.floats.items()
+        for name, surrogate in self.surrogates.items():
+            yield from ((name, parameter) for parameter in surrogate.parameters())
 
     def flat(self) -> dict[str, Tensor]:
         """Return every tensor that training has changed, by a name of its own."""

@@ -84,18 +84,18 @@ class Items(Indexed):
         Of more than 64 MiB, evenly spaced samples of about so many bytes count. Where inputs differ from one
         reading to the next (random transforms that do not draw from torch), labels alone do.
         """
-        probes, again = ([self._sample(i) for i in evenly(len(self), PROBES)] for _ in range(2))
+        probes, again = (list(self._each(evenly(len(self), PROBES))) for _ in range(2))
         steady = hashed(probes) == hashed(again)
         most = HASHED_ITEMS * len(probes) // max(1, nbytes(probes))
         found = hashlib.sha256(hashed(len(self), getattr(self.dataset, "targets", None)).encode())
-        for i in evenly(len(self), max(most, PROBES)):
-            inputs, labels = self._sample(i)
+        for inputs, labels in self._each(evenly(len(self), max(most, PROBES))):
             found.update(hashed(inputs if steady else None, labels).encode())
         return found.hexdigest()
 
-    def _sample(self, index: int) -> tuple[Any, Any]:
-        with seeded(0, index):
-            return self.take(np.array([index]))
+    def _each(self, indices: list[int]) -> Iterator[tuple[Any, Any]]:
+        with seeded(0):
+            for index in indices:
+                yield pair(self.collate([self.dataset[index]]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from torch.nn.parameter import is_lazy
 
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded
-from featherweight.structure import LayerSpec, Structure, restructure
+from featherweight.structure import LayerSpec, Structure, copied, restructure
 
 Array = NDArray[Any]
 
@@ -162,30 +161,6 @@ def share(module: nn.Module, replacement: Mapping[int, Tensor] | None = None) ->
     memo: dict[int, Any] = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
     memo.update(replacement or {})
     return copied(module, memo)
-
-
-def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
-    """Return a deep copy of `module`, `memo` (by `id`) in the place of what it names.
-
-    Raises:
-        UnsupportedError: it cannot be copied; names the innermost module that cannot.
-    """
-    try:
-        return copy.deepcopy(module, dict(memo))
-    except Exception as error:  # a module may hold anything, and what it holds may raise anything
-        path, reason = "", error
-        for inner, submodule in module.named_modules():  # outer before inner
-            try:
-                copy.deepcopy(submodule, dict(memo))
-            except Exception as found:
-                path, reason = inner, found
-        raise UnsupportedError(
-            f"cannot be copied: {str(reason).partition('.  ')[0]}",
-            where=path or "the network",
-            got=type(module.get_submodule(path)).__name__,
-            hint="no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
-            "in the place of torch.nn.utils.weight_norm",
-        ) from error
 
 
 def check_modules(module: nn.Module) -> None:

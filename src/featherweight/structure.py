@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from featherweight.errors import IntegrityError
+from featherweight.errors import IntegrityError, UnsupportedError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,3 +78,27 @@ def restructure(module: nn.Module, structure: Structure) -> nn.Module:
         except AttributeError:
             raise IntegrityError("the network has no such module", where=path) from None
     return module
+
+
+def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
+    """Return a deep copy of `module`, `memo` (by `id`) in the place of what it names.
+
+    Raises:
+        UnsupportedError: it cannot be copied; names the innermost module that cannot.
+    """
+    try:
+        return copy.deepcopy(module, dict(memo))
+    except Exception as error:  # a module may hold anything, and what it holds may raise anything
+        path, reason = "", error
+        for inner, submodule in module.named_modules():  # outer before inner
+            try:
+                copy.deepcopy(submodule, dict(memo))
+            except Exception as found:
+                path, reason = inner, found
+        raise UnsupportedError(
+            f"cannot be copied: {str(reason).partition('.  ')[0]}",
+            where=path or "the network",
+            got=type(module.get_submodule(path)).__name__,
+            hint="no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
+            "in the place of torch.nn.utils.weight_norm",
+        ) from error

@@ -12,8 +12,7 @@ from torch.nn.parameter import is_lazy
 from featherweight.artifact.artifact import Artifact, SealedRaw
 from featherweight.artifact.refusal import refusing
 from featherweight.errors import ConfigError
-from featherweight.model import copied
-from featherweight.structure import restructure
+from featherweight.structure import copied, restructure
 
 _TYPES = {
     "bool": torch.bool, "u8": torch.uint8,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import held_out, number, permutation
 from featherweight.errors import TaskError
+from featherweight.structure import copied
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split, call
@@ -90,7 +90,7 @@ class Supervised(ABC):
 
     def model(self) -> nn.Module:
         """Return a copy of the network as it was handed over."""
-        return copy.deepcopy(self._network)
+        return copied(self._network, {})
 
     def example(self) -> Inputs:
         """Return the inputs of two samples."""
@@ -154,7 +154,7 @@ def build(model: Any, name: str) -> nn.Module:
     """
     if isinstance(model, nn.Module):
         try:
-            return copy.deepcopy(model)
+            return copied(model, {})
         except (RuntimeError, TypeError) as error:
             raise TaskError(
                 f"the network cannot be copied: {error}", where="model", hint="pass a function that builds it"

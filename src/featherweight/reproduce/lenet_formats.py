@@ -23,7 +23,7 @@ ABOUT = (
 )
 POSTER = Paper("5.1x, no loss", "Sharma, Olson, Chalfin, Hot Chips 2017: LeNet (MNIST), their quantization")
 EXEMPT = "biases (float32)"
-PANELS = [("lenet300", "mnist"), ("lenet5", "mnist"), ("lenet", "mnist"), ("lenet", "fashion")]
+PANELS = [("lenet300", "mnist"), ("lenet5", "mnist"), ("lenet", "mnist")]
 NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "lenet": "LeNet"}
 
 
@@ -149,11 +149,9 @@ def _remarks(quick: bool) -> list[str]:
 
 def _plot(rows: Sequence[Row]) -> Plot:
     panels = list(dict.fromkeys((r.network, r.data) for r in rows))
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    figure = new_figure(4.8 * columns, 3.6 * lines)
+    figure = new_figure(4.4 * len(panels), 3.6)
     colours = {"float": "#4d4d4d", "uniform": "#9aa5b1", "allocated": "#b2182b", "fine-tuned": "#2166ac"}
-    axes = figure.subplots(lines, columns, squeeze=False)
+    axes = figure.subplots(1, len(panels), squeeze=False)
     for ax, panel in zip(axes.flat, panels, strict=False):
         here = [r for r in rows if (r.network, r.data) == panel]
         for method, colour in colours.items():
@@ -163,7 +161,7 @@ def _plot(rows: Sequence[Row]) -> Plot:
                 ax.errorbar(x, y, spread, fmt="o", color=colour, label=method, capsize=2)
         floor = 100 * here[0].baseline
         ax.axhline(floor, color="#4d4d4d", linestyle="--", linewidth=1)
-        ax.set_ylim(max(0.0, floor - 4), floor + 0.6)
+        ax.set_ylim(max(0.0, floor - 2.5), floor + 0.4)
         logarithmic(ax)
         ax.set_title(", ".join(panel))
         ax.set_xlabel("ratio: 4 bytes a parameter / whole file")

@@ -15,6 +15,7 @@ from featherweight.task.training import (
     Epochs,
     Momentum,
     Optimizer,
+    Precision,
     Rate,
     Schedule,
     Training,
@@ -38,6 +39,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         warmup: fraction of the run in which the rate rises linearly.
         clip: bound of the gradient's L2 norm.
         keep_zeros: what is zero in a tensor of two and more dimensions stays zero: pruned weights.
+        precision: `float32`, or `bfloat16` for the products of matrices.
     """
 
     epochs: Epochs | None = None
@@ -49,6 +51,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     warmup: Warmup | None = None
     clip: Clip | None = None
     keep_zeros: bool | None = None
+    precision: Precision | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.

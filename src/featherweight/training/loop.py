@@ -81,7 +81,8 @@ def fit(
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
             epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
-            value = (loss or task.loss)(state.forward(module, task.inputs(batch)), batch)
+            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+                value = (loss or task.loss)(state.forward(module, task.inputs(batch)), batch)
             number = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)
             watch.stepped(position, length, number)

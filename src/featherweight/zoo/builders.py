@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,26 +50,44 @@ LENET_TRAINING = {
 }
 
 
-def cifar10(depth: int, events: Events) -> Classification:
-    """Return a ResNet of 20, 32, 44 or 56 layers on CIFAR-10: 45,000, 5,000 and 10,000 images."""
+def cifar10(network: str, events: Events) -> Classification:
+    """Return a network of `CIFAR_NETWORKS` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
     from featherweight.data import cifar
     from featherweight.data.augment import CropFlip
     from featherweight.task.classification import Classification
-    from featherweight.zoo import resnet_cifar
 
     data = cifar.load(events)
     train, validation = held_out(data.train, min(HELD_OUT, len(data.train) // 10))
+    module, name, training = CIFAR_NETWORKS[network]
     return Classification(
-        getattr(resnet_cifar, f"resnet{depth}"),
+        getattr(import_module(f"featherweight.zoo.{module}"), name),
         train=train,
         validation=validation,
         test=data.test,
-        name=f"resnet{depth}-cifar10",
+        name=f"{network}-cifar10",
         dataset=data.edition,
         batch_size=128,
-        augment=CropFlip(padding=4),
-        training=Training(epochs=60, lr=0.1, optimizer="nesterov", weight_decay=5e-4, warmup=0.1),
+        augment=CropFlip(padding=4, channels_last=True),
+        training=training,
     )
+
+
+def _descent(epochs: int, lr: float) -> Training:
+    """Return the usual training on CIFAR-10; its products in bfloat16."""
+    return Training(
+        epochs=epochs, lr=lr, optimizer="nesterov", weight_decay=5e-4, warmup=0.1, precision="bfloat16"
+    )
+
+
+CIFAR_NETWORKS = {  # module, class or function, training
+    "resnet20": ("resnet_cifar", "resnet20", _descent(30, 0.1)),
+    "resnet32": ("resnet_cifar", "resnet32", _descent(30, 0.1)),
+    "resnet44": ("resnet_cifar", "resnet44", _descent(30, 0.1)),
+    "resnet56": ("resnet_cifar", "resnet56", _descent(30, 0.1)),
+    "vgg16": ("vgg", "VGG16", _descent(8, 0.05)),
+    "alexnet": ("alexnet", "AlexNet32", _descent(10, 0.02)),
+    "squeezenet": ("squeezenet", "SqueezeNet32", _descent(14, 0.1)),
+}
 
 
 def imagenet(events: Events) -> Classification:

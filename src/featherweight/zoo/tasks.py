@@ -39,7 +39,15 @@ LENETS = {
     "lenet5": "LeNet-5 (Caffe's), 431,080 parameters",
     "lenet": "LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters",
 }
-RESNETS = {20: "269,722", 32: "464,154", 44: "658,586", 56: "853,018"}
+ON_CIFAR = {
+    "resnet20": "ResNet-20, 269,722 parameters",
+    "resnet32": "ResNet-32, 464,154 parameters",
+    "resnet44": "ResNet-44, 658,586 parameters",
+    "resnet56": "ResNet-56, 853,018 parameters",
+    "vgg16": "VGG-16 with batch norm, 14,724,042 parameters",
+    "alexnet": "AlexNet, 23,272,266 parameters",
+    "squeezenet": "SqueezeNet 1.1 with batch norm, 730,570 parameters",
+}
 GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 
 TASKS: dict[str, Named] = {
@@ -48,10 +56,8 @@ TASKS: dict[str, Named] = {
     for network, about in LENETS.items()
 }
 TASKS |= {
-    f"resnet{depth}-cifar10": Named(
-        f"ResNet-{depth}, {count} parameters, on CIFAR-10", partial(builders.cifar10, depth)
-    )
-    for depth, count in RESNETS.items()
+    f"{network}-cifar10": Named(f"{about}, on CIFAR-10", partial(builders.cifar10, network))
+    for network, about in ON_CIFAR.items()
 }
 TASKS["efficientnet-lite0-imagenet"] = Named(
     "EfficientNet-Lite0, pretrained, 4,652,008 parameters, on images of your own", builders.imagenet

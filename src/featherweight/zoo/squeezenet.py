@@ -1,0 +1,104 @@
+"""SqueezeNet: 1.0 and 1.1 for ImageNet, and a form for images of 32 x 32 pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Widths = tuple[int, int]  # of the squeeze, of each of the two expansions
+FIRES: tuple[Widths, ...] = (
+    (16, 64), (16, 64), (32, 128), (32, 128), (48, 192), (48, 192), (64, 256), (64, 256)
+)  # fmt: skip
+
+
+class Fire(nn.Module):
+    """A 1x1 convolution that squeezes the channels, and a 1x1 and a 3x3 one that expand them, side by side.
+
+    References:
+        Iandola et al., 2016: SqueezeNet, AlexNet-level accuracy with 50x fewer parameters, section 3.2.
+    """
+
+    def __init__(self, width_in: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width_in, squeeze, 1)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[n, 2 expand, h, w]` of `x: [n, width_in, h, w]`."""
+        x = F.relu(self.squeeze(x))
+        return torch.cat([F.relu(self.expand1x1(x)), F.relu(self.expand3x3(x))], 1)
+
+
+class SqueezeNet(nn.Module):
+    """SqueezeNet 1.0 (1,248,424 parameters) or 1.1 (1,235,496); names are torchvision's.
+
+    Args:
+        version: `1.0`, or `1.1` with 2.4 times fewer operations.
+    """
+
+    def __init__(self, version: str = "1.0") -> None:
+        super().__init__()
+        if version == "1.0":
+            stem, pools = nn.Conv2d(3, 96, 7, stride=2), (3, 7)
+        else:
+            stem, pools = nn.Conv2d(3, 64, 3, stride=2), (2, 4)
+        layers: list[nn.Module] = [stem, nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]
+        width = stem.out_channels
+        for number, (squeeze, expand) in enumerate(FIRES, 1):
+            layers.append(Fire(width, squeeze, expand))
+            if number in pools:
+                layers.append(nn.MaxPool2d(3, 2, ceil_mode=True))
+            width = 2 * expand
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Sequential(
+            nn.Dropout(), nn.Conv2d(width, 1000, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `[n, 1000]` of images `x: [n, 3, 224, 224]`."""
+        logits: Tensor = self.classifier(self.features(x)).flatten(1)
+        return logits
+
+
+class NormalisedFire(nn.Module):
+    """A `Fire` with batch norm after the squeeze and after the expansions."""
+
+    def __init__(self, width_in: int, squeeze: int, expand: int) -> None:
+        super().__init__()
+        self.squeeze = nn.Conv2d(width_in, squeeze, 1, bias=False)
+        self.squeeze_bn = nn.BatchNorm2d(squeeze)
+        self.expand1x1 = nn.Conv2d(squeeze, expand, 1, bias=False)
+        self.expand3x3 = nn.Conv2d(squeeze, expand, 3, padding=1, bias=False)
+        self.expand_bn = nn.BatchNorm2d(2 * expand)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[n, 2 expand, h, w]` of `x: [n, width_in, h, w]`."""
+        x = F.relu(self.squeeze_bn(self.squeeze(x)))
+        return F.relu(self.expand_bn(torch.cat([self.expand1x1(x), self.expand3x3(x)], 1)))
+
+
+class SqueezeNet32(nn.Module):
+    """SqueezeNet 1.1 for images of 32 x 32 pixels: stride 1 in the first layer, and batch norm, 730,570 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU()]
+        layers.append(nn.MaxPool2d(2))
+        width = 64
+        for number, (squeeze, expand) in enumerate(FIRES, 1):
+            layers.append(NormalisedFire(width, squeeze, expand))
+            if number in (2, 4):
+                layers.append(nn.MaxPool2d(2))
+            width = 2 * expand
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Conv2d(width, 10, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits `[n, 10]` of images `x: [n, 3, 32, 32]`."""
+        logits: Tensor = self.classifier(self.features(x)).mean((2, 3))
+        return logits

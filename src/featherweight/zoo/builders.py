@@ -58,7 +58,7 @@ def cifar10(network: str, events: Events) -> Classification:
 
     data = cifar.load(events)
     train, validation = held_out(data.train, min(HELD_OUT, len(data.train) // 10))
-    module, name, training = CIFAR_NETWORKS[network]
+    module, name, batch_size, training = CIFAR_NETWORKS[network]
     return Classification(
         getattr(import_module(f"featherweight.zoo.{module}"), name),
         train=train,
@@ -66,7 +66,7 @@ def cifar10(network: str, events: Events) -> Classification:
         test=data.test,
         name=f"{network}-cifar10",
         dataset=data.edition,
-        batch_size=128,
+        batch_size=batch_size,
         augment=CropFlip(padding=4, channels_last=True),
         training=training,
     )
@@ -79,14 +79,14 @@ def _descent(epochs: int, lr: float) -> Training:
     )
 
 
-CIFAR_NETWORKS = {  # module, class or function, training
-    "resnet20": ("resnet_cifar", "resnet20", _descent(30, 0.1)),
-    "resnet32": ("resnet_cifar", "resnet32", _descent(30, 0.1)),
-    "resnet44": ("resnet_cifar", "resnet44", _descent(30, 0.1)),
-    "resnet56": ("resnet_cifar", "resnet56", _descent(30, 0.1)),
-    "vgg16": ("vgg", "VGG16", _descent(8, 0.05)),
-    "alexnet": ("alexnet", "AlexNet32", _descent(10, 0.02)),
-    "squeezenet": ("squeezenet", "SqueezeNet32", _descent(14, 0.1)),
+CIFAR_NETWORKS = {  # module, class or function, batch size, training
+    "resnet20": ("resnet_cifar", "resnet20", 128, _descent(30, 0.1)),
+    "resnet32": ("resnet_cifar", "resnet32", 128, _descent(30, 0.1)),
+    "resnet44": ("resnet_cifar", "resnet44", 128, _descent(30, 0.1)),
+    "resnet56": ("resnet_cifar", "resnet56", 128, _descent(30, 0.1)),
+    "vgg16": ("vgg", "VGG16", 128, _descent(8, 0.05)),
+    "alexnet": ("alexnet", "AlexNet32", 256, _descent(8, 0.02)),
+    "squeezenet": ("squeezenet", "SqueezeNet32", 128, _descent(14, 0.1)),
 }
 
 

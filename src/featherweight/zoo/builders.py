@@ -84,8 +84,8 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
     "resnet32": ("resnet_cifar", "resnet32", 128, _descent(30, 0.1)),
     "resnet44": ("resnet_cifar", "resnet44", 128, _descent(30, 0.1)),
     "resnet56": ("resnet_cifar", "resnet56", 128, _descent(30, 0.1)),
-    "vgg16": ("vgg", "VGG16", 128, _descent(8, 0.05)),
-    "alexnet": ("alexnet", "AlexNet32", 256, _descent(8, 0.02)),
+    "vgg16": ("vgg", "VGG16", 128, _descent(6, 0.05)),
+    "alexnet": ("alexnet", "AlexNet32", 256, _descent(7, 0.02)),
     "squeezenet": ("squeezenet", "SqueezeNet32", 128, _descent(14, 0.1)),
 }
 

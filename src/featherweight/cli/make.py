@@ -37,7 +37,7 @@ def train(
     from featherweight.search.compressor import training_steps
 
     folder(out)
-    chosen = _task(task)
+    chosen = _task(task, trained=False)
     result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads)
     _deliver(result, out, json)
 
@@ -56,6 +56,9 @@ def compress(
     batches: Annotated[
         int | None, typer.Option(help="auto: validation batches for sensitivities. Default: 16.", min=1)
     ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Start from untrained weights, not the baseline of the zoo.")
+    ] = False,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -65,7 +68,7 @@ def compress(
 
     folder(out)
     result = compress_task(
-        _task(task),
+        _task(task, trained=not untrained),
         recipe,
         max_drop=max_drop,
         max_bytes=max_bytes,
@@ -77,11 +80,11 @@ def compress(
     _deliver(result, out, json)
 
 
-def _task(reference: str) -> Task:
+def _task(reference: str, *, trained: bool = True) -> Task:
     from featherweight.progress import default_events
     from featherweight.zoo.tasks import resolve
 
-    return resolve(reference, default_events())
+    return resolve(reference, default_events(), trained=trained)
 
 
 def _deliver(result: Compressed, out: Path, json: bool) -> None:

@@ -28,7 +28,7 @@ from featherweight.search.sensitivity import Sensitivity, measure
 from featherweight.search.summary import Summary, summarise
 from featherweight.selectors import Where
 from featherweight.task import Task
-from featherweight.techniques import Train
+from featherweight.techniques import Load, Train
 
 PARITY = 1e-5
 
@@ -261,10 +261,10 @@ def _finish(
 
 
 def baseline(made: Sequence[Made]) -> Model:
-    """Return the model that a result is compared with: after the last of the `train` steps that come first."""
+    """Return the model that a result is compared with: after the `load` and `train` steps that come first."""
     base = made[0].model
     for entry in made[1:]:
-        if not isinstance(entry.step, Train):
+        if not isinstance(entry.step, Load | Train):
             break
         base = entry.model
     return base

@@ -23,23 +23,26 @@ HELD_OUT = 5000
 CLASSES = 1000
 
 
-def mnist(network: str, dataset: str, events: Events) -> Classification:
+def mnist(network: str, dataset: str, events: Events, trained: bool) -> Classification:
     """Return a LeNet (`lenet300`, `lenet5`, `lenet`) on `mnist` or `fashion`: 60,000 and 10,000 images."""
     from featherweight.data.mnist import FASHION_MNIST, MNIST, load
     from featherweight.task.classification import Classification
+    from featherweight.zoo.baselines import start
     from featherweight.zoo.lenet import LeNet, LeNet5, LeNet300
 
     images, test = load({"mnist": MNIST, "fashion": FASHION_MNIST}[dataset], events)
     train, validation = held_out(images, HELD_OUT)
+    name, build = f"{network}-{dataset}", {"lenet300": LeNet300, "lenet5": LeNet5, "lenet": LeNet}[network]
+    model, training = start(name, build, LENET_TRAINING[network], trained=trained)
     return Classification(
-        {"lenet300": LeNet300, "lenet5": LeNet5, "lenet": LeNet}[network],
+        model,
         train=train,
         validation=validation,
         test=test,
-        name=f"{network}-{dataset}",
+        name=name,
         dataset={"mnist": "MNIST", "fashion": "Fashion-MNIST"}[dataset],
         batch_size=128,
-        training=LENET_TRAINING[network],
+        training=training,
     )
 
 
@@ -50,25 +53,30 @@ LENET_TRAINING = {
 }
 
 
-def cifar10(network: str, events: Events) -> Classification:
+def cifar10(network: str, events: Events, trained: bool) -> Classification:
     """Return a network of `CIFAR_NETWORKS` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
     from featherweight.data import cifar
     from featherweight.data.augment import CropFlip
     from featherweight.task.classification import Classification
+    from featherweight.zoo.baselines import start
 
     data = cifar.load(events)
     train, validation = held_out(data.train, min(HELD_OUT, len(data.train) // 10))
-    module, name, batch_size, training = CIFAR_NETWORKS[network]
+    module, build, batch_size, training = CIFAR_NETWORKS[network]
+    name = f"{network}-cifar10"
+    model, own = start(
+        name, getattr(import_module(f"featherweight.zoo.{module}"), build), training, trained=trained
+    )
     return Classification(
-        getattr(import_module(f"featherweight.zoo.{module}"), name),
+        model,
         train=train,
         validation=validation,
         test=data.test,
-        name=f"{network}-cifar10",
+        name=name,
         dataset=data.edition,
         batch_size=batch_size,
         augment=CropFlip(padding=4, channels_last=True),
-        training=training,
+        training=own,
     )
 
 
@@ -90,10 +98,10 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
 }
 
 
-def imagenet(events: Events) -> Classification:
-    """Return pretrained EfficientNet-Lite0 on the images in the folder `imagenet` of the cache."""
+def imagenet(events: Events, trained: bool) -> Classification:
+    """Return EfficientNet-Lite0 on the images in the folder `imagenet` of the cache; it is never trained here."""
     from featherweight.task.classification import Classification
-    from featherweight.zoo.efficientnet_lite import NORMALISATION, pretrained
+    from featherweight.zoo.efficientnet_lite import NORMALISATION, EfficientNetLite0, pretrained
 
     def files(paths: tuple[Path, ...], labels: tuple[int, ...]) -> ImageFiles:
         return ImageFiles(paths, labels, size=224, normalise=NORMALISATION)
@@ -118,7 +126,7 @@ def imagenet(events: Events) -> Classification:
         train, validation, test = parts(images, (1, 1, 2))
         dataset = f"ImageNet ({len(images)} images of your own)"
     return Classification(
-        lambda: pretrained(events),
+        (lambda: pretrained(events)) if trained else EfficientNetLite0,
         train=train,
         validation=validation,
         test=test,

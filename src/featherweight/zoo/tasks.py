@@ -27,11 +27,11 @@ class Named:
 
     Attributes:
         about: one line for a list.
-        build: makes the task; reads or fetches its data.
+        build: makes the task, with its baseline if that is asked for and there is one; reads or fetches its data.
     """
 
     about: str
-    build: Callable[[Events], Task]
+    build: Callable[[Events, bool], Task]
 
 
 LENETS = {
@@ -64,7 +64,7 @@ TASKS["efficientnet-lite0-imagenet"] = Named(
 )
 
 
-def resolve(reference: str, events: Events = silent) -> Task:
+def resolve(reference: str, events: Events = silent, *, trained: bool = True) -> Task:
     """Return the task that `reference` names.
 
     Args:
@@ -72,6 +72,7 @@ def resolve(reference: str, events: Events = silent) -> Task:
             without arguments that returns one. A file is run afresh at each call, with its folder on the
             import path.
         events: where progress goes, if data have to be fetched.
+        trained: whether a task of the zoo comes with its baseline, where there is one, or untrained.
 
     Raises:
         TaskError: there is no such task, its file fails, or it is not a task; near names are listed.
@@ -79,7 +80,7 @@ def resolve(reference: str, events: Events = silent) -> Task:
     place, colon, name = reference.rpartition(":")
     if not colon:
         if reference in TASKS:
-            return TASKS[reference].build(events)
+            return TASKS[reference].build(events, trained)
         raise TaskError(
             "no such task",
             got=repr(reference),

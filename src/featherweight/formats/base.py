@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
 from featherweight.formats.view import View
@@ -88,12 +89,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         Raises:
             ConfigError: names the field.
         """
-        for field in msgspec.structs.fields(type(self)):
-            value = getattr(self, field.name)
-            try:
-                msgspec.convert(value, field.type)
-            except msgspec.ValidationError as error:
-                raise ConfigError(str(error), where=f"{tag(self)}.{field.name}", got=repr(value)) from None
+        check_fields(self, tag(self))
 
     def encode(
         self,

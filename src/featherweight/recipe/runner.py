@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -25,6 +25,7 @@ from featherweight.recipe.recipe import Recipe
 from featherweight.recipe.store import Store, key_of
 from featherweight.task import Restricted, Task
 from featherweight.task.identity import identity_of
+from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
 
 
@@ -75,18 +76,35 @@ def run(
     with pinned(threads):
         made = [Made(None, Model.of(task.model()), 0.0, False)]
         for number, step in enumerate(recipe.steps):
-            made.append(_step(step, number, made[-1].model, task, seed, threads, store, events))
+            made.append(_step(step, number, made, task, seed, threads, store, events))
     return made
 
 
+def baseline(made: Sequence[Made]) -> Model:
+    """Return the float network that a result is compared with: after the `load` and `train` steps that come first."""
+    base = made[0].model
+    for entry in made[1:]:
+        if not isinstance(entry.step, Load | Train):
+            break
+        base = entry.model
+    return base
+
+
 def _step(
-    step: Step, number: int, model: Model, task: Task, seed: int, threads: int, store: Store, events: Events
+    step: Step,
+    number: int,
+    made: Sequence[Made],
+    task: Task,
+    seed: int,
+    threads: int,
+    store: Store,
+    events: Events,
 ) -> Made:
-    name = tag(step)
+    name, model, base = tag(step), made[-1].model, baseline(made)
     training = identity_of(
         getattr(task, "training", None)
     )  # what a step takes where its own options are open
-    key = key_of("step", step, model.hash, task.fingerprint(), training, seed, threads, versions())
+    key = key_of("step", step, model.hash, base.hash, task.fingerprint(), training, seed, threads, versions())
     kept = store.get(key)
     if kept is not None:
         try:
@@ -102,7 +120,7 @@ def _step(
             return done
     events(Started(name))
     start = time.perf_counter()
-    context = Context(seed, events, store.scratch(key))
+    context = Context(seed, events, store.scratch(key), base)
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:

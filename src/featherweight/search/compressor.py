@@ -15,11 +15,10 @@ from featherweight.errors import ConfigError, IntegrityError, TaskError
 from featherweight.events import Events
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
-from featherweight.model import Model
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
 from featherweight.recipe.packing import pack
-from featherweight.recipe.runner import pinned, usable_processors, versions
+from featherweight.recipe.runner import baseline, pinned, usable_processors, versions
 from featherweight.search.evaluate import measured, metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.graphs import graph_of
@@ -28,7 +27,7 @@ from featherweight.search.sensitivity import Sensitivity, measure
 from featherweight.search.summary import Summary, summarise
 from featherweight.selectors import Where
 from featherweight.task import Task
-from featherweight.techniques import Load, Train
+from featherweight.techniques import Train
 
 PARITY = 1e-5
 
@@ -258,16 +257,6 @@ def _finish(
         chosen=found.chosen if found else None,
     )
     return Compressed(artifact, summary, recipe, content)
-
-
-def baseline(made: Sequence[Made]) -> Model:
-    """Return the model that a result is compared with: after the `load` and `train` steps that come first."""
-    base = made[0].model
-    for entry in made[1:]:
-        if not isinstance(entry.step, Load | Train):
-            break
-        base = entry.model
-    return base
 
 
 def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int | None) -> ConfigError:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 
-from featherweight.errors import ConfigError
+from featherweight.checked import check_fields
 from featherweight.events import Events, silent
 from featherweight.task import Needs, Task
 
@@ -29,11 +28,13 @@ class Context:
         seed: the run's seed; a step draws from generators that it makes out of it.
         events: where progress goes.
         scratch: folder of its own where long work may leave checkpoints; None: nowhere.
+        baseline: the float network that the result is compared with: a teacher. None: there is none.
     """
 
     seed: int = 0
     events: Events = silent
     scratch: Path | None = None
+    baseline: Model | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
@@ -51,15 +52,7 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
         Raises:
             ConfigError: names the field; a number that is not finite is never meant.
         """
-        for field in msgspec.structs.fields(type(self)):
-            value = getattr(self, field.name)
-            where = f"{self.__struct_config__.tag}.{field.name}"
-            if isinstance(value, float) and not isfinite(value):
-                raise ConfigError("not a finite number", where=where, got=value)
-            try:
-                msgspec.convert(value, field.type)
-            except msgspec.ValidationError as error:
-                raise ConfigError(str(error), where=where, got=repr(value)) from None
+        check_fields(self, str(self.__struct_config__.tag))
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""

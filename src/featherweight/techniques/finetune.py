@@ -12,6 +12,7 @@ from featherweight.task.training import Training
 from featherweight.techniques.base import Context, Where
 from featherweight.techniques.coding import recoded
 from featherweight.techniques.training import TrainingStep
+from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, StraightThrough
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         format: how their numbers are to be written; None: train floats only.
         method: what stands in for a weight meanwhile. By default `StraightThrough`.
         coder: how their symbols are written, or `smallest`. By default `Fixed`.
+        distill: answer as the float network does, too. By default not.
     """
 
     needs: ClassVar[Needs] = "labelled"
@@ -40,6 +42,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     format: AnyFormat | None = None
     method: AnyMethod | None = None
     coder: AnyCoder | Literal["smallest"] | None = None
+    distill: Distillation | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -76,6 +79,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 surrogates,
                 task,
                 self.options(task),
+                loss=self.distill.loss(task, context.baseline or model) if self.distill else None,
                 seed=context.seed,
                 events=context.events,
                 scratch=context.scratch,

@@ -87,6 +87,9 @@ CIFAR_NETWORKS = {  # module, class or function, training
     "vgg16": ("vgg", "VGG16", _descent(8, 0.05)),
     "alexnet": ("alexnet", "AlexNet32", _descent(10, 0.02)),
     "squeezenet": ("squeezenet", "SqueezeNet32", _descent(14, 0.1)),
+    "resnet18": ("resnet_imagenet", "resnet18_32", _descent(10, 0.1)),
+    "mobilenetv2": ("mobilenet_v2", "mobilenet_v2_32", _descent(14, 0.1)),
+    "densenet40": ("densenet", "DenseNet40", _descent(14, 0.1)),
 }
 
 

@@ -25,7 +25,7 @@ def registry_read_once():
 
 
 SMALL = [name for name, entry in ZOO.items() if entry.shape[-1] <= 32]
-QUICK = {"lenet300", "alexnet-32", "squeezenet-32", "resnet18-32"}
+QUICK = {"lenet300", "lenet5", "lenet", "alexnet-32", "squeezenet-32", "resnet18-32"}
 
 
 @pytest.mark.parametrize(

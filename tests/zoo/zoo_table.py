@@ -12,7 +12,7 @@ from featherweight.zoo.lenet import LeNet, LeNet5, LeNet300
 from featherweight.zoo.mobilenet_v2 import mobilenet_v2, mobilenet_v2_32
 from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet56
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
-from featherweight.zoo.squeezenet import SqueezeNet, SqueezeNet32
+from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
 
 
@@ -40,8 +40,8 @@ ZOO = {
     "mobilenetv2-32": Entry(mobilenet_v2_32, SMALL, 10, 2_236_682, 87_976_448),
     "densenet40-32": Entry(DenseNet40, SMALL, 10, 1_019_722, 264_812_928),
     "alexnet": Entry(AlexNet, LARGE, 1000, 61_100_840, 714_188_480),
-    "squeezenet1.0": Entry(SqueezeNet, LARGE, 1000, 1_248_424, 818_924_576),
-    "squeezenet1.1": Entry(lambda: SqueezeNet("1.1"), LARGE, 1000, 1_235_496, 349_151_936),
+    "squeezenet1.0": Entry(squeezenet1_0, LARGE, 1000, 1_248_424, 818_924_576),
+    "squeezenet1.1": Entry(squeezenet1_1, LARGE, 1000, 1_235_496, 349_151_936),
     "resnet18": Entry(resnet18, LARGE, 1000, 11_689_512, 1_814_073_344),
     "resnet50": Entry(resnet50, LARGE, 1000, 25_557_032, 4_089_184_256),
     "resnet152": Entry(resnet152, LARGE, 1000, 60_192_808, 11_513_626_624),

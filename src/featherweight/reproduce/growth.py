@@ -19,7 +19,7 @@ from featherweight.zoo.lenet import LeNet5, LeNet300
 from featherweight.zoo.mobilenet_v2 import mobilenet_v2, mobilenet_v2_32
 from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet56
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
-from featherweight.zoo.squeezenet import SqueezeNet, SqueezeNet32
+from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
 
 ABOUT = "Parameters and multiply-accumulates of published networks over the years, counted from the zoo."
@@ -72,8 +72,8 @@ IMAGENET = (
     Network("ResNet-18", 2015, resnet18, 224),
     Network("ResNet-50", 2015, resnet50, 224),
     Network("ResNet-152", 2015, resnet152, 224),
-    Network("SqueezeNet 1.0", 2016, SqueezeNet, 224),
-    Network("SqueezeNet 1.1", 2016, lambda: SqueezeNet("1.1"), 224),
+    Network("SqueezeNet 1.0", 2016, squeezenet1_0, 224),
+    Network("SqueezeNet 1.1", 2016, squeezenet1_1, 224),
     Network("MobileNetV2", 2018, mobilenet_v2, 224),
     Network("EfficientNet-Lite0", 2020, EfficientNetLite0, 224),
 )

@@ -11,7 +11,7 @@ from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
-from featherweight.reproduce import lenet_formats
+from featherweight.reproduce import growth, lenet_formats
 from featherweight.reproduce.results import Measured, Results, write
 
 
@@ -24,6 +24,7 @@ class Reproduction:
 
 
 REPRODUCTIONS = {
+    "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
 }
 
@@ -56,6 +57,7 @@ def reproduce(
         checks=measured.checks,
         plots=[plot.name for plot in measured.plots],
         remarks=measured.remarks,
+        sheets=list(measured.sheets),
     )
     write(results, measured.plots, Path(folder))
     return results

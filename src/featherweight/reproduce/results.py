@@ -54,6 +54,20 @@ class Row(msgspec.Struct, frozen=True):
     paper: Paper | None = None
 
 
+class Sheet(msgspec.Struct, frozen=True):
+    """A table of a reproduction's own, for what is not a `Row`.
+
+    Attributes:
+        title: heading.
+        head: column names.
+        rows: cells, numbers as numbers; None where nothing is known.
+    """
+
+    title: str
+    head: list[str]
+    rows: list[list[int | float | str | None]]
+
+
 class Check(msgspec.Struct, frozen=True):
     """A goal and whether it was met."""
 
@@ -74,6 +88,7 @@ class Results(msgspec.Struct, frozen=True):
     checks: list[Check]
     plots: list[str]
     remarks: list[str] = []
+    sheets: list[Sheet] = []
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,7 @@ class Measured:
     checks: list[Check]
     plots: list[Plot]
     remarks: list[str]
+    sheets: Sequence[Sheet] = ()
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -115,6 +131,21 @@ def page(results: Results) -> str:
     parts.append(
         "## Checks\n\n" + "\n".join(rows_of(Table("", ["check", "goal", "measured", "holds"], checks)))
     )
+    measured = [_rows(results.rows)] if results.rows else []
+    measured += [
+        Table(sheet.title, sheet.head, [[_cell(c) for c in row] for row in sheet.rows])
+        for sheet in results.sheets
+    ]
+    parts += [f"## {table.title}\n\n" + "\n".join(rows_of(table)) for table in measured]
+    notes = [
+        *results.remarks,
+        "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + ".",
+    ]
+    parts.append("## Remarks\n\n" + "\n".join(f"- {note}" for note in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _rows(rows: Sequence[Row]) -> Table:
     head = [
         "network",
         "data",
@@ -129,7 +160,7 @@ def page(results: Results) -> str:
         "exempt",
         "paper",
     ]
-    rows = [
+    cells = [
         [
             r.network,
             r.data,
@@ -144,12 +175,13 @@ def page(results: Results) -> str:
             r.exempt,
             f"{r.paper.figure} ({r.paper.source})" if r.paper else "",
         ]
-        for r in results.rows
+        for r in rows
     ]
-    parts.append("## Measured\n\n" + "\n".join(rows_of(Table("", head, rows))))
-    notes = [
-        *results.remarks,
-        "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + ".",
-    ]
-    parts.append("## Remarks\n\n" + "\n".join(f"- {note}" for note in notes))
-    return "\n\n".join(parts) + "\n"
+    return Table("Measured", head, cells)
+
+
+def _cell(value: int | float | str | None) -> str:
+    """Return a cell as text: numbers with separators, nothing for None."""
+    if value is None:
+        return ""
+    return value if isinstance(value, str) else f"{value:,}"

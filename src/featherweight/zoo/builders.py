@@ -95,6 +95,9 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
     "vgg16": ("vgg", "VGG16", 128, _descent(6, 0.05)),
     "alexnet": ("alexnet", "AlexNet32", 256, _descent(7, 0.02)),
     "squeezenet": ("squeezenet", "SqueezeNet32", 128, _descent(14, 0.1)),
+    "resnet18": ("resnet_imagenet", "resnet18_32", 128, _descent(10, 0.1)),
+    "mobilenetv2": ("mobilenet_v2", "mobilenet_v2_32", 128, _descent(14, 0.1)),
+    "densenet40": ("densenet", "DenseNet40", 128, _descent(14, 0.1)),
 }
 
 

@@ -32,18 +32,15 @@ class Fire(nn.Module):
 
 
 class SqueezeNet(nn.Module):
-    """SqueezeNet 1.0 (1,248,424 parameters) or 1.1 (1,235,496); names are torchvision's.
+    """SqueezeNet for ImageNet; names are torchvision's.
 
     Args:
-        version: `1.0`, or `1.1` with 2.4 times fewer operations.
+        stem: the first convolution.
+        pools: numbers of the fire modules, from 1, after which the image is pooled.
     """
 
-    def __init__(self, version: str = "1.0") -> None:
+    def __init__(self, stem: nn.Conv2d, pools: tuple[int, ...]) -> None:
         super().__init__()
-        if version == "1.0":
-            stem, pools = nn.Conv2d(3, 96, 7, stride=2), (3, 7)
-        else:
-            stem, pools = nn.Conv2d(3, 64, 3, stride=2), (2, 4)
         layers: list[nn.Module] = [stem, nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]
         width = stem.out_channels
         for number, (squeeze, expand) in enumerate(FIRES, 1):
@@ -60,6 +57,16 @@ class SqueezeNet(nn.Module):
         """Return logits `[n, 1000]` of images `x: [n, 3, 224, 224]`."""
         logits: Tensor = self.classifier(self.features(x)).flatten(1)
         return logits
+
+
+def squeezenet1_0() -> SqueezeNet:
+    """Return SqueezeNet 1.0, 1,248,424 parameters."""
+    return SqueezeNet(nn.Conv2d(3, 96, 7, stride=2), (3, 7))
+
+
+def squeezenet1_1() -> SqueezeNet:
+    """Return SqueezeNet 1.1, 1,235,496 parameters and 2.3 times fewer operations than 1.0."""
+    return SqueezeNet(nn.Conv2d(3, 64, 3, stride=2), (2, 4))
 
 
 class NormalisedFire(nn.Module):

@@ -47,6 +47,9 @@ ON_CIFAR = {
     "vgg16": "VGG-16 with batch norm, 14,724,042 parameters",
     "alexnet": "AlexNet, 23,272,266 parameters",
     "squeezenet": "SqueezeNet 1.1 with batch norm, 730,570 parameters",
+    "resnet18": "ResNet-18, 11,173,962 parameters",
+    "mobilenetv2": "MobileNetV2, 2,236,682 parameters",
+    "densenet40": "DenseNet-40 (growth 12), 1,019,722 parameters",
 }
 GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 

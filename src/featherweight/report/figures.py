@@ -1,23 +1,30 @@
-"""The report's charts as plain Plotly figures; colours are names of the page's CSS variables, resolved in the browser.
-
-A browser reads every text of a figure as a little HTML, so that whatever a user named is escaped.
-"""
+"""The report's charts as plain Plotly figures; the page resolves their colours, and draws them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
+from featherweight.report.chart_parts import (
+    ACCENT,
+    FAINT,
+    INK,
+    MUTED,
+    Figure,
+    axis,
+    byte_axis,
+    framed,
+    level,
+    lines,
+    names_axis,
+    note,
+    short,
+)
 from featherweight.report.tables import options_text, step_name
-from featherweight.search.summary import Point, Row, Stage, Summary
+from featherweight.search.summary import Point, Row, Sensed, Stage, Summary
 from featherweight.units import nbytes, percent, points
 
-Figure = dict[str, Any]
-INK, MUTED, LINE, ACCENT, PAGE, FAINT = (
-    f"var(--{name})" for name in ("ink", "muted", "line", "accent", "page", "faint")
-)
 LEAST_LOSS = 1e-4
 BARS = 40
 
@@ -46,26 +53,26 @@ def front(s: Summary) -> Figure:
         _points(s, "beaten", beaten, mode="markers", marker={"size": 8, "color": MUTED}),
         _points(s, "chosen", chosen, mode="markers", marker=circle, hoverinfo="skip"),
     ]
-    lowest = base - max(0.05, *(2 * p.drop for _, p in chosen))
+    lowest = base - max([0.05, *(2 * p.drop for _, p in chosen)])
     highest = max(base, *(p.value for p in s.points))
     below = sum(p.value < lowest for p in s.points)
     lowest = max(lowest, min(p.value for p in s.points))
     margin = 0.08 * (highest - lowest) + 1e-4
-    notes = [_note(f"float network, {percent(base)}", x=0.01, y=100 * base, yref="y", xanchor="left")]
+    notes = [note(f"float network, {percent(base)}", x=0.01, y=100 * base, yref="y", xanchor="left")]
     if below:
-        notes.append(_note(f"{below} further down: see the list", x=1, y=0, yref="paper", xanchor="right"))
+        notes.append(note(f"{below} further down: see the list", x=1, y=0, yref="paper", xanchor="right"))
     layout = {
-        "xaxis": _axis("whole file", **byte_axis([p.nbytes for p in s.points])),
-        "yaxis": _axis(
+        "xaxis": axis("whole file", **byte_axis([p.nbytes for p in s.points])),
+        "yaxis": axis(
             f"{s.primary} on validation",
             ticksuffix=" %",
             range=[100 * (lowest - margin), 100 * (highest + margin)],
         ),
-        "shapes": [_level(100 * base, "y")],
+        "shapes": [level(100 * base, "y")],
         "annotations": notes,
         "showlegend": True,
     }
-    return {"data": [trace for trace in data if trace["x"]], "layout": _layout(420, layout)}
+    return {"data": [trace for trace in data if trace["x"]], "layout": framed(420, layout)}
 
 
 def sensitivity(s: Summary) -> Figure:
@@ -73,73 +80,71 @@ def sensitivity(s: Summary) -> Figure:
     names = list(dict.fromkeys(cell.tensor for cell in s.sensitivity))
     options = list(dict.fromkeys(cell.option for cell in s.sensitivity))
     cells = {(cell.tensor, cell.option): cell for cell in s.sensitivity}
-    depths: list[list[float | None]] = []
-    texts: list[list[str]] = []
-    for name in names:
-        row = [cells.get((name, option)) for option in options]
-        depths.append([math.log10(max(cell.loss, LEAST_LOSS)) if cell else None for cell in row])
-        texts.append(
-            [
-                _lines(name, cell.option, f"loss {cell.loss:+.5f}", f"{cell.nbytes:,} bytes") if cell else ""
-                for cell in row
-            ]
-        )
+    grid = [[cells.get((name, option)) for option in options] for name in names]
+    depths = [[math.log10(max(cell.loss, LEAST_LOSS)) if cell else None for cell in row] for row in grid]
     least = math.log10(LEAST_LOSS)
-    most = max(least + 1, *(depth for row in depths for depth in row if depth is not None))
-    decades = range(round(least), math.floor(most) + 1)
+    most = max([least + 1, *(depth for row in depths for depth in row if depth is not None)])
     heat = {
         "type": "heatmap",
         "z": depths,
-        "hovertext": texts,
+        "hovertext": [[_cell(cell) for cell in row] for row in grid],
         "hoverinfo": "text",
         "zmin": least,
         "zmax": most,
         "colorscale": [[0, FAINT], [1, ACCENT]],
         "xgap": 1,
         "ygap": 1,
-        "colorbar": {
-            "orientation": "h",
-            "thickness": 8,
-            "len": 0.7,
-            "x": 0,
-            "xanchor": "left",
-            "y": 1.0,
-            "yanchor": "bottom",
-            "outlinewidth": 0,
-            "tickvals": list(decades),
-            "ticktext": [f"{10.0**d:g}" if d > decades[0] else f"{10.0**d:g} or less" for d in decades],
-        },
+        "colorbar": _scale(range(round(least), math.floor(most) + 1)),
     }
     layout = {
-        "xaxis": _axis("", **_places(options), tickangle=-45, showgrid=False),
-        "yaxis": _axis("", **_places(names), autorange="reversed", showgrid=False),
+        "xaxis": axis("", **names_axis(options), tickangle=-45, showgrid=False),
+        "yaxis": axis("", **names_axis(names), autorange="reversed", showgrid=False),
     }
-    return {"data": [heat], "layout": _layout(190 + 22 * len(names), layout)}
+    return {"data": [heat], "layout": framed(190 + 22 * len(names), layout)}
+
+
+def _cell(cell: Sensed | None) -> str:
+    if cell is None:
+        return ""
+    return lines(cell.tensor, cell.option, f"loss {cell.loss:+.5f}", f"{cell.nbytes:,} bytes")
+
+
+def _scale(decades: range) -> Figure:
+    """Return the bar above a heatmap that says which colour is which power of ten."""
+    marks = [f"{10.0**decade:g}" for decade in decades]
+    return {
+        "orientation": "h",
+        "thickness": 8,
+        "len": 0.7,
+        "x": 0,
+        "xanchor": "left",
+        "y": 1.0,
+        "yanchor": "bottom",
+        "outlinewidth": 0,
+        "tickvals": list(decades),
+        "ticktext": [f"{marks[0]} or less", *marks[1:]],
+    }
 
 
 def steps(s: Summary) -> Figure:
     """Return whole-file bytes after each step, on a logarithmic axis, and above them the metric on validation."""
-    places = list(range(len(s.stages)))
+    counts = [stage.nbytes for stage in s.stages]
     values = [stage.metrics.get(s.primary) for stage in s.stages]
-    texts = [
-        _lines(
-            step_name(stage),
-            *options_text(stage.options).split(", "),
-            f"{nbytes(stage.nbytes)}, {s.float_bytes / stage.nbytes:.1f}x",
-            f"{s.primary} {percent(value)}" if value is not None else "",
-        )
-        for stage, value in zip(s.stages, values, strict=True)
-    ]
-    shared = {"x": places, "hovertext": texts, "hoverinfo": "text"}
+    shared = {
+        "x": list(range(len(counts))),
+        "hovertext": [_stage(s, stage) for stage in s.stages],
+        "hoverinfo": "text",
+    }
     sizes = {
         "type": "bar",
-        "y": [stage.nbytes for stage in s.stages],
-        "marker": {"color": [MUTED, *[ACCENT] * (len(places) - 1)]},
-        "text": [nbytes(stage.nbytes) for stage in s.stages] if len(places) <= 12 else None,
+        "y": counts,
+        "marker": {"color": [MUTED, *[ACCENT] * (len(counts) - 1)]},
+        "text": [nbytes(count) for count in counts] if len(counts) <= 12 else None,
         "textposition": "outside",
         "textangle": 0,
+        "constraintext": "none",
+        "textfont": {"size": 11},
         "cliponaxis": False,
-        **shared,
     }
     metric = {
         "type": "scatter",
@@ -148,17 +153,20 @@ def steps(s: Summary) -> Figure:
         "yaxis": "y2",
         "line": {"color": INK, "width": 1.5},
         "marker": {"size": 7},
-        **shared,
     }
-    counts = [stage.nbytes for stage in s.stages]
+    ticks = {
+        "tickvals": shared["x"],
+        "ticktext": [_tick(stage) for stage in s.stages],
+        "tickfont": {"size": 11},
+    }
     layout = {
-        "xaxis": _axis("", tickvals=places, ticktext=[_tick(stage) for stage in s.stages], showgrid=False),
-        "yaxis": _axis("whole file", **byte_axis([min(counts) / 2.5, max(counts) * 1.4]), domain=[0, 0.6]),
-        "yaxis2": _axis(f"{s.primary}", domain=[0.7, 1], ticksuffix=" %", nticks=4),
-        "shapes": [_level(100 * s.baseline["validation"][s.primary], "y2")],
+        "xaxis": axis("", **ticks, showgrid=False),
+        "yaxis": axis("whole file", **byte_axis([min(counts) / 2.5, max(counts) * 1.4]), domain=[0, 0.6]),
+        "yaxis2": axis(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4),
+        "shapes": [level(100 * s.baseline["validation"][s.primary], "y2")],
         "bargap": 0.35,
     }
-    return {"data": [sizes, metric], "layout": _layout(430, layout)}
+    return {"data": [sizes | shared, metric | shared], "layout": framed(430, layout)}
 
 
 def tensors(s: Summary) -> Figure:
@@ -186,32 +194,11 @@ def tensors(s: Summary) -> Figure:
         "marker": {"color": colours},
     }
     layout = {
-        "xaxis": _axis("bytes in the file; grey: left as it was", rangemode="tozero"),
-        "yaxis": _axis("", **_places(labels), autorange="reversed", showgrid=False),
+        "xaxis": axis("bytes in the file; grey: left as it was", rangemode="tozero"),
+        "yaxis": axis("", **names_axis(labels), autorange="reversed", showgrid=False),
         "bargap": 0.25,
     }
-    return {"data": [bars], "layout": _layout(90 + 22 * len(sizes), layout)}
-
-
-def byte_axis(values: Sequence[float]) -> dict[str, Any]:
-    """Return a logarithmic axis of bytes that holds `values`, with marks at 1, 2 and 5 of each decade.
-
-    >>> byte_axis([900, 60_000])["ticktext"]
-    ['1 kB', '2 kB', '5 kB', '10 kB', '20 kB', '50 kB']
-    """
-    low, high = math.log10(max(min(values), 1)), math.log10(max(*values, 1))
-    margin = 0.06 * (high - low) + 0.02
-    low, high = low - margin, high + margin
-    decades = range(math.floor(low), math.ceil(high) + 1)
-    leaders = (1, 2, 5) if high - low < 2.2 else (1,)
-    marks = [lead * 10**d for d in decades if d >= 0 for lead in leaders]
-    marks = [mark for mark in marks if low <= math.log10(mark) <= high]
-    return {
-        "type": "log",
-        "range": [low, high],
-        "tickvals": marks,
-        "ticktext": [nbytes(mark) for mark in marks],
-    }
+    return {"data": [bars], "layout": framed(90 + 22 * len(sizes), layout)}
 
 
 def _points(s: Summary, name: str, chosen: Sequence[tuple[int, Point]], **style: Any) -> Figure:
@@ -228,81 +215,25 @@ def _points(s: Summary, name: str, chosen: Sequence[tuple[int, Point]], **style:
 
 
 def _allocation(s: Summary, point: Point, most: int = 10) -> str:
-    formats = [f"{_short(name)}: {label}" for name, label in point.formats.items()]
+    formats = [f"{short(name)}: {label}" for name, label in point.formats.items()]
     more = [f"and {len(formats) - most} more"] if len(formats) > most else []
     size = f"{nbytes(point.nbytes)}, {s.float_bytes / point.nbytes:.1f}x"
-    return _lines(size, f"{percent(point.value)}, {points(-point.drop)} points", *formats[:most], *more)
+    return lines(size, f"{percent(point.value)}, {points(-point.drop)} points", *formats[:most], *more)
 
 
 def _tensor(row: Row) -> str:
     coded = f"{row.format}, {row.coder}" if row.coder else f"{row.format}, left as it was"
     figures = f"{row.nbytes:,} bytes, {row.bits:.2f} bits a weight, {percent(row.sparsity)} zeros"
-    return _lines(row.name, str(row.shape), coded, figures)
+    return lines(row.name, str(row.shape), coded, figures)
+
+
+def _stage(s: Summary, stage: Stage) -> str:
+    value = stage.metrics.get(s.primary)
+    size = f"{nbytes(stage.nbytes)}, {s.float_bytes / stage.nbytes:.1f}x"
+    measured = f"{s.primary} not finite" if value is None else f"{s.primary} {percent(value)}"
+    return lines(step_name(stage), *options_text(stage.options).split(", "), size, measured)
 
 
 def _tick(stage: Stage) -> str:
     where = stage.options.get("where", "")
-    return _lines(step_name(stage), _short(where, 16) if isinstance(where, str) else "")
-
-
-def _lines(*texts: str) -> str:
-    return "<br>".join(escape(text) for text in texts if text)
-
-
-def _short(name: str, most: int = 26) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"
-
-
-def _places(names: Sequence[str]) -> dict[str, Any]:
-    """Return the marks of an axis of names: places are numbers, since names may be equal, or look like numbers."""
-    return {
-        "tickvals": list(range(len(names))),
-        "ticktext": [escape(_short(name)) for name in names],
-        "tickmode": "array",
-    }
-
-
-def _axis(title: str, **more: Any) -> dict[str, Any]:
-    return {
-        "title": {"text": escape(title), "font": {"size": 13, "color": MUTED}},
-        "gridcolor": LINE,
-        "linecolor": LINE,
-        "zeroline": False,
-        "automargin": True,
-        **more,
-    }
-
-
-def _level(height: float, axis: str) -> dict[str, Any]:
-    line = {"color": MUTED, "width": 1, "dash": "dash"}
-    return {
-        "type": "line",
-        "xref": "paper",
-        "x0": 0,
-        "x1": 1,
-        "yref": axis,
-        "y0": height,
-        "y1": height,
-        "line": line,
-    }
-
-
-def _note(text: str, **place: Any) -> dict[str, Any]:
-    font = {"color": MUTED, "size": 12}
-    return {"text": text, "xref": "paper", "yanchor": "bottom", "showarrow": False, "font": font, **place}
-
-
-def _layout(height: int, more: Figure) -> Figure:
-    return {
-        "height": height,
-        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        "hoverlabel": {"bgcolor": PAGE, "bordercolor": LINE, "font": {"color": INK}, "align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        "hovermode": "closest",
-        "dragmode": False,
-        "showlegend": False,
-        **more,
-    }
+    return lines(step_name(stage), short(where, 12) if isinstance(where, str) else "")

@@ -10,7 +10,8 @@ from functools import cache
 from html import escape
 from importlib import resources
 
-from featherweight.report.figures import Figure, figures
+from featherweight.report.chart_parts import Figure
+from featherweight.report.figures import figures
 from featherweight.report.tables import Table, answer, commands, facts, headline, tables
 from featherweight.search.summary import Point, Summary
 from featherweight.units import nbytes, percent, points
@@ -44,9 +45,9 @@ def html(summary: Summary) -> str:
 
 
 def _headline(s: Summary) -> str:
-    figures = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(v)}</dd></div>" for name, v in headline(s))
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(v)}</dd></div>" for name, v in headline(s))
     measured = f"Test figures are of the file, loaded again and run by {escape(s.runtime)}."
-    return f'<dl class="figures">{figures}</dl><p class="about">{measured}</p>'
+    return f'<dl class="figures">{pairs}</dl><p class="about">{measured}</p>'
 
 
 def _section(table: Table, drawn: dict[str, Figure], s: Summary) -> str:

@@ -72,9 +72,9 @@ def _steps(s: Summary) -> Table:
         measured = ["not finite", "-"] if value is None else [percent(value), points(value - base)]
         size = [nbytes(stage.nbytes), f"{s.float_bytes / stage.nbytes:.1f}x"]
         took = f"{stage.seconds:.1f}"
-        rows.append([step_name(stage), options_text(stage.options), *size, *measured, took])
+        rows.append([step_name(stage), *size, *measured, took, options_text(stage.options)])
     about = f"The file as it would be after each step, whole, and {s.primary} on validation; the float network first."
-    head = ["step", "options", "file", "ratio", s.primary, "points", "seconds"]
+    head = ["step", "file", "ratio", s.primary, "points", "seconds", "options"]
     return Table("Step by step", head, rows, about, "steps")
 
 

@@ -10,7 +10,7 @@ from summaries import HOSTILE, bare, hostile, whole
 
 from featherweight.report.chart_parts import byte_axis
 from featherweight.report.figures import BARS, figures
-from featherweight.search.summary import Row
+from featherweight.search.summary import Row, Stage
 
 
 @pytest.mark.parametrize("summary", [whole(), bare(), hostile()], ids=["whole", "bare", "hostile"])
@@ -78,3 +78,13 @@ def test_an_axis_of_bytes_holds_its_values_and_has_marks_on_it(values):
     assert all(low <= math.log10(value) <= high for value in values)
     assert all(low <= math.log10(mark) <= high for mark in axis["tickvals"])
     assert len(axis["tickvals"]) == len(axis["ticktext"]) <= 15
+
+
+def test_many_steps_have_no_more_marks_than_room():
+    stages = [
+        Stage("encode", {"where": f"layer{i}"}, 0.0, False, 1000 - i, {"accuracy": 0.9}) for i in range(55)
+    ]
+    layout = figures(whole(stages=stages))["steps"]["layout"]
+    assert len(layout["xaxis"]["tickvals"]) <= 12
+    assert set(layout["xaxis"]["ticktext"]) == {"encode"}
+    assert "<br>" in figures(whole())["steps"]["layout"]["xaxis"]["ticktext"][-1]

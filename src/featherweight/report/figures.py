@@ -27,6 +27,7 @@ from featherweight.units import nbytes, percent, points
 
 LEAST_LOSS = 1e-4
 BARS = 40
+ROOM = 12
 
 
 def figures(summary: Summary) -> dict[str, Figure]:
@@ -139,7 +140,7 @@ def steps(s: Summary) -> Figure:
         "type": "bar",
         "y": counts,
         "marker": {"color": [MUTED, *[ACCENT] * (len(counts) - 1)]},
-        "text": [nbytes(count) for count in counts] if len(counts) <= 12 else None,
+        "text": [nbytes(count) for count in counts] if len(counts) <= ROOM else None,
         "textposition": "outside",
         "textangle": 0,
         "constraintext": "none",
@@ -154,13 +155,8 @@ def steps(s: Summary) -> Figure:
         "line": {"color": INK, "width": 1.5},
         "marker": {"size": 7},
     }
-    ticks = {
-        "tickvals": shared["x"],
-        "ticktext": [_tick(stage) for stage in s.stages],
-        "tickfont": {"size": 11},
-    }
     layout = {
-        "xaxis": axis("", **ticks, showgrid=False),
+        "xaxis": axis("", **_step_marks(s.stages), showgrid=False),
         "yaxis": axis("whole file", **byte_axis([min(counts) / 2.5, max(counts) * 1.4]), domain=[0, 0.6]),
         "yaxis2": axis(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4),
         "shapes": [level(100 * s.baseline["validation"][s.primary], "y2")],
@@ -194,7 +190,10 @@ def tensors(s: Summary) -> Figure:
         "marker": {"color": colours},
     }
     layout = {
-        "xaxis": axis("bytes in the file; grey: left as it was", rangemode="tozero"),
+        "xaxis": axis(
+            "bytes in the file; grey: left as it was" + (", or many together" if rest else ""),
+            rangemode="tozero",
+        ),
         "yaxis": axis("", **names_axis(labels), autorange="reversed", showgrid=False),
         "bargap": 0.25,
     }
@@ -234,6 +233,10 @@ def _stage(s: Summary, stage: Stage) -> str:
     return lines(step_name(stage), *options_text(stage.options).split(", "), size, measured)
 
 
-def _tick(stage: Stage) -> str:
-    where = stage.options.get("where", "")
-    return lines(step_name(stage), short(where, 12) if isinstance(where, str) else "")
+def _step_marks(stages: Sequence[Stage]) -> dict[str, Any]:
+    """Return the marks below the steps: all of them with what they select, or by name as many as there is room for."""
+    shown = range(0, len(stages), math.ceil(len(stages) / ROOM))
+    said = [stage.options.get("where", "") if len(shown) == len(stages) else "" for stage in stages]
+    second = [short(where, 12) if isinstance(where, str) else "" for where in said]
+    texts = [lines(step_name(stages[i]), second[i]) for i in shown]
+    return {"tickvals": list(shown), "ticktext": texts, "tickfont": {"size": 11}}

@@ -91,7 +91,7 @@ def _table(table: Table) -> str:
         for row in table.rows
     )
     return (
-        f'<div class="wide"><table id="table-{table.key}"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide rows"><table id="table-{table.key}"><thead><tr>{head}</tr></thead>\n'
         f"<tbody>{rows}</tbody></table></div>"
     )
 

@@ -1,71 +1,125 @@
-"""The report as one HTML file that needs nothing else: no script, no network, light and dark."""
+"""The report as one HTML file that needs nothing else: tables in the page, charts drawn over them by its script."""
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import re
+from functools import cache
 from html import escape
+from importlib import resources
 
-from featherweight.report.plot import front_plot
-from featherweight.report.tables import Table, facts, headline, tables
-from featherweight.search.summary import Summary
+from featherweight.report.chart_parts import Figure
+from featherweight.report.figures import figures
+from featherweight.report.tables import Table, answer, commands, facts, headline, tables
+from featherweight.search.summary import Point, Summary
+from featherweight.units import nbytes, percent, points
 
-NUMBER = re.compile(r"[+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?")
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --ink: CanvasText; --page: Canvas; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: .5rem } h2 { margin-top: 2.5rem }
-.figures { display: flex; flex-wrap: wrap; gap: 1rem; padding: 0; list-style: none }
-.figures li { border: 1px solid var(--line); border-radius: .6rem; padding: .6rem 1rem; min-width: 8rem }
-.figures b { display: block; font-size: 1.5rem }
-.wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .9rem }
-th, td { padding: .25rem .7rem; text-align: left; white-space: nowrap; max-width: 34rem; overflow-wrap: anywhere }
-td.long { white-space: normal; min-width: 16rem }
-td.number { white-space: nowrap }
-th { border-bottom: 2px solid var(--line) } td { border-bottom: 1px solid var(--line) }
-td.number { text-align: right; font-variant-numeric: tabular-nums }
-.plot { background: #fff; border-radius: .6rem; padding: .5rem; max-width: 46rem }
-.plot svg { width: 100%; height: auto }
-pre { overflow-x: auto;
-  border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; font-size: .85rem }
-li { overflow-wrap: anywhere }
-"""
+NUMBER = re.compile(r"-|([+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?)")
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
 
 
 def html(summary: Summary) -> str:
-    """Return the report as one self-contained page."""
+    """Return the report as one self-contained page; the same summary gives the same page."""
     title = escape(f"{summary.task}, compressed")
-    figures = "".join(f"<li>{escape(name)}<b>{escape(value)}</b></li>" for name, value in headline(summary))
-    plot = front_plot(summary)
-    body = [f"<h1>{title}</h1>", f'<ul class="figures">{figures}</ul>']
-    if plot:
-        body.append(f'<div class="plot">{plot}</div>')
-    body += [_table(table) for table in tables(summary)]
-    body.append(
-        "<h2>How this came about</h2><ul>"
-        + "".join(f"<li>{escape(f)}</li>" for f in facts(summary))
-        + "</ul>"
-    )
-    body.append(f"<pre>{escape(summary.recipe.strip())}</pre>")
+    drawn = figures(summary)
+    made = [*(_section(table, drawn, summary) for table in tables(summary)), _reproduce(summary)]
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>{_own("page.css")}</style></head>
+<body>
+<header><h1>{title}</h1>
+<p class="answer">{escape(answer(summary))}</p>
+{_headline(summary)}
+</header>
+{"".join(made)}
+<script type="application/json" id="figures">{_json(drawn)}</script>
+<script type="text/plain" id="plotly">{packed_plotly()}</script>
+<script>{_own("page.js")}</script>
+</body></html>
+"""
+
+
+def _headline(s: Summary) -> str:
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(v)}</dd></div>" for name, v in headline(s))
+    measured = f"Test figures are of the file, loaded again and run by {escape(s.runtime)}."
+    return f'<dl class="figures">{pairs}</dl><p class="about">{measured}</p>'
+
+
+def _section(table: Table, drawn: dict[str, Figure], s: Summary) -> str:
+    chart, body = "", _table(table)
+    if table.key in drawn:
+        chart = f'<div class="wide"><div class="chart" id="chart-{table.key}"></div></div>'
+    if table.key == "front":
+        chart, body = f'<div class="beside">{chart}{_allocations(s)}</div>', ""
+    if table.key == "sensitivity":
+        body = f"<details><summary>the figures</summary>{body}</details>"
+    return f"<section><h2>{escape(table.title)}</h2><p>{escape(table.about)}</p>{chart}{body}</section>\n"
+
+
+def _allocations(s: Summary) -> str:
+    """Return the points, smallest file first; each opens to what it made of every tensor, one at a time."""
+    head = f"<h3>File, ratio, {escape(s.primary)} (points)</h3>"
+    each = "".join(_allocation(place, point, s) for place, point in enumerate(s.points))
+    return f'<div class="allocations">{head}{each}</div>'
+
+
+def _allocation(place: int, p: Point, s: Summary) -> str:
+    said = f"{nbytes(p.nbytes)}, {s.float_bytes / p.nbytes:.1f}x, {percent(p.value)} ({points(-p.drop)})"
+    mark = " <b>chosen</b>" if p.chosen else "" if p.on_front else " <i>beaten</i>"
+    rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(f)}</td></tr>" for name, f in p.formats.items())
     return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(body)
-        + "\n</body></html>\n"
+        f'<details name="allocation" id="point-{place}"{" open" if p.chosen else ""}>'
+        f'<summary>{said}{mark}</summary><div class="wide"><table>{rows}</table></div></details>'
     )
 
 
 def _table(table: Table) -> str:
-    head = "".join(f"<th>{escape(name)}</th>" for name in table.head)
-    rows = "\n".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
-    about = f"<p>{escape(table.about)}</p>" if table.about else ""
+    columns = list(zip(*table.rows, strict=True))
+    numbers = [all(NUMBER.fullmatch(cell) for cell in column if cell) and any(column) for column in columns]
+    head = "".join(
+        f"<th{_kind(n, '')}>{escape(name)}</th>" for name, n in zip(table.head, numbers, strict=True)
+    )
+    rows = "\n".join(
+        "<tr>"
+        + "".join(f"<td{_kind(n, c)}>{escape(c)}</td>" for c, n in zip(row, numbers, strict=True))
+        + "</tr>"
+        for row in table.rows
+    )
     return (
-        f'<h2>{escape(table.title)}</h2>{about}<div class="wide"><table><tr>{head}</tr>\n{rows}</table></div>'
+        f'<div class="wide rows"><table id="table-{table.key}"><thead><tr>{head}</tr></thead>\n'
+        f"<tbody>{rows}</tbody></table></div>"
     )
 
 
-def _cell(text: str) -> str:
-    number = NUMBER.fullmatch(text) is not None
-    kind = "number" if number else "long" if len(text) > 40 else ""
-    return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+def _kind(number: bool, text: str) -> str:
+    return ' class="number"' if number else ' class="long"' if len(text) > 40 else ""
+
+
+def _reproduce(s: Summary) -> str:
+    said = "".join(f"<li>{escape(fact)}</li>" for fact in facts(s))
+    return (
+        f"<section><h2>How to reproduce it</h2><ul>{said}</ul>"
+        f"<h3>Commands</h3><pre>{escape(commands(s))}</pre>"
+        f"<h3>recipe.toml</h3><pre>{escape(s.recipe.strip())}</pre></section>\n"
+    )
+
+
+def _json(value: object) -> str:
+    """Return JSON that ends no script element, whatever its texts say."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _own(name: str) -> str:
+    return (resources.files("featherweight.report") / name).read_text(encoding="utf-8")
+
+
+@cache
+def packed_plotly() -> str:
+    """Return plotly.js as the page carries it: gzip in base64, 2.0 MB instead of 4.8."""
+    script = (resources.files("plotly") / "package_data" / "plotly.min.js").read_bytes()
+    return base64.b64encode(gzip.compress(script, mtime=0)).decode()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from featherweight.report.tables import Table, facts, headline, tables
+from featherweight.report.tables import Table, answer, commands, facts, headline, tables
 from featherweight.search.summary import Summary
 
 
 def markdown(summary: Summary) -> str:
     """Return the report as one Markdown page."""
-    lines = [f"# {summary.task}, compressed", ""]
+    lines = [f"# {summary.task}, compressed", "", answer(summary), ""]
     lines += [f"- {name}: **{value}**" for name, value in headline(summary)]
     for table in tables(summary):
         lines += ["", f"## {table.title}", "", *([table.about, ""] if table.about else []), *rows_of(table)]
-    lines += ["", "## How this came about", "", *(f"- {fact}" for fact in facts(summary))]
+    lines += ["", "## How to reproduce it", "", *(f"- {fact}" for fact in facts(summary))]
+    lines += ["", "```", commands(summary), "```", "", "`recipe.toml`:"]
     lines += ["", "```toml", summary.recipe.strip(), "```", ""]
     return "\n".join(lines)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from featherweight.search.summary import Summary
+from featherweight.search.summary import GIVEN, Row, Stage, Summary
 from featherweight.units import nbytes, percent, points
 
 
@@ -16,22 +19,40 @@ class Table:
         title: heading.
         head: column names.
         rows: cells.
-        about: one sentence before the table.
+        about: a sentence or two before the table.
+        key: what the page calls it.
     """
 
     title: str
     head: list[str]
     rows: list[list[str]]
     about: str = ""
+    key: str = ""
 
 
-def headline(summary: Summary) -> list[tuple[str, str]]:
+def answer(s: Summary) -> str:
+    """Return the sentences that say whether it is smaller, by what, and at what price."""
+    before, after = s.baseline["test"][s.primary], s.test[s.primary]
+    smaller = f"{s.ratio:.1f}x smaller" if s.ratio >= 1.05 else "Not smaller"
+    return (
+        f"{smaller}: the whole file has {nbytes(s.file_bytes)}, the float network {nbytes(s.float_bytes)} at 4 bytes"
+        f" a parameter. On test its {s.primary} is {percent(after)}, that of the float network {percent(before)}"
+        f" ({points(after - before)} points)."
+    )
+
+
+def headline(s: Summary) -> list[tuple[str, str]]:
     """Return the figures that a reader came for: name and value."""
-    before, after = summary.baseline["test"][summary.primary], summary.test[summary.primary]
+    before, after = s.baseline["test"][s.primary], s.test[s.primary]
+    coded = sum(4 * math.prod(row.shape) for row in s.rows if row.coder)
+    weights = (
+        [("coded weights alone", f"{nbytes(s.weight_bytes)}, {coded / s.weight_bytes:.1f}x")] if coded else []
+    )
     return [
-        ("file", nbytes(summary.file_bytes)),
-        ("smaller", f"{summary.ratio:.1f}x"),
-        (f"{summary.primary} on test", f"{percent(after)}"),
+        ("file", nbytes(s.file_bytes)),
+        ("smaller", f"{s.ratio:.1f}x"),
+        *weights,
+        (f"{s.primary} on test", f"{percent(after)}"),
         ("float network", f"{percent(before)}"),
         ("change", f"{points(after - before)} points"),
     ]
@@ -39,48 +60,41 @@ def headline(summary: Summary) -> list[tuple[str, str]]:
 
 def tables(summary: Summary) -> list[Table]:
     """Return every table of the report that has something to say."""
-    made = [
-        _sizes(summary),
-        _tensors(summary),
-        _points(summary),
-        _sensitivity(summary),
-        _stages(summary),
-        _notes(summary),
-    ]
-    return [table for table in made if table.rows]
+    makers = (_steps, _front, _sensitivity, _tensors, _left, _notes, _sizes)
+    return [table for table in (make(summary) for make in makers) if table.rows]
 
 
-def _sizes(s: Summary) -> Table:
-    names = {"header": "index and facts", "raw": "tensors left as they were"}
-    rows = [["coded tensors", nbytes(s.weight_bytes), percent(s.weight_bytes / s.file_bytes)]]
-    rows += [[names.get(k, k), nbytes(n), percent(n / s.file_bytes)] for k, n in s.overhead.items()]
-    rows.append(["whole file", nbytes(s.file_bytes), percent(1.0)])
-    about = f"Against 4 bytes for each of {s.parameters:,} parameters: {nbytes(s.float_bytes)}."
-    return Table("Where the bytes are", ["what", "bytes", "share"], rows, about)
+def _steps(s: Summary) -> Table:
+    base = s.baseline["validation"][s.primary]
+    rows = []
+    for stage in s.stages:
+        value = stage.metrics.get(s.primary)
+        measured = ["not finite", "-"] if value is None else [percent(value), points(value - base)]
+        size = [nbytes(stage.nbytes), f"{s.float_bytes / stage.nbytes:.1f}x"]
+        took = f"{stage.seconds:.1f}"
+        rows.append([step_name(stage), *size, *measured, took, options_text(stage.options)])
+    about = f"The file as it would be after each step, whole, and {s.primary} on validation; the float network first."
+    head = ["step", "file", "ratio", s.primary, "points", "seconds", "options"]
+    return Table("Step by step", head, rows, about, "steps")
 
 
-def _tensors(s: Summary) -> Table:
-    rows = [
-        [
-            r.name,
-            str(r.shape),
-            r.format,
-            r.coder or "-",
-            f"{r.nbytes:,}",
-            f"{r.bits:.2f}",
-            percent(r.sparsity),
-            r.left,
-        ]
-        for r in s.rows
-    ]
-    return Table(
-        "Tensors",
-        ["tensor", "shape", "format", "coder", "bytes", "bits a weight", "zeros", "left as it was, because"],
-        rows,
-    )
+def step_name(stage: Stage) -> str:
+    """Return what a stage is called."""
+    return "float network" if stage.step == GIVEN else stage.step
 
 
-def _points(s: Summary) -> Table:
+def options_text(options: Mapping[str, Any]) -> str:
+    """Return a step's options on one line; a format, coder or method is its name and options."""
+    return ", ".join(f"{name} = {_option(value)}" for name, value in options.items())
+
+
+def _option(value: object) -> str:
+    if isinstance(value, dict):
+        return " ".join(map(str, value.values()))
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _front(s: Summary) -> Table:
     rows = [
         [
             nbytes(p.nbytes),
@@ -92,40 +106,73 @@ def _points(s: Summary) -> Table:
         ]
         for p in s.points
     ]
-    about = f"Allocations that were encoded, weighed and measured; {s.primary} on validation, where choices are made."
-    return Table("Front", ["file", "ratio", s.primary, "points", "on the front", ""], rows, about)
+    about = (
+        f"Allocations that were encoded, weighed and measured; {s.primary} on validation, where choices are made."
+        " Their files hold weights and graph, not yet the recipe and other facts."
+    )
+    return Table("Front", ["file", "ratio", s.primary, "points", "on the front", ""], rows, about, "front")
 
 
 def _sensitivity(s: Summary) -> Table:
     options = list(dict.fromkeys(cell.option for cell in s.sensitivity))
     cells = {(c.tensor, c.option): c for c in s.sensitivity}
-    tensors = list(dict.fromkeys(cell.tensor for cell in s.sensitivity))
-    rows = [[t, *(f"{cells[t, o].loss:+.4f}" if (t, o) in cells else "-" for o in options)] for t in tensors]
-    return Table(
-        "Sensitivity",
-        ["tensor", *options],
-        rows,
-        "Loss added on validation by one tensor under one option, alone.",
-    )
+    names = list(dict.fromkeys(cell.tensor for cell in s.sensitivity))
+    rows = [[t, *(f"{cells[t, o].loss:+.4f}" if (t, o) in cells else "-" for o in options)] for t in names]
+    about = "Loss added on validation by one tensor under one option, alone."
+    return Table("Sensitivity", ["tensor", *options], rows, about, "sensitivity")
 
 
-def _stages(s: Summary) -> Table:
+def _tensors(s: Summary) -> Table:
     rows = [
-        [x.step, ", ".join(f"{k} = {_option(v)}" for k, v in x.options.items()), f"{x.seconds:.1f}"]
-        for x in s.stages
+        [
+            r.name,
+            "x".join(map(str, r.shape)) or "scalar",
+            r.format,
+            r.coder or "-",
+            f"{r.nbytes:,}",
+            f"{r.bits:.2f}",
+            percent(r.sparsity),
+        ]
+        for r in s.rows
     ]
-    return Table("Steps", ["step", "options", "seconds"], rows)
+    head = ["tensor", "shape", "format", "coder", "bytes", "bits a weight", "zeros"]
+    return Table("Tensors", head, rows, "What the file holds, in the network's order.", "tensors")
 
 
-def _option(value: object) -> str:
-    """Return an option's value; a format, coder or method as its name and options."""
-    return " ".join(map(str, value.values())) if isinstance(value, dict) else str(value)
+def _left(s: Summary) -> Table:
+    reasons: dict[str, list[Row]] = {}
+    for row in s.rows:
+        if row.left:
+            reasons.setdefault(row.left, []).append(row)
+    rows = [
+        [
+            reason,
+            str(len(group)),
+            f"{sum(row.nbytes for row in group):,}",
+            percent(sum(row.nbytes for row in group) / s.file_bytes),
+            ", ".join(row.name for row in group),
+        ]
+        for reason, group in reasons.items()
+    ]
+    head = ["why", "tensors", "bytes", "of the file", "which"]
+    return Table(
+        "What was not compressed, and why", head, rows, "Tensors that are in the file as they were.", "left"
+    )
 
 
 def _notes(s: Summary) -> Table:
-    return Table(
-        "Skipped, thawed, chosen", ["what", "name", "why"], [[n.kind, n.name, n.reason] for n in s.notes]
-    )
+    about = "What a step or the search left alone, dropped or decided."
+    rows = [[note.kind, note.name, note.reason] for note in s.notes]
+    return Table("Skipped, thawed, chosen", ["what", "name", "why"], rows, about, "notes")
+
+
+def _sizes(s: Summary) -> Table:
+    names = {"header": "index and facts", "raw": "tensors left as they were"}
+    rows = [["coded tensors", f"{s.weight_bytes:,}", percent(s.weight_bytes / s.file_bytes)]]
+    rows += [[names.get(k, k), f"{n:,}", percent(n / s.file_bytes)] for k, n in s.overhead.items()]
+    rows.append(["whole file", f"{s.file_bytes:,}", percent(1.0)])
+    about = f"Ratios are against 4 bytes for each of {s.parameters:,} parameters: {s.float_bytes:,} bytes."
+    return Table("Where the bytes are", ["what", "bytes", "share"], rows, about, "bytes")
 
 
 def facts(s: Summary) -> list[str]:
@@ -133,13 +180,27 @@ def facts(s: Summary) -> list[str]:
     parity = (
         f"{s.runtime} on the reloaded file and the decoded network differ by {s.difference:.1e} of the output's scale."
         if s.difference is not None
-        else "The file holds no graph (see below): the reloaded weights were measured in torch."
+        else "The file holds no graph (see above): the reloaded weights were measured in torch."
     )
     return [
-        f"Task {s.task}, seed {s.seed}, {s.threads} thread(s); data and network {s.fingerprint[:16]}.",
+        f"Task {s.task}, seed {s.seed}, {s.threads} thread(s), {s.seconds:.0f} s.",
+        f"Hash of data and network: {s.fingerprint}.",
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
         parity,
         f"SHA-256 of the file: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
-        f"Again: featherweight compress recipe.toml --task {s.task} --seed {s.seed} --threads {s.threads} -o DIR",
     ]
+
+
+def commands(s: Summary) -> str:
+    """Return the commands that make the file again, measure it and look into it, one a line."""
+    from featherweight.zoo.tasks import TASKS
+
+    known = s.task in TASKS
+    task = s.task if known else "TASK.py:NAME"
+    lines = [
+        f"featherweight compress recipe.toml --task {task} --seed {s.seed} --threads {s.threads} -o again",
+        f"featherweight eval again/model.fw --task {task} --threads {s.threads}",
+        "featherweight inspect again/model.fw",
+    ]
+    return "\n".join(lines if known else ["# TASK.py:NAME is the file and name of your task", *lines])

@@ -6,25 +6,22 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
-from featherweight.artifact import Artifact, dumps, loads
+from featherweight.artifact import Artifact, loads
 from featherweight.errors import ConfigError, IntegrityError, TaskError
 from featherweight.events import Events
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
-from featherweight.recipe.packing import pack
-from featherweight.recipe.runner import baseline, pinned, usable_processors, versions
+from featherweight.recipe.runner import baseline, pinned, usable_processors
 from featherweight.search.evaluate import measured, metrics, parity, reloaded_predictor
 from featherweight.search.front import Allocator, Trial, choose, frontier
 from featherweight.search.graphs import graph_of
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Sensitivity, measure
 from featherweight.search.summary import Summary, summarise
+from featherweight.search.written import Writer, recipe_of
 from featherweight.selectors import Where
 from featherweight.task import Task
 from featherweight.techniques import Train
@@ -212,38 +209,28 @@ def _finish(
     start: float,
 ) -> Compressed:
     """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
-    model, base = made[-1].model, baseline(made)
-    recipe = Recipe([entry.step for entry in made if entry.step is not None], about)
-    graph, notes = graph_of(model, task, store, events)
-    model = model.with_notes(notes)
+    base = baseline(made)
     with pinned(threads):
         before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
-        facts: dict[str, Any] = {
-            "task": task.name,
-            "fingerprint": task.fingerprint(),
-            "seed": seed,
-            "threads": threads,
-            "versions": versions(),
-            "recipe": msgspec.to_builtins(recipe),
-            "validation": metrics(model, task, "validation", store, threads),
-            "baseline": before["validation"],
-        }
-        if graph is None:
-            facts["graph"] = notes[0].reason
-        content = dumps(pack(model, graph, facts))
+        writer = Writer(task, about, before["validation"], seed, threads, store, events)
+        validation = metrics(made[-1].model, task, "validation", store, threads)
+        model, content = writer.file(made, validation)
         artifact = loads(content)
-        difference = None if graph is None else parity(artifact.session(threads=threads), model.module, task)
+        difference = None
+        if artifact.graph is not None:
+            difference = parity(artifact.session(threads=threads), model.module, task)
         if difference is not None and difference > PARITY:
             raise IntegrityError(
                 "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
             )
         predict, runtime = reloaded_predictor(artifact, task, threads)
         after = measured(task, predict, "test")
+        stages = writer.stages(made)
     summary = summarise(
         task=task,
         model=model,
         base=base,
-        made=made,
+        stages=stages,
         artifact=artifact,
         baseline=before,
         test=after,
@@ -256,7 +243,7 @@ def _finish(
         trials=found.trials if found else [],
         chosen=found.chosen if found else None,
     )
-    return Compressed(artifact, summary, recipe, content)
+    return Compressed(artifact, summary, recipe_of(made, about), content)
 
 
 def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int | None) -> ConfigError:

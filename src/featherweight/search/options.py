@@ -24,15 +24,17 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
 
     @property
     def label(self) -> str:
-        """What tables call it: `int 4 channel mse`."""
-        return label(self.format) if self.format else "float as it is"
+        """What tables call it: `int 4 channel mse`, and the coder where it is not the smallest."""
+        if self.format is None:
+            return "float as it is"
+        return (
+            label(self.format) if self.coder == "smallest" else f"{label(self.format)}, {label(self.coder)}"
+        )
 
 
-def label(format_: AnyFormat) -> str:
-    """Return a format's name and options on one line: what differs from its defaults, and those of `SHOWN`."""
-    fields = {name: getattr(format_, name) for name in format_.__struct_fields__}
-    defaults = dict(
-        zip(reversed(format_.__struct_fields__), reversed(format_.__struct_defaults__), strict=False)
-    )
+def label(kind: AnyFormat | AnyCoder) -> str:
+    """Return a format or coder as its name and options: what differs from the defaults, and those of `SHOWN`."""
+    fields = {name: getattr(kind, name) for name in kind.__struct_fields__}
+    defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False))
     shown = [str(value) for name, value in fields.items() if name in SHOWN or value != defaults.get(name)]
-    return " ".join([tag(format_), *shown])
+    return " ".join([tag(kind), *shown])

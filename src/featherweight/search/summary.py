@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from featherweight.artifact import Artifact
-from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
-from featherweight.recipe import Made
 from featherweight.recipe.runner import versions
 from featherweight.search.front import Trial, front_of
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
+
+GIVEN = "given"
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -43,12 +43,23 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class Stage(msgspec.Struct, frozen=True):
-    """One step of the recipe, as it ran."""
+    """One step of the recipe, as it ran.
+
+    Attributes:
+        step: its name, or `given`: the network before all steps.
+        options: of the step.
+        seconds: how long it took, now or when it was first made.
+        cached: whether it came out of the store.
+        nbytes: bytes of the whole file, had the recipe ended here.
+        metrics: on validation after it; empty where they are no finite numbers.
+    """
 
     step: str
     options: dict[str, Any]
     seconds: float
     cached: bool
+    nbytes: int
+    metrics: dict[str, float]
 
 
 class Point(msgspec.Struct, frozen=True):
@@ -90,7 +101,7 @@ class Summary(msgspec.Struct, frozen=True):
         validation: metrics of the decoded network on validation.
         difference: largest difference between runtime and decoded module on the example, relative; None without graph.
         rows: the tensors.
-        stages: the steps.
+        stages: the float network, and then each step.
         notes: what was skipped, thawed or chosen.
         points: verified allocations (search only).
         sensitivity: the table behind them (search only).
@@ -131,7 +142,7 @@ def summarise(
     task: Task,
     model: Model,
     base: Model,
-    made: Sequence[Made],
+    stages: list[Stage],
     artifact: Artifact,
     baseline: Mapping[str, dict[str, float]],
     test: dict[str, float],
@@ -167,7 +178,7 @@ def summarise(
         runtime=runtime,
         difference=difference,
         rows=rows(artifact, model.notes, chosen),
-        stages=[_stage(entry) for entry in made if entry.step is not None],
+        stages=stages,
         notes=skipped,
         points=[
             Point(
@@ -218,10 +229,3 @@ def _reason(shape: Sequence[int], dtype: str) -> str:
     if len(shape) < 2:
         return "no step selected it (a vector: bias, scale or statistic)"
     return "no step selected it"
-
-
-def _stage(made: Made) -> Stage:
-    options = msgspec.to_builtins(made.step)
-    options.pop("step", None)
-    assert made.step is not None
-    return Stage(tag(made.step), options, made.seconds, made.cached)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from featherweight.search.paired import Paired
 from featherweight.search.summary import Summary
 from featherweight.units import nbytes, percent, points
 
@@ -128,6 +129,13 @@ def _notes(s: Summary) -> Table:
     )
 
 
+def _paired(found: Paired) -> str:
+    return (
+        f"Of {found.samples:,} test samples {found.lost} became worse and {found.gained} better: "
+        f"{points(found.difference)} points, standard error {100 * found.error:.2f}, p = {found.p:.2g} (sign test)."
+    )
+
+
 def facts(s: Summary) -> list[str]:
     """Return the sentences that say how the figures came about."""
     parity = (
@@ -138,6 +146,7 @@ def facts(s: Summary) -> list[str]:
     return [
         f"Task {s.task}, seed {s.seed}, {s.threads} thread(s); data and network {s.fingerprint[:16]}.",
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
+        *([_paired(s.paired)] if s.paired else []),
         parity,
         f"SHA-256 of the file: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",

@@ -38,13 +38,18 @@ def select(model: Model, where: Where) -> list[str]:
     return [name for name in model.tensors if name in chosen]
 
 
+def weights(model: Model) -> list[str]:
+    """Return the names of the floating-point parameters of two and more dimensions: what `weights` means."""
+    return [name for name, p in model.module.named_parameters() if p.is_floating_point() and p.dim() >= 2]
+
+
 def _matching(model: Model, item: str) -> set[str]:
     parameters = dict(model.module.named_parameters())
     floating = {name: p for name, p in parameters.items() if p.is_floating_point()}
     if item == "parameters":
         return set(floating)
     if item == "weights":
-        return {name for name, p in floating.items() if p.dim() >= 2}
+        return set(weights(model))
     if item.startswith("type:"):
         kinds = {path: type(module).__name__ for path, module in model.module.named_modules()}
         wanted = item.removeprefix("type:")

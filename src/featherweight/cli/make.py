@@ -122,7 +122,7 @@ def sensitivity(
         model,
         chosen,
         default_options(),
-        where=where or "weights",
+        where=where,
         batches=batches,
         seed=seed,
         threads=threads,

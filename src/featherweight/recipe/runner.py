@@ -24,6 +24,7 @@ from featherweight.recipe.packing import pack, unpack
 from featherweight.recipe.recipe import Recipe
 from featherweight.recipe.store import Store, key_of
 from featherweight.task import Restricted, Task
+from featherweight.task.failures import failures
 from featherweight.task.identity import identity_of
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
@@ -74,7 +75,9 @@ def run(
     threads = threads or usable_processors()
     store = store or Store()
     with pinned(threads):
-        made = [Made(None, Model.of(task.model()), 0.0, False)]
+        with failures(f"{task.name}, model"):
+            network = task.model()
+        made = [Made(None, Model.of(network), 0.0, False)]
         for number, step in enumerate(recipe.steps):
             made.append(_step(step, number, made, task, seed, threads, store, events))
     return made

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from featherweight.search.paired import Paired
 from featherweight.search.summary import GIVEN, Row, Stage, Summary
 from featherweight.units import nbytes, percent, points
 
@@ -175,6 +176,13 @@ def _sizes(s: Summary) -> Table:
     return Table("Where the bytes are", ["what", "bytes", "share"], rows, about, "bytes")
 
 
+def _paired(found: Paired) -> str:
+    return (
+        f"Of {found.samples:,} test samples {found.lost} became worse and {found.gained} better: "
+        f"{points(found.difference)} points, standard error {100 * found.error:.2f}, p = {found.p:.2g} (sign test)."
+    )
+
+
 def facts(s: Summary) -> list[str]:
     """Return the sentences that say how the figures came about."""
     parity = (
@@ -186,6 +194,7 @@ def facts(s: Summary) -> list[str]:
         f"Task {s.task}, seed {s.seed}, {s.threads} thread(s), {s.seconds:.0f} s.",
         f"Hash of data and network: {s.fingerprint}.",
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
+        *([_paired(s.paired)] if s.paired else []),
         parity,
         f"SHA-256 of the file: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",

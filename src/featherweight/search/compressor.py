@@ -7,26 +7,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from featherweight.artifact import Artifact, loads
-from featherweight.errors import ConfigError, IntegrityError, TaskError
+from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Events
-from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
-from featherweight.recipe.runner import baseline, pinned, usable_processors
-from featherweight.search.evaluate import measured, metrics, parity, reloaded_predictor
-from featherweight.search.front import Allocator, Trial, choose, frontier
+from featherweight.recipe.runner import pinned, usable_processors
+from featherweight.search.check import check
+from featherweight.search.evaluate import comparable, metrics, scored
+from featherweight.search.finish import Compressed, Found, finish
+from featherweight.search.front import DOUBT, Allocator, Trial, choose, frontier
 from featherweight.search.graphs import graph_of
 from featherweight.search.options import Option
-from featherweight.search.sensitivity import Sensitivity, measure
-from featherweight.search.summary import Summary, summarise
-from featherweight.search.written import Writer, recipe_of
+from featherweight.search.sensitivity import measure
 from featherweight.selectors import Where
 from featherweight.task import Task
 from featherweight.techniques import Train
-
-PARITY = 1e-5
 
 
 def default_options() -> list[Option]:
@@ -35,27 +31,6 @@ def default_options() -> list[Option]:
     tensors = [Int(bits=bits, per="tensor", scale_by="mse") for bits in (4, 3, 2)]
     shared = [Clustered(bits=bits) for bits in (4, 3, 2)]
     return [*(Option(format_) for format_ in (*channels, *tensors, *shared)), Option()]
-
-
-@dataclass(frozen=True, eq=False)
-class Compressed:
-    """What `compress` made.
-
-    Attributes:
-        artifact: the file, as it was reloaded.
-        summary: what the reports say, as data.
-        recipe: the steps that made it; running them again gives the same bytes.
-        content: the bytes of the file.
-    """
-
-    artifact: Artifact
-    summary: Summary
-    recipe: Recipe
-    content: bytes
-
-    def save(self, path: str | Path) -> Path:
-        """Write the file (`model.fw`), whole or not at all."""
-        return write_whole(path, self.content)
 
 
 def compress(
@@ -77,11 +52,12 @@ def compress(
     Args:
         task: the network, its data and its measure, for instance `featherweight.Classification`.
         recipe: steps, the name of a recipe, a TOML file, or `auto`: formats are chosen for each tensor.
-        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation; the smallest file
-            is sought. Default 0.5 if no `max_bytes` is given.
+        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, chance included
+            (one-sided, 95 %, where the task knows the metric of each sample); the smallest file is sought.
+            Default 0.5 if no `max_bytes` is given.
         max_bytes: `auto`: bytes of the whole file; the best metric is sought.
         options: `auto`: what a tensor may become; by default `default_options`.
-        where: `auto`: which tensors are chosen for; by default `weights`.
+        where: `auto`: which tensors are chosen for; by default `weights`, if there are any.
         batches: `auto`: validation batches for the sensitivities, by default 16; what is chosen is verified on all.
         seed: of everything random.
         threads: of the arithmetic; they decide bytes.
@@ -92,6 +68,7 @@ def compress(
         FeatherweightError: bad input; or no choice meets the demand, and then what came closest.
     """
     _check_kinds(task, recipe)
+    check(task)
     threads, store, events = threads or usable_processors(), store or Store(), events or default_events()
     start = time.perf_counter()
     demands = {
@@ -100,9 +77,7 @@ def compress(
     if recipe == "auto":
         if max_drop is None and max_bytes is None:
             max_drop = 0.5
-        search = _Search(
-            task, options_of(options), where or "weights", batches or 16, seed, threads, store, events
-        )
+        search = _Search(task, options_of(options), where, batches or 16, seed, threads, store, events)
         made, found = search.made(max_drop, max_bytes)
         about = f"chosen for {task.name}"
     else:
@@ -112,7 +87,7 @@ def compress(
         steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
         about = steps.about
-    return _finish(task, made, found, about, seed, threads, store, events, start)
+    return finish(task, made, found, about, seed, threads, store, events, start)
 
 
 def _check_kinds(task: object, recipe: object) -> None:
@@ -141,20 +116,11 @@ def options_of(given: Sequence[Option] | None) -> list[Option]:
     return options
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search saw on its way."""
-
-    table: Sensitivity
-    trials: list[Trial]
-    chosen: Trial
-
-
 @dataclass(frozen=True, eq=False)
 class _Search:
     task: Task
     options: list[Option]
-    where: Where
+    where: Where | None
     batches: int
     seed: int
     threads: int
@@ -180,7 +146,8 @@ class _Search:
         graph, _ = graph_of(model, task, store, self.events)
         with pinned(threads):
             base = metrics(model, task, "validation", store, threads)
-        allocator = Allocator(model, task, table, graph, base, seed, threads, store)
+            each = comparable(scored(model, task, "validation", store, threads), base, task)
+        allocator = Allocator(model, task, table, graph, base[task.primary], each, seed, threads, store)
         drop = None if max_drop is None else max_drop / 100
         trials = frontier(allocator, max_drop=drop, max_bytes=max_bytes, events=self.events)
         chosen = choose(trials, max_drop=drop, max_bytes=max_bytes)
@@ -197,62 +164,16 @@ def training_steps(task: Task) -> Recipe:
     return Recipe([Train()] if trains else [])
 
 
-def _finish(
-    task: Task,
-    made: list[Made],
-    found: Found | None,
-    about: str,
-    seed: int,
-    threads: int,
-    store: Store,
-    events: Events,
-    start: float,
-) -> Compressed:
-    """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
-    base = baseline(made)
-    with pinned(threads):
-        before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
-        writer = Writer(task, about, before["validation"], seed, threads, store, events)
-        validation = metrics(made[-1].model, task, "validation", store, threads)
-        model, content = writer.file(made, validation)
-        artifact = loads(content)
-        difference = None
-        if artifact.graph is not None:
-            difference = parity(artifact.session(threads=threads), model.module, task)
-        if difference is not None and difference > PARITY:
-            raise IntegrityError(
-                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
-            )
-        predict, runtime = reloaded_predictor(artifact, task, threads)
-        after = measured(task, predict, "test")
-        stages = writer.stages(made)
-    summary = summarise(
-        task=task,
-        model=model,
-        base=base,
-        stages=stages,
-        artifact=artifact,
-        baseline=before,
-        test=after,
-        runtime=runtime,
-        difference=difference,
-        threads=threads,
-        seed=seed,
-        seconds=time.perf_counter() - start,
-        table=found.table if found else None,
-        trials=found.trials if found else [],
-        chosen=found.chosen if found else None,
-    )
-    return Compressed(artifact, summary, recipe_of(made, about), content)
-
-
 def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int | None) -> ConfigError:
-    smallest, best = trials[0], min(trials, key=lambda trial: trial.drop)
+    smallest, best = trials[0], min(trials, key=lambda trial: trial.drop + DOUBT * trial.error)
     demand = f"max_drop {max_drop} points" if max_bytes is None else f"max_bytes {max_bytes}"
     return ConfigError(
         "no allocation meets the demand",
         where=demand,
-        got=f"smallest file {smallest.nbytes} bytes (drop {100 * smallest.drop:.2f} points), "
-        f"least drop {100 * best.drop:.2f} points ({best.nbytes} bytes)",
+        got=f"smallest file {smallest.nbytes} bytes ({_drop(smallest)}), least {_drop(best)} ({best.nbytes} bytes)",
         hint="relax the demand, or train through the format (step finetune)",
     )
+
+
+def _drop(trial: Trial) -> str:
+    return f"drop {100 * trial.drop:.2f} points, standard error {100 * trial.error:.2f}"

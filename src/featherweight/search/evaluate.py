@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import Artifact
@@ -20,6 +21,12 @@ from featherweight.recipe.runner import versions
 from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
+from featherweight.task.failures import failures
+from featherweight.task.identity import identity_of
+from featherweight.task.scores import scores
+
+Array = NDArray[np.float64]
+SAME = 1e-6
 
 
 def predictor(module: nn.Module) -> Predict:
@@ -49,7 +56,9 @@ def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:
     """
     where = f"{task.name}, {split} split"
     found: dict[str, float] = {}
-    for name, value in dict(task.metrics(predict, split)).items():
+    with failures(f"{task.name}, metrics on {split}"):
+        given = dict(task.metrics(predict, split))
+    for name, value in given.items():
         try:
             found[str(name)] = float(value)
         except (TypeError, ValueError):
@@ -72,6 +81,25 @@ def metrics(model: Model, task: Task, split: Split, store: Store, threads: int) 
         kept = msgspec.json.encode(measured(task, predictor(model.module), split))
         store.put(key, kept)
     return msgspec.json.decode(kept, type=dict[str, float])
+
+
+def scored(model: Model, task: Task, split: Split, store: Store, threads: int) -> Array | None:
+    """Return the primary metric of each sample `[n]`, None if unknown; out of the store where it stands there."""
+    own = identity_of(getattr(type(task), "scores", None))
+    key = key_of("scores", model.hash, task.fingerprint(), own, split, threads, versions())
+    kept = store.get(key)
+    if kept is None:
+        found = scores(task, predictor(model.module), split)
+        kept = b"" if found is None else found.tobytes()
+        store.put(key, kept)
+    return np.frombuffer(kept, np.float64) if kept else None
+
+
+def comparable(each: Array | None, metrics: Mapping[str, float], task: Task) -> Array | None:
+    """Return the scores of samples if their mean is the primary metric: a task may define that anew, alone."""
+    if each is None or abs(float(each.mean()) - metrics[task.primary]) > SAME:
+        return None
+    return each
 
 
 def parity(session: Session, module: nn.Module, task: Task) -> float:

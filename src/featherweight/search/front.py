@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from featherweight.artifact import StoredGraph, dumps
 from featherweight.events import Events, Finished, Progress, Started, silent
@@ -16,12 +17,19 @@ from featherweight.recipe import Store
 from featherweight.recipe.packing import pack
 from featherweight.recipe.runner import pinned
 from featherweight.search.allocation import allocate, pareto
-from featherweight.search.evaluate import metrics
+from featherweight.search.evaluate import metrics, scored
 from featherweight.search.options import Option
+from featherweight.search.paired import paired
 from featherweight.search.sensitivity import Cell, Sensitivity, encode_step
 from featherweight.task import Task
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+
+Array = NDArray[np.float64]
+# Of many trials some keep a demand by luck: the drop counts with so many of its standard errors (one-sided, 95 %).
+DOUBT = 1.64
+ROUNDING = 1e-12
+HALVINGS = 4
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -30,16 +38,22 @@ class Trial(msgspec.Struct, frozen=True):
     Attributes:
         choices: tensor to option.
         nbytes: bytes of the whole file.
-        metrics: on the validation split.
-        drop: what the primary metric lost against the float network there (fraction, not percent).
+        value: the primary metric on the validation split.
+        drop: what it lost against the float network there (fraction, not percent).
+        error: standard error of the drop, from the samples that changed; 0 where the task cannot tell.
         predicted: sum of the losses that the sensitivities foretold.
     """
 
     choices: dict[str, Option]
     nbytes: int
-    metrics: dict[str, float]
+    value: float
     drop: float
+    error: float
     predicted: float
+
+    def keeps(self, max_drop: float) -> bool:
+        """Return whether the drop, and `DOUBT` standard errors beyond it, stay within `max_drop`."""
+        return self.drop + DOUBT * self.error <= max_drop + ROUNDING
 
     @property
     def steps(self) -> list[Encode]:
@@ -53,14 +67,18 @@ class Trial(msgspec.Struct, frozen=True):
 class Allocator:
     """What is fixed while a front is drawn: the float network, its table, and how candidates are verified.
 
-    `encoded` holds what was encoded already.
+    Attributes:
+        base: the primary metric of the float network on validation.
+        each: that of each sample `[n]`, None if it is not known.
+        encoded: what was encoded already.
     """
 
     model: Model
     task: Task
     table: Sensitivity
     graph: StoredGraph | None
-    base: Mapping[str, float]
+    base: float
+    each: Array | None
     seed: int
     threads: int
     store: Store
@@ -73,7 +91,7 @@ class Allocator:
 
     def within(self, budget: float) -> dict[str, Cell] | None:
         """Return the least harmful choice whose tensors take at most `budget` bytes, or None."""
-        damage = [[_damage(cell) for cell in row] for row in self.rows]
+        damage = [damages(row) for row in self.rows]
         sizes = [[cell.nbytes for cell in row] for row in self.rows]
         chosen = allocate(damage, sizes, budget)
         if chosen is None:
@@ -87,18 +105,37 @@ class Allocator:
         ladder = np.geomspace(max(least, 1), max(most, 1), count)[:-1]
         return [*(float(budget) for budget in ladder), float(most)]
 
+    def uniform(self) -> list[dict[str, Cell]]:
+        """Return the choices of one option for all; a tensor that cannot take it gets the one of least error."""
+        made = []
+        for option in dict.fromkeys(cell.option for cell in self.table.cells):
+            cells = [
+                next((cell for cell in row if cell.option == option), min(row, key=lambda cell: cell.error))
+                for row in self.rows
+            ]
+            made.append({cell.tensor: cell for cell in cells})
+        return made
+
     def verify(self, choice: Mapping[str, Cell]) -> Trial:
         """Encode a choice, weigh the file it makes, and measure it on the validation split."""
         options = {name: cell.option for name, cell in choice.items()}
-        trial = Trial(options, 0, {}, 0.0, sum(cell.loss for cell in choice.values()))
         chosen = {name: option for name, option in options.items() if option.format is not None}
         model = self.model.with_encoded(
             {name: self._encoded(name, option) for name, option in chosen.items()}
         )
-        measured = metrics(model, self.task, "validation", self.store, self.threads)
+        value, error = self._measured(model)
         nbytes = len(dumps(pack(model, self.graph)))
-        drop = self.base[self.task.primary] - measured[self.task.primary]
-        return msgspec.structs.replace(trial, nbytes=nbytes, metrics=measured, drop=drop)
+        predicted = sum(cell.loss for cell in choice.values())
+        return Trial(options, nbytes, value, self.base - value, error, predicted)
+
+    def _measured(self, model: Model) -> tuple[float, float]:
+        """Return the primary metric on the validation split, and the standard error of its difference."""
+        if self.each is None:
+            found = metrics(model, self.task, "validation", self.store, self.threads)
+            return found[self.task.primary], 0.0
+        each = scored(model, self.task, "validation", self.store, self.threads)
+        assert each is not None, "the float network was scored by the same task"
+        return float(each.mean()), paired(self.each, each).error
 
     def _encoded(self, name: str, option: Option) -> Encoded:
         """Return a tensor under an option; neighbours on the ladder share most of them."""
@@ -118,8 +155,9 @@ def frontier(
 ) -> list[Trial]:
     """Return every trial that was verified, smallest file first.
 
-    A ladder of budgets is allocated exactly and verified; then the space between the smallest file that keeps
-    the demand and its smaller neighbour is halved a few times.
+    Every option for all tensors alike is tried, so that what is chosen is never worse than that; then a ladder of
+    budgets, allocated exactly; then the space between the smallest budget that keeps the demand and its smaller
+    neighbour is halved a few times.
 
     Args:
         allocator: what is fixed.
@@ -128,12 +166,12 @@ def frontier(
         rungs: budgets on the ladder.
         events: where progress goes.
     """
-    halvings = 4 if max_drop is not None and max_bytes is None else 0
-    events(Started("front", rungs + halvings))
+    uniform = allocator.uniform()
+    halvings = HALVINGS if max_drop is not None and max_bytes is None else 0
+    events(Started("front", len(uniform) + rungs + halvings))
     tried: dict[tuple[Option, ...], Trial] = {}
 
-    def attempt(budget: float) -> Trial | None:
-        choice = allocator.within(budget)
+    def verified(choice: Mapping[str, Cell] | None) -> Trial | None:
         if choice is None:
             return None
         key = tuple(cell.option for cell in choice.values())
@@ -141,23 +179,24 @@ def frontier(
             tried[key] = allocator.verify(choice)
         return tried[key]
 
+    def attempt(budget: float) -> Trial | None:
+        return verified(allocator.within(budget))
+
     with pinned(allocator.threads):
+        for number, choice in enumerate(uniform):
+            verified(choice)
+            events(Progress("front", number + 1))
         ladder = allocator.budgets(rungs)
         outcomes = []
         for number, budget in enumerate(ladder):
             outcomes.append(attempt(budget))
-            events(Progress("front", number + 1))
+            events(Progress("front", len(uniform) + number + 1))
         if max_bytes is not None:
             _fit(attempt, max_bytes)
         elif max_drop is not None:
-            keeps = [trial is not None and trial.drop <= max_drop for trial in outcomes]
-            first = keeps.index(True) if True in keeps else len(ladder) - 1
-            low, high = ladder[max(first - 1, 0)], ladder[first]
-            for number in range(halvings):
-                middle = (low * high) ** 0.5
-                trial = attempt(middle)
-                low, high = (low, middle) if trial and trial.drop <= max_drop else (middle, high)
-                events(Progress("front", rungs + number + 1))
+            _halve(
+                attempt, ladder, [trial is not None and trial.keeps(max_drop) for trial in outcomes], max_drop
+            )
     events(Finished("front", 0.0))
     return sorted(tried.values(), key=lambda trial: (trial.nbytes, trial.drop))
 
@@ -172,20 +211,25 @@ def _fit(attempt: Callable[[float], Trial | None], max_bytes: int) -> None:
         budget -= trial.nbytes - max_bytes
 
 
-def choose(trials: Sequence[Trial], *, max_drop: float | None, max_bytes: int | None) -> Trial | None:
-    """Return the trial that was asked for: the smallest within `max_drop`, or the best within `max_bytes`.
+def _halve(
+    attempt: Callable[[float], Trial | None], ladder: Sequence[float], keeps: Sequence[bool], max_drop: float
+) -> None:
+    """Try budgets between the smallest of a ladder that keeps the demand and the one below it."""
+    first = keeps.index(True) if True in keeps else len(ladder) - 1
+    low, high = ladder[max(first - 1, 0)], ladder[first]
+    for _ in range(HALVINGS):
+        middle = (low * high) ** 0.5
+        trial = attempt(middle)
+        low, high = (low, middle) if trial and trial.keeps(max_drop) else (middle, high)
 
-    Of many trials one keeps `max_drop` by luck; so the next larger one has to keep it too (the largest has none).
-    """
+
+def choose(trials: Sequence[Trial], *, max_drop: float | None, max_bytes: int | None) -> Trial | None:
+    """Return the trial that was asked for: the smallest that keeps `max_drop`, or the best within `max_bytes`."""
+    fitting = [trial for trial in trials if max_bytes is None or trial.nbytes <= max_bytes]
     if max_drop is None:
-        fitting = [trial for trial in trials if max_bytes is None or trial.nbytes <= max_bytes]
         return min(fitting, key=lambda trial: (trial.drop, trial.nbytes), default=None)
-    ladder = sorted(trials, key=lambda trial: (trial.nbytes, trial.drop))
-    for trial, larger in zip(ladder, [*ladder[1:], ladder[-1]], strict=True):
-        within = max_bytes is None or trial.nbytes <= max_bytes
-        if within and trial.drop <= max_drop and larger.drop <= max_drop:
-            return trial
-    return None
+    kept = [trial for trial in fitting if trial.keeps(max_drop)]
+    return min(kept, key=lambda trial: (trial.nbytes, trial.drop), default=None)
 
 
 def front_of(trials: Sequence[Trial]) -> list[Trial]:
@@ -193,6 +237,17 @@ def front_of(trials: Sequence[Trial]) -> list[Trial]:
     return [trials[i] for i in pareto([(trial.nbytes, trial.drop) for trial in trials])]
 
 
-def _damage(cell: Cell) -> float:
-    """Return the loss a cell adds, never below 0; of equal ones, less error is better, and then fewer bytes."""
-    return max(cell.loss, 0.0) + 1e-9 * cell.error + 1e-15 * cell.nbytes
+def damages(row: Sequence[Cell]) -> list[float]:
+    """Return the loss that each option of a tensor is expected to add: its squared error times the tensor's slope.
+
+    The slope, loss per squared error, is fitted through the origin to all options of the tensor: single losses of
+    fine options are smaller than their noise, those of coarse options are not. Of equal losses less error is
+    better, and then fewer bytes.
+
+    References:
+        Dong et al., HAWQ-V2, 2020, eq. 4: second-order sensitivity times squared error; there the slope is the mean
+        trace of the Hessian.
+    """
+    energy = sum(cell.error**2 for cell in row)
+    slope = sum(cell.loss * cell.error for cell in row) / energy if energy else 0.0
+    return [max(slope, 1e-9) * cell.error + 1e-15 * cell.nbytes for cell in row]

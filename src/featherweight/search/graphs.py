@@ -19,6 +19,7 @@ from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
 from featherweight.search.evaluate import session_predictor
 from featherweight.task import Inputs, Task
+from featherweight.task.failures import failures
 
 LOOKED_AT = 8
 
@@ -29,7 +30,9 @@ def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[St
     kept = store.get(key)
     if kept is not None:
         return msgspec.msgpack.decode(kept, type=StoredGraph), []
-    batches = [task.inputs(batch) for batch in islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)]
+    with failures(f"{task.name}, validation split"):
+        looked_at = islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)
+        batches = [task.inputs(batch) for batch in looked_at]
     try:
         graph = export(model.module, task.example(), dynamic=free_axes(model, task, batches))
         _takes(graph, model, batches)
@@ -47,7 +50,8 @@ def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tupl
     None, where only the first axes differ: `export` frees those by itself.
     """
     if hasattr(task, "dynamic_shapes"):
-        said: dict[str, tuple[int, ...]] = task.dynamic_shapes()
+        with failures(f"{task.name}, dynamic_shapes"):
+            said: dict[str, tuple[int, ...]] = task.dynamic_shapes()
         return said
     seen = [flatten_inputs(model.module, inputs) for inputs in (task.example(), *batches)]
     axes = {

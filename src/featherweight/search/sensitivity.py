@@ -16,8 +16,9 @@ from featherweight.recipe import Store
 from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.recipe.store import key_of
 from featherweight.search.options import Option
-from featherweight.selectors import Where, select
+from featherweight.selectors import Where, select, weights
 from featherweight.task import Task, call
+from featherweight.task.failures import failures
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
 
@@ -66,7 +67,7 @@ def measure(
     task: Task,
     options: Sequence[Option],
     *,
-    where: Where = "weights",
+    where: Where | None = None,
     batches: int = 16,
     seed: int = 0,
     threads: int | None = None,
@@ -81,7 +82,7 @@ def measure(
         model: the float network.
         task: gives the validation split and the loss.
         options: what a tensor may become.
-        where: which tensors.
+        where: which tensors; without it `weights`, if the network has any.
         batches: how many validation batches; fewer if there are no more.
         seed: for formats that draw.
         threads: of the arithmetic; it decides bits.
@@ -89,10 +90,10 @@ def measure(
         events: where progress goes.
     """
     threads, store = threads or usable_processors(), store or Store()
-    names = select(model, where)
+    names = weights(model) if where is None else select(model, where)
     base_key = ("sensitivity", model.hash, task.fingerprint(), batches, seed, threads, versions())
     cells: list[Cell] = []
-    skipped: list[Note] = []
+    skipped = [] if names else [Note("skipped", "weights", "there are none of two or more dimensions")]
     done, total = 0, len(names) * len(options)
     events(Started("sensitivity", total))
     with pinned(threads):
@@ -146,7 +147,7 @@ def encode_step(name: str, option: Option) -> Encode:
 
 def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
-    with torch.inference_mode():
+    with failures(f"{task.name}, loss on validation"), torch.inference_mode():
         for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
             if number == batches:
                 break

@@ -12,10 +12,16 @@ from featherweight.artifact import Artifact
 from featherweight.model import Model, Note
 from featherweight.recipe.runner import versions
 from featherweight.search.front import Trial, front_of
+from featherweight.search.paired import Paired
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
 
 GIVEN = "given"
+
+
+UNPAIRED = Note(
+    "skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own"
+)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -63,11 +69,22 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 class Point(msgspec.Struct, frozen=True):
-    """One verified allocation: whole-file bytes, and the primary metric on validation."""
+    """One verified allocation: whole-file bytes, and the primary metric on validation.
+
+    Attributes:
+        nbytes: of the whole file.
+        value: the metric.
+        drop: what it lost against the float network (fraction).
+        error: standard error of the drop; 0 where the task cannot tell.
+        on_front: whether no other beats it in bytes and metric.
+        chosen: whether it is the one in the file.
+        formats: option of each tensor.
+    """
 
     nbytes: int
     value: float
     drop: float
+    error: float
     on_front: bool
     chosen: bool
     formats: dict[str, str]
@@ -98,6 +115,7 @@ class Summary(msgspec.Struct, frozen=True):
         sha256: hash of the file.
         baseline: metrics of the float network by split, `test` and `validation`.
         test: metrics of the reloaded file on test, computed by `runtime`.
+        paired: these against the float network, sample by sample; None if the task does not know the metric of each.
         validation: metrics of the decoded network on validation.
         difference: largest difference between runtime and decoded module on the example, relative; None without graph.
         rows: the tensors.
@@ -122,6 +140,7 @@ class Summary(msgspec.Struct, frozen=True):
     sha256: str
     baseline: dict[str, dict[str, float]]
     test: dict[str, float]
+    paired: Paired | None
     validation: dict[str, float]
     runtime: str
     difference: float | None
@@ -146,6 +165,7 @@ def summarise(
     artifact: Artifact,
     baseline: Mapping[str, dict[str, float]],
     test: dict[str, float],
+    paired: Paired | None,
     runtime: str,
     difference: float | None,
     threads: int,
@@ -160,7 +180,7 @@ def summarise(
     floats = sum(p.numel() for p in base.module.parameters())
     weights = where.nbytes["payload"] + where.nbytes["parts"]
     front = front_of(trials)
-    skipped = [*model.notes, *(table.skipped if table else [])]
+    skipped = [*model.notes, *(table.skipped if table else []), *([] if paired else [UNPAIRED])]
     return Summary(
         task=task.name,
         fingerprint=task.fingerprint(),
@@ -174,6 +194,7 @@ def summarise(
         sha256=artifact.sha256,
         baseline=dict(baseline),
         test=test,
+        paired=paired,
         validation=dict(artifact.facts["validation"]),
         runtime=runtime,
         difference=difference,
@@ -183,8 +204,9 @@ def summarise(
         points=[
             Point(
                 t.nbytes,
-                t.metrics[task.primary],
+                t.value,
                 t.drop,
+                t.error,
                 t in front,
                 t is chosen,
                 {name: option.label for name, option in t.choices.items()},

@@ -20,7 +20,7 @@ from featherweight.search.evaluate import metrics
 from featherweight.search.graphs import graph_of
 from featherweight.search.summary import GIVEN, Stage
 from featherweight.task import Task
-from featherweight.techniques import Train
+from featherweight.techniques import Load, Train
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,9 +60,9 @@ class Writer:
     def stages(self, made: Sequence[Made]) -> list[Stage]:
         """Return what stood after each step: the bytes of the file it would be, and its metrics on validation.
 
-        The first is the float network; before a first `train` there is none worth a line.
+        The first is the float network; before a first `load` or `train` there is none worth a line.
         """
-        first = 1 if len(made) > 1 and isinstance(made[1].step, Train) else 0
+        first = 1 if len(made) > 1 and isinstance(made[1].step, Load | Train) else 0
         self.events(Started("files of the steps", len(made) - first))
         stages = []
         for last in range(first, len(made)):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from featherweight.errors import TaskError
 
@@ -17,3 +18,9 @@ def failures(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
+
+
+def guarded(where: str, items: Iterable[Any]) -> Iterator[Any]:
+    """Yield items; what fails while one is made is reported, not what is done with it."""
+    with failures(where):
+        yield from items

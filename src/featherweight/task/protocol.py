@@ -27,8 +27,10 @@ class Task(Protocol):
     Everything is a function of its arguments: the same seed and epoch give the same batches in any process.
 
     A task may have more: `training` (a `featherweight.task.training.Training`: how its network is trained from the
-    start; without it, or None, the network comes trained) and `dynamic_shapes()` (input name to the axes whose size
-    is free; without it the first axis of every input is, where the network allows).
+    start; without it, or None, the network comes trained), `dynamic_shapes()` (input name to the axes whose size
+    is free; without it the first axis of every input is, where the network allows) and `scores(predict, split)`
+    (the primary metric of each sample `[n]`, in one order, whose mean is that of `metrics`: by it two networks are
+    compared sample by sample; without it their means alone are).
     """
 
     @property

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featherweight.errors import TaskError
+from featherweight.task.failures import failures, guarded
 from featherweight.task.protocol import Batch, Inputs, Needs, Output, Predict, Split, Task
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ class Restricted:
         batches = self.task.batches(split, seed=seed, epoch=epoch)
         if self.needs == "labelled":
             return batches
-        return (Unlabelled(self.task.inputs(batch)) for batch in batches)
+        inputs = (Unlabelled(self.task.inputs(batch)) for batch in batches)
+        return guarded(f"{self.name}, {split} split", inputs)
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""
@@ -73,7 +75,8 @@ class Restricted:
         """Return the scalar that training minimises."""
         if self.needs != "labelled":
             raise self._refusal("labels")
-        return self.task.loss(output, batch)
+        with failures(f"{self.name}, loss"):
+            return self.task.loss(output, batch)
 
     def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
         """Return every metric on a split other than test."""
@@ -81,7 +84,8 @@ class Restricted:
             raise self._refusal("metrics")
         if split == "test":
             raise self._refusal("the test split")
-        return self.task.metrics(predict, split)
+        with failures(f"{self.name}, metrics on {split}"):
+            return self.task.metrics(predict, split)
 
     def fingerprint(self) -> str:
         """Return the hash of all that the results depend on."""

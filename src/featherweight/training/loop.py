@@ -16,6 +16,7 @@ from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
+from featherweight.task.failures import failures, guarded
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
 from featherweight.training.state import State
@@ -82,7 +83,9 @@ def fit(
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
             epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
-                value = (loss or task.loss)(state.forward(module, task.inputs(batch)), batch)
+                with failures(f"{task.name}, network"):
+                    output = state.forward(module, task.inputs(batch))
+                value = (loss or task.loss)(output, batch)
             number = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)
             watch.stepped(position, length, number)
@@ -109,7 +112,7 @@ def steps(
         torch.manual_seed(mixed(seed, epoch))
         batches, count = task.batches("train", seed=seed, epoch=epoch), 0
         length = len(batches) if isinstance(batches, Sized) else 0
-        for count, batch in enumerate(batches, 1):
+        for count, batch in enumerate(guarded(f"{task.name}, train split", batches), 1):
             position = Position(epoch, count - 1, taken)
             if position < start:
                 continue

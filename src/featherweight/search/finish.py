@@ -1,0 +1,105 @@
+"""The end of a compression: the file written, loaded again, compared with the decoded network, and measured on test."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from featherweight.artifact import Artifact, loads
+from featherweight.errors import IntegrityError
+from featherweight.events import Events
+from featherweight.files import write_whole
+from featherweight.recipe import Made, Recipe, Store
+from featherweight.recipe.runner import baseline, pinned
+from featherweight.search.evaluate import comparable, measured, metrics, parity, reloaded_predictor, scored
+from featherweight.search.front import Trial
+from featherweight.search.paired import paired
+from featherweight.search.sensitivity import Sensitivity
+from featherweight.search.summary import Summary, summarise
+from featherweight.search.written import Writer, recipe_of
+from featherweight.task import Task
+from featherweight.task.scores import scores
+
+PARITY = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What `compress` made.
+
+    Attributes:
+        artifact: the file, as it was reloaded.
+        summary: what the reports say, as data.
+        recipe: the steps that made it; running them again gives the same bytes.
+        content: the bytes of the file.
+    """
+
+    artifact: Artifact
+    summary: Summary
+    recipe: Recipe
+    content: bytes
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file (`model.fw`), whole or not at all."""
+        return write_whole(path, self.content)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search saw on its way."""
+
+    table: Sensitivity
+    trials: list[Trial]
+    chosen: Trial
+
+
+def finish(
+    task: Task,
+    made: list[Made],
+    found: Found | None,
+    about: str,
+    seed: int,
+    threads: int,
+    store: Store,
+    events: Events,
+    start: float,
+) -> Compressed:
+    """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
+    base = baseline(made)
+    with pinned(threads):
+        before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
+        writer = Writer(task, about, before["validation"], seed, threads, store, events)
+        model, content = writer.file(made, metrics(made[-1].model, task, "validation", store, threads))
+        artifact = loads(content)
+        difference = None
+        if artifact.graph is not None:
+            difference = parity(artifact.session(threads=threads), model.module, task)
+        if difference is not None and difference > PARITY:
+            raise IntegrityError(
+                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+            )
+        predict, runtime = reloaded_predictor(artifact, task, threads)
+        after = measured(task, predict, "test")
+        stages = writer.stages(made)
+        old = comparable(scored(base, task, "test", store, threads), before["test"], task)
+        new = None if old is None else comparable(scores(task, predict, "test"), after, task)
+    summary = summarise(
+        task=task,
+        model=model,
+        base=base,
+        stages=stages,
+        artifact=artifact,
+        baseline=before,
+        test=after,
+        paired=None if old is None or new is None else paired(old, new),
+        runtime=runtime,
+        difference=difference,
+        threads=threads,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        table=found.table if found else None,
+        trials=found.trials if found else [],
+        chosen=found.chosen if found else None,
+    )
+    return Compressed(artifact, summary, recipe_of(made, about), content)

@@ -9,7 +9,7 @@ from featherweight.formats.coders.base import Array, Coder, StreamSpec
 from featherweight.formats.coders.varints import read_varint, varint
 
 _SPLIT, _SLOW = 1, 2
-_SAMPLE = 1 << 16  # symbols on which the rate of adaptation is chosen
+_SAMPLE = 1 << 15  # symbols on which the rate of adaptation is chosen
 
 
 class Cabac(Coder, frozen=True, tag="cabac"):

@@ -31,12 +31,19 @@ def distributions(count: int) -> dict[str, tuple[Array, int, int]]:
         "uniform, 4 bits": (draw.integers(0, 16, count), 16, 0),
         "gaussian, 4 bits": (np.clip(np.rint(draw.normal(8, 2.2, count)), 0, 15), 16, 8),
         "laplacian, 8 bits": (np.clip(np.rint(draw.laplace(128, 12, count)), 0, 255), 256, 128),
+        **{f"gaussian, {bits} bits": (gaussian(draw, count, bits), 1 << bits, 0) for bits in (8, 12, 16)},
         "geometric": (np.minimum(draw.geometric(0.3, count) - 1, 31), 32, 0),
         "90 % zeros, 16 levels": (np.where(draw.random(count) < 0.9, 0, levels), 17, 0),
         "99 % zeros, 16 levels": (np.where(draw.random(count) < 0.99, 0, levels), 17, 0),
         "binary, p = 0.1": (draw.random(count) < 0.1, 2, 0),
         "pruned layer": (pruned(draw, count), 17, 0),
     }
+
+
+def gaussian(draw: np.random.Generator, count: int, bits: int) -> Array:
+    """Integers of `bits` bits, an eighth of their range the standard deviation, as symbols of `Int`."""
+    most = 1 << bits - 1
+    return np.rint(draw.normal(0, most / 4, count)).astype(int).clip(-most, most - 1) % (2 * most)
 
 
 def pruned(draw: np.random.Generator, count: int) -> Array:
@@ -126,7 +133,7 @@ def print_table(count: int, most_slow: int) -> None:
 
 def compile_cabac() -> None:
     """Let numba compile outside the measurements."""
-    Cabac().encode(np.zeros(1, np.uint8), StreamSpec(1, 2))
+    Cabac().encode(np.arange(2), StreamSpec(2, 2))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import Bitmask, Cabac, Huffman, Rans, StreamSpec
-from featherweight.formats.coders.cabac_loop import to_symbol, to_value
+from featherweight.formats.coders.cabac_loop import MARGIN, RATES, to_symbol, to_value, walk
 from featherweight.testing.coders import mutated, named_streams
 
 
@@ -77,7 +77,7 @@ class SlowDecoder:
             value = self.value((before > 0) - (before < 0), level)
             density[column] += ((1 << 16 if value else 0) - density[column]) // 32
             out.append(self.symbol(value))
-        assert self.low < 1 << 32 and len(self.bytes) <= self.at - 4
+        assert self.low < 1 << 32 and len(self.bytes) == self.at - 4
         return out
 
 
@@ -186,3 +186,40 @@ def test_forged_heads():
             Cabac().decode(forged, StreamSpec(10, 16, zero=0))
     with pytest.raises(IntegrityError, match="order"):
         Cabac().decode(b"\x00\x10", StreamSpec(10, 16))
+
+
+@pytest.mark.parametrize("zero", [0, 1])
+def test_symbols_that_cost_least_are_within_the_bound(zero):
+    count = 3_000_000
+    symbols, spec = np.zeros(count, np.uint8), StreamSpec(count, 2, zero=zero)
+    payload = Cabac().encode(symbols, spec)
+    assert len(payload) < 40
+    np.testing.assert_array_equal(Cabac().decode(payload, spec), symbols)
+
+
+def test_a_count_is_refused_before_there_is_memory_for_it():
+    symbols, spec = layer(40, 100)
+    payload = Cabac().encode(symbols, spec)
+    digits = np.frombuffer(payload[1:] + bytes(MARGIN), np.uint8).astype(np.uint16)
+    for count in (symbols.size + 1000, 1 << 40):
+        read, _, (_, length, _) = walk(
+            np.zeros(1, np.uint32), digits, count, 100, (16, 0, -1), RATES[payload[0] >> 1], True
+        )
+        assert length == 0 and read.size < 4 * symbols.size
+        np.testing.assert_array_equal(read[: symbols.size], symbols)
+    with pytest.raises(IntegrityError, match="too few bytes"):
+        Cabac().decode(b"\0abc", StreamSpec(1 << 21, 16, zero=0))
+
+
+def test_zeros_at_the_end_are_neither_dropped_nor_added():
+    draw, ended = np.random.default_rng(0), 0
+    for _ in range(1500):
+        symbols = draw.integers(0, 5, 12).astype(np.uint8)
+        spec = StreamSpec(12, 5, zero=0, row_length=4)
+        payload = Cabac().encode(symbols, spec)
+        for forged in (payload + b"\0", payload.rstrip(b"\0")):
+            if forged != payload:
+                with pytest.raises(IntegrityError):
+                    Cabac().decode(forged, spec)
+        ended += payload[-1] == 0
+    assert ended

@@ -9,7 +9,7 @@ from featherweight.formats.coders.base import Array, Coder, StreamSpec
 from featherweight.formats.coders.varints import read_varint, varint
 
 _SPLIT, _SLOW = 1, 2
-_SAMPLE = 1 << 16  # symbols on which the rate of adaptation is chosen
+_SAMPLE = 1 << 15  # symbols on which the rate of adaptation is chosen
 
 
 class Cabac(Coder, frozen=True, tag="cabac"):
@@ -29,10 +29,10 @@ class Cabac(Coder, frozen=True, tag="cabac"):
             return b""
         centre, split = _order(symbols, spec)
         head = (b"" if spec.zero is not None else varint(centre)) + (b"" if split < 0 else varint(split))
-        sample = symbols[:_SAMPLE]
-        fast, slow = (len(_write(sample, spec, centre, split, rate)) for rate in (0, 1))
-        first = bytes([_SPLIT * (split >= 0) | _SLOW * (slow < fast)])
-        return first + head + _write(symbols, spec, centre, split, int(slow < fast))
+        tried = [_write(symbols[:_SAMPLE], spec, centre, split, slow) for slow in (0, 1)]
+        slow = int(len(tried[1]) < len(tried[0]))
+        body = tried[slow] if spec.count <= _SAMPLE else _write(symbols, spec, centre, split, slow)
+        return bytes([_SPLIT * (split >= 0) | _SLOW * slow]) + head + body
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         if spec.count == 0 or spec.alphabet == 1:
@@ -58,6 +58,7 @@ def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
     from featherweight.formats.coders.cabac_loop import magnitude
 
     distinct, counts = np.unique(symbols, return_counts=True)
+    distinct = distinct.astype(np.int64)
     centre = int(distinct[counts.argmax()]) if spec.zero is None else spec.zero
     others = distinct != centre
     ranks, below = distinct[others] - (distinct[others] > centre), np.cumsum(counts[others])
@@ -69,22 +70,24 @@ def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
 
 
 def _write(symbols: Array, spec: StreamSpec, centre: int, split: int, slow: int) -> bytes:
-    from featherweight.formats.coders.cabac_loop import LIMITS, RATES, walk
+    from featherweight.formats.coders.cabac_loop import RATES, finished, walk
 
-    wide, buffer = symbols.astype(np.uint32), np.zeros(symbols.size // 2 + 1024, np.uint8)
-    buffer, size = walk(
-        wide, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], False
-    )
-    return buffer[:size].tobytes()
+    wide, digits = symbols.astype(np.uint32), np.zeros(symbols.size // 2 + 1024, np.uint16)
+    order = (spec.alphabet, centre, split)
+    _, digits, interval = walk(wide, digits, wide.size, spec.row_length, order, RATES[slow], False)
+    return bytes(finished(digits, interval).tobytes())
 
 
 def _read(body: bytes, spec: StreamSpec, centre: int, split: int, slow: int) -> Array:
-    from featherweight.formats.coders.cabac_loop import LIMITS, RATES, walk
+    from featherweight.formats.coders.cabac_loop import MARGIN, MOST_SYMBOLS_A_BYTE, RATES, walk
 
-    symbols, buffer = np.zeros(spec.count, np.uint32), np.frombuffer(body, np.uint8).copy()
-    _, size = walk(
-        symbols, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], True
+    if spec.count > MOST_SYMBOLS_A_BYTE * len(body):
+        raise IntegrityError(f"CABAC payload: too few bytes for {spec.count} symbols", got=len(body))
+    digits = np.frombuffer(body + bytes(MARGIN), np.uint8).astype(np.uint16)
+    symbols, order = np.zeros(min(spec.count, _SAMPLE), np.uint32), (spec.alphabet, centre, split)
+    symbols, _, (low, length, position) = walk(
+        symbols, digits, spec.count, spec.row_length, order, RATES[slow], True
     )
-    if size < 0:
+    if length == 0 or position != len(body) + 4 or low >= 1 << 32:
         raise IntegrityError("CABAC payload: not what an encoder writes", got=f"{len(body)} bytes")
     return symbols.astype(spec.dtype)

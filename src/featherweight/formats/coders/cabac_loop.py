@@ -27,13 +27,20 @@ _CONTEXTS = _SUFFIX + MOST_BITS * (MOST_BITS + 1)
 # A model: its probability of a one, of 2**32, by a fast and a slow rate, and how many decisions it has seen.
 _FAST, _SLOW, _SEEN = 0, 1, 2
 
-# The state of the coder: where the interval starts (reading: the payload less that), how long it is, bytes
-# written or read, how much a model sees before its rates stay as they are, and whether this is reading.
-_LOW, _RANGE, _POSITION, _MOST_FAST, _MOST_SLOW, _READING = range(6)
 _BYTES_A_SYMBOL = 256  # more than any symbol can take: 2 a decision
+MARGIN = _BYTES_A_SYMBOL + 4  # zeros behind a payload: a reader is four bytes ahead
+MOST_SYMBOLS_A_BYTE = 1 << 19  # each takes at least 2**-16 of the interval, that is 363,412 a byte
 
-RATES = (1 << 17) // (2 * np.arange(4097) + 3)
-LIMITS = ((16, 256), (128, 4096))
+# How far a model's fast and slow probability move, of 2**16, when it has seen so many decisions: `[2, seen]`.
+RATES = tuple(
+    (1 << 17) // (2 * np.minimum(np.arange(slow + 1), [[fast], [slow]]) + 3)
+    for fast, slow in ((16, 256), (128, 4096))
+)
+
+# Where the interval starts (reading: the payload less that), how long it is, and digits written or read.
+Interval = tuple[int, int, int]
+# What a decision looks at and changes: digits in base 256, models, one of `RATES`, whether this is reading.
+Tables = tuple[Array, Array, Array, bool]
 
 
 def compiled(function: Function) -> Function:
@@ -78,80 +85,93 @@ def magnitude(symbols: Array, counts: Array, alphabet: int, centre: int, split: 
     return total
 
 
+# The four functions that touch arrays do not branch: else numba counts references at each call, 30 ns a decision.
 @compiled
-def _carry(buffer: Array, position: int) -> None:
-    """Add one to the number that ends before `position`."""
-    while buffer[position - 1] == 255:
-        position -= 1
-        buffer[position] = 0
-    buffer[position - 1] += 1
+def _chance(models: Array, context: int) -> int:
+    """Return the probability of a one, of 2**16."""
+    return max(int(models[context, _FAST] + models[context, _SLOW]) >> 17, 1)
 
 
 @compiled
-def _shift(state: Array, buffer: Array) -> None:
-    """Move the interval on by a byte; what follows a payload reads as zeros."""
-    low, position = state[_LOW], state[_POSITION]
-    if state[_READING]:
-        byte = np.int64(buffer[position]) if position < buffer.size else 0
-        state[_LOW] = low << 8 | byte
-    else:
-        if low >> 40:
-            _carry(buffer, position)
-        buffer[position] = low >> 32 & 255
-        state[_LOW] = (low & 0xFFFFFFFF) << 8
-    state[_RANGE] <<= 8
-    state[_POSITION] = position + 1
-
-
-@compiled
-def _decide(state: Array, buffer: Array, models: Array, rates: Array, context: int, bit: bool) -> bool:
-    """Write `bit`, or read it; either way return it, and let the context's model learn it."""
+def _learn(models: Array, rates: Array, context: int, bit: bool) -> None:
+    """Move the probabilities of a context's model towards what was decided."""
     fast, slow, seen = models[context, _FAST], models[context, _SLOW], models[context, _SEEN]
-    bound = (state[_RANGE] >> 16) * max((fast + slow) >> 17, 1)
-    if state[_READING]:
-        bit = state[_LOW] < bound
-    if bit:
-        state[_RANGE] = bound
-    else:
-        state[_RANGE] -= bound
-        state[_LOW] += -bound if state[_READING] else bound
-    target = 1 << 32 if bit else 0
-    models[context, _FAST] = fast + ((target - fast) * rates[min(seen, state[_MOST_FAST])] >> 16)
-    models[context, _SLOW] = slow + ((target - slow) * rates[seen] >> 16)
-    models[context, _SEEN] = min(seen + 1, state[_MOST_SLOW])
-    while state[_RANGE] < 1 << 32:
-        _shift(state, buffer)
-    return bit
+    target = np.int64(bit) << 32
+    models[context, _FAST] = fast + ((target - fast) * rates[_FAST, seen] >> 16)
+    models[context, _SLOW] = slow + ((target - slow) * rates[_SLOW, seen] >> 16)
+    models[context, _SEEN] = min(seen + 1, rates.shape[1] - 1)
 
 
 @compiled
-def _remainder(state: Array, buffer: Array, models: Array, rates: Array, rest: int) -> int:
+def _read(low: int, digits: Array, position: int) -> int:
+    """Return `low` and the digit that follows it."""
+    return low << 8 | int(digits[position])
+
+
+@compiled
+def _written(low: int, digits: Array, position: int) -> int:
+    """Return `low` without the digit that is written; a carry makes the digit before it one more, even 256."""
+    digits[position - 1] += low >> 40
+    digits[position] = low >> 32 & 255
+    return (low & 0xFFFFFFFF) << 8
+
+
+@compiled
+def _shifted(tables: Tables, interval: Interval) -> Interval:
+    """Return the interval moved on by a digit."""
+    digits, _, _, reading = tables
+    low, length, position = interval
+    low = _read(low, digits, position) if reading else _written(low, digits, position)
+    return low, length << 8, position + 1
+
+
+@compiled
+def _decide(tables: Tables, interval: Interval, context: int, bit: bool) -> tuple[bool, Interval]:
+    """Write `bit`, or read it; either way return it, and let the context's model learn it."""
+    _, models, rates, reading = tables
+    low, length, position = interval
+    bound = (length >> 16) * _chance(models, context)
+    bit = low < bound if reading else bit
+    _learn(models, rates, context, bit)
+    if not bit:
+        low, bound = low - bound if reading else low + bound, length - bound
+    interval = low, bound, position
+    while interval[1] < 1 << 32:
+        interval = _shifted(tables, interval)
+    return bit, interval
+
+
+@compiled
+def _remainder(tables: Tables, interval: Interval, rest: int) -> tuple[int, Interval]:
     """Write or read a number of at least 1 by an Exp-Golomb code; -1 if it has more than 33 bits."""
-    width = 0
-    while _decide(state, buffer, models, rates, _PREFIX + width, rest >> width > 1):
-        width += 1
+    width, more = 0, True
+    while more:
+        more, interval = _decide(tables, interval, _PREFIX + width, rest >> width > 1)
+        width += more
         if width > MOST_BITS:
-            return -1
+            return -1, interval
     found = 1
     for place in range(width - 1, -1, -1):
         context = _SUFFIX + MOST_BITS * width + place
-        found = found << 1 | _decide(state, buffer, models, rates, context, rest >> place & 1 == 1)
-    return found
+        bit, interval = _decide(tables, interval, context, rest >> place & 1 == 1)
+        found = found << 1 | bit
+    return found, interval
 
 
 @compiled
-def _nonzero(state: Array, buffer: Array, models: Array, rates: Array, before: int, value: int) -> int:
+def _nonzero(tables: Tables, interval: Interval, before: int, value: int) -> tuple[int, Interval]:
     """Write or read a signed integer that is not 0; 2**40 if there is no such."""
-    negative = _decide(state, buffer, models, rates, _SIGN + before, value < 0)
-    context, size = _GREATER + FLAGS * negative - 1, 1
-    while size <= FLAGS and _decide(state, buffer, models, rates, context + size, abs(value) > size):
-        size += 1
+    negative, interval = _decide(tables, interval, _SIGN + before, value < 0)
+    context, size, greater = _GREATER + FLAGS * negative - 1, 1, True
+    while greater and size <= FLAGS:
+        greater, interval = _decide(tables, interval, context + size, abs(value) > size)
+        size += greater
     if size > FLAGS:
-        rest = _remainder(state, buffer, models, rates, abs(value) - FLAGS)
+        rest, interval = _remainder(tables, interval, abs(value) - FLAGS)
         if rest < 0:
-            return 1 << 40
+            return 1 << 40, interval
         size = FLAGS + rest
-    return -size if negative else size
+    return -size if negative else size, interval
 
 
 @compiled
@@ -164,75 +184,83 @@ def _level(density: int) -> int:
 
 
 @compiled
-def _end(state: Array, buffer: Array) -> int:
-    """Write the byte that is left and return the bytes that count; or check that this was done, -1: not.
-
-    The byte makes the first multiple of 2**32 in the interval, and zeros at the end are dropped: what is left
-    to the reader lies less than 2**32 above the interval's start, and it had to make up its last four bytes.
-    """
-    position = int(state[_POSITION])
-    if state[_READING]:
-        whole = buffer.size <= position - 4 and (buffer.size == 0 or buffer[buffer.size - 1] != 0)
-        return int(buffer.size) if whole and state[_LOW] < 1 << 32 else -1
-    state[_LOW] += (1 << 32) - 1
-    _shift(state, buffer)
-    position += 1
-    while position and buffer[position - 1] == 0:
-        position -= 1
-    return position
+def _grown(array: Array, size: int, value: int) -> Array:
+    """Return a copy of `array: [n]` of `size`, filled up with `value`."""
+    longer = np.full(size, value, array.dtype)
+    longer[: array.size] = array
+    return longer
 
 
 @compiled
 def walk(
     symbols: Array,
-    buffer: Array,
+    digits: Array,
+    count: int,
     row_length: int,
     order: tuple[int, int, int],
     rates: Array,
-    limits: tuple[int, int],
     reading: bool,
-) -> tuple[Array, int]:
-    """Write `symbols` to a buffer, which grows, or read them from it into `symbols`.
+) -> tuple[Array, Array, Interval]:
+    """Write `symbols` as digits in base 256, or read them; memory grows with what is written or read.
 
     Args:
-        symbols: uint32 `[count]`.
-        buffer: uint8; the payload if reading.
+        symbols: uint32 `[count]`; reading: room for some, at least one.
+        digits: uint16; reading: the payload and `MARGIN` zeros.
+        count: number of symbols.
         row_length: symbols in a row.
         order: alphabet, centre and split: see `to_value`.
-        rates: how far a model moves when it has seen so many decisions, of 2**16.
-        limits: how many decisions a model sees before its fast rate, and its slow one, stay as they are.
+        rates: one of `RATES`.
         reading: whether to read.
 
     Returns:
-        The buffer, and how many of its bytes count; reading, -1 if it is not a payload.
+        The symbols, the digits, and the interval; its length is 0 if the digits are no payload.
     """
     alphabet, centre, split = order
     models = np.full((_CONTEXTS, 3), 1 << 31, np.int64)
     models[:, _SEEN] = 0
     density = np.full(min(row_length, symbols.size), 1 << 13, np.int32)
-    state = np.array([0, 1, 0, limits[0], limits[1], int(reading)])
+    tables = (digits, models, rates, reading)
+    interval = (0, 1 if reading else 1 << 40, 0)
     for _ in range(5 if reading else 0):
-        _shift(state, buffer)
-    state[_RANGE] = 1 << 40
+        interval = _shifted(tables, interval)
     before, column, value = 0, 0, 0
-    for i in range(symbols.size):
+    for i in range(count):
+        if interval[2] + _BYTES_A_SYMBOL > digits.size:
+            if reading:
+                return symbols, digits, (0, 0, 0)
+            digits = _grown(digits, 2 * digits.size + _BYTES_A_SYMBOL, 0)
+            tables = (digits, models, rates, reading)
+        if i == symbols.size:
+            symbols = _grown(symbols, min(2 * i, count), 0)
+            density = _grown(density, min(row_length, symbols.size), 1 << 13)
         if not reading:
-            if state[_POSITION] + _BYTES_A_SYMBOL > buffer.size:
-                buffer = np.concatenate((buffer, np.zeros(buffer.size + _BYTES_A_SYMBOL, np.uint8)))
             value = to_value(int(symbols[i]), alphabet, centre, split)
         context = _SIG + LEVELS * before + _level(density[column])
-        if _decide(state, buffer, models, rates, context, value != 0):
-            value = _nonzero(state, buffer, models, rates, before, value)
+        nonzero, interval = _decide(tables, interval, context, value != 0)
+        if nonzero:
+            value, interval = _nonzero(tables, interval, before, value)
         else:
             value = 0
         if reading:
             symbol = to_symbol(value, alphabet, centre, split)
             if symbol < 0:
-                return buffer, -1
+                return symbols, digits, (0, 0, 0)
             symbols[i] = symbol
         density[column] += ((1 << 16 if value else 0) - density[column]) >> 5
         before = 0 if value == 0 else 1 if value < 0 else 2
         column += 1
         if column == row_length:
             before, column = 0, 0
-    return buffer, _end(state, buffer)
+    return symbols, digits, interval
+
+
+@compiled
+def finished(digits: Array, interval: Interval) -> Array:
+    """Return what was written as bytes: the first multiple of 2**32 in the interval, all carries added."""
+    low, _, position = interval
+    _written(low + (1 << 32) - 1, digits, position)
+    found, carry = np.empty(position + 1, np.uint8), 0
+    for i in range(position, -1, -1):
+        digit = carry + digits[i]
+        found[i], carry = digit & 255, digit >> 8
+    return found

@@ -13,6 +13,8 @@ from featherweight.formats.coders.base import Array, Coder, StreamSpec
 from featherweight.formats.coders.fixed import pack_bits, unpack_bits
 
 _PACKED, _PLANES = 0, 1
+_REPEATED, _COMPRESSED = 1, 2  # kinds of blocks: one byte over and over; anything
+_BLOCK = 1 << 17
 
 
 class Zstd(Coder, frozen=True, tag="zstd"):
@@ -80,6 +82,8 @@ def _decompress(blocks: bytes, size: int) -> bytes:
     Raises:
         IntegrityError: not the blocks of such a frame.
     """
+    if (most := _most(blocks)) < size:
+        raise IntegrityError("Zstandard payload", got=f"at most {most} bytes", expected=f"{size}")
     decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
     try:
         raw = decompressor.decompress(_header(size) + blocks, max_output_size=size, allow_extra_data=False)
@@ -88,6 +92,17 @@ def _decompress(blocks: bytes, size: int) -> bytes:
     if len(raw) != size:
         raise IntegrityError("Zstandard payload", got=f"{len(raw)} bytes", expected=f"{size}")
     return raw
+
+
+def _most(blocks: bytes) -> int:
+    """Return how many bytes `blocks` can hold at most (RFC 8878, 3.1.1.2), so that no room is made for more."""
+    most, at, last = 0, 0, False
+    while not last and at + 3 <= len(blocks):
+        header = int.from_bytes(blocks[at : at + 3], "little")
+        last, kind, length = header & 1 == 1, header >> 1 & 3, header >> 3
+        most += _BLOCK if kind == _COMPRESSED else min(length, _BLOCK)
+        at += 4 if kind == _REPEATED else 3 + length
+    return most
 
 
 def _header(size: int) -> bytes:

@@ -11,6 +11,7 @@ from torch import nn
 from featherweight.task.training import Training
 from featherweight.techniques.load import fitting, read
 
+FOLDER = Path(str(resources.files("featherweight.zoo") / "baselines"))
 Build = Callable[[], nn.Module]
 
 
@@ -23,7 +24,7 @@ def start(task: str, build: Build, training: Training, *, trained: bool) -> tupl
         training: how it is trained.
         trained: whether the baseline is wanted, if there is one.
     """
-    file = Path(str(resources.files("featherweight.zoo") / "baselines" / f"{task}.fw"))
+    file = FOLDER / f"{task}.fw"
     if not (trained and file.is_file()):
         return build, training
 

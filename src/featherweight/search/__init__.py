@@ -1,8 +1,7 @@
 """Choosing: sensitivities, exact allocation, the front, and `compress`."""
 
 from featherweight.search.allocation import allocate, pareto
-from featherweight.search.compressor import compress
-from featherweight.search.finish import Compressed
+from featherweight.search.compressor import Compressed, compress
 from featherweight.search.front import Trial, choose, front_of, frontier
 from featherweight.search.options import Option
 from featherweight.search.paired import Paired, paired, pooled

@@ -6,23 +6,34 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from featherweight.errors import ConfigError, TaskError
+import msgspec
+
+from featherweight.artifact import Artifact, dumps, loads
+from featherweight.errors import ConfigError, IntegrityError, TaskError
 from featherweight.events import Events
+from featherweight.files import write_whole
 from featherweight.formats import Clustered, Int
+from featherweight.model import Model
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
-from featherweight.recipe.runner import pinned, usable_processors
+from featherweight.recipe.packing import pack
+from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.search.check import check
-from featherweight.search.evaluate import comparable, metrics, scored
-from featherweight.search.finish import Compressed, Found, finish
+from featherweight.search.evaluate import comparable, measured, metrics, parity, reloaded_predictor, scored
 from featherweight.search.front import DOUBT, Allocator, Trial, choose, frontier
 from featherweight.search.graphs import graph_of
 from featherweight.search.options import Option
-from featherweight.search.sensitivity import measure
+from featherweight.search.paired import paired
+from featherweight.search.sensitivity import Sensitivity, measure
+from featherweight.search.summary import Summary, summarise
 from featherweight.selectors import Where
 from featherweight.task import Task
+from featherweight.task.scores import scores
 from featherweight.techniques import Train
+
+PARITY = 1e-5
 
 
 def default_options() -> list[Option]:
@@ -31,6 +42,27 @@ def default_options() -> list[Option]:
     tensors = [Int(bits=bits, per="tensor", scale_by="mse") for bits in (4, 3, 2)]
     shared = [Clustered(bits=bits) for bits in (4, 3, 2)]
     return [*(Option(format_) for format_ in (*channels, *tensors, *shared)), Option()]
+
+
+@dataclass(frozen=True, eq=False)
+class Compressed:
+    """What `compress` made.
+
+    Attributes:
+        artifact: the file, as it was reloaded.
+        summary: what the reports say, as data.
+        recipe: the steps that made it; running them again gives the same bytes.
+        content: the bytes of the file.
+    """
+
+    artifact: Artifact
+    summary: Summary
+    recipe: Recipe
+    content: bytes
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file (`model.fw`), whole or not at all."""
+        return write_whole(path, self.content)
 
 
 def compress(
@@ -52,9 +84,9 @@ def compress(
     Args:
         task: the network, its data and its measure, for instance `featherweight.Classification`.
         recipe: steps, the name of a recipe, a TOML file, or `auto`: formats are chosen for each tensor.
-        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, chance included
-            (one-sided, 95 %, where the task knows the metric of each sample); the smallest file is sought.
-            Default 0.5 if no `max_bytes` is given.
+        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, 1.64 standard
+            errors of the loss included where the task knows the metric of each sample; the smallest file is
+            sought. Default 0.5 if no `max_bytes` is given.
         max_bytes: `auto`: bytes of the whole file; the best metric is sought.
         options: `auto`: what a tensor may become; by default `default_options`.
         where: `auto`: which tensors are chosen for; by default `weights`, if there are any.
@@ -87,7 +119,7 @@ def compress(
         steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
         made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
         about = steps.about
-    return finish(task, made, found, about, seed, threads, store, events, start)
+    return _finish(task, made, found, about, seed, threads, store, events, start)
 
 
 def _check_kinds(task: object, recipe: object) -> None:
@@ -114,6 +146,15 @@ def options_of(given: Sequence[Option] | None) -> list[Option]:
             "not options", where="options", got=got, expected="Option(format, coder), one or more"
         )
     return options
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search saw on its way."""
+
+    table: Sensitivity
+    trials: list[Trial]
+    chosen: Trial
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +203,78 @@ def training_steps(task: Task) -> Recipe:
     """Return the recipe that trains the task's network, empty where it comes trained."""
     trains = getattr(task, "training", None) is not None
     return Recipe([Train()] if trains else [])
+
+
+def _finish(
+    task: Task,
+    made: list[Made],
+    found: Found | None,
+    about: str,
+    seed: int,
+    threads: int,
+    store: Store,
+    events: Events,
+    start: float,
+) -> Compressed:
+    """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
+    model, base = made[-1].model, baseline(made)
+    recipe = Recipe([entry.step for entry in made if entry.step is not None], about)
+    graph, notes = graph_of(model, task, store, events)
+    model = model.with_notes(notes)
+    with pinned(threads):
+        before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
+        facts: dict[str, Any] = {
+            "task": task.name,
+            "fingerprint": task.fingerprint(),
+            "seed": seed,
+            "threads": threads,
+            "versions": versions(),
+            "recipe": msgspec.to_builtins(recipe),
+            "validation": metrics(model, task, "validation", store, threads),
+            "baseline": before["validation"],
+        }
+        if graph is None:
+            facts["graph"] = notes[0].reason
+        content = dumps(pack(model, graph, facts))
+        artifact = loads(content)
+        difference = None if graph is None else parity(artifact.session(threads=threads), model.module, task)
+        if difference is not None and difference > PARITY:
+            raise IntegrityError(
+                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+            )
+        predict, runtime = reloaded_predictor(artifact, task, threads)
+        after = measured(task, predict, "test")
+        old = comparable(scored(base, task, "test", store, threads), before["test"], task)
+        new = None if old is None else comparable(scores(task, predict, "test"), after, task)
+    summary = summarise(
+        task=task,
+        model=model,
+        base=base,
+        made=made,
+        artifact=artifact,
+        baseline=before,
+        test=after,
+        paired=None if old is None or new is None else paired(old, new),
+        runtime=runtime,
+        difference=difference,
+        threads=threads,
+        seed=seed,
+        seconds=time.perf_counter() - start,
+        table=found.table if found else None,
+        trials=found.trials if found else [],
+        chosen=found.chosen if found else None,
+    )
+    return Compressed(artifact, summary, recipe, content)
+
+
+def baseline(made: Sequence[Made]) -> Model:
+    """Return the model that a result is compared with: after the last of the `train` steps that come first."""
+    base = made[0].model
+    for entry in made[1:]:
+        if not isinstance(entry.step, Train):
+            break
+        base = entry.model
+    return base
 
 
 def _none_found(trials: Sequence[Trial], max_drop: float | None, max_bytes: int | None) -> ConfigError:

@@ -18,8 +18,9 @@ from featherweight.search.paired import Paired
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
 
-
-UNPAIRED = Note("skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own")
+UNPAIRED = Note(
+    "skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own"
+)
 
 
 class Row(msgspec.Struct, frozen=True):

@@ -152,7 +152,9 @@ def test_bad_input_is_one_error_without_a_traceback(arguments, message, tmp_path
     assert not (tmp_path / "x").exists(), "nothing half-written"
 
 
-@pytest.mark.parametrize("arguments", [["inspect"], ["nope"], ["list", "formats", "--nope"], ["compress", "auto"]])
+@pytest.mark.parametrize(
+    "arguments", [["inspect"], ["nope"], ["list", "formats", "--nope"], ["compress", "auto"]]
+)
 def test_bad_usage_is_one_error_and_json(arguments):
     done = featherweight(*arguments, "--json", check=False)
     assert done.returncode == 2

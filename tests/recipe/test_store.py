@@ -18,7 +18,12 @@ def test_put_get_drop(tmp_path):
 def test_damaged_entries_count_as_absent(tmp_path):
     store = Store(tmp_path)
     key = key_of("a")
-    for damage in (lambda b: b[:-1], lambda b: b"", lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:], lambda b: b + b"x"):
+    for damage in (
+        lambda b: b[:-1],
+        lambda b: b"",
+        lambda b: b[:40] + bytes([b[40] ^ 1]) + b[41:],
+        lambda b: b + b"x",
+    ):
         store.put(key, b"some content that is long enough")
         (path,) = [p for p in tmp_path.rglob("*") if p.is_file()]
         path.write_bytes(damage(path.read_bytes()))

@@ -9,6 +9,7 @@ from torch import nn
 
 from featherweight import Classification, Fixed, Int, Option, Recipe, Store, Zstd, compress, load
 from featherweight.errors import ConfigError, TaskError
+from featherweight.task.training import Training
 from featherweight.techniques import Encode
 
 ENCODE = Recipe([Encode(format=Int(bits=8), coder="smallest")])
@@ -170,3 +171,105 @@ def test_nan_is_named_where_it_is_met(tmp_path):
     task = Classification(network(), train=(x, y), test=(x, y), name="holes")
     with pytest.raises(TaskError, match="is not finite"):
         compress(task, ENCODE, threads=1, store=Store(tmp_path))
+
+
+class Failing(Classification):
+    """A task whose own code fails at one place."""
+
+    def __init__(self, place, **options):
+        super().__init__(network(), train=data(), test=data(), name="failing", **options)
+        self.place = place
+
+    def at(self, place):
+        if self.place == place:
+            raise KeyError("mine")
+
+    def loss(self, output, batch):
+        self.at("loss")
+        return super().loss(output, batch)
+
+    def metrics(self, predict, split):
+        self.at("metrics")
+        return super().metrics(predict, split)
+
+    def batches(self, split, *, seed, epoch):
+        for number, batch in enumerate(super().batches(split, seed=seed, epoch=epoch)):
+            if number == 1:
+                self.at(f"{split} split")
+            yield batch
+
+    def inputs(self, batch):
+        self.at("inputs")
+        return super().inputs(batch)
+
+    def example(self):
+        self.at("example")
+        return super().example()
+
+
+TRAINED = {"training": Training(epochs=1), "batch_size": 50}
+
+
+@pytest.mark.parametrize(
+    ("place", "recipe", "where", "options"),
+    [
+        ("metrics", ENCODE, "failing, metrics on validation", {}),
+        ("loss", "auto", "failing, loss on validation", {}),
+        ("validation split", "auto", "failing, loss on validation", {"batch_size": 5}),
+        ("inputs", "auto", "failing, loss on validation", {}),
+        ("example", "auto", "failing, example", {}),
+        ("loss", "auto", r"steps\[0\] \(train\): failing, loss", TRAINED),
+        ("train split", "auto", r"steps\[0\] \(train\): failing, train split", TRAINED),
+        ("inputs", "auto", r"steps\[0\] \(train\): failing, network", TRAINED),
+    ],
+)
+def test_what_a_users_code_raises_is_one_error_that_says_where(place, recipe, where, options, tmp_path):
+    with pytest.raises(TaskError, match=f"{where}: failed: KeyError: 'mine'") as caught:
+        compress(Failing(place, **options), recipe, threads=1, store=Store(tmp_path))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_network_that_does_not_take_its_data_is_refused_at_once(tmp_path):
+    x, y = data()
+    narrow = Classification(network(5), train=(x, y), test=(x, y), name="narrow")
+    with pytest.raises(TaskError, match="narrow, network on its example: failed: RuntimeError"):
+        compress(narrow, ENCODE, threads=1, store=Store(tmp_path))
+    arrays = (x.double().numpy(), y.numpy())
+    double = Classification(network().double(), train=arrays, test=arrays, name="double")
+    with pytest.raises(TaskError, match=r"torch\.float32, expected torch\.float64"):
+        compress(double, ENCODE, threads=1, store=Store(tmp_path))
+
+
+def test_without_weights_the_float_file_is_written_and_the_report_says_so(tmp_path):
+    task = Classification(nn.BatchNorm1d(6), train=data(), test=data(), name="norm alone")
+    result = compress(task, threads=1, store=Store(tmp_path))
+    assert result.summary.runtime == "onnxruntime"
+    assert [note.name for note in result.summary.notes] == ["weights"]
+    with pytest.raises(ConfigError, match="matches no tensor"):
+        compress(task, where="weights", threads=1, store=Store(tmp_path))
+
+
+def test_the_report_compares_sample_by_sample(tmp_path):
+    task = Classification(network(), train=data(), test=data(), name="paired")
+    found = compress(task, ENCODE, threads=1, store=Store(tmp_path)).summary
+    change = found.test["accuracy"] - found.baseline["test"]["accuracy"]
+    assert found.paired.difference == pytest.approx(change)
+    assert (found.paired.gained - found.paired.lost) / 200 == pytest.approx(change)
+
+    class Renamed(Classification):
+        def metrics(self, predict, split):
+            return {"accuracy": 0.5}
+
+    task = Renamed(network(), train=data(), test=data(), name="another measure")
+    found = compress(task, ENCODE, threads=1, store=Store(tmp_path)).summary
+    assert found.paired is None
+    assert [note.name for note in found.notes] == ["paired test"]
+
+
+def test_the_choice_is_no_larger_than_the_best_uniform_setting(tmp_path):
+    task = Classification(network(), train=data(), test=data(), name="uniform")
+    found = compress(task, max_drop=5, threads=1, store=Store(tmp_path)).summary
+    alike = [p for p in found.points if len(set(p.formats.values())) == 1]
+    assert len(alike) >= 8
+    chosen = next(p for p in found.points if p.chosen)
+    assert chosen.nbytes <= min(p.nbytes for p in alike if p.drop + 1.64 * p.error <= 0.05)

@@ -1,4 +1,4 @@
-"""The paired comparison against values worked out by hand, its definition, and the law that scores have the metric's mean."""
+"""The paired comparison against values worked out by hand; scores, whose mean is the metric."""
 
 import math
 from itertools import product

@@ -52,9 +52,9 @@ def compress(
     Args:
         task: the network, its data and its measure, for instance `featherweight.Classification`.
         recipe: steps, the name of a recipe, a TOML file, or `auto`: formats are chosen for each tensor.
-        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, chance included
-            (one-sided, 95 %, where the task knows the metric of each sample); the smallest file is sought.
-            Default 0.5 if no `max_bytes` is given.
+        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, 1.64 standard
+            errors of the loss included where the task knows the metric of each sample; the smallest file is
+            sought. Default 0.5 if no `max_bytes` is given.
         max_bytes: `auto`: bytes of the whole file; the best metric is sought.
         options: `auto`: what a tensor may become; by default `default_options`.
         where: `auto`: which tensors are chosen for; by default `weights`, if there are any.

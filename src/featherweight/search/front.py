@@ -250,4 +250,5 @@ def damages(row: Sequence[Cell]) -> list[float]:
     """
     energy = sum(cell.error**2 for cell in row)
     slope = sum(cell.loss * cell.error for cell in row) / energy if energy else 0.0
-    return [max(slope, 1e-9) * cell.error + 1e-15 * cell.nbytes for cell in row]
+    most = max(cell.nbytes for cell in row) or 1
+    return [max(slope, 1e-9) * cell.error + 1e-15 * cell.nbytes / most for cell in row]

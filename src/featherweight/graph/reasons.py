@@ -58,8 +58,14 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _fixed(text: str) -> str:
     """What torch says of an axis that was to be free and is not; LSTM and GRU are traced for one length."""
-    found = re.search(r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)", text, re.DOTALL)
-    return f"axis {found[2]} of {found[1]} is to be free, and the network fixes it at {found[3]}" if found else ""
+    found = re.search(
+        r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)", text, re.DOTALL
+    )
+    return (
+        f"axis {found[2]} of {found[1]} is to be free, and the network fixes it at {found[3]}"
+        if found
+        else ""
+    )
 
 
 def _line(text: str) -> str:

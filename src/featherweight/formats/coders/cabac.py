@@ -24,15 +24,38 @@ class Cabac(Coder, frozen=True, tag="cabac"):
     2019, arXiv 1907.11900, section III; ISO/IEC 15938-17 (two rates of adaptation).
     """
 
+    def choose(self, candidates: Array, costs: Array, spec: StreamSpec) -> Array:
+        """Return for each place of a stream the candidate of least cost and bits; of equals, the first.
+
+        The bits are those of the contexts as they stand when the encoder comes to that place (DeepCABAC).
+
+        Args:
+            candidates: symbols, `[k, count]`; the first of each place settle order and rate of adaptation.
+            costs: of each, in bits, float32 `[k, count]`.
+            spec: of the stream.
+
+        Returns:
+            Symbols, `[count]`.
+        """
+        if spec.count == 0 or spec.alphabet == 1:
+            return super().choose(candidates, costs, spec)
+        from featherweight.formats.coders.cabac_loop import LIMITS, RATES, walk
+
+        centre, split, slow = _arrangement(candidates[0], spec)
+        chosen, buffer = candidates[0].astype(np.uint32), np.zeros(spec.count // 2 + 1024, np.uint8)
+        order = (spec.alphabet, centre, split)
+        options = candidates.astype(np.uint32), costs
+        walk(chosen, buffer, spec.row_length, order, RATES, LIMITS[slow], False, *options)
+        found: Array = chosen.astype(spec.dtype)
+        return found
+
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         if spec.count == 0 or spec.alphabet == 1:
             return b""
-        centre, split = _order(symbols, spec)
+        centre, split, slow = _arrangement(symbols, spec)
         head = (b"" if spec.zero is not None else varint(centre)) + (b"" if split < 0 else varint(split))
-        sample = symbols[:_SAMPLE]
-        fast, slow = (len(_write(sample, spec, centre, split, rate)) for rate in (0, 1))
-        first = bytes([_SPLIT * (split >= 0) | _SLOW * (slow < fast)])
-        return first + head + _write(symbols, spec, centre, split, int(slow < fast))
+        first = bytes([_SPLIT * (split >= 0) | _SLOW * slow])
+        return first + head + _write(symbols, spec, centre, split, slow)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         if spec.count == 0 or spec.alphabet == 1:
@@ -53,6 +76,14 @@ class Cabac(Coder, frozen=True, tag="cabac"):
         return _read(payload[position:], spec, centre, split, payload[0] // _SLOW)
 
 
+def _arrangement(symbols: Array, spec: StreamSpec) -> tuple[int, int, int]:
+    """Return the order of the symbols (centre and split) and whether slow adaptation is the better."""
+    centre, split = _order(symbols, spec)
+    sample = symbols[:_SAMPLE]
+    fast, slow = (len(_write(sample, spec, centre, split, rate)) for rate in (0, 1))
+    return centre, split, int(slow < fast)
+
+
 def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
     """Return the symbol of value 0 and the split with which values are smallest; -1: cyclic order."""
     from featherweight.formats.coders.cabac_loop import magnitude
@@ -69,21 +100,21 @@ def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
 
 
 def _write(symbols: Array, spec: StreamSpec, centre: int, split: int, slow: int) -> bytes:
-    from featherweight.formats.coders.cabac_loop import LIMITS, RATES, walk
+    from featherweight.formats.coders.cabac_loop import LIMITS, NONE, RATES, walk
 
     wide, buffer = symbols.astype(np.uint32), np.zeros(symbols.size // 2 + 1024, np.uint8)
     buffer, size = walk(
-        wide, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], False
+        wide, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], False, *NONE
     )
     return buffer[:size].tobytes()
 
 
 def _read(body: bytes, spec: StreamSpec, centre: int, split: int, slow: int) -> Array:
-    from featherweight.formats.coders.cabac_loop import LIMITS, RATES, walk
+    from featherweight.formats.coders.cabac_loop import LIMITS, NONE, RATES, walk
 
     symbols, buffer = np.zeros(spec.count, np.uint32), np.frombuffer(body, np.uint8).copy()
     _, size = walk(
-        symbols, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], True
+        symbols, buffer, spec.row_length, (spec.alphabet, centre, split), RATES, LIMITS[slow], True, *NONE
     )
     if size < 0:
         raise IntegrityError("CABAC payload: not what an encoder writes", got=f"{len(body)} bytes")

@@ -1,8 +1,9 @@
-"""The loop of `Cabac`, compiled: one walk over a stream that writes its decisions or reads them."""
+"""The loop of `Cabac`, compiled: one walk over a stream that writes its decisions, reads or weighs them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log2
 from typing import Any, TypeVar, cast
 
 import numba
@@ -28,12 +29,14 @@ _CONTEXTS = _SUFFIX + MOST_BITS * (MOST_BITS + 1)
 _FAST, _SLOW, _SEEN = 0, 1, 2
 
 # The state of the coder: where the interval starts (reading: the payload less that), how long it is, bytes
-# written or read, how much a model sees before its rates stay as they are, and whether this is reading.
-_LOW, _RANGE, _POSITION, _MOST_FAST, _MOST_SLOW, _READING = range(6)
+# written or read, how much a model sees before its rates stay as they are, whether this is reading; and whether
+# decisions are only weighed, and the bits so far, of 2**-16: then nothing is written and nothing learned.
+_LOW, _RANGE, _POSITION, _MOST_FAST, _MOST_SLOW, _READING, _WEIGHING, _BITS = range(8)
 _BYTES_A_SYMBOL = 256  # more than any symbol can take: 2 a decision
 
 RATES = (1 << 17) // (2 * np.arange(4097) + 3)
 LIMITS = ((16, 256), (128, 4096))
+NONE = np.zeros((0, 0), np.uint32), np.zeros((0, 0), np.float32)  # candidates and costs, if nothing is chosen
 
 
 def compiled(function: Function) -> Function:
@@ -107,7 +110,11 @@ def _shift(state: Array, buffer: Array) -> None:
 def _decide(state: Array, buffer: Array, models: Array, rates: Array, context: int, bit: bool) -> bool:
     """Write `bit`, or read it; either way return it, and let the context's model learn it."""
     fast, slow, seen = models[context, _FAST], models[context, _SLOW], models[context, _SEEN]
-    bound = (state[_RANGE] >> 16) * max((fast + slow) >> 17, 1)
+    share = max((fast + slow) >> 17, 1)
+    if state[_WEIGHING]:
+        state[_BITS] += np.int64((16 - log2(share if bit else 65536 - share)) * 65536)
+        return bit
+    bound = (state[_RANGE] >> 16) * share
     if state[_READING]:
         bit = state[_LOW] < bound
     if bit:
@@ -155,6 +162,42 @@ def _nonzero(state: Array, buffer: Array, models: Array, rates: Array, before: i
 
 
 @compiled
+def _value(
+    state: Array, buffer: Array, models: Array, rates: Array, before: int, level: int, value: int
+) -> int:
+    """Write or read a signed integer; 2**40 if there is no such."""
+    if not _decide(state, buffer, models, rates, _SIG + LEVELS * before + level, value != 0):
+        return 0
+    return _nonzero(state, buffer, models, rates, before, value)
+
+
+@compiled
+def _cheapest(
+    state: Array,
+    buffer: Array,
+    models: Array,
+    rates: Array,
+    before: int,
+    level: int,
+    values: Array,
+    costs: Array,
+) -> int:
+    """Return which of `values: [k]` takes the least sum of its cost and its bits as the models stand."""
+    state[_WEIGHING] = 1
+    best, least = -1, np.inf
+    for k in range(values.size):
+        if costs[k] >= least or (k and values[k] == values[k - 1]):
+            continue
+        state[_BITS] = 0
+        _value(state, buffer, models, rates, before, level, values[k])
+        total = costs[k] + state[_BITS] / 65536
+        if total < least:
+            best, least = k, total
+    state[_WEIGHING] = 0
+    return best
+
+
+@compiled
 def _level(density: int) -> int:
     """Return how often the density, of 2**16, doubles before it is a half; `LEVELS - 1` at most."""
     level = 0
@@ -191,6 +234,8 @@ def walk(
     rates: Array,
     limits: tuple[int, int],
     reading: bool,
+    candidates: Array,
+    costs: Array,
 ) -> tuple[Array, int]:
     """Write `symbols` to a buffer, which grows, or read them from it into `symbols`.
 
@@ -202,6 +247,9 @@ def walk(
         rates: how far a model moves when it has seen so many decisions, of 2**16.
         limits: how many decisions a model sees before its fast rate, and its slow one, stay as they are.
         reading: whether to read.
+        candidates: symbols, `[k, count]`; with k > 0, those of least cost and bits are written, and put into
+            `symbols`.
+        costs: of the candidates, in bits, float32 `[k, count]`.
 
     Returns:
         The buffer, and how many of its bytes count; reading, -1 if it is not a payload.
@@ -210,7 +258,8 @@ def walk(
     models = np.full((_CONTEXTS, 3), 1 << 31, np.int64)
     models[:, _SEEN] = 0
     density = np.full(min(row_length, symbols.size), 1 << 13, np.int32)
-    state = np.array([0, 1, 0, limits[0], limits[1], int(reading)])
+    state = np.array([0, 1, 0, limits[0], limits[1], int(reading), 0, 0])
+    values = np.zeros(candidates.shape[0], np.int64)
     for _ in range(5 if reading else 0):
         _shift(state, buffer)
     state[_RANGE] = 1 << 40
@@ -220,11 +269,13 @@ def walk(
             if state[_POSITION] + _BYTES_A_SYMBOL > buffer.size:
                 buffer = np.concatenate((buffer, np.zeros(buffer.size + _BYTES_A_SYMBOL, np.uint8)))
             value = to_value(int(symbols[i]), alphabet, centre, split)
-        context = _SIG + LEVELS * before + _level(density[column])
-        if _decide(state, buffer, models, rates, context, value != 0):
-            value = _nonzero(state, buffer, models, rates, before, value)
-        else:
-            value = 0
+        level = _level(density[column])
+        if values.size:
+            for k in range(values.size):
+                values[k] = to_value(int(candidates[k, i]), alphabet, centre, split)
+            best = _cheapest(state, buffer, models, rates, before, level, values, costs[:, i])
+            symbols[i], value = candidates[best, i], values[best]
+        value = _value(state, buffer, models, rates, before, level, value)
         if reading:
             symbol = to_symbol(value, alphabet, centre, split)
             if symbol < 0:

@@ -159,6 +159,19 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         """
         raise NotImplementedError
 
+    def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return for each of `symbols: [count]` the one whose value is next nearer zero, on the same side.
+
+        A symbol with no such value stays. Rate-aware assignment chooses among what this gives.
+        """
+        raise UnsupportedError(f"format {tag(self)} does not say which of its values are neighbours")
+
+    def refit(
+        self, matrix: Array, symbols: Array, parts: Parts, *, view: View, importance: Importance | None
+    ) -> Parts:
+        """Return the parts of least squared error for `symbols: [count]` that stay; here: the same parts."""
+        return parts
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return what the format keeps beside its symbols: name to type and shape."""
         raise NotImplementedError

@@ -82,6 +82,29 @@ class Clustered(Format, frozen=True, tag="clustered"):
         """Return the value of each index."""
         return parts["codebook"][symbols].reshape(view.rows, view.cols)
 
+    def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return the indices of the next values between each value and zero."""
+        codebook = parts["codebook"]
+        order = np.argsort(codebook, kind="stable")
+        rising = codebook[order]
+        inward = np.arange(len(order)) - np.sign(rising).astype(int)
+        inside = np.clip(inward, 0, max(len(order) - 1, 0))
+        stays = (inward != inside) | (rising[inside] * np.sign(rising) < 0)
+        lower = np.empty(len(order), symbols.dtype)
+        lower[order] = np.where(stays, order, order[inside])
+        return lower[symbols]
+
+    def refit(
+        self, matrix: Array, symbols: Array, parts: Parts, *, view: View, importance: Importance | None
+    ) -> Parts:
+        """Return the (weighted) mean of the weights of each index; one without weights stays, as zero does."""
+        codebook, weights = parts["codebook"], None if importance is None else importance.diagonal.reshape(-1)
+        flat = matrix.reshape(-1).astype(np.float64)
+        mass = np.bincount(symbols, weights, len(codebook))
+        moment = np.bincount(symbols, flat if weights is None else flat * weights, len(codebook))
+        mean = (moment / np.where(mass > 0, mass, 1)).astype(np.float32)
+        return {"codebook": np.where((mass > 0) & (codebook != 0) & (mean != 0), mean, codebook)}
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return `codebook`, float32, of `2**bits` values at most."""
         return {"codebook": Part("<f4", (-1,), most=1 << self.bits)}

@@ -96,6 +96,14 @@ class Int(Format, frozen=True, tag="int"):
             weight[rows, cols] = steps.astype(np.float32) * scale[rows]
         return join(weight, view, self.per)
 
+    def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return symbols one step nearer zero."""
+        _, zero_point = self._columns(parts)
+        units = split(symbols.reshape(view.rows, view.cols), view, self.per)
+        positive = units <= grid(self.bits)[1] - zero_point
+        moved = np.where(positive, units - (units > 0), (units + 1) & ((1 << self.bits) - 1))
+        return join(moved.astype(symbols.dtype), view, self.per).reshape(-1)
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""
         shape = units_shape(view, self.per)

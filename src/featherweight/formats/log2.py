@@ -83,6 +83,12 @@ class Log2(Format, frozen=True, tag="log2"):
             weight[rows, cols] = np.where(units[rows, cols] > sign, -magnitude, magnitude)
         return join(weight, view, self.per)
 
+    def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return symbols one level lower, zero under the least level."""
+        sign = symbols.dtype.type(1 << self.bits - 1)
+        level = symbols & (sign - 1)
+        return np.where(level > 1, symbols - 1, 0).astype(symbols.dtype)
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return `top`, one 32-bit integer a unit."""
         return {"top": Part("<i4", units_shape(view, self.per))}

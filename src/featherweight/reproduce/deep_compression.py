@@ -65,7 +65,9 @@ class Case:
 
 ALL = ("quantize", "prune", "both, Huffman", "both, CABAC", "both, fewer bits")
 TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, distill=Distillation())
-DESCENT = Finetune(lr=0.02, warmup=0.1, keep_zeros=True, distill=Distillation(), weight_decay=1e-4)
+DESCENT = Finetune(
+    optimizer="nesterov", lr=0.02, weight_decay=5e-4, warmup=0.1, precision="bfloat16", keep_zeros=True
+)
 CASES = (
     Case(
         "LeNet-300-100", "lenet300-mnist", (0, 1, 2), 0.1, 64, (0.5, 0.7, 0.8, 0.87, 0.91, 0.93), (2, 12, 4),
@@ -77,10 +79,10 @@ CASES = (
     ),
     Case(
         "ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, (0.3, 0.5, 0.6), (1, 3, 2),
-        DESCENT, replace(DESCENT, lr=5e-3), 4, ALL[-1:],
+        replace(DESCENT, distill=Distillation()), replace(DESCENT, lr=5e-3, distill=Distillation()), 4, ALL[-1:],
     ),
     Case(
-        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.7, 0.9), (1, 1, 1),
+        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.7, 0.92), (1, 1, 1),
         DESCENT, replace(DESCENT, lr=5e-3), 3, ALL[-1:],
     ),
 )  # fmt: skip

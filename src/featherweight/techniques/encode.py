@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
+import numpy as np
+from msgspec import Meta
+
+from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Int, tag
+from featherweight.formats.coders import Rans
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 from featherweight.techniques.coding import recoded
@@ -13,23 +18,42 @@ if TYPE_CHECKING:
     from featherweight.model import Model, Note
 
 
-class Encode(Step, frozen=True, tag="encode"):
+class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     """Round the selected tensors to the nearest numbers of a format.
 
     A tensor that has this format already keeps its symbols, for encoding is not idempotent; its coder changes.
     One in another format is encoded from its decoded values. Both are noted.
+
+    With a `rate`, not the nearest number is taken but one nearer zero where the bits that this saves under
+    the coder are worth the error: see `featherweight.formats.rate`. A tensor that has this format already is
+    assigned anew then, from its decoded values and under the parts that it has (a trained codebook, say).
 
     Attributes:
         where: which tensors; see `featherweight.selectors`.
         format: how their numbers are written.
         coder: how their symbols are written, or `smallest`: whichever of a few quick ones takes fewest bytes,
             tensor by tensor.
+        rate: relative squared error (over the mean squared weight) that a bit a weight is worth; 0: nearest.
     """
 
     needs: ClassVar[Needs] = "none"
     where: Where = "weights"
     format: AnyFormat = Int()
     coder: AnyCoder | Literal["smallest"] = Fixed()
+    rate: Annotated[float, Meta(ge=0)] = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing together.
+
+        Raises:
+            ConfigError: a rate, where every symbol takes the same bits.
+        """
+        super().__post_init__()
+        if self.rate and isinstance(self.coder, Fixed):
+            raise ConfigError(
+                "means nothing at fixed rate", where="encode.rate", got=self.rate,
+                hint="name an entropy coder, or smallest",
+            )  # fmt: skip
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
@@ -38,10 +62,24 @@ class Encode(Step, frozen=True, tag="encode"):
 
         encoded, notes = {}, []
         for name in select(model, self.where):
-            encoded[name] = recoded(encode(model, name, self.format), self.coder, name)
+            encoded[name] = self.written(model, name, encode(model, name, self.format))
             if old := model.weights.get(name):
                 notes.append(again(name, old, encoded[name]))
         return model.with_encoded(encoded, notes)
+
+    def written(self, model: Model, name: str, nearest: Encoded) -> Encoded:
+        """Return a tensor, rounded to the `nearest` numbers, under this step's coder and rate."""
+        from featherweight.formats.rate import rate_aware
+
+        if not self.rate:
+            return recoded(nearest, self.coder, name)
+        planned = recoded(nearest, Rans() if self.coder == "smallest" else self.coder, name)
+        weight, fresh = model.tensors[name].detach().numpy(), nearest is not model.weights.get(name)
+        try:
+            cheaper = rate_aware(planned, weight, self.rate, refit=fresh)
+        except UnsupportedError as error:
+            raise UnsupportedError(error.what, where=name) from None
+        return recoded(cheaper, self.coder, name)
 
 
 def again(name: str, old: Encoded, new: Encoded) -> Note:
@@ -51,6 +89,10 @@ def again(name: str, old: Encoded, new: Encoded) -> Note:
     had = tag(old.format)
     if old.format != new.format:
         return Note("thawed", name, f"encoded again, from its decoded {had} values")
+    if moved := np.count_nonzero(old.symbols != new.symbols):
+        return Note(
+            "thawed", name, f"is in this format: {had}; {moved / old.symbols.size:.1%} of its symbols changed"
+        )
     if old.coder != new.coder:
         return Note(
             "chose", name, f"is in this format: {had}; only its coder changed, {old.coder} to {new.coder}"

@@ -13,6 +13,9 @@ from featherweight.errors import IntegrityError, UnsupportedError
 
 Array = NDArray[Any]
 
+_TURNS = 8
+_BLOCK = 1 << 16  # symbols chosen at once: temporaries stay in cache
+
 
 @dataclass(frozen=True)
 class StreamSpec:
@@ -79,11 +82,43 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
             raise IntegrityError(f"coder {tag(self)}: the payload does not hold {spec.count} symbols")
         return symbols.astype(spec.dtype, copy=False)
 
+    def choose(self, candidates: Array, costs: Array, spec: StreamSpec) -> Array:
+        """Return for each place of a stream the candidate of least cost and bits; of equals, the first.
+
+        Here the bits are those of an ideal static coder, `log2(count / max(n, 1))` for a symbol that occurs n
+        times in what was chosen before, at first in `candidates[0]`; until nothing changes, or `_TURNS` times.
+
+        Args:
+            candidates: symbols, `[k, count]`.
+            costs: of each, in bits, float32 `[k, count]`.
+            spec: of the stream.
+
+        Returns:
+            Symbols, `[count]`.
+        """
+        chosen: Array = candidates[0].astype(spec.dtype)
+        for _ in range(_TURNS):
+            counts = np.bincount(chosen, minlength=spec.alphabet)
+            before, chosen = chosen, _cheapest(candidates, costs, np.maximum(counts, 1) / max(spec.count, 1))
+            if np.array_equal(chosen, before):
+                break
+        return chosen
+
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         raise NotImplementedError
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         raise NotImplementedError
+
+
+def _cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
+    """Return the candidates of least sum of cost and `-log2(share)`, `[count]`; `shares: [alphabet]`."""
+    bits, chosen = -np.log2(shares).astype(np.float32), np.empty(candidates.shape[1], candidates.dtype)
+    for start in range(0, chosen.size, _BLOCK):
+        place = slice(start, start + _BLOCK)
+        best = (costs[:, place] + bits[candidates[:, place]]).argmin(axis=0)
+        chosen[place] = np.take_along_axis(candidates[:, place], best[None], axis=0)[0]
+    return chosen
 
 
 def tag(thing: msgspec.Struct) -> str:

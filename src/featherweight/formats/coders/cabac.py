@@ -24,14 +24,34 @@ class Cabac(Coder, frozen=True, tag="cabac"):
     2019, arXiv 1907.11900, section III; ISO/IEC 15938-17 (two rates of adaptation).
     """
 
+    def choose(self, candidates: Array, costs: Array, spec: StreamSpec) -> Array:
+        """Return for each place of a stream the candidate of least cost and bits; of equals, the first.
+
+        The bits are those of the contexts as they stand when the encoder comes to that place (DeepCABAC).
+
+        Args:
+            candidates: symbols, `[k, count]`; the first of each place settle order and rate of adaptation.
+            costs: of each, in bits, float32 `[k, count]`.
+            spec: of the stream.
+
+        Returns:
+            Symbols, `[count]`.
+        """
+        if spec.count == 0 or spec.alphabet == 1:
+            return super().choose(candidates, costs, spec)
+        from featherweight.formats.coders.cabac_loop import RATES, cheapest
+
+        centre, split, slow, _ = _arrangement(candidates[0], spec)
+        order = (spec.alphabet, centre, split)
+        found = cheapest(candidates.astype(np.uint32), costs, spec.row_length, order, RATES[slow])
+        return np.asarray(found.astype(spec.dtype))
+
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         if spec.count == 0 or spec.alphabet == 1:
             return b""
-        centre, split = _order(symbols, spec)
+        centre, split, slow, body = _arrangement(symbols, spec)
         head = (b"" if spec.zero is not None else varint(centre)) + (b"" if split < 0 else varint(split))
-        tried = [_write(symbols[:_SAMPLE], spec, centre, split, slow) for slow in (0, 1)]
-        slow = int(len(tried[1]) < len(tried[0]))
-        body = tried[slow] if spec.count <= _SAMPLE else _write(symbols, spec, centre, split, slow)
+        body = body if spec.count <= _SAMPLE else _write(symbols, spec, centre, split, slow)
         return bytes([_SPLIT * (split >= 0) | _SLOW * slow]) + head + body
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -51,6 +71,14 @@ class Cabac(Coder, frozen=True, tag="cabac"):
                 "CABAC payload: order", got=max(centre, split), expected=f"below {spec.alphabet}"
             )
         return _read(payload[position:], spec, centre, split, payload[0] // _SLOW)
+
+
+def _arrangement(symbols: Array, spec: StreamSpec) -> tuple[int, int, int, bytes]:
+    """Return centre, split, whether slow adaptation is better, and the code of the sample that told."""
+    centre, split = _order(symbols, spec)
+    tried = [_write(symbols[:_SAMPLE], spec, centre, split, slow) for slow in (0, 1)]
+    slow = int(len(tried[1]) < len(tried[0]))
+    return centre, split, slow, tried[slow]
 
 
 def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:

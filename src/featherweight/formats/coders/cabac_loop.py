@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import log2
 from typing import Any, TypeVar, cast
 
 import numba
@@ -252,6 +253,80 @@ def walk(
         if column == row_length:
             before, column = 0, 0
     return symbols, digits, interval
+
+
+@compiled
+def _bits(models: Array, rates: Array, context: int, bit: bool, learning: bool) -> float:
+    """Return the bits of a decision, and let the context's model learn it if asked to."""
+    share = _chance(models, context)
+    if learning:
+        _learn(models, rates, context, bit)
+    return 16 - log2(share if bit else 65536 - share)
+
+
+@compiled
+def _weight(models: Array, rates: Array, before: int, level: int, value: int, learning: bool) -> float:
+    """Return the bits of a signed integer as the models stand, and let them learn it if asked to."""
+    total = _bits(models, rates, _SIG + LEVELS * before + level, value != 0, learning)
+    if value == 0:
+        return total
+    total += _bits(models, rates, _SIGN + before, value < 0, learning)
+    context, size, greater = _GREATER + FLAGS * (value < 0) - 1, 1, True
+    while greater and size <= FLAGS:
+        greater = abs(value) > size
+        total += _bits(models, rates, context + size, greater, learning)
+        size += greater
+    rest, width = abs(value) - FLAGS, 0
+    if rest < 1:
+        return total
+    while rest >> width > 1:
+        total += _bits(models, rates, _PREFIX + width, True, learning)
+        width += 1
+    total += _bits(models, rates, _PREFIX + width, False, learning)
+    for place in range(width - 1, -1, -1):
+        context = _SUFFIX + MOST_BITS * width + place
+        total += _bits(models, rates, context, rest >> place & 1 == 1, learning)
+    return total
+
+
+@compiled
+def cheapest(
+    candidates: Array, costs: Array, row_length: int, order: tuple[int, int, int], rates: Array
+) -> Array:
+    """Return the symbols `[count]` of least cost and bits, each as the models stand when `walk` comes to it.
+
+    Args:
+        candidates: uint32 `[k, count]`; of equals, the first is taken.
+        costs: in bits, float32 `[k, count]`.
+        row_length: symbols in a row.
+        order: alphabet, centre and split: see `to_value`.
+        rates: one of `RATES`.
+    """
+    alphabet, centre, split = order
+    count = candidates.shape[1]
+    models = np.full((_CONTEXTS, 3), 1 << 31, np.int64)
+    models[:, _SEEN] = 0
+    density = np.full(min(row_length, count), 1 << 13, np.int32)
+    chosen = np.empty(count, np.uint32)
+    before, column = 0, 0
+    for i in range(count):
+        level, best, least = _level(density[column]), 0, np.inf
+        for k in range(candidates.shape[0]):
+            if costs[k, i] >= least or (k and candidates[k, i] == candidates[k - 1, i]):
+                continue
+            value = to_value(int(candidates[k, i]), alphabet, centre, split)
+            total = costs[k, i] + _weight(models, rates, before, level, value, False)
+            if total < least:
+                best, least = k, total
+        chosen[i] = candidates[best, i]
+        value = to_value(int(chosen[i]), alphabet, centre, split)
+        _weight(models, rates, before, level, value, True)
+        density[column] += ((1 << 16 if value else 0) - density[column]) >> 5
+        before = 0 if value == 0 else 1 if value < 0 else 2
+        column += 1
+        if column == row_length:
+            before, column = 0, 0
+    return chosen
 
 
 @compiled

@@ -186,7 +186,7 @@ def _cheapest(
     state[_WEIGHING] = 1
     best, least = -1, np.inf
     for k in range(values.size):
-        if costs[k] >= least or (k and values[k] == values[k - 1]):
+        if costs[k] >= least or (k and values[k] == values[k - 1] and costs[k] == costs[k - 1]):
             continue
         state[_BITS] = 0
         _value(state, buffer, models, rates, before, level, values[k])

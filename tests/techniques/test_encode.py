@@ -7,8 +7,8 @@ from tiny import Tiny
 from torch import nn
 
 from featherweight.errors import ConfigError, UnsupportedError
-from featherweight.formats import Clustered, Fixed, Int
-from featherweight.formats.coders import QUICK, Gaps, Huffman
+from featherweight.formats import Clustered, Fixed, Float, Int
+from featherweight.formats.coders import QUICK, Cabac, Gaps, Huffman, Rans
 from featherweight.model import Model
 from featherweight.techniques import Context, Encode
 
@@ -102,3 +102,40 @@ def test_shares_what_it_leaves():
     after = encode(model, where="0.weight")
     assert after.tensors["8.weight"] is model.tensors["8.weight"]
     assert not np.array_equal(after.tensors["0.weight"].detach(), model.tensors["0.weight"].detach())
+
+
+def test_a_rate_of_nothing_is_nearest_rounding():
+    model = Model.of(TASK.model())
+    plain, rated = (encode(model, coder=Huffman(), **options) for options in ({}, {"rate": 0.0}))
+    for name, entry in plain.weights.items():
+        assert rated.weights[name].payload == entry.payload
+
+
+@pytest.mark.parametrize("coder", [Huffman(), Cabac(), "smallest"], ids=str)
+def test_a_rate_saves_bytes_and_keeps_zeros(coder):
+    model = Model.of(TASK.model())
+    mask = torch.rand(8, 8, 3, 3, generator=torch.Generator().manual_seed(0)) < 0.9
+    model = model.with_tensors({"4.weight": model.tensors["4.weight"].masked_fill(mask, 0.0)})
+    options = {"where": "4.weight", "format": Int(bits=4, per="tensor"), "coder": coder}
+    nearest, rated = (encode(model, rate=rate, **options).weights["4.weight"] for rate in (0.0, 0.05))
+    assert rated.nbytes < nearest.nbytes
+    assert not rated.decode()[mask.numpy()].any()
+
+
+def test_a_rate_reassigns_a_tensor_under_the_codebook_it_has():
+    once = encode(Model.of(TASK.model()), format=Clustered(bits=4), where="4.weight")
+    again = encode(once, format=Clustered(bits=4), where="4.weight", coder=Rans(), rate=0.2)
+    before, after = once.weights["4.weight"], again.weights["4.weight"]
+    assert after.parts is before.parts
+    assert after.nbytes < before.recoded(Rans()).nbytes
+    assert [(note.kind, note.name) for note in again.notes] == [("thawed", "4.weight")]
+    assert "% of its symbols changed" in again.notes[0].reason
+
+
+def test_a_rate_needs_a_coder_and_a_format_that_can_use_it():
+    with pytest.raises(ConfigError, match=r"encode.rate: means nothing at fixed rate"):
+        Encode(rate=0.1)
+    with pytest.raises(ConfigError, match=r"encode.rate"):
+        Encode(rate=-0.1, coder=Rans())
+    with pytest.raises(UnsupportedError, match=r"0.weight: format float does not say"):
+        encode(Model.of(TASK.model()), format=Float(), coder=Rans(), rate=0.1)

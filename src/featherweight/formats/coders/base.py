@@ -99,7 +99,7 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
         chosen: Array = candidates[0].astype(spec.dtype)
         for _ in range(_TURNS):
             counts = np.bincount(chosen, minlength=spec.alphabet)
-            before, chosen = chosen, _cheapest(candidates, costs, np.maximum(counts, 1) / max(spec.count, 1))
+            before, chosen = chosen, cheapest(candidates, costs, np.maximum(counts, 1) / max(spec.count, 1))
             if np.array_equal(chosen, before):
                 break
         return chosen
@@ -111,7 +111,7 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
         raise NotImplementedError
 
 
-def _cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
+def cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
     """Return the candidates of least sum of cost and `-log2(share)`, `[count]`; `shares: [alphabet]`."""
     bits, chosen = -np.log2(shares).astype(np.float32), np.empty(candidates.shape[1], candidates.dtype)
     for start in range(0, chosen.size, _BLOCK):

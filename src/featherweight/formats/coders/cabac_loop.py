@@ -312,7 +312,7 @@ def cheapest(
     for i in range(count):
         level, best, least = _level(density[column]), 0, np.inf
         for k in range(candidates.shape[0]):
-            if costs[k, i] >= least or (k and candidates[k, i] == candidates[k - 1, i]):
+            if costs[k, i] >= least:
                 continue
             value = to_value(int(candidates[k, i]), alphabet, centre, split)
             total = costs[k, i] + _weight(models, rates, before, level, value, False)

@@ -8,6 +8,7 @@ from featherweight.zoo import efficientnet_lite
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0, renamed
 from featherweight.zoo.lenet import LeNet, LeNet5, LeNet300
 from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet56
+from featherweight.zoo.resnet_digits import ResNetDigits
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,7 @@ from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet5
         (resnet32, (3, 32, 32), 464_154),
         (resnet44, (3, 32, 32), 658_586),
         (resnet56, (3, 32, 32), 853_018),
+        (ResNetDigits, (1, 8, 8), 701_178),
     ],
 )
 def test_count_and_trace(build, shape, count):
@@ -43,6 +45,15 @@ def test_resnet_names_and_shortcut():
         out = block(inputs)
     assert torch.equal(out[:, 8:24], inputs[:, :, ::2, ::2])
     assert not out[:, :8].any() and not out[:, 24:].any()
+
+
+def test_every_weight_of_the_resnet_for_digits_meets_pixels():
+    """None is beside padding alone: every one has a gradient."""
+    torch.manual_seed(0)
+    network = ResNetDigits()
+    network(torch.randn(64, 1, 8, 8)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and (parameter.grad != 0).float().mean() > 0.99, name
 
 
 def test_efficientnet_count_shapes_and_names():

@@ -50,6 +50,25 @@ LENET_TRAINING = {
 }
 
 
+def digits(events: Events) -> Classification:
+    """Return ResNet-18 of width 16 on scikit-learn's digits: 1,000, 297 and 500 images."""
+    from featherweight.data.digits import load, split
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.resnet_digits import ResNetDigits
+
+    train, validation, test = split(load(events))
+    return Classification(
+        ResNetDigits,
+        train=train,
+        validation=validation,
+        test=test,
+        name="resnet-digits",
+        dataset="digits",
+        batch_size=64,
+        training=Training(epochs=20, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1),
+    )
+
+
 def cifar10(network: str, events: Events) -> Classification:
     """Return a network of `CIFAR_NETWORKS` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
     from featherweight.data import cifar

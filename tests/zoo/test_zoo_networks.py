@@ -6,6 +6,7 @@ import torch
 from featherweight.zoo import efficientnet_lite
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0, renamed
 from featherweight.zoo.resnet_cifar import resnet20
+from featherweight.zoo.resnet_digits import ResNetDigits
 
 
 def test_resnet_names_and_shortcut():
@@ -19,6 +20,15 @@ def test_resnet_names_and_shortcut():
         out = block(inputs)
     assert torch.equal(out[:, 8:24], inputs[:, :, ::2, ::2])
     assert not out[:, :8].any() and not out[:, 24:].any()
+
+
+def test_every_weight_of_the_resnet_for_digits_meets_pixels():
+    """None is beside padding alone: every one has a gradient."""
+    torch.manual_seed(0)
+    network = ResNetDigits()
+    network(torch.randn(64, 1, 8, 8)).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and (parameter.grad != 0).float().mean() > 0.99, name
 
 
 def test_efficientnet_count_shapes_and_names():

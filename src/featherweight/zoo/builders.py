@@ -53,6 +53,28 @@ LENET_TRAINING = {
 }
 
 
+def digits(events: Events, trained: bool) -> Classification:
+    """Return ResNet-18 of width 16 on scikit-learn's digits: 1,000, 297 and 500 images."""
+    from featherweight.data.digits import load, split
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.baselines import start
+    from featherweight.zoo.resnet_digits import ResNetDigits
+
+    train, validation, test = split(load(events))
+    own = Training(epochs=20, optimizer="adamw", lr=2e-3, weight_decay=1e-2, warmup=0.1)
+    model, training = start("resnet-digits", ResNetDigits, own, trained=trained)
+    return Classification(
+        model,
+        train=train,
+        validation=validation,
+        test=test,
+        name="resnet-digits",
+        dataset="digits",
+        batch_size=64,
+        training=training,
+    )
+
+
 def cifar10(network: str, events: Events, trained: bool) -> Classification:
     """Return a network of `CIFAR_NETWORKS` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
     from featherweight.data import cifar

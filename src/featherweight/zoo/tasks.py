@@ -62,6 +62,9 @@ TASKS |= {
     f"{network}-cifar10": Named(f"{about}, on CIFAR-10", partial(builders.cifar10, network))
     for network, about in ON_CIFAR.items()
 }
+TASKS["resnet-digits"] = Named(
+    "ResNet-18 of width 16, 701,178 parameters, on scikit-learn's digits", builders.digits
+)
 TASKS["efficientnet-lite0-imagenet"] = Named(
     "EfficientNet-Lite0, pretrained, 4,652,008 parameters, on images of your own", builders.imagenet
 )

@@ -56,7 +56,7 @@ def test_uniform_choices_and_a_tensor_that_cannot_follow():
 
 
 def test_a_demand_is_kept_beyond_chance():
-    trials = [trial(10, 0.0009, 0.001), trial(20, 0.0005, 0.0002), trial(30, 0.0), trial(5, 0.002)]
+    trials = [trial(10, 0.0009, 0.001), trial(20, 0.0005, 0.0002), trial(30, 0.0), trial(5, 0.01)]
     assert choose(trials, max_drop=0.001, max_bytes=None).nbytes == 20
     assert choose(trials, max_drop=0.001 + DOUBT * 0.001, max_bytes=None).nbytes == 10
     assert choose(trials, max_drop=0.0, max_bytes=None).nbytes == 30

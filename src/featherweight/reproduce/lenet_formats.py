@@ -12,6 +12,7 @@ from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, mean_spread
 from featherweight.search import compress
 from featherweight.search.options import label
+from featherweight.search.paired import pooled
 from featherweight.search.summary import Summary
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Train
@@ -102,6 +103,7 @@ def _row(network: str, task: Task, setting: Setting, seeds: list[int], found: Se
         nbytes=nbytes,
         ratio=found[0].float_bytes / nbytes,
         exempt=EXEMPT,
+        paired=pooled([s.paired for s in found if s.paired]),
         paper=POSTER
         if (network, setting.method) == ("LeNet", "allocated") and getattr(task, "dataset", "") == "MNIST"
         else None,
@@ -118,11 +120,12 @@ def _checks(rows: Sequence[Row], worst: float, quick: bool) -> list[Check]:
         if row.method == "allocated" and "0.1" in row.setting:
             change = 100 * (row.accuracy - row.baseline)
             goal = 0.1 if row.data == "MNIST" else 0.3
+            chance = f", p = {row.paired.p:.2g}" if row.paired else ""
             checks.append(
                 Check(
                     f"{row.network}, {row.data}: allocated keeps its accuracy on test",
                     f"-{goal} points or better",
-                    f"{change:+.2f} points at {row.ratio:.1f}x",
+                    f"{change:+.2f} points at {row.ratio:.1f}x{chance}",
                     change >= -goal - 1e-9,
                 )
             )

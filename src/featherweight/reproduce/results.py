@@ -12,6 +12,7 @@ import msgspec
 from featherweight.files import write_whole
 from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
+from featherweight.search.paired import Paired
 from featherweight.units import nbytes, percent
 
 
@@ -37,6 +38,7 @@ class Row(msgspec.Struct, frozen=True):
         nbytes: mean bytes of the written files, whole.
         ratio: 4 bytes a parameter over `nbytes`.
         exempt: what was left as it was.
+        paired: files against float networks, sample by sample on test, over all seeds; None if it was not compared.
         paper: the figure it is held against, if there is one.
     """
 
@@ -51,6 +53,7 @@ class Row(msgspec.Struct, frozen=True):
     nbytes: float
     ratio: float
     exempt: str = ""
+    paired: Paired | None = None
     paper: Paper | None = None
 
 

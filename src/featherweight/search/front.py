@@ -245,8 +245,8 @@ def damages(row: Sequence[Cell]) -> list[float]:
     better, and then fewer bytes.
 
     References:
-        Dong et al., HAWQ-V2, 2020, eq. 4: second-order sensitivity times squared error; there the slope is the mean
-        trace of the Hessian.
+        Dong et al., HAWQ-V2: Hessian aware trace-weighted quantization of neural networks, 2020: the mean trace of
+        the Hessian times the squared error.
     """
     energy = sum(cell.error**2 for cell in row)
     slope = sum(cell.loss * cell.error for cell in row) / energy if energy else 0.0

@@ -22,7 +22,7 @@ from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
-from featherweight.task.identity import identity_of
+from featherweight.task.identity import hashed, identity_of
 from featherweight.task.scores import scores
 
 Array = NDArray[np.float64]
@@ -46,6 +46,19 @@ def session_predictor(session: Session) -> Predict:
         return _map(session.run(_map(inputs, _numpy)), torch.from_numpy)
 
     return predict
+
+
+def remembered(predict: Predict) -> Predict:
+    """Return `predict` that computes the outputs of the same inputs once, and keeps them."""
+    known: dict[str, Output] = {}
+
+    def asked(inputs: Inputs) -> Output:
+        key = hashed(inputs)
+        if key not in known:
+            known[key] = predict(inputs)
+        return known[key]
+
+    return asked
 
 
 def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:

@@ -12,7 +12,15 @@ from featherweight.events import Events
 from featherweight.files import write_whole
 from featherweight.recipe import Made, Recipe, Store
 from featherweight.recipe.runner import baseline, pinned
-from featherweight.search.evaluate import comparable, measured, metrics, parity, reloaded_predictor, scored
+from featherweight.search.evaluate import (
+    comparable,
+    measured,
+    metrics,
+    parity,
+    reloaded_predictor,
+    remembered,
+    scored,
+)
 from featherweight.search.front import Trial
 from featherweight.search.paired import paired
 from featherweight.search.sensitivity import Sensitivity
@@ -80,6 +88,7 @@ def finish(
                 "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
             )
         predict, runtime = reloaded_predictor(artifact, task, threads)
+        predict = remembered(predict)
         after = measured(task, predict, "test")
         stages = writer.stages(made)
         old = comparable(scored(base, task, "test", store, threads), before["test"], task)

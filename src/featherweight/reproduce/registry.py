@@ -11,7 +11,7 @@ from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
-from featherweight.reproduce import lenet_formats
+from featherweight.reproduce import lenet_formats, weight_changes
 from featherweight.reproduce.results import Measured, Results, write
 
 
@@ -25,6 +25,7 @@ class Reproduction:
 
 REPRODUCTIONS = {
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
+    "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
 }
 
 
@@ -56,6 +57,7 @@ def reproduce(
         checks=measured.checks,
         plots=[plot.name for plot in measured.plots],
         remarks=measured.remarks,
+        tables=measured.tables,
     )
     write(results, measured.plots, Path(folder))
     return results

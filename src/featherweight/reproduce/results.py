@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
@@ -74,6 +74,7 @@ class Results(msgspec.Struct, frozen=True):
     checks: list[Check]
     plots: list[str]
     remarks: list[str] = []
+    tables: list[Table] = []
 
 
 @dataclass(frozen=True)
@@ -86,12 +87,21 @@ class Plot:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a reproduction found, before it is written."""
+    """What a reproduction found, before it is written.
+
+    Attributes:
+        rows: accuracy and bytes of files.
+        checks: goals.
+        plots: pictures.
+        remarks: what a reader must know.
+        tables: what is no row: figures under a title of their own.
+    """
 
     rows: list[Row]
     checks: list[Check]
     plots: list[Plot]
     remarks: list[str]
+    tables: list[Table] = field(default_factory=list)
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
@@ -146,7 +156,11 @@ def page(results: Results) -> str:
         ]
         for r in results.rows
     ]
-    parts.append("## Measured\n\n" + "\n".join(rows_of(Table("", head, rows))))
+    if rows:
+        parts.append("## Measured\n\n" + "\n".join(rows_of(Table("", head, rows))))
+    for table in results.tables:
+        about = f"{table.about}\n\n" if table.about else ""
+        parts.append(f"## {table.title}\n\n{about}" + "\n".join(rows_of(table)))
     notes = [
         *results.remarks,
         "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + ".",

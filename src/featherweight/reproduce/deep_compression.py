@@ -44,7 +44,7 @@ class Case:
         epochs: of each round but the last, of the last, and of tuning in a format.
         rounds: how the rounds train.
         tuning: how the format is tuned.
-        bits: of the integers in the smallest file.
+        fewest: format of the smallest file, and how it is trained.
         settings: which settings are measured.
         paper: the published figure.
     """
@@ -58,7 +58,7 @@ class Case:
     epochs: tuple[int, int, int]
     rounds: Finetune
     tuning: Finetune
-    bits: int
+    fewest: tuple[AnyFormat, AnyMethod]
     settings: tuple[str, ...]
     paper: Paper | None = None
 
@@ -68,22 +68,31 @@ TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, distill=Distillation())
 DESCENT = Finetune(
     optimizer="nesterov", lr=0.02, weight_decay=5e-4, warmup=0.1, precision="bfloat16", keep_zeros=True
 )
+SHARED = (Clustered(bits=3), Centroids(lr_scale=1))
+
+
+def integers(bits: int) -> tuple[AnyFormat, AnyMethod]:
+    """Return integers with one scale for a tensor, trained straight through."""
+    return Int(bits=bits, per="tensor", scale_by="mse"), StraightThrough()
+
+
 CASES = (
     Case(
-        "LeNet-300-100", "lenet300-mnist", (0, 1, 2), 0.1, 64, (0.5, 0.7, 0.8, 0.87, 0.91, 0.93), (2, 12, 4),
-        TAUGHT, replace(TAUGHT, lr=1e-3), 3, ALL, Paper("40x, 1.64 to 1.58 % error", HAN),
+        "LeNet-300-100", "lenet300-mnist", (0, 1, 2), 0.1, 64, (0.5, 0.7, 0.8, 0.87, 0.91, 0.94), (2, 12, 4),
+        TAUGHT, replace(TAUGHT, lr=1e-3), SHARED, ALL, Paper("40x, 1.64 to 1.58 % error", HAN),
     ),
     Case(
-        "LeNet-5", "lenet5-mnist", (0, 1, 2), 0.1, 160, (0.8, 0.9, 0.95, 0.97, 0.981), (1, 5, 4),
-        TAUGHT, replace(TAUGHT, lr=1e-3), 3, ALL[-1:], Paper("39x, 0.80 to 0.74 % error", HAN),
+        "LeNet-5", "lenet5-mnist", (0, 1, 2), 0.1, 160, (0.8, 0.9, 0.95, 0.97, 0.983), (1, 4, 3),
+        TAUGHT, replace(TAUGHT, lr=1e-3), SHARED, ALL[-1:], Paper("39x, 0.80 to 0.74 % error", HAN),
     ),
     Case(
         "ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, (0.3, 0.5, 0.6), (1, 3, 2),
-        replace(DESCENT, distill=Distillation()), replace(DESCENT, lr=5e-3, distill=Distillation()), 4, ALL[-1:],
+        replace(DESCENT, distill=Distillation()), replace(DESCENT, lr=5e-3, distill=Distillation()),
+        integers(4), ALL[-1:],
     ),
     Case(
         "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.7, 0.92), (1, 1, 1),
-        DESCENT, replace(DESCENT, lr=5e-3), 3, ALL[-1:],
+        DESCENT, replace(DESCENT, lr=5e-3), integers(3), ALL[-1:],
     ),
 )  # fmt: skip
 
@@ -97,8 +106,7 @@ def recipe(case: Case, setting: str, *, train: Train | None) -> Recipe:
     if setting == "prune":
         return Recipe([*before, Encode(format=Float("float16"), coder=Gaps(bits=5)), REST])
     if setting == "both, fewer bits":
-        format_ = Int(bits=case.bits, per="tensor", scale_by="mse")
-        return Recipe([*before, *_tuned(case, format_, StraightThrough(), Cabac())])
+        return Recipe([*before, *_tuned(case, *case.fewest, Cabac())])
     shared = _tuned(case, Clustered(bits=5), Centroids(lr_scale=1), HUFFMAN)
     if setting == "both, CABAC":
         shared.append(Encode(format=Clustered(bits=5), coder=Cabac()))

@@ -104,7 +104,15 @@ class Plot:
 
 @dataclass(frozen=True)
 class Measured:
-    """What a reproduction found, before it is written."""
+    """What a reproduction found, before it is written.
+
+    Attributes:
+        rows: accuracy and bytes of files.
+        checks: goals.
+        plots: pictures.
+        remarks: what a reader must know.
+        tables: what is no row: figures under a title of their own.
+    """
 
     rows: list[Row]
     checks: list[Check]

@@ -42,7 +42,6 @@ from featherweight.zoo.tasks import resolve
 
 SPARSITIES = (0.8, 0.92, 0.95, 0.97)
 GOAL = 40.0
-FOLDER = Path(__file__).parent.parent / "docs/results/digits"
 PACKAGES = ("onnxruntime", "nncf", "openvino")
 
 
@@ -245,8 +244,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="one seed, few epochs; nothing is written")
-    parser.add_argument("-o", "--output", type=Path, default=FOLDER, help="folder for the results")
+    parser.add_argument("--quick", action="store_true", help="one seed, few epochs")
+    parser.add_argument("-o", "--output", type=Path, help="folder for results.json and README.md")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     onnxruntime.set_default_logger_severity(3)  # its quantizer warns of what it does not fold
@@ -254,7 +253,7 @@ def main() -> None:
     ours, found = measure_ours(task, seeds, store, arguments.quick)
     others = measure_rivals(task, seeds, store, arguments.quick)
     results = Digits(
-        command="python benchmarks/digits.py",
+        command=f"python benchmarks/digits.py{' --quick' * arguments.quick} -o docs/results/digits",
         environment=environment(),
         parameters=found[0].parameters,
         images={name: len(images) for name, images in parts().items()},
@@ -266,7 +265,7 @@ def main() -> None:
         rivals=others,
     )
     print("\n".join(table(results)))
-    if not arguments.quick:
+    if arguments.output:
         write_whole(
             arguments.output / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1)
         )

@@ -60,7 +60,8 @@ def line(name: str, weight: Array, step: float, multiple: float, coder: Coder) -
     gain = f"{after.nbytes / other.nbytes - 1:+7.1%}"
     speed = f"{weight.size / seconds / 1e6:5.1f} M/s"
     bits = f"{8 * after.nbytes / weight.size:5.2f} bits"
-    return f"{name:22} {type(coder).__name__:8} {step:4} {multiple:4} {-10 * np.log10(wanted):5.1f} dB {bits} {gain} {speed}"
+    settings = f"{name:22} {type(coder).__name__:8} {step:4} {multiple:4}"
+    return f"{settings} {-10 * np.log10(wanted):5.1f} dB {bits} {gain} {speed}"
 
 
 def main() -> None:

@@ -23,7 +23,9 @@ from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
 
-ABOUT = "Deep Compression: quantize, prune, both, and both with fewer bits and a better coder; four networks."
+ABOUT = (
+    "Deep Compression: quantize, prune, both, and both with fewer bits and a better coder; three networks."
+)
 HAN = "Han, Mao, Dally, Deep Compression, ICLR 2016, tables 1 to 5"
 HUFFMAN = Gaps(bits=5, values=Huffman(), gaps=Huffman())
 REST = Encode(where=["*", "!weights"], format=Float("float16"))
@@ -89,10 +91,6 @@ CASES = (
         "ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, (0.3, 0.5, 0.6), (1, 3, 2),
         replace(DESCENT, distill=Distillation()), replace(DESCENT, lr=5e-3, distill=Distillation()),
         integers(4), ALL[-1:],
-    ),
-    Case(
-        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.7, 0.92), (1, 1, 1),
-        DESCENT, replace(DESCENT, lr=5e-3), integers(3), ALL[-1:],
     ),
 )  # fmt: skip
 

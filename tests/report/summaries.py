@@ -1,6 +1,7 @@
 """Summaries to draw reports from: one with everything in it, one with nothing but a step, one with hostile names."""
 
 from featherweight.model import Note
+from featherweight.search.paired import Paired
 from featherweight.search.summary import Point, Row, Sensed, Stage, Summary
 
 HOSTILE = """</script><script>alert(1)</script><img src="http://evil" onerror='alert(2)'>&|%{x}"""
@@ -35,11 +36,12 @@ def whole(name="fc1.weight", task="lenet300-mnist", **changes) -> Summary:
             Stage("encode", {"where": name, "format": {"format": "int", "bits": 4}}, 0.2, False, 5_400,
                   {"accuracy": 0.977}),
         ],
+        "paired": Paired(-0.003, 0.002, 0.13, 40, 10, 10_000),
         "notes": [Note("skipped", name, "not a matrix")],
         "points": [
-            Point(1_000, 0.11, 0.87, True, False, {name: "int 2 tensor", "fc2.weight": "clustered 2"}),
-            Point(5_300, 0.977, 0.003, True, True, {name: "int 4 channel", "fc2.weight": "clustered 3"}),
-            Point(9_000, 0.976, 0.004, False, False, {name: "int 8 channel", "fc2.weight": "clustered 3"}),
+            Point(1_000, 0.11, 0.87, 0.01, True, False, {name: "int 2 tensor", "fc2.weight": "clustered 2"}),
+            Point(5_300, 0.977, 0.003, 0.002, True, True, {name: "int 4 channel", "fc2.weight": "clustered 3"}),
+            Point(9_000, 0.976, 0.004, 0.0, False, False, {name: "int 8 channel", "fc2.weight": "clustered 3"}),
         ],
         "sensitivity": [
             Sensed(name, "int 4 channel", 4_500, 0.02),

@@ -232,7 +232,7 @@ def _sheet(found: Mapping[tuple[Case, str], Sequence[Summary]]) -> Sheet:
 def _remarks(quick: bool) -> list[str]:
     return [
         "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
-        "Settings were tried by hand and chosen on validation; in first trials, of seed 0, test figures were in sight too.",
+        "Settings were tried by hand, chosen on validation; in first trials (seed 0) test figures were in sight too.",
         "The ratio counts the whole file: weights, biases, batch norm, graph, recipe and index.",
         "p is the exact sign test over the samples that changed, the seeds pooled.",
         "The rounds and the tuning train further than the baseline did, and are taught by it (Hinton's loss).",

@@ -17,6 +17,8 @@ from featherweight.formats.view import View
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
 
+COUNTED_BITS = 16  # the widest grid whose steps float32 counts and multiplies exactly
+
 # Factors on the range of min-max that the search for the least squared error tries; `FINE`: around the best.
 COARSE = tuple(2.0 ** (-k / 4) for k in range(1, 33))
 FINE = tuple(2.0 ** (k / 32) for k in range(-7, 8) if k)
@@ -56,7 +58,7 @@ class Int(Format, frozen=True, tag="int"):
     def __post_init__(self) -> None:
         """Refuse widths that nothing computes with."""
         super().__post_init__()
-        if 16 < self.bits < 32:
+        if COUNTED_BITS < self.bits < 32:
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
@@ -91,7 +93,7 @@ class Int(Format, frozen=True, tag="int"):
         units = split(symbols.reshape(view.rows, view.cols), view, self.per)
         weight = np.empty(units.shape, np.float32)
         for rows, cols in blocks(units.shape):
-            steps = units[rows, cols].astype(np.int64 if self.bits > 16 else np.int32)
+            steps = units[rows, cols].astype(np.int64 if self.bits > COUNTED_BITS else np.int32)
             steps = np.where(steps > most - zero_point[rows], steps - (1 << self.bits), steps)
             weight[rows, cols] = steps.astype(np.float32) * scale[rows]
         return join(weight, view, self.per)

@@ -42,7 +42,7 @@ CASES = (
         DESCENT, replace(DESCENT, lr=5e-3), integers(4), (FEWEST,),
     ),
     Case(
-        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.6, 0.88), (1, 4, 2),
+        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.87,), (1, 3, 1),
         DESCENT, replace(DESCENT, lr=5e-3), integers(3), (FEWEST,),
     ),
 )  # fmt: skip

@@ -30,11 +30,11 @@ ABOUT = (
 
 CASES = (
     Case(
-        "AlexNet", "alexnet-cifar10", (0,), 0.5, 35, (0.7, 0.9), (1, 2, 1),
+        "AlexNet", "alexnet-cifar10", (0,), 0.5, 35, (0.9,), (1, 1, 1),
         DESCENT, replace(DESCENT, lr=5e-3), integers(4), (PLAIN, FEWEST),
     ),
     Case(
-        "SqueezeNet", "squeezenet-cifar10", (0,), 0.5, 10, (0.4, 0.6), (1, 4, 2),
+        "SqueezeNet", "squeezenet-cifar10", (0,), 0.5, 10, (0.4, 0.6), (1, 3, 2),
         DESCENT, replace(DESCENT, lr=5e-3), integers(4), (PLAIN, FEWEST),
     ),
 )  # fmt: skip

@@ -9,13 +9,14 @@ from featherweight.techniques.base import Context, Step
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
+from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.load import Load
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps", (Train, Load, Sparsify, Encode, Gptq, Fold, ReestimateBatchnorm, Finetune)
 )
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "Encode",
     "Finetune",
     "Fold",
+    "Gptq",
     "Load",
     "ReestimateBatchnorm",
     "Sparsify",

@@ -13,7 +13,9 @@ from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import (
     Context,
+    CorrectBias,
     Encode,
+    Equalize,
     Finetune,
     Fold,
     Gptq,
@@ -45,6 +47,8 @@ STEPS = [
     Sparsify(sparsity=0.7, scope="lamp"),
     Sparsify(pattern=(2, 4)),
     Fold(),
+    Equalize(),
+    CorrectBias(samples=40),
     Gptq(samples=40),
     ReestimateBatchnorm(samples=40),
     Finetune(),

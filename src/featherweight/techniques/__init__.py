@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
+from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
+from featherweight.techniques.equalize import Equalize
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.gptq import Gptq
@@ -16,7 +18,8 @@ from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Encode, Gptq, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps",
+    (Train, Load, Sparsify, Encode, Gptq, Fold, Equalize, CorrectBias, ReestimateBatchnorm, Finetune),
 )
 
 if TYPE_CHECKING:
@@ -28,7 +31,9 @@ __all__ = [
     "STEPS",
     "AnyStep",
     "Context",
+    "CorrectBias",
     "Encode",
+    "Equalize",
     "Finetune",
     "Fold",
     "Gptq",

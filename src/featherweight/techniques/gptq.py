@@ -9,10 +9,11 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Importance, Int, View
+from featherweight.errors import ConfigError
+from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.formats.base import Parts
 from featherweight.task import Needs, Task
-from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.coding import recoded
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from featherweight.model import Model, Note
 
 Array = NDArray[Any]
+Order = Literal["given", "activation"]
 
 
 class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
@@ -44,6 +46,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     Attributes:
         where: which tensors; see `featherweight.selectors`.
         format: how their numbers are written.
+        formats: those of some of them in its place, by items of a `where`.
         coder: how their symbols are written, or `smallest`.
         samples: inputs of the calibration split to see.
         inputs: what x is. `float`: a layer's input in the network as it was; `quantized`: with all that was
@@ -56,29 +59,30 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     needs: ClassVar[Needs] = "unlabelled"
     where: Where = "weights"
     format: AnyFormat = Int(bits=4, scale_by="mse")
+    formats: dict[Item, AnyFormat] = {}
     coder: AnyCoder | Literal["smallest"] = Fixed()
     samples: Annotated[int, Meta(ge=1)] = 128
     inputs: Literal["float", "quantized", "asymmetric"] = "asymmetric"
     damping: Annotated[float, Meta(gt=0)] = 0.01
-    order: Literal["given", "activation"] = "activation"
+    order: Order = "activation"
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
         import torch
 
         from featherweight.curvature.sequence import in_sequence, prefix
-        from featherweight.selectors import select
         from featherweight.techniques.encode import again
         from featherweight.techniques.floats import encode
 
-        nearest = {name: encode(model, name, self.format) for name in select(model, self.where)}
+        formats = self.chosen(model)
+        nearest = {name: encode(model, name, format) for name, format in formats.items()}
         ahead = prefix(model, task, self.samples, seed=context.seed)
         fresh = [name for name in nearest if model.weights.get(name) is not nearest[name]]
         layers = [name for name in fresh if name in ahead.sites]
         encoded = {name: entry for name, entry in nearest.items() if name not in layers}
 
         def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
-            encoded[site.weight] = self.layer(model, site, pairs, nearest[site.weight].view)
+            encoded[site.weight] = self.layer(model, site, pairs, formats[site.weight])
             return {site.weight: torch.from_numpy(encoded[site.weight].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
@@ -92,14 +96,36 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         others = [name for name in fresh if name not in layers]
         return model.with_encoded(written, [*self.notes(ahead, others), *had])
 
-    def layer(self, model: Model, site: Site, pairs: Pairs, view: View) -> Encoded:
+    def chosen(self, model: Model) -> dict[str, Format]:
+        """Return the format of each selected tensor.
+
+        Raises:
+            ConfigError: an item of `formats` selects what `where` does not, or what another item does.
+        """
+        from featherweight.selectors import select
+
+        chosen: dict[str, Format] = dict.fromkeys(select(model, self.where), self.format)
+        taken: set[str] = set()
+        for item, format in self.formats.items():
+            names = select(model, item)
+            if wrong := [name for name in names if name in taken or name not in chosen]:
+                raise ConfigError(
+                    "selected twice, or not by where", where=f"gptq.formats.{item}", got=", ".join(wrong)
+                )
+            chosen |= dict.fromkeys(names, format)
+            taken |= set(names)
+        return chosen
+
+    def layer(self, model: Model, site: Site, pairs: Pairs, format: Format) -> Encoded:
         """Return the weight of one layer, encoded for these inputs."""
         from featherweight.curvature.moments import moments
+        from featherweight.graph.views import views
 
-        tensor = model.tensors[site.weight].detach()
+        tensor, view = model.tensors[site.weight].detach(), views(model.module)[site.weight]
         found = moments(site, pairs, tuple(tensor.shape[2:]), drift=self.inputs == "asymmetric")
-        matrix, parts = swept(view.matrix(tensor.numpy()), found, self, view)
-        return self.format.encode(view.tensor(matrix), view=view, parts=parts)
+        weight = view.matrix(tensor.numpy())
+        matrix, parts = swept(weight, found, format, view, damping=self.damping, order=self.order)
+        return format.encode(view.tensor(matrix), view=view, parts=parts)
 
     def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:
         """Return why tensors were rounded to nearest, and whether the inputs were few."""
@@ -113,20 +139,24 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         return notes
 
 
-def swept(weight: Array, moments: Moments, step: Gptq, view: View) -> tuple[Array, Parts]:
-    """Return what the format can write of a layer's weight, float32 `[rows, cols]`, and its parts.
+def swept(
+    weight: Array, moments: Moments, format: Format, view: View, *, damping: float, order: Order
+) -> tuple[Array, Parts]:
+    """Return what `format` can write of a layer's weight, float32 `[rows, cols]`, and its parts.
 
     Args:
         weight: `[rows, cols]`.
         moments: of the layer's inputs.
-        step: format, damping and order.
+        format: what to write it in.
         view: of the weight.
+        damping: of the Hessian.
+        order: of the columns.
     """
     from featherweight.formats.sweep import sweep
 
-    zero, format = weight == 0, step.format
-    target = np.where(zero, 0, moments.target(weight.astype(np.float64), step.damping))
-    importance = Importance(moments.diagonal(len(weight), step.damping))
+    zero = weight == 0
+    target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
+    importance = Importance(moments.diagonal(len(weight), damping))
     with np.errstate(over="ignore", under="ignore"):
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
 
@@ -136,5 +166,5 @@ def swept(weight: Array, moments: Moments, step: Gptq, view: View) -> tuple[Arra
             symbols = alone.assign(known, narrow, view=part)
             return alone.dequantize(symbols.reshape(-1), narrow, view=part)
 
-        made = sweep(target, moments.hessian, quantise_columns, damping=step.damping, order=step.order)
+        made = sweep(target, moments.hessian, quantise_columns, damping=damping, order=order)
     return made.astype(np.float32), parts

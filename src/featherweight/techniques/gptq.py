@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from msgspec import Meta
+from msgspec import Meta, field
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError
@@ -59,7 +59,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     needs: ClassVar[Needs] = "unlabelled"
     where: Where = "weights"
     format: AnyFormat = Int(bits=4, scale_by="mse")
-    formats: dict[Item, AnyFormat] = {}
+    formats: dict[Item, AnyFormat] = field(default_factory=dict)
     coder: AnyCoder | Literal["smallest"] = Fixed()
     samples: Annotated[int, Meta(ge=1)] = 128
     inputs: Literal["float", "quantized", "asymmetric"] = "asymmetric"

@@ -11,7 +11,16 @@ from tiny import Tiny
 from featherweight.formats import Clustered, Float, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
-from featherweight.techniques import Context, Encode, Finetune, Fold, ReestimateBatchnorm, Sparsify, Train
+from featherweight.techniques import (
+    Calibrate,
+    Context,
+    Encode,
+    Finetune,
+    Fold,
+    ReestimateBatchnorm,
+    Sparsify,
+    Train,
+)
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -37,6 +46,8 @@ STEPS = [
     Sparsify(pattern=(2, 4)),
     Fold(),
     ReestimateBatchnorm(samples=40),
+    Calibrate(),
+    Calibrate(bits=4, signed=True, scheme="symmetric", ranges=99.9, samples=40, keep_float=("0",)),
     Finetune(),
     Finetune(keep_zeros=True, optimizer="adamw", clip=0.1),
     Finetune(format=Int(bits=3, per=4, scheme="affine"), method=StraightThrough(refresh=2), coder="smallest"),

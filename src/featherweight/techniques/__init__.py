@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
+from featherweight.techniques.calibrate import Calibrate
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
@@ -15,7 +16,7 @@ from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps", (Train, Load, Sparsify, Encode, Fold, ReestimateBatchnorm, Calibrate, Finetune)
 )
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ else:
 __all__ = [
     "STEPS",
     "AnyStep",
+    "Calibrate",
     "Context",
     "Encode",
     "Finetune",

@@ -12,6 +12,7 @@ from featherweight.formats import Clustered, Float, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import (
+    Calibrate,
     Context,
     CorrectBias,
     Encode,
@@ -51,6 +52,8 @@ STEPS = [
     CorrectBias(samples=40),
     Gptq(samples=40),
     ReestimateBatchnorm(samples=40),
+    Calibrate(),
+    Calibrate(bits=4, signed=True, scheme="symmetric", ranges=99.9, samples=40, keep_float=("0",)),
     Finetune(),
     Finetune(keep_zeros=True, optimizer="adamw", clip=0.1),
     Finetune(format=Int(bits=3, per=4, scheme="affine"), method=StraightThrough(refresh=2), coder="smallest"),

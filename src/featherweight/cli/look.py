@@ -31,6 +31,17 @@ class Target(StrEnum):
     """What a file can be exported to."""
 
     onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+
+
+class RuntimeName(StrEnum):
+    """What can run a file."""
+
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+_SUFFIXES = {Target.onnx: ".onnx", Target.onnx_int8: ".int8.onnx"}
 
 
 class SplitName(StrEnum):
@@ -83,6 +94,7 @@ def evaluate(
     file: FileArgument,
     task: TaskOption,
     split: Annotated[SplitName, typer.Option(help="Which data.")] = SplitName.test,
+    runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.onnxruntime,
     json: JsonFlag = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -92,7 +104,7 @@ def evaluate(
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)
-    predict, runtime = reloaded_predictor(artifact, chosen, threads or usable_processors())
+    predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime.value)
     found = measured(chosen, predict, split.value)
     if json:
         emit(
@@ -100,7 +112,7 @@ def evaluate(
                 "file": str(file),
                 "task": chosen.name,
                 "split": split.value,
-                "runtime": runtime,
+                "runtime": used,
                 "metrics": found,
             }
         )
@@ -142,25 +154,38 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
     ] = None,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="onnx-int8: weights of 7 bits, for x86 before VNNI.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    """Write a file in another system's format: a plain float ONNX model, or one in integers (onnx-int8)."""
     from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
-    from featherweight.runtime import build_onnx
+    from featherweight.runtime import onnx_of, qdq_of
 
     artifact = _load(file)
     if artifact.graph is None:
         raise UnsupportedError(
             "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
         )
-    model = build_onnx(artifact.graph, {name: artifact.weight(name) for name in artifact.names})
-    content = model.SerializeToString(deterministic=True)
-    path = write_whole(out or file.with_suffix(f".{to.value}"), content)
-    if json:
-        emit({"file": str(path), "bytes": len(content)})
+    if to is Target.onnx:
+        model, floats = onnx_of(artifact), {}
+    elif artifact.activations:
+        integers = qdq_of(artifact, reduced=reduce_range)
+        model, floats = integers.onnx, integers.floats
     else:
-        say(f"{path}: {len(content):,} bytes")
+        raise UnsupportedError(
+            "no quantizers of activations", where=str(file), hint="add the step calibrate to its recipe"
+        )
+    content = model.SerializeToString(deterministic=True)
+    path = write_whole(out or file.with_suffix(_SUFFIXES[to]), content)
+    if json:
+        emit({"file": str(path), "bytes": len(content), "float": floats})
+        return
+    say(f"{path}: {len(content):,} bytes")
+    for layer, reason in floats.items():
+        say(f"{layer} computes in float: {reason}")
 
 
 def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:

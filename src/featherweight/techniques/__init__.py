@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
+from featherweight.techniques.calibrate import Calibrate
 from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.equalize import Equalize
@@ -19,7 +20,19 @@ from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
     "featherweight.steps",
-    (Train, Load, Sparsify, Encode, Gptq, Fold, Equalize, CorrectBias, ReestimateBatchnorm, Finetune),
+    (
+        Train,
+        Load,
+        Sparsify,
+        Encode,
+        Gptq,
+        Fold,
+        Equalize,
+        CorrectBias,
+        ReestimateBatchnorm,
+        Calibrate,
+        Finetune,
+    ),
 )
 
 if TYPE_CHECKING:
@@ -30,6 +43,7 @@ else:
 __all__ = [
     "STEPS",
     "AnyStep",
+    "Calibrate",
     "Context",
     "CorrectBias",
     "Encode",

@@ -8,7 +8,7 @@ from torch import nn
 
 from featherweight.curvature.moments import Moments, moments
 from featherweight.curvature.sequence import in_sequence, prefix
-from featherweight.errors import ConfigError
+from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
@@ -151,6 +151,11 @@ def test_some_have_formats_of_their_own():
             applied(Gptq(formats=formats))
 
 
-def test_refuses_no_damping():
+def test_refuses_no_damping_other_types_and_nan():
     with pytest.raises(ConfigError):
         Gptq(damping=0.0)
+    broken = TASK.model()
+    with torch.no_grad():
+        broken[8].weight[0, 0] = torch.nan
+    with pytest.raises(UnsupportedError, match=r"8.weight: NaN"):
+        applied(Gptq(where="8.weight"), model=Model.of(broken))

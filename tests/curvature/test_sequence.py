@@ -1,5 +1,7 @@
 """Inputs of layers against hooks on a network that was changed by hand, whatever is kept on the way."""
 
+from functools import cache
+
 import pytest
 import torch
 from tiny import Tiny
@@ -12,6 +14,7 @@ TASK = Tiny(size=40, batch=12)
 WEIGHTS = ["0.weight", "4.weight", "8.weight"]
 
 
+@cache
 def ahead(samples=30):
     return prefix(Model.of(TASK.model()), Restricted(TASK, "unlabelled"), samples)
 

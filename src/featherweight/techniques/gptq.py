@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Meta, field
 from numpy.typing import NDArray
 
-from featherweight.errors import ConfigError
+from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.formats.base import Parts
 from featherweight.task import Needs, Task
@@ -74,12 +74,11 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         from featherweight.techniques.encode import again
         from featherweight.techniques.floats import encode
 
-        formats = self.chosen(model)
-        nearest = {name: encode(model, name, format) for name, format in formats.items()}
+        formats, had = self.chosen(model), model.weights
         ahead = prefix(model, task, self.samples, seed=context.seed)
-        fresh = [name for name in nearest if model.weights.get(name) is not nearest[name]]
+        fresh = [name for name, format in formats.items() if name not in had or had[name].format != format]
         layers = [name for name in fresh if name in ahead.sites]
-        encoded = {name: entry for name, entry in nearest.items() if name not in layers}
+        encoded = {name: encode(model, name, formats[name]) for name in formats if name not in layers}
 
         def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
             encoded[site.weight] = self.layer(model, site, pairs, formats[site.weight])
@@ -91,10 +90,10 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             ahead, layers, treat, changed=rounded if sequential else None, sequential=sequential,
             events=context.events, name="gptq",
         )  # fmt: skip
-        written = {name: recoded(encoded[name], self.coder, name) for name in nearest}
-        had = [again(name, model.weights[name], written[name]) for name in nearest if name in model.weights]
+        written = {name: recoded(encoded[name], self.coder, name) for name in formats}
+        twice = [again(name, had[name], written[name]) for name in formats if name in had]
         others = [name for name in fresh if name not in layers]
-        return model.with_encoded(written, [*self.notes(ahead, others), *had])
+        return model.with_encoded(written, [*self.notes(ahead, others), *twice])
 
     def chosen(self, model: Model) -> dict[str, Format]:
         """Return the format of each selected tensor.
@@ -117,14 +116,24 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         return chosen
 
     def layer(self, model: Model, site: Site, pairs: Pairs, format: Format) -> Encoded:
-        """Return the weight of one layer, encoded for these inputs."""
+        """Return the weight of one layer, encoded for these inputs.
+
+        Raises:
+            UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
+        """
         from featherweight.curvature.moments import moments
         from featherweight.graph.views import views
+        from featherweight.techniques.floats import array
 
-        tensor, view = model.tensors[site.weight].detach(), views(model.module)[site.weight]
-        found = moments(site, pairs, tuple(tensor.shape[2:]), drift=self.inputs == "asymmetric")
-        weight = view.matrix(tensor.numpy())
-        matrix, parts = swept(weight, found, format, view, damping=self.damping, order=self.order)
+        weight, view = array(model, site.weight), views(model.module)[site.weight]
+        if not np.isfinite(weight).all():
+            raise UnsupportedError(
+                "NaN or infinity", where=site.weight, hint="look for a diverged training run"
+            )
+        found = moments(site, pairs, weight.shape[2:], drift=self.inputs == "asymmetric")
+        matrix, parts = swept(
+            view.matrix(weight), found, format, view, damping=self.damping, order=self.order
+        )
         return format.encode(view.tensor(matrix), view=view, parts=parts)
 
     def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:

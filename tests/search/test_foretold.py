@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from featherweight import Int, Option, Store
+from featherweight import Classification, Int, Option, Store, compress
 from featherweight.errors import ConfigError, TaskError
 from featherweight.graph import trace
 from featherweight.model import Model
@@ -87,3 +87,19 @@ def test_refuses_what_it_does_not_know(trained, tmp_path):
 
     with pytest.raises(TaskError, match="not scores"):
         foretell("fisher", Model.of(NoScores().model()), NoScores(), [])
+
+
+def test_compress_takes_it(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(300, 6, generator=generator)
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Linear(6, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2))
+    task = Classification(
+        network, train=(x[:200], (x[:200, 0] > 0).long()), test=(x[200:], (x[200:, 0] > 0).long())
+    )
+    options = {"max_bytes": 100_000, "options": OPTIONS, "store": Store(tmp_path), "threads": 1}
+    found = [compress(task, sensitivity=by, **options) for by in ("fisher", None)]
+    foretold, measured = ({(s.tensor, s.option): s.loss for s in f.summary.sensitivity} for f in found)
+    assert foretold.keys() == measured.keys() and foretold != measured
+    with pytest.raises(ConfigError, match="belongs to auto"):
+        compress(task, "int8", sensitivity="fisher")

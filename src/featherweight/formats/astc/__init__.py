@@ -1,0 +1,1 @@
+"""ASTC: weights as the texture blocks that GPUs decode while they fetch them."""

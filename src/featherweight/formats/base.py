@@ -127,7 +127,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         with np.errstate(over="ignore", under="ignore"):
             if parts is None:
                 parts = self.fit(matrix, view=view, importance=importance)
-            symbols = self.assign(matrix, parts, view=view)
+            symbols = self.assign(matrix, parts, view=view, importance=importance)
         dtype = self.stream(view, parts).dtype
         return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(dtype, copy=False), parts)
 
@@ -147,8 +147,13 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         """Return the parts for a finite float32 `matrix: [rows, cols]`."""
         raise NotImplementedError
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
-        """Return the symbols, `rows * cols`, of a finite float32 `matrix: [rows, cols]` under given parts."""
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
+        """Return the symbols, as many as `stream` says, of a finite float32 `matrix` under given parts.
+
+        Most formats write one symbol a weight, and the nearest one needs no importance.
+        """
         raise NotImplementedError
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:

@@ -31,6 +31,7 @@ class Target(StrEnum):
     """What a file can be exported to."""
 
     onnx = "onnx"
+    astc = "astc"
 
 
 class SplitName(StrEnum):
@@ -140,16 +141,19 @@ def export(
     file: FileArgument,
     to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
+        Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
     ] = None,
     json: JsonFlag = False,
 ) -> None:
-    """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    """Write a file for another system: onnx, a float model that any runtime opens; astc, textures for GPUs."""
     from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
     from featherweight.runtime import build_onnx
 
     artifact = _load(file)
+    if to is Target.astc:
+        _export_textures(artifact, out or file.with_suffix(".textures"), json)
+        return
     if artifact.graph is None:
         raise UnsupportedError(
             "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
@@ -161,6 +165,21 @@ def export(
         emit({"file": str(path), "bytes": len(content)})
     else:
         say(f"{path}: {len(content):,} bytes")
+
+
+def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
+    from featherweight.runtime.textures import SIDECAR, write_textures
+
+    said = write_textures(artifact, folder)
+    if json:
+        emit({"folder": str(folder), **said})
+        return
+    table(
+        ["tensor", "texture", "blocks"], [[t["tensor"], t["file"], t["footprint"]] for t in said["textures"]]
+    )
+    say(f"\n{folder / SIDECAR} says what they mean")
+    if said["elsewhere"]:
+        say(f"not in ASTC blocks, left in the .fw file: {', '.join(said['elsewhere'])}")
 
 
 def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:

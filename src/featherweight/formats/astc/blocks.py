@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -109,6 +110,7 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
     return texels
 
 
+@lru_cache
 def texel_values(mode: DecodeMode) -> Array:
     """Return what hardware makes of each of the 2**16 values of a channel, float32, 0 to 1.
 
@@ -120,8 +122,10 @@ def texel_values(mode: DecodeMode) -> Array:
     """
     codes = np.arange(1 << 16)
     if mode == "unorm8":
-        return (codes >> 8).astype(np.float32) / np.float32(255)
-    exponent = np.maximum(np.frexp(codes / 65536)[1] - 11, -24)
-    values: Array = np.floor(np.ldexp(codes / 65536, -exponent)) * np.ldexp(1.0, exponent)
-    values[-1] = 1.0
-    return values.astype(np.float32)
+        values = (codes >> 8).astype(np.float32) / np.float32(255)
+    else:
+        exponent = np.maximum(np.frexp(codes / 65536)[1] - 11, -24)
+        cut = np.floor(np.ldexp(codes / 65536, -exponent)) * np.ldexp(1.0, exponent)
+        values = np.where(codes == 65535, 1.0, cut).astype(np.float32)
+    values.setflags(write=False)
+    return values

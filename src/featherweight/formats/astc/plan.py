@@ -87,7 +87,9 @@ def plan_of(footprint: Footprint, channels: int, mode: DecodeMode, preset: Prese
     found = layouts(footprint, channels)
     if preset == "fast":
         return build(footprint, channels, mode, [(c, 4) for c in found[:3]], (2, 1, False), 3.0)
-    return build(footprint, channels, mode, [(c, 24) for c in found], (2, 2, True), 2.0)
+    separate = [channels == 1 and (c.width, c.height) == size(footprint) for c in found]
+    chosen = [(c, 48 if alone else 12) for c, alone in zip(found, separate, strict=True)]
+    return build(footprint, channels, mode, chosen, (2, 2, True), 2.0)
 
 
 def build(

@@ -167,3 +167,23 @@ def test_projecting_again_and_again_does_not_shrink_the_range(bits):
     for step in range(2, 20):
         surrogate.after_step(step)
     assert torch.equal(surrogate(), first)
+
+
+def test_a_price_counts_steps_away_from_zero():
+    weight = tensor((4, 6), 3)
+    entry = Int(bits=4, per="channel").encode(weight.numpy())
+    surrogate = StraightThrough(price=0.5).surrogate(weight, entry)
+    penalty = surrogate.penalty(0.3)
+    steps = np.abs(weight.numpy()) / entry.parts["scale"].reshape(4, 1)
+    assert penalty.item() == pytest.approx(0.5 * steps.sum(), rel=1e-6)
+    penalty.backward()
+    expected = 0.5 * torch.sign(weight) / torch.from_numpy(entry.parts["scale"].reshape(4, 1))
+    assert torch.allclose(surrogate.weight.grad, expected)
+    assert StraightThrough().surrogate(weight, entry).penalty(0.3) == 0.0
+
+
+def test_a_price_takes_a_grid():
+    assert StraightThrough(price=1e-6).misfit(Int(bits=16)) == ""
+    for format in (Clustered(), Log2(), Float("float16"), Int(bits=32)):
+        assert "steps" in StraightThrough(price=1e-6).misfit(format)
+        assert StraightThrough().misfit(format) == ""

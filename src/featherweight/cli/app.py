@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from featherweight.cli import look, make
+from featherweight.cli import look, make, running
 from featherweight.cli.output import data_to, report_error
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
 
@@ -27,6 +27,7 @@ app.command()(make.sensitivity)
 app.command()(make.reproduce)
 app.command()(look.inspect)
 app.command("eval")(look.evaluate)
+app.command()(running.doctor)
 app.command()(look.diff)
 app.command()(look.export)
 app.command("list")(look.list_)

@@ -177,6 +177,13 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         """Return the parts of least squared error for `symbols: [count]` that stay; here: the same parts."""
         return parts
 
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return format, parts and view under which `columns: [k]` alone are assigned as they are in the whole.
+
+        Here: nothing in the parts depends on the column.
+        """
+        return self, parts, View((view.rows, len(columns)), groups=view.groups)
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return what the format keeps beside its symbols: name to type and shape."""
         raise NotImplementedError

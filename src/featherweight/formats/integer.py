@@ -6,16 +6,19 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import Per, blocks, join, split, units_shape
+from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
+
+COUNTED_BITS = 16  # the widest grid whose steps float32 counts and multiplies exactly
 
 # Factors on the range of min-max that the search for the least squared error tries; `FINE`: around the best.
 COARSE = tuple(2.0 ** (-k / 4) for k in range(1, 33))
@@ -56,7 +59,7 @@ class Int(Format, frozen=True, tag="int"):
     def __post_init__(self) -> None:
         """Refuse widths that nothing computes with."""
         super().__post_init__()
-        if 16 < self.bits < 32:
+        if COUNTED_BITS < self.bits < 32:
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
@@ -93,7 +96,7 @@ class Int(Format, frozen=True, tag="int"):
         units = split(symbols.reshape(view.rows, view.cols), view, self.per)
         weight = np.empty(units.shape, np.float32)
         for rows, cols in blocks(units.shape):
-            steps = units[rows, cols].astype(np.int64 if self.bits > 16 else np.int32)
+            steps = units[rows, cols].astype(np.int64 if self.bits > COUNTED_BITS else np.int32)
             steps = np.where(steps > most - zero_point[rows], steps - (1 << self.bits), steps)
             weight[rows, cols] = steps.astype(np.float32) * scale[rows]
         return join(weight, view, self.per)
@@ -105,6 +108,12 @@ class Int(Format, frozen=True, tag="int"):
         positive = units <= grid(self.bits)[1] - zero_point
         moved = np.where(positive, units - (units > 0), (units + 1) & ((1 << self.bits) - 1))
         return join(moved.astype(symbols.dtype), view, self.per).reshape(-1)
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
+        if not isinstance(self.per, int):
+            return super().columns(parts, view, columns)
+        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""

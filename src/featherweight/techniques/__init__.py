@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
+from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
+from featherweight.techniques.equalize import Equalize
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
+from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.load import Load
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps",
+    (Train, Load, Sparsify, Encode, Gptq, Fold, Equalize, CorrectBias, ReestimateBatchnorm, Finetune),
 )
 
 if TYPE_CHECKING:
@@ -27,9 +31,12 @@ __all__ = [
     "STEPS",
     "AnyStep",
     "Context",
+    "CorrectBias",
     "Encode",
+    "Equalize",
     "Finetune",
     "Fold",
+    "Gptq",
     "Load",
     "ReestimateBatchnorm",
     "Sparsify",

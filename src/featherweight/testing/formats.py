@@ -75,6 +75,19 @@ class FormatSuite:
             assert decoded.shape == weight.shape, name
             assert decoded.dtype == np.dtype(np.float32), name
 
+    def test_columns_alone_are_as_in_the_whole(self, format: Format) -> None:
+        """Some columns, assigned and decoded by what `columns` returns, are those of the whole matrix."""
+        for name, weight, view in tensors():
+            encoded = format.encode(weight, view=view)
+            some = np.arange(view.cols)[::-2]
+            alone, parts, narrow = format.columns(encoded.parts, view, some)
+            matrix = view.matrix(weight)[:, some]
+            symbols = alone.assign(matrix, parts, view=narrow)
+            whole = encoded.symbols.reshape(view.rows, view.cols)[:, some]
+            assert np.array_equal(symbols.reshape(whole.shape), whole), name
+            decoded = alone.dequantize(symbols.reshape(-1), parts, view=narrow)
+            assert np.array_equal(decoded, view.matrix(encoded.decode())[:, some]), name
+
     def test_the_declared_layout_is_kept(self, format: Format) -> None:
         """Symbols and parts have the types and shapes that `stream` and `parts` announce."""
         for name, weight, view in tensors():

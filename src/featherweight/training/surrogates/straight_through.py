@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from featherweight.formats import Encoded, Int
-from featherweight.formats.integer import grid
+from featherweight.formats.integer import COUNTED_BITS, grid
 from featherweight.formats.units import join, split
 from featherweight.formats.view import View
 from featherweight.training.surrogates.latent import Array, Latent
@@ -33,14 +33,20 @@ class Through(torch.autograd.Function):
 class Rounded(Latent):
     """Forward is what the float weight decodes to under the held parts, fitted anew now and then."""
 
-    def __init__(self, weight: Tensor, encoded: Encoded, refresh: int) -> None:
+    def __init__(self, weight: Tensor, encoded: Encoded, refresh: int, price: float = 0.0) -> None:
         super().__init__(weight, encoded)
-        self.refresh = refresh
+        self.refresh, self.price = refresh, price
 
     def forward(self) -> Tensor:
         """Return the rounded weight."""
         rounded = self.rounded(self.weight.detach())
         return Through.apply(self.weight, rounded)  # type: ignore[no-any-return, no-untyped-call]
+
+    def penalty(self, progress: float) -> Tensor | float:
+        """Return the price of all weights: of their distance from zero in steps."""
+        if not self.price or self.grid is None:
+            return 0.0
+        return self.price * (self.weight.abs() / self.grid.scale).sum()
 
     def after_step(self, step: int) -> None:
         """Fit the parts to the weight again, every `refresh` steps."""
@@ -70,8 +76,8 @@ class Grid:
 
     @classmethod
     def of(cls, format: Int, view: View, parts: Mapping[str, Array]) -> Grid | None:
-        """Return the grid; None above 16 bits, where float32 cannot count the steps."""
-        if format.bits > 16:
+        """Return the grid; None above `COUNTED_BITS`, where float32 cannot count the steps."""
+        if format.bits > COUNTED_BITS:
             return None
         units = split(np.zeros((view.rows, view.cols), np.float32), view, format.per).shape
 

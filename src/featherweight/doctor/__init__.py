@@ -1,0 +1,47 @@
+"""Why a file is not smaller and not faster: findings, each with what to do. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from featherweight.artifact import Artifact, load
+from featherweight.doctor.finding import Finding
+from featherweight.doctor.kernels import Kernel, Runtime, kernels
+from featherweight.doctor.large import large
+from featherweight.doctor.slow import slow
+from featherweight.errors import IntegrityError
+from featherweight.runtime.build import onnx_of
+
+__all__ = ["Finding", "Kernel", "Runtime", "diagnose", "kernels", "large", "slow"]
+
+
+def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
+    """Return the findings about a `.fw` file, or about the graph in an ONNX file.
+
+    Raises:
+        IntegrityError: the file is damaged.
+        UnsupportedError: a runtime refuses its graph.
+    """
+    path = Path(file)
+    if path.suffix == ".onnx":
+        try:
+            model = onnx.load(path)
+        except Exception:
+            raise IntegrityError("not an ONNX file", where=str(path)) from None
+        return slow(model, runtimes, threads=threads)
+    artifact = load(path)
+    found = large(artifact)
+    if artifact.graph is None:
+        return [*found, _no_graph(artifact)]
+    return [*found, *slow(onnx_of(artifact), runtimes, threads=threads)]
+
+
+def _no_graph(artifact: Artifact) -> Finding:
+    return Finding(
+        "no graph", "speed", ["graph"],
+        f"no runtime can run the file, it holds weights alone: {artifact.facts.get('graph', 'written without one')}",
+        "artifact.into(module) fills your network in PyTorch",
+    )  # fmt: skip

@@ -1,0 +1,147 @@
+"""Why is it not faster: what a runtime executes of a graph, against what was hoped for, and what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+import onnx
+from onnx import NodeProto, TensorProto
+
+from featherweight.doctor.finding import Finding
+from featherweight.doctor.kernels import Kernel, Runtime, compile_openvino, kernels
+from featherweight.doctor.wiring import Wiring
+
+INT4 = (TensorProto.INT4, TensorProto.UINT4)
+
+
+def slow(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
+    """Return why a graph is not faster in these runtimes.
+
+    Args:
+        model: a complete ONNX graph, float or with QuantizeLinear and DequantizeLinear.
+        runtimes: where it is to run.
+        threads: of their sessions.
+
+    Raises:
+        UnsupportedError: a runtime refuses the graph.
+    """
+    wiring = Wiring(named(model))
+    found = [*_gathers(wiring)]
+    for runtime in runtimes:
+        executed = kernels(wiring.model, runtime, threads=threads)
+        found += _floats(wiring, runtime, executed)
+        found += _signed(wiring) if runtime == "onnxruntime" else []
+        if runtime == "openvino":
+            found += _preferred(wiring.model, threads)
+    return found
+
+
+def named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy whose nodes all have names of their own."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    taken = Counter(node.name for node in copy.graph.node)
+    for number, node in enumerate(copy.graph.node):
+        if not node.name or taken[node.name] > 1:
+            node.name = f"{node.op_type}_{number}"
+    return copy
+
+
+def _gathers(wiring: Wiring) -> Iterator[Finding]:
+    """Activations that are gathered by flat indices: what an export from a strided example leaves behind."""
+    where = [
+        node.name
+        for node in wiring.model.graph.node
+        if node.op_type in ("Gather", "GatherND", "GatherElements")
+        and (maker := wiring.makers.get(node.input[0])) is not None
+        and maker.op_type == "Reshape"
+    ]
+    if where:
+        yield Finding(
+            "gather", "speed", where, "activations are flattened and gathered by computed indices",
+            "the network was exported from a channels_last (strided) example: export from x.contiguous(); "
+            "OpenVINO computes such a Gather wrongly among integers",
+        )  # fmt: skip
+
+
+def _floats(wiring: Wiring, runtime: Runtime, executed: Sequence[Kernel]) -> Iterator[Finding]:
+    """Layers with integers on both sides that are executed in float, by reason; and layers without integers."""
+    integer = {name for kernel in executed if kernel.precision == "int8" for name in kernel.layer}
+    # OpenVINO and ONNX Runtime drop or rename a layer now and then: only one that is seen in float counts.
+    seen = {name: kernel for kernel in executed for name in kernel.layer if kernel.weighted}
+    reasons: dict[str, list[str]] = {}
+    for layer in wiring.layers:
+        if layer.name in seen and layer.name not in integer:
+            reasons.setdefault(_reason(wiring, layer), []).append(layer.name)
+    for reason, where in reasons.items():
+        what, hint = _REASONS[reason]
+        yield Finding(
+            reason, "speed", where, f"{runtime} computes {len(where)} layers in float: {what}", hint
+        )
+
+
+def _reason(wiring: Wiring, layer: NodeProto) -> str:
+    weight, quantizer = wiring.weight(layer), wiring.quantizer_before(layer)
+    if weight is not None and weight.data_type in INT4:
+        return "int4"
+    if weight is not None and weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
+        return "float weights" if quantizer is not None else "float"
+    if quantizer is None:
+        return "float activations"
+    return "clamp" if wiring.clamp_after(layer) is not None else "fallback"
+
+
+_REASONS = {
+    "int4": (
+        "their weights are INT4, which no CPU kernel of it multiplies",
+        "keep 4 bits in the .fw file and expand them to int8 for the session (export does)",
+    ),
+    "float activations": (
+        "their weights are integers, their activations are not quantized",
+        "add the step calibrate",
+    ),
+    "float weights": (
+        "their activations are quantized, their weights are float",
+        "encode the weights as int: codebooks, powers of two and textures decode to float here",
+    ),
+    "float": (
+        "neither weights nor activations are integers",
+        "integers: encode the weights as int (8 bits or fewer), then add the step calibrate",
+    ),
+    "clamp": (
+        "a ReLU or Clip stands between layer and quantizer",
+        "let the quantizer's range end where the clamp does, and drop the clamp",
+    ),
+    "fallback": (
+        "although weights and activations are integers",
+        "look at what stands between the layer and the quantizer of its output",
+    ),
+}  # fmt: skip
+
+
+def _signed(wiring: Wiring) -> Iterator[Finding]:
+    """Activations in S8: ONNX Runtime's fast kernels on x86 take U8."""
+    where = [
+        layer.name
+        for layer in wiring.layers
+        if (quantizer := wiring.quantizer_before(layer)) is not None
+        and wiring.type_of(quantizer) == TensorProto.INT8
+    ]
+    if where:
+        yield Finding(
+            "signed activations", "speed", where,
+            f"{len(where)} layers read signed activations (S8): onnxruntime has slow kernels for them, or none",
+            "quantize activations as U8 with a zero point",
+        )  # fmt: skip
+
+
+def _preferred(model: onnx.ModelProto, threads: int) -> Iterator[Finding]:
+    """OpenVINO's own choice of precision, which a float baseline inherits."""
+    chosen = str(compile_openvino(model, None, threads).get_property("INFERENCE_PRECISION_HINT").to_string())
+    if chosen in ("bf16", "f16"):
+        yield Finding(
+            "unpinned baseline", "measurement", [f"INFERENCE_PRECISION_HINT = {chosen}"],
+            f"OpenVINO computes floats in {chosen} on this processor unless told otherwise",
+            "pin INFERENCE_PRECISION_HINT to f32 for a float32 baseline (bench does); it is about half as fast",
+        )  # fmt: skip

@@ -1,0 +1,85 @@
+"""SqueezeNet against AlexNet on small images: the accuracy at a fraction of the parameters, then Deep Compression."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from featherweight.events import Events
+from featherweight.reproduce.pipeline import (
+    DESCENT,
+    FEWEST,
+    PLAIN,
+    Case,
+    Outcome,
+    checks,
+    hurried,
+    integers,
+    outcomes,
+    parity,
+    plot,
+    row,
+    sheet,
+)
+from featherweight.reproduce.results import Check, Measured
+
+ABOUT = (
+    "SqueezeNet against AlexNet, 32 x 32 pixels: the same accuracy, fewer parameters; then Deep Compression."
+)
+
+CASES = (
+    Case(
+        "AlexNet", "alexnet-cifar10", (0,), 0.5, 35, (0.9,), (1, 1, 1),
+        DESCENT, replace(DESCENT, lr=5e-3), integers(4), (PLAIN, FEWEST),
+    ),
+    Case(
+        "SqueezeNet", "squeezenet-cifar10", (0,), 0.5, 10, (0.4, 0.6), (1, 3, 2),
+        DESCENT, replace(DESCENT, lr=5e-3), integers(4), (PLAIN, FEWEST),
+    ),
+)  # fmt: skip
+
+
+def measure(quick: bool, threads: int, events: Events) -> Measured:
+    """Measure both networks, in float16 and compressed; quick: SqueezeNet alone, one round, one epoch."""
+    cases = [hurried(CASES[1])] if quick else CASES
+    found = outcomes(cases, quick, threads, events)
+    rows = [row(outcome) for outcome in found]
+    held = [parity(found)]
+    if not quick:
+        held += _against(found)
+        held += [check for outcome in found if outcome.setting == FEWEST for check in checks(outcome)]
+    return Measured(rows, held, [plot("squeezenet", cases, rows)], _remarks(quick), [sheet(found)])
+
+
+def _against(found: Sequence[Outcome]) -> list[Check]:
+    """Return how SqueezeNet compares with AlexNet: parameters, accuracy, and the smallest file."""
+    alexnet, squeezenet = (row(outcome) for outcome in found if outcome.setting == PLAIN)
+    smallest = row(found[-1])
+    floats = [outcome.summaries[0].float_bytes for outcome in found if outcome.setting == PLAIN]
+    fewer, change = floats[0] / floats[1], 100 * (squeezenet.baseline - alexnet.baseline)
+    return [
+        Check("SqueezeNet: fewer parameters than AlexNet", "25x", f"{fewer:.1f}x", fewer >= 25),
+        Check(
+            "SqueezeNet: accuracy on test against AlexNet, both in float",
+            "-0.5 points or better",
+            f"{change:+.2f} points",
+            change >= -0.5,
+        ),
+        Check(
+            "SqueezeNet's smallest file against AlexNet in float32",
+            "300x",
+            f"{floats[0] / smallest.nbytes:.0f}x",
+            floats[0] / smallest.nbytes >= 300,
+        ),
+    ]
+
+
+def _remarks(quick: bool) -> list[str]:
+    return [
+        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
+        "The float networks are the baselines kept with the zoo: AlexNet in integers, SqueezeNet in float16.",
+        "The ratio counts the whole file: weights, biases, batch norm, graph, recipe and index.",
+        "The rounds and the tuning train further than the baselines did, and are taught by them (Hinton's loss).",
+        *(["Quick form: one network, one round, one epoch; its figures are not results."] if quick else []),
+    ]

@@ -1,0 +1,136 @@
+"""The doctor finds each planted fault, and none in a healthy file."""
+
+import warnings
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto as T
+from onnx import helper as h
+from onnx import numpy_helper as nh
+from torch import nn
+
+from featherweight.doctor import diagnose, kernels, slow
+from featherweight.doctor.slow import named
+from featherweight.errors import IntegrityError
+
+
+def quantized(*, activation=np.uint8, weights=np.int8, clamp=False, quantize_input=True):
+    """A convolution of integers, by hand: sound unless told otherwise."""
+    values = np.random.default_rng(0).integers(-7, 8, (16, 8, 3, 3))
+    zero = 128 if activation == np.uint8 else 0
+    stored = [
+        nh.from_array(np.float32(0.02), "sx"),
+        nh.from_array(np.array(zero, activation), "zx"),
+        nh.from_array(np.float32(0.03), "sy"),
+        nh.from_array(np.array(zero, activation), "zy"),
+        nh.from_array(np.full(16, 0.01, np.float32), "sw"),
+    ]
+    nodes = [h.make_node("QuantizeLinear", ["x", "sx", "zx"], ["xq"])] if quantize_input else []
+    nodes += [h.make_node("DequantizeLinear", ["xq", "sx", "zx"], ["xd"])] if quantize_input else []
+    if weights == np.float32:
+        stored.append(nh.from_array(values.astype(np.float32) * 0.01, "wd"))
+    else:
+        kind = T.INT4 if weights == "int4" else T.INT8
+        stored.append(h.make_tensor("w", kind, values.shape, values.reshape(-1).tolist()))
+        stored.append(h.make_tensor("zw", kind, [16], [0] * 16))
+        nodes.append(h.make_node("DequantizeLinear", ["w", "sw", "zw"], ["wd"], axis=0))
+    nodes.append(
+        h.make_node("Conv", ["xd" if quantize_input else "x", "wd"], ["c"], pads=[1] * 4, name="conv")
+    )
+    nodes += [h.make_node("Relu", ["c"], ["r"])] if clamp else []
+    nodes.append(h.make_node("QuantizeLinear", ["r" if clamp else "c", "sy", "zy"], ["yq"]))
+    nodes.append(h.make_node("DequantizeLinear", ["yq", "sy", "zy"], ["y"]))
+    graph = h.make_graph(
+        nodes, "graph",
+        [h.make_tensor_value_info("x", T.FLOAT, ["n", 8, 16, 16])],
+        [h.make_tensor_value_info("y", T.FLOAT, ["n", 16, 16, 16])], stored,
+    )  # fmt: skip
+    return h.make_model(graph, opset_imports=[h.make_opsetid("", 21)], ir_version=10)
+
+
+def kinds(findings):
+    return {finding.kind for finding in findings}
+
+
+def test_a_sound_graph_runs_in_integers():
+    model = quantized()
+    assert kinds(slow(model, ["onnxruntime"])) == set()
+    assert "int8" in {k.precision for k in kernels(named(model), "onnxruntime") if k.weighted}
+    assert {k.precision for k in kernels(named(model), "openvino") if k.weighted} == {"int8"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [
+        ({"activation": np.int8}, "signed activations"),
+        ({"weights": "int4"}, "int4"),
+        ({"clamp": True}, "clamp"),
+        ({"quantize_input": False}, "float activations"),
+        ({"weights": np.float32, "quantize_input": False}, "float"),
+    ],
+)
+def test_planted_faults(fault, kind):
+    found = slow(quantized(**fault), ["onnxruntime"])
+    assert kinds(found) == {kind}
+    assert found[0].where == ["conv"]
+    assert found[0].hint
+
+
+def test_openvino_says_what_it_computes_floats_in():
+    model = quantized()
+    preferred = {k.precision for k in kernels(named(model), "openvino", precision=None)}
+    found = kinds(slow(model, ["openvino"]))
+    assert ("unpinned baseline" in found) == ("bfloat16" in preferred or _prefers_less())
+    assert "int4" in kinds(slow(quantized(weights="int4"), ["openvino"]))
+
+
+def _prefers_less():
+    import openvino
+
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(quantized().SerializeToString()), "CPU")
+    return compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != "f32"
+
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.fc(nn.functional.adaptive_avg_pool2d(self.conv(x), 1).flatten(1))
+
+
+def exported(example):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.onnx.export(Pooled().eval(), (example,), dynamo=True, verbose=False).model_proto
+
+
+def test_an_export_from_a_channels_last_example():
+    x = torch.randn(1, 3, 8, 8)
+    assert "gather" not in kinds(slow(exported(x), ["onnxruntime"]))
+    assert "gather" in kinds(slow(exported(x.contiguous(memory_format=torch.channels_last)), ["onnxruntime"]))
+
+
+def test_signed_activations_keep_a_clamp_among_floats():
+    assert kinds(slow(quantized(activation=np.int8, clamp=True), ["onnxruntime"])) == {
+        "clamp", "signed activations",
+    }  # fmt: skip
+
+
+def test_names_are_given_without_changing_the_graph():
+    model = quantized()
+    before = model.SerializeToString()
+    assert len({node.name for node in named(model).graph.node}) == len(model.graph.node)
+    assert model.SerializeToString() == before
+
+
+def test_an_onnx_file(tmp_path):
+    onnx.save(quantized(clamp=True), tmp_path / "model.onnx")
+    assert kinds(diagnose(tmp_path / "model.onnx", ["onnxruntime"])) == {"clamp"}
+    (tmp_path / "broken.onnx").write_bytes(b"no graph")
+    with pytest.raises(IntegrityError, match="not an ONNX file"):
+        diagnose(tmp_path / "broken.onnx", ["onnxruntime"])

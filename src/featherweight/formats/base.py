@@ -177,6 +177,18 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         """Return the parts of least squared error for `symbols: [count]` that stay; here: the same parts."""
         return parts
 
+    @property
+    def width(self) -> int:
+        """Columns that are encoded jointly, so that their symbols are theirs alone."""
+        return 1
+
+    def put(self, symbols: Array, columns: Array, found: Array, *, view: View) -> None:
+        """Set in the `symbols: [count]` of a tensor those `found` for some of its columns.
+
+        These are `width` neighbours, or a run of such blocks; the last block may be short.
+        """
+        symbols.reshape(view.rows, view.cols)[:, columns] = found.reshape(view.rows, len(columns))
+
     def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
         """Return format, parts and view under which `columns: [k]` alone are assigned as they are in the whole.
 

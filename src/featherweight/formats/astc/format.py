@@ -108,6 +108,17 @@ class Astc(Format, frozen=True, tag="astc"):
         rows, cols = self.blocks(view)
         return 8 * rows * cols * NBYTES + sum(part.nbits for part in self.parts(view).values())
 
+    @property
+    def width(self) -> int:
+        """Columns of a block."""
+        return size(self.footprint)[0] * self.channels
+
+    def put(self, symbols: Array, columns: Array, found: Array, *, view: View) -> None:
+        """Set the blocks of some columns."""
+        rows, cols = self.blocks(view)
+        places = columns[:: self.width] // self.width
+        symbols.reshape(rows, cols, NBYTES)[:, places] = found.reshape(rows, len(places), NBYTES)
+
     def blocks(self, view: View) -> Size:
         """Return rows and columns of blocks.
 

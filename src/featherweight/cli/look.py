@@ -32,6 +32,7 @@ class Target(StrEnum):
 
     onnx = "onnx"
     onnx_int8 = "onnx-int8"
+    astc = "astc"
 
 
 class RuntimeName(StrEnum):
@@ -152,19 +153,22 @@ def export(
     file: FileArgument,
     to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
+        Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
     ] = None,
     reduce_range: Annotated[
         bool, typer.Option("--reduce-range", help="onnx-int8: weights of 7 bits, for x86 before VNNI.")
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a file in another system's format: a plain float ONNX model, or one in integers (onnx-int8)."""
+    """Write a file for another system: onnx, a float model; onnx-int8, one in integers; astc, textures for GPUs."""
     from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
     from featherweight.runtime import onnx_of, qdq_of
 
     artifact = _load(file)
+    if to is Target.astc:
+        _export_textures(artifact, out or file.with_suffix(".textures"), json)
+        return
     if artifact.graph is None:
         raise UnsupportedError(
             "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
@@ -186,6 +190,21 @@ def export(
     say(f"{path}: {len(content):,} bytes")
     for layer, reason in floats.items():
         say(f"{layer} computes in float: {reason}")
+
+
+def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
+    from featherweight.runtime.textures import SIDECAR, write_textures
+
+    said = write_textures(artifact, folder)
+    if json:
+        emit({"folder": str(folder), **said})
+        return
+    table(
+        ["tensor", "texture", "blocks"], [[t["tensor"], t["file"], t["footprint"]] for t in said["textures"]]
+    )
+    say(f"\n{folder / SIDECAR} says what they mean")
+    if said["elsewhere"]:
+        say(f"not in ASTC blocks, left in the .fw file: {', '.join(said['elsewhere'])}")
 
 
 def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:

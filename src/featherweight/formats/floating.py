@@ -62,7 +62,9 @@ class Float(Format, frozen=True, tag="float"):
         exponent = np.clip(exponent - (mantissa == 0.5), -126, 127)
         return {"exponent": exponent.astype(np.int8).reshape(units_shape(view, self.per))}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return the bit pattern of each number, scaled and rounded."""
         symbols = np.empty(matrix.shape, self.stream(view, parts).dtype)
         scaled = self._scaled(matrix, parts, view, -1)

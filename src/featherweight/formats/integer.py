@@ -75,7 +75,9 @@ class Int(Format, frozen=True, tag="int"):
         layout = self.parts(view).items()
         return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return `(q - zero_point) mod 2**bits` for the nearest `q`, ties to even."""
         weight = split(matrix, view, self.per)
         scale, zero_point = self._columns(parts)

@@ -56,7 +56,9 @@ class Log2(Format, frozen=True, tag="log2"):
         top = np.minimum(top, _most(self.fraction))
         return {"top": top.astype("<i4").reshape(units_shape(view, self.per))}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return sign and `k` of the nearest level of each number."""
         units = split(matrix, view, self.per)
         first, sign = self._first(parts), 1 << self.bits - 1

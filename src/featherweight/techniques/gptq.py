@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
-from featherweight.formats.base import Parts
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.coding import recoded
@@ -131,10 +130,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
                 "NaN or infinity", where=site.weight, hint="look for a diverged training run"
             )
         found = moments(site, pairs, weight.shape[2:], drift=self.inputs == "asymmetric")
-        matrix, parts = swept(
-            view.matrix(weight), found, format, view, damping=self.damping, order=self.order
-        )
-        return format.encode(view.tensor(matrix), view=view, parts=parts)
+        return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
 
     def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:
         """Return why tensors were rounded to nearest, and whether the inputs were few."""
@@ -150,8 +146,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
 
 def swept(
     weight: Array, moments: Moments, format: Format, view: View, *, damping: float, order: Order
-) -> tuple[Array, Parts]:
-    """Return what `format` can write of a layer's weight, float32 `[rows, cols]`, and its parts.
+) -> Encoded:
+    """Return a layer's weight in `format`, at fixed rate.
 
     Args:
         weight: `[rows, cols]`.
@@ -169,11 +165,16 @@ def swept(
     with np.errstate(over="ignore", under="ignore"):
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
 
+        spec = format.stream(view, parts)
+        symbols = np.zeros(spec.count, spec.dtype)
+
         def quantise_columns(block: Array, columns: Array) -> Array:
             alone, narrow, part = format.columns(parts, view, columns)
             known = np.where(zero[:, columns], 0, block).astype(np.float32)
-            symbols = alone.assign(known, narrow, view=part)
-            return alone.dequantize(symbols.reshape(-1), narrow, view=part)
+            weigh = Importance(importance.diagonal[:, columns])
+            found = alone.assign(known, narrow, view=part, importance=weigh).reshape(-1)
+            format.put(symbols, columns, found, view=view)
+            return alone.dequantize(found, narrow, view=part)
 
-        made = sweep(target, moments.hessian, quantise_columns, damping=damping, order=order)
-    return made.astype(np.float32), parts
+        sweep(target, moments.hessian, quantise_columns, width=format.width, damping=damping, order=order)
+    return Encoded(format, Fixed(), view, symbols, parts)

@@ -57,7 +57,7 @@ def sqnr(texels, decoded):
 
 def decoded(content, footprint, shape, mode):
     texels = decode_texels(content, footprint, slice(0, shape[0]), slice(0, shape[1]), 1)
-    return texel_values(mode)[texels[:, :, 0]]
+    return texel_values(texels[:, :, 0], mode)
 
 
 def encoders(texels, footprint, mode):
@@ -149,7 +149,7 @@ def error_of(values, footprint, channels, configuration):
     width, height = size(footprint)
     content = blocks.pack()[None]
     texels = decode_texels(content, footprint, slice(0, height), slice(0, len(values) * width), channels)
-    found = 255 * texel_values("unorm8")[texels].reshape(height, len(values), width, channels)
+    found = 255 * texel_values(texels, "unorm8").reshape(height, len(values), width, channels)
     return np.square(found.swapaxes(0, 1).reshape(values.shape) - values).mean(axis=(1, 2))
 
 

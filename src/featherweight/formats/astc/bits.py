@@ -23,9 +23,13 @@ _TRIT_PLACES, _QUINT_PLACES = 3 ** np.arange(5), 5 ** np.arange(3)
 _REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
 
 
+Shape = tuple[int, int, int]
+"""Whether values of a range have a trit, whether a quint, and their bits."""
+
+
 def shapes(kinds: tuple[Range, ...]) -> Array:
-    """Return trits, quints, bits and levels of each range, `[n, 4]`, for the loops."""
-    return np.array([(kind.trits, kind.quints, kind.bits, kind.levels) for kind in kinds])
+    """Return the shape of each range, `[n, 3]`."""
+    return np.array([(kind.trits, kind.quints, kind.bits) for kind in kinds])
 
 
 @compiled
@@ -51,12 +55,12 @@ def get(windows: Array, position: int, width: int) -> int:
 
 
 @compiled
-def read_sequence(windows: Array, position: int, count: int, shape: Array, values: Array) -> None:
-    """Set the first `count` of `values` to a bounded integer sequence; `shape` is a row of `shapes`."""
-    bits = shape[2]
-    if shape[0]:
+def read_sequence(windows: Array, position: int, count: int, shape: Shape, values: Array) -> None:
+    """Set the first `count` of `values` to a bounded integer sequence of a `Shape`."""
+    trits, quints, bits = shape
+    if trits:
         _read_groups(windows, position, count, bits, TRITS, _TRIT_WIDTHS, values)
-    elif shape[1]:
+    elif quints:
         _read_groups(windows, position, count, bits, QUINTS, _QUINT_WIDTHS, values)
     else:
         for k in range(count):
@@ -100,9 +104,9 @@ def turned(block: Array) -> Array:
 
 
 @compiled
-def write_sequence(block: Array, position: int, count: int, shape: Array, values: Array) -> None:
+def write_sequence(block: Array, position: int, count: int, shape: Shape, values: Array) -> None:
     """Undo `read_sequence`; the bits of the block are 0 before."""
-    trits, quints, bits = shape[0], shape[1], shape[2]
+    trits, quints, bits = shape
     group = 5 if trits else 3
     for first in range(0, count, group):
         number = 0

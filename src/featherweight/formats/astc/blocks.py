@@ -110,22 +110,25 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
     return texels
 
 
-@lru_cache
-def texel_values(mode: DecodeMode) -> Array:
-    """Return what hardware makes of each of the 2**16 values of a channel, float32, 0 to 1.
+def texel_values(texels: Array, mode: DecodeMode) -> Array:
+    """Return what hardware makes of 16-bit channels, float32, 0 to 1.
 
     `unorm8` keeps the upper eight bits `n` and reads `n / 255`. `float16` reads `C / 65536`, rounded toward
     zero, and 1 of 65535.
 
-    >>> texel_values("unorm8")[[255, 256, 65535]].tolist() == [0.0, float(np.float32(1 / 255)), 1.0]
-    True
+    >>> [round(float(v), 4) for v in texel_values(np.array([255, 256, 65535], np.uint16), "unorm8")]
+    [0.0, 0.0039, 1.0]
     """
-    codes = np.arange(1 << 16)
     if mode == "unorm8":
-        values = (codes >> 8).astype(np.float32) / np.float32(255)
-    else:
-        exponent = np.maximum(np.frexp(codes / 65536)[1] - 11, -24)
-        cut = np.floor(np.ldexp(codes / 65536, -exponent)) * np.ldexp(1.0, exponent)
-        values = np.where(codes == 65535, 1.0, cut).astype(np.float32)
-    values.setflags(write=False)
-    return values
+        return (texels >> 8).astype(np.float32) / np.float32(255)
+    return np.asarray(_float16_values()[texels])
+
+
+@lru_cache
+def _float16_values() -> Array:
+    """Return the value of each of 2**16 channels in float16, as float32."""
+    fractions = np.arange(1 << 16) / 65536
+    exponent = np.maximum(np.frexp(fractions)[1] - 11, -24)
+    values: Array = np.floor(np.ldexp(fractions, -exponent)) * np.ldexp(1.0, exponent)
+    values[-1] = 1.0
+    return values.astype(np.float32)

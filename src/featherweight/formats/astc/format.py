@@ -72,7 +72,8 @@ class Astc(Format, frozen=True, tag="astc"):
     ) -> Array:
         """Return the bytes of the blocks."""
         offset, scale = self._columns(parts, view)
-        texels, heavy = self._texture(matrix, offset, scale, self._weigh(matrix, view, importance))
+        weigh = None if importance is None else importance.diagonal
+        texels, heavy = self._texture(matrix, offset, scale, weigh)
         return self._encoded(texels, heavy, self.preset).reshape(-1)
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
@@ -180,11 +181,19 @@ class Astc(Format, frozen=True, tag="astc"):
         repeat = view.rows // max(parts["offset"].size, 1)
         return np.repeat(parts["offset"], repeat)[:, None], np.repeat(parts["scale"], repeat)[:, None]
 
-    def _texture(self, matrix: Array, offset: Array, scale: Array, weigh: Array) -> tuple[Array, Array]:
-        """Return texels, `[rows, cols, channels]`, and what a squared error in each counts, `[rows, cols]`."""
+    def _texture(
+        self, matrix: Array, offset: Array, scale: Array, weigh: Array | None
+    ) -> tuple[Array, Array]:
+        """Return texels, `[rows, cols, channels]`, and what a squared error in each counts, `[rows, cols]`.
+
+        `weigh` is what one in a weight counts; None: 1 in a texel.
+        """
         texels = (matrix - offset) / np.where(scale > 0, scale, np.float32(1))
-        weigh = weigh * np.square(scale, dtype=np.float64)
-        weigh = weigh / max(float(weigh.max(initial=0)), 1e-300)
+        if weigh is None:
+            weigh = np.ones(1)
+        else:
+            weigh = weigh * np.square(scale, dtype=np.float64)
+            weigh = weigh / max(float(weigh.max(initial=0)), 1e-300)
         weigh = np.broadcast_to(weigh, matrix.shape)
         fill = -matrix.shape[1] % self.channels
         if fill:
@@ -207,7 +216,7 @@ class Astc(Format, frozen=True, tag="astc"):
         across = slice(cols.start // self.channels, -(-cols.stop // self.channels))
         texels = decode_texels(content, self.footprint, rows, across, self.channels)
         flat = texels.reshape(len(texels), texels.shape[1] * self.channels)
-        return np.asarray(texel_values(self.mode)[flat[:, : cols.stop - cols.start]])
+        return texel_values(flat[:, : cols.stop - cols.start], self.mode)
 
     def _window(self, symbols: Array, parts: Parts, view: View, rows: slice, cols: slice) -> Array:
         """Return a window of the matrix; its columns begin at a texel."""

@@ -58,7 +58,7 @@ def paint(
         _spread(fields, weights, width, height, spread)
         position = 0
         for k in range(fields[PARTITIONS]):
-            position = _ends(numbers, position, fields, k, ends[k])
+            position = _ends(numbers, position, fields, k, ends)
         _interpolate(
             table[fields[PARTITIONS] - 1, fields[SEED]],
             ends,
@@ -82,7 +82,8 @@ def _fill(colour: Array, texels: Array, y: int, x: int, width: int, height: int)
 @compiled
 def _spread(fields: Array, weights: Array, width: int, height: int, spread: Array) -> None:
     """Set `spread: [2, texels]` to the interpolation weight, 0 to 64, of each texel in each plane."""
-    wide, high, kind, planes, _ = MODES[fields[MODE]]
+    mode = fields[MODE]
+    wide, high, kind, planes = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 3]
     for k in range(wide * high * planes):
         weights[k] = WEIGHTS[kind, weights[k]]
     if wide == width and high == height:
@@ -90,9 +91,10 @@ def _spread(fields: Array, weights: Array, width: int, height: int, spread: Arra
             for k in range(width * height):
                 spread[plane, k] = weights[k * planes + plane]
         return
+    steps = (1024 + width // 2) // (width - 1), (1024 + height // 2) // (height - 1)
     for y in range(height):
         for x in range(width):
-            corner, shares = corners(x, y, (width, height), (wide, high))
+            corner, shares = corners(x, y, steps, (wide, high))
             for plane in range(planes):
                 total = 8
                 for k in range(4):
@@ -103,14 +105,14 @@ def _spread(fields: Array, weights: Array, width: int, height: int, spread: Arra
 
 @compiled
 def corners(
-    x: int, y: int, footprint: tuple[int, int], grid: tuple[int, int]
+    x: int, y: int, steps: tuple[int, int], grid: tuple[int, int]
 ) -> tuple[int, tuple[int, int, int, int]]:
     """Return the first of the four points of a grid around a texel, and the sixteenths of each in its weight.
 
-    The others are one to the right, one below, and both.
+    The others are one to the right, one below, and both. `steps` are those of one texel, of 1024 a block.
     """
-    s = ((1024 + footprint[0] // 2) // (footprint[0] - 1) * x * (grid[0] - 1) + 32) >> 6
-    t = ((1024 + footprint[1] // 2) // (footprint[1] - 1) * y * (grid[1] - 1) + 32) >> 6
+    s = (steps[0] * x * (grid[0] - 1) + 32) >> 6
+    t = (steps[1] * y * (grid[1] - 1) + 32) >> 6
     right, below = s & 15, t & 15
     both = (right * below + 8) >> 4
     return (s >> 4) + (t >> 4) * grid[0], (16 - right - below + both, right - both, below - both, both)
@@ -134,14 +136,28 @@ def _interpolate(
 
 @compiled
 def _ends(numbers: Array, position: int, fields: Array, partition: int, ends: Array) -> Any:
-    """Set the ends `[2, 4]` of a partition, 0 to 255, from its integers; return where the next one's start."""
-    kind = fields[KINDS + partition]
+    """Set `ends: [4, 2, 4]` of a partition, 0 to 255, from its integers; return where the next one's start."""
+    kind, of = fields[KINDS + partition], fields[ENDPOINT_KIND]
     count = 2 * (kind >> 2) + 2
+    if kind == 0:  # luminance, without views of arrays: what nearly all blocks of weights have
+        for e in range(2):
+            end = ENDPOINTS[of, numbers[position + e]]
+            ends[partition, e, 0], ends[partition, e, 1] = end, end
+            ends[partition, e, 2], ends[partition, e, 3] = end, 255
+        return position + count
     v = numbers[position:]
     for k in range(count):
-        v[k] = ENDPOINTS[fields[ENDPOINT_KIND], v[k]]
-    if kind < 4:
-        _luminance(v, kind, ends)
+        v[k] = ENDPOINTS[of, v[k]]
+    _other_ends(v, kind, count, ends[partition])
+    return position + count
+
+
+@compiled
+def _other_ends(v: Array, kind: int, count: int, ends: Array) -> None:
+    """Set the ends `[2, 4]` of a partition from `v: [count]`, 0 to 255, in any mode but luminance."""
+    if kind == 1:
+        low = v[0] >> 2 | v[1] & 0xC0
+        ends[0, :3], ends[1, :3], ends[:, 3] = low, min(low + (v[1] & 0x3F), 255), 255
     elif kind < 8 and kind != 6:
         _luminance_alpha(v, kind, ends)
     elif kind in (6, 10):
@@ -150,18 +166,6 @@ def _ends(numbers: Array, position: int, fields: Array, partition: int, ends: Ar
         ends[0, 3], ends[1, 3] = (v[4], v[5]) if kind == 10 else (255, 255)
     else:
         _colour(v, kind, count, ends)
-    return position + count
-
-
-@compiled
-def _luminance(v: Array, kind: int, ends: Array) -> None:
-    """Endpoint modes 0 (direct) and 1 (base and offset)."""
-    low, high = v[0], v[1]
-    if kind == 1:
-        low = v[0] >> 2 | v[1] & 0xC0
-        high = min(low + (v[1] & 0x3F), 255)
-    for c in range(4):
-        ends[0, c], ends[1, c] = (low, high) if c < 3 else (255, 255)
 
 
 @compiled

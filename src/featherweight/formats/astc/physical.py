@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from featherweight.formats.astc.bits import PADDED, get, put, read_sequence, shapes, turned, write_sequence
+from featherweight.formats.astc.bits import (
+    PADDED,
+    Shape,
+    get,
+    put,
+    read_sequence,
+    shapes,
+    turned,
+    write_sequence,
+)
 from featherweight.formats.astc.ise import ENDPOINT_RANGES, WEIGHT_RANGES, Array
 from featherweight.formats.astc.modes import (
     BLOCK_BITS,
@@ -37,6 +46,12 @@ HIGH_RANGE = 1 << 2 | 1 << 3 | 1 << 7 | 1 << 11 | 1 << 14 | 1 << 15  # endpoint 
 
 
 @compiled
+def _shape(table: Array, kind: int) -> Shape:
+    """Return a row of a table of `shapes`: a tuple costs the loops less than a view of an array."""
+    return table[kind, 0], table[kind, 1], table[kind, 2]
+
+
+@compiled
 def read(
     block: Array,
     backwards: Array,
@@ -59,7 +74,8 @@ def read(
     fields[MODE], fields[PARTITIONS], fields[SEED], fields[APART] = code, 0, 0, -1
     if code & 0x1FF == VOID:
         return _read_void(block, endpoints)
-    wide, high, kind, planes, nbits = MODES[code]
+    wide, high, kind = MODES[code, 0], MODES[code, 1], MODES[code, 2]
+    planes, nbits = MODES[code, 3], MODES[code, 4]
     count = get(block, 11, 2) + 1
     if wide == 0:
         return 1
@@ -84,8 +100,8 @@ def read(
     if 2 * pairs > MOST_ENDPOINTS or end < start or ENDPOINT_RANGE[pairs, end - start] < 0:
         return 4
     fields[ENDPOINT_KIND] = ENDPOINT_RANGE[pairs, end - start]
-    read_sequence(block, start, 2 * pairs, _ENDPOINT_SHAPES[fields[ENDPOINT_KIND]], endpoints)
-    read_sequence(backwards, 0, wide * high * planes, _WEIGHT_SHAPES[kind], weights)
+    read_sequence(block, start, 2 * pairs, _shape(_ENDPOINT_SHAPES, fields[ENDPOINT_KIND]), endpoints)
+    read_sequence(backwards, 0, wide * high * planes, _shape(_WEIGHT_SHAPES, kind), weights)
     return 0
 
 
@@ -132,7 +148,8 @@ def write(block: Array, fields: Array, endpoints: Array, weights: Array) -> None
 
     `block: [PADDED]` is 0 before; the other arguments are those of `read`.
     """
-    wide, high, kind, _, nbits = MODES[fields[MODE]]
+    mode = fields[MODE]
+    wide, high, kind, nbits = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 4]
     count = fields[PARTITIONS]
     put(block, 0, 11, fields[MODE])
     put(block, 11, 2, count - 1)
@@ -142,8 +159,8 @@ def write(block: Array, fields: Array, endpoints: Array, weights: Array) -> None
         start, place = MORE_PARTITIONS, 25
     put(block, place, 4, fields[KINDS])
     pairs = count * ((fields[KINDS] >> 2) + 1)
-    shape = _ENDPOINT_SHAPES[ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits]]
+    shape = _shape(_ENDPOINT_SHAPES, ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits])
     write_sequence(block, start, 2 * pairs, shape, endpoints)
     backwards = np.zeros(PADDED, np.uint8)
-    write_sequence(backwards, 0, wide * high, _WEIGHT_SHAPES[kind], weights)
+    write_sequence(backwards, 0, wide * high, _shape(_WEIGHT_SHAPES, kind), weights)
     block |= turned(backwards)

@@ -11,7 +11,17 @@ from tiny import Tiny
 from featherweight.formats import Clustered, Float, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
-from featherweight.techniques import Context, Encode, Finetune, Fold, ReestimateBatchnorm, Sparsify, Train
+from featherweight.techniques import (
+    Context,
+    Encode,
+    Finetune,
+    Fold,
+    Prune,
+    ReestimateBatchnorm,
+    Sparsify,
+    Train,
+)
+from featherweight.techniques.saliencies import SospH
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -36,6 +46,7 @@ STEPS = [
     Sparsify(sparsity=0.7, scope="lamp"),
     Sparsify(pattern=(2, 4)),
     Fold(),
+    Prune(keep=0.6, saliency=SospH(samples=40)),
     ReestimateBatchnorm(samples=40),
     Finetune(),
     Finetune(keep_zeros=True, optimizer="adamw", clip=0.1),

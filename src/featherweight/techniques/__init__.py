@@ -10,12 +10,13 @@ from featherweight.techniques.encode import Encode
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.load import Load
+from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps", (Train, Load, Sparsify, Prune, Encode, Fold, ReestimateBatchnorm, Finetune)
 )
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ __all__ = [
     "Finetune",
     "Fold",
     "Load",
+    "Prune",
     "ReestimateBatchnorm",
     "Sparsify",
     "Step",

@@ -13,10 +13,11 @@ from featherweight.files import write_whole
 from featherweight.formats import CODERS, FORMATS
 from featherweight.formats.coders import tag
 from featherweight.techniques import STEPS
+from featherweight.techniques.saliencies import SALIENCIES
 from featherweight.training.methods import METHODS
 
 FOLDER = Path(__file__).parent / "reference"
-PAGES = {"steps": STEPS, "formats": FORMATS, "coders": CODERS, "methods": METHODS}
+PAGES = {"steps": STEPS, "formats": FORMATS, "coders": CODERS, "methods": METHODS, "saliencies": SALIENCIES}
 
 
 def page(title: str, kinds: tuple[type[msgspec.Struct], ...]) -> str:
@@ -29,7 +30,7 @@ def entry(kind: type[msgspec.Struct]) -> str:
     about = inspect.getdoc(kind) or ""
     text, _, attributes = about.partition("Attributes:")
     said = meanings(attributes)
-    needs = f" Needs of the data: {kind.needs}." if hasattr(kind, "needs") else ""
+    needs = f" Needs of the data: {said_needs(kind)}." if hasattr(kind, "needs") else ""
     lines = [f"## `{kind.__struct_config__.tag}`", "", doctests_fenced(text.strip()) + needs, ""]
     fields = msgspec.structs.fields(kind)
     if fields:
@@ -39,6 +40,11 @@ def entry(kind: type[msgspec.Struct]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
+
+
+def said_needs(kind: type[Any]) -> str:
+    """Return what a struct needs of the data, or on what that depends."""
+    return str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
 
 
 def doctests_fenced(text: str) -> str:

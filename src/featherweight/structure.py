@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -33,6 +33,21 @@ STOCK = (
     "LayerNorm",
     "GroupNorm",
 )
+
+
+_CONVOLUTION = (
+    "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
+)  # fmt: skip
+_BATCH_NORM = ("num_features", "eps", "momentum", "affine", "track_running_stats")
+
+# Arguments of the layers that can be rebuilt from a module; each is an attribute of it. Bias: whether it has one.
+ARGUMENTS = {
+    "Linear": ("in_features", "out_features"),
+    "Embedding": ("num_embeddings", "embedding_dim", "padding_idx"),
+    **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
+    **{f"ConvTranspose{n}d": (*_CONVOLUTION, "output_padding") for n in (1, 2, 3)},
+    **{f"BatchNorm{n}d": _BATCH_NORM for n in (1, 2, 3)},
+}
 
 
 class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -67,6 +82,53 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 
 
 Structure = Mapping[str, LayerSpec]
+
+
+def is_plain(module: nn.Module) -> bool:
+    """Return whether a module is a layer of `torch.nn` itself, no subclass, that can be rebuilt from its arguments."""
+    kind = type(module)
+    return kind.__module__.startswith("torch.nn.modules") and kind.__name__ in ARGUMENTS
+
+
+def spec_of(module: nn.Module, **changes: Argument) -> LayerSpec:
+    """Return a plain layer as data, with some arguments changed.
+
+    >>> from torch import nn
+    >>> spec_of(nn.Linear(4, 2), out_features=1).arguments
+    {'in_features': 4, 'out_features': 1, 'bias': True}
+
+    Raises:
+        UnsupportedError: it is not plain.
+    """
+    if not is_plain(module):
+        raise UnsupportedError("not a plain layer of torch.nn", got=type(module).__name__)
+    kind = type(module).__name__
+    found = {name: getattr(module, name) for name in ARGUMENTS[kind]}
+    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
+    biased = {"bias": module.bias is not None} if kind.startswith(("Linear", "Conv")) else {}
+    return LayerSpec(kind, {**plain, **biased, **changes})
+
+
+def resized(module: Any, shape: Sequence[int]) -> LayerSpec:
+    """Return a plain layer as data, its weight of another shape.
+
+    Args:
+        module: the layer; a depthwise convolution stays one.
+        shape: of its weight, or of its running mean if it has no weight.
+    """
+    kind, rows, *rest = type(module).__name__, *shape
+    if kind == "Linear":
+        return spec_of(module, out_features=rows, in_features=rest[0])
+    if kind == "Embedding":
+        return spec_of(module, num_embeddings=rows, embedding_dim=rest[0])
+    if kind.startswith("BatchNorm"):
+        return spec_of(module, num_features=rows)
+    groups: int = module.groups
+    if kind.startswith("ConvTranspose"):
+        return spec_of(module, in_channels=rows, out_channels=rest[0] * groups)
+    if rest[0] == 1 and 1 < groups == module.in_channels:
+        groups = rows * groups // module.out_channels
+    return spec_of(module, out_channels=rows, in_channels=rest[0] * groups, groups=groups)
 
 
 def restructure(module: nn.Module, structure: Structure) -> nn.Module:

@@ -11,10 +11,10 @@ from torch import nn
 
 from featherweight.formats import Int
 from featherweight.model import Model
-from featherweight.structure import LayerSpec
+from featherweight.structure import LayerSpec, spec_of
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Fold
-from featherweight.techniques.fold import folded, with_bias
+from featherweight.techniques.fold import folded
 
 LAYERS = [
     (lambda b: nn.Linear(6, 8, bias=b), (3, 6), nn.BatchNorm1d),
@@ -57,7 +57,7 @@ def test_arithmetic_and_rebuilt_layer(layer, bias, affine, seed):
         norm.eps,
         transposed_groups=groups,
     )
-    rebuilt = with_bias(conv).build()
+    rebuilt = spec_of(conv, bias=True).build()
     rebuilt.load_state_dict({"weight": weight, "bias": shift})
     x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     expected = norm(conv(x)).detach()

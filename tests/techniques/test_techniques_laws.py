@@ -20,10 +20,12 @@ from featherweight.techniques import (
     Finetune,
     Fold,
     Gptq,
+    Prune,
     ReestimateBatchnorm,
     Sparsify,
     Train,
 )
+from featherweight.techniques.saliencies import SospH
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -51,6 +53,7 @@ STEPS = [
     Equalize(),
     CorrectBias(samples=40),
     Gptq(samples=40),
+    Prune(keep=0.6, saliency=SospH(samples=40)),
     ReestimateBatchnorm(samples=40),
     Calibrate(),
     Calibrate(bits=4, signed=True, scheme="symmetric", ranges=99.9, samples=40, keep_float=("0",)),

@@ -46,7 +46,7 @@ def edges_of(module: nn.Module, program: Program) -> dict[str, Edge]:
 
 
 def _read(module: nn.Module, program: Program) -> _Reader:
-    reader = _Reader(_targets(program, canonical_names(module)), _batch(program), tuple(program.example))
+    reader = _Reader(placeholders(program, canonical_names(module)), _batch(program), tuple(program.example))
     for fx_node in program.exported.graph.nodes:
         reader.read(fx_node)
     for fx_node in _outputs(program):
@@ -58,8 +58,8 @@ def _outputs(program: Program) -> list[fx.Node]:
     return list(program.exported.graph.output_node().args[0])
 
 
-def _targets(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ...] | str]:
-    """Placeholder to the canonical tensors it stands for (none for constants), or to the name of an input."""
+def placeholders(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ...] | str]:
+    """Return placeholder to the canonical tensors it stands for (none for constants), or the name of an input."""
     found: dict[str, tuple[str, ...] | str] = {}
     inputs = iter(program.example)
     for spec in program.exported.graph_signature.input_specs:
@@ -135,7 +135,7 @@ class _Reader:
                 tensors=tuple(dict.fromkeys(t for n in reads for t in self.static[n])),
                 roles=tuple(
                     (role, self.static[n][0])
-                    for role, n in _named_arguments(source)
+                    for role, n in named_arguments(source)
                     if isinstance(n, fx.Node) and n.op == "placeholder" and self.static.get(n)
                 ),
                 module=path_of(source),
@@ -172,8 +172,8 @@ def _operands(fx_node: fx.Node) -> list[fx.Node]:
     return found
 
 
-def _named_arguments(fx_node: fx.Node) -> list[tuple[str, Any]]:
-    """The arguments by the names of the operator's schema."""
+def named_arguments(fx_node: fx.Node) -> list[tuple[str, Any]]:
+    """Return the arguments of a captured node by the names of its operator's schema."""
     schema = getattr(fx_node.target, "_schema", None)
     names = [argument.name for argument in schema.arguments] if schema else []
     return [*zip(names, fx_node.args, strict=False), *fx_node.kwargs.items()]
@@ -181,7 +181,7 @@ def _named_arguments(fx_node: fx.Node) -> list[tuple[str, Any]]:
 
 def _arguments(fx_node: fx.Node) -> Iterator[tuple[str, Any]]:
     """The arguments that are neither tensors nor symbolic sizes."""
-    for name, value in _named_arguments(fx_node):
+    for name, value in named_arguments(fx_node):
         if isinstance(value, (bool, int, float, str)):
             yield name, value
         elif isinstance(value, (list, tuple)) and all(isinstance(part, (bool, int, float)) for part in value):

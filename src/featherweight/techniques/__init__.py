@@ -14,6 +14,7 @@ from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.load import Load
+from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
@@ -24,6 +25,7 @@ STEPS: tuple[type[Step], ...] = with_plugins(
         Train,
         Load,
         Sparsify,
+        Prune,
         Encode,
         Gptq,
         Fold,
@@ -52,6 +54,7 @@ __all__ = [
     "Fold",
     "Gptq",
     "Load",
+    "Prune",
     "ReestimateBatchnorm",
     "Sparsify",
     "Step",

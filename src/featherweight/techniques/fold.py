@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from featherweight.structure import LayerSpec
+from featherweight.structure import LayerSpec, is_plain, spec_of
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from featherweight.graph.folding import FoldSite
     from featherweight.model import Model
@@ -40,7 +40,7 @@ class Fold(Step, frozen=True, tag="fold"):
             weight, bias = folded_site(model, site)
             layers[site.norm] = LayerSpec("Identity")
             if site.bias is None:
-                layers[site.layer] = with_bias(model.module.get_submodule(site.layer))
+                layers[site.layer] = spec_of(model.module.get_submodule(site.layer), bias=True)
             values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
         notes = [Note("skipped", norm, f"not folded: {reason}") for norm, reason in refused.items()]
         return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
@@ -55,36 +55,11 @@ def obstacle(model: Model, site: FoldSite) -> str:
     stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
     if type(modules.get(site.norm)) not in stock:
         return "it is not a plain batch norm module"
-    if site.bias is None and type(modules.get(site.layer)).__name__ not in ARGUMENTS:
+    if site.bias is None and not (site.layer in modules and is_plain(modules[site.layer])):
         return f"{site.layer} has no bias and is not a plain layer of torch.nn"
     if site.bias is None and model.tensors[site.weight].dtype != torch.float32:
         return f"{site.layer} has no bias and is not float32"
     return ""
-
-
-_CONVOLUTION = (
-    "in_channels",
-    "out_channels",
-    "kernel_size",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "padding_mode",
-)
-ARGUMENTS = {
-    "Linear": ("in_features", "out_features"),
-    **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
-    **{f"ConvTranspose{n}d": (*_CONVOLUTION, "output_padding") for n in (1, 2, 3)},
-}
-
-
-def with_bias(layer: nn.Module) -> LayerSpec:
-    """Return the same layer as data, with a bias."""
-    kind = type(layer).__name__
-    arguments = {name: getattr(layer, name) for name in ARGUMENTS[kind]}
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in arguments.items()}
-    return LayerSpec(kind, {**plain, "bias": True})
 
 
 def folded_site(model: Model, site: FoldSite) -> tuple[Tensor, Tensor]:

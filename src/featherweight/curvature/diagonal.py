@@ -1,0 +1,63 @@
+"""The diagonal of the curvature, parameter by parameter: one sample at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from featherweight.curvature.gauss_newton import flat_output, output_hessian
+from featherweight.curvature.hvp import Values, differentiating, gradients, outputs, parameters
+from featherweight.curvature.sampling import singly
+from featherweight.model import Model
+from featherweight.task import Batch, Task
+
+
+def fisher_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Values:
+    """Return the mean over samples of the squared gradient of each one's loss (the empirical Fisher)."""
+    total: Values = {}
+    count = 0
+    for batch in batches:
+        for gradient, _ in gradients(model, task, singly(task, batch)):
+            _add_squares(total, gradient)
+            count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Values:
+    """Return the diagonal of the mean over samples of `Phi' R Phi`, never negative.
+
+    `Phi` is the Jacobian of a sample's outputs, `R` the Hessian of its loss in them. One backward pass a sample and
+    output. Without the terms of second derivatives of the network, this is the recursion of Optimal Brain Damage.
+
+    References: LeCun, Denker, Solla, Optimal brain damage, 1989, eq. 10 without its second term.
+    """
+    total: Values = {}
+    count = 0
+    for batch in batches:
+        for sample in singly(task, batch):
+            with differentiating():
+                values = parameters(model)
+                output = flat_output(outputs(model, values, task.inputs(sample)))
+                for weights in _roots(output_hessian(task, output, sample)[0]):
+                    along = (output[0] * weights).sum()
+                    found = torch.autograd.grad(
+                        along, list(values.values()), retain_graph=True, allow_unused=True
+                    )
+                    _add_squares(total, {n: g for n, g in zip(values, found, strict=True) if g is not None})
+            count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def _roots(hessian: Tensor) -> Tensor:
+    """Return rows `a` with `sum of a a' = hessian`, those of no length left out; what is negative counts as zero."""
+    values, vectors = torch.linalg.eigh(hessian)
+    kept = values > values.abs().max() * 1e-12
+    rows: Tensor = (vectors * values.clamp(min=0).sqrt()).T
+    return rows[kept]
+
+
+def _add_squares(total: Values, gradient: Values) -> None:
+    for name, value in gradient.items():
+        total[name] = total.get(name, 0) + value.detach().square()

@@ -1,0 +1,126 @@
+"""The Gauss-Newton form of pairs of structures: what removing two channels together costs beyond each alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from featherweight.curvature.hvp import differentiating
+from featherweight.errors import UnsupportedError
+from featherweight.graph.groups import Channels
+from featherweight.model import Model, share
+from featherweight.task import Batch, Output, Task, call
+
+Array = NDArray[Any]
+
+
+def pair_matrix(model: Model, task: Task, batches: Iterable[Batch], channels: Channels) -> Array:
+    """Return `Q[s, t] = mean over samples of (Phi theta_s)' R (Phi theta_t)`, `[channels, channels]`.
+
+    `Phi` is the Jacobian of a sample's outputs, `R` the Hessian of its loss in them, `theta_s` the parameters that
+    make channel s. Scaling `theta_s` scales outputs of layers, so that `Phi theta_s` is the derivative by factors
+    on these outputs, which exist for each sample: one backward pass a batch and output.
+
+    References: Nonnenmacher et al., SOSP, 2022, arXiv 2110.11395, section 3 (SOSP-I).
+    """
+    total = np.zeros((channels.count, channels.count))
+    samples = 0
+    for batch in batches:
+        with differentiating():
+            jacobian, hessian = channel_jacobian(model, task, batch, channels)
+        flat = jacobian.reshape(-1, channels.count)  # rows: sample, output
+        weighted = (hessian @ jacobian).reshape(-1, channels.count)
+        total += (flat.T @ weighted).numpy()
+        samples += len(jacobian)
+    return total / samples
+
+
+def channel_jacobian(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Tensor, Tensor]:
+    """Return `Phi theta_s` of each sample `[n, outputs, channels]` and `R` `[n, outputs, outputs]`, in float64."""
+    module = share(model.module)
+    gates: dict[str, Tensor] = {}
+    for path in makers(channels):
+        layer = module.get_submodule(path)
+        layer.register_forward_hook(lambda layer, _, out, path=path: _gated(layer, out, gates, path))
+    output = flat_output(call(module, task.inputs(batch)))
+    rows = []
+    for number in range(output.shape[1]):
+        found = torch.autograd.grad(
+            output[:, number].sum(), list(gates.values()), retain_graph=True, allow_unused=True
+        )
+        rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(output)))
+    return torch.stack(rows, 1), output_hessian(task, output, batch)
+
+
+def makers(channels: Channels) -> dict[str, None]:
+    """Return the paths of the layers that make channels, each once."""
+    return dict.fromkeys(m.tensor.rpartition(".")[0] for m, _ in _scaled(channels))
+
+
+def _scaled(channels: Channels) -> list[tuple[Any, int]]:
+    """Members whose layers' outputs scale with a channel, one a layer, and the number of their group."""
+    return [
+        (member, number)
+        for number, group in enumerate(channels.groups)
+        for member in group.makers
+        if member.tensor.endswith(".weight")
+    ]
+
+
+def _gated(layer: nn.Module, out: Tensor, gates: dict[str, Tensor], path: str) -> Tensor:
+    axis = out.dim() - 1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
+    sizes = [out.shape[0], *(out.shape[a] if a == axis else 1 for a in range(1, out.dim()))]
+    if path not in gates:
+        gates[path] = torch.ones(sizes, dtype=out.dtype, requires_grad=True)
+    if list(gates[path].shape) != sizes:
+        raise UnsupportedError("is called with inputs of several shapes", where=path)
+    return out * gates[path]
+
+
+def _gathered(channels: Channels, found: dict[str, Tensor | None], samples: int) -> Tensor:
+    """Sum the derivatives by factors over the places of each channel: `[n, channels]`."""
+    parts = [torch.zeros(samples, group.size, dtype=torch.float64) for group in channels.groups]
+    for member, number in _scaled(channels):
+        gradient = found.get(member.tensor.rpartition(".")[0])
+        if gradient is not None:
+            if len(gradient) != samples:
+                raise UnsupportedError("its first axis is not the sample", where=member.tensor)
+            parts[number] += gradient.double().reshape(samples, -1)[:, torch.from_numpy(member.index)].sum(-1)
+    return torch.cat(parts, 1)
+
+
+def flat_output(output: Output) -> Tensor:
+    """Return the network's output as `[n, outputs]`.
+
+    Raises:
+        UnsupportedError: it is not one tensor.
+    """
+    if not isinstance(output, Tensor) or output.dim() < 1:
+        raise UnsupportedError(
+            "Gauss-Newton needs a network that returns one tensor",
+            got=type(output).__name__,
+            hint="use sosp_h",
+        )
+    return output.flatten(1) if output.dim() > 1 else output[:, None]
+
+
+def output_hessian(task: Task, output: Tensor, batch: Batch) -> Tensor:
+    """Return the Hessian of each sample's loss in its outputs `[n, outputs, outputs]`, in float64.
+
+    The loss is a mean over samples, each of its own outputs. For cross-entropy this is `diag(p) - p p'`.
+    """
+    leaf = output.detach().double().requires_grad_()
+    loss = task.loss(leaf, batch) * len(leaf)
+    (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
+    if not first.requires_grad:
+        return torch.zeros(*leaf.shape, leaf.shape[1], dtype=torch.float64)
+    rows = [
+        torch.autograd.grad(first[:, number].sum(), leaf, retain_graph=True)[0]
+        for number in range(leaf.shape[1])
+    ]
+    return torch.stack(rows, 1)

@@ -1,0 +1,152 @@
+"""Gradients and Hessian-vector products of the mean loss, batch by batch, in eval mode."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from featherweight.curvature.sampling import size_of
+from featherweight.errors import UnsupportedError
+from featherweight.model import Model
+from featherweight.task import Batch, Inputs, Output, Task, call
+
+Values = dict[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Derivatives:
+    """Means over samples.
+
+    Attributes:
+        gradient: of the loss, for each parameter.
+        product: the Hessian of the loss times a direction, for each parameter.
+        samples: how many.
+    """
+
+    gradient: Values
+    product: Values
+    samples: int
+
+
+def parameters(model: Model) -> Values:
+    """Return the floating-point parameters, as leaves of a graph of their own that share their memory."""
+    named = model.module.named_parameters()
+    return {name: p.detach().requires_grad_() for name, p in named if p.is_floating_point()}
+
+
+def outputs(model: Model, values: Mapping[str, Tensor], inputs: Inputs) -> Output:
+    """Return what the network computes with these parameters; its own are left alone."""
+    return call(lambda *args, **named: functional_call(model.module, dict(values), args, named), inputs)
+
+
+def loss_of(model: Model, task: Task, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    """Return the mean loss of a batch with these parameters."""
+    return task.loss(outputs(model, values, task.inputs(batch)), batch)
+
+
+@contextlib.contextmanager
+def differentiating() -> Iterator[None]:
+    """Gradients on whatever the caller's mode, and attention by operators that can be differentiated twice."""
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.random.fork_rng(devices=[]),
+        sdpa_kernel(SDPBackend.MATH),
+    ):
+        yield
+
+
+def gradients(model: Model, task: Task, batches: Iterable[Batch]) -> Iterator[tuple[Values, int]]:
+    """Return the gradient of the mean loss of each batch, and its number of samples."""
+    for batch in batches:
+        with differentiating():
+            values = parameters(model)
+            found = _gradient(loss_of(model, task, values, batch), values)
+        yield found, size_of(task.inputs(batch))
+
+
+def hessian_product(
+    model: Model, task: Task, batches: Iterable[Batch], direction: Mapping[str, Tensor]
+) -> Derivatives:
+    """Return the mean gradient and the mean of Hessian times `direction`, one product a batch.
+
+    By double backward; by central differences of gradients where an operator cannot be differentiated twice. Memory is
+    that of one batch.
+
+    Args:
+        model: the network; batch norm uses its running statistics.
+        task: whose loss, a mean over the samples of a batch.
+        batches: the data.
+        direction: a tensor for some parameters, zero for the others.
+
+    References: Pearlmutter, Fast exact multiplication by the Hessian, 1994, eq. 2.
+    """
+    gradient: Values = {}
+    product: Values = {}
+    samples = 0
+    for batch in batches:
+        count = size_of(task.inputs(batch))
+        with differentiating():
+            first, second = _both(model, task, batch, direction)
+        for total, part in ((gradient, first), (product, second)):
+            for name, value in part.items():
+                total[name] = total.get(name, 0) + value * count
+        samples += count
+    return Derivatives(
+        {name: value / samples for name, value in gradient.items()},
+        {name: value / samples for name, value in product.items()},
+        samples,
+    )
+
+
+def _both(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor]) -> tuple[Values, Values]:
+    values = parameters(model)
+    first = _gradient(loss_of(model, task, values, batch), values, create_graph=True)
+    along = sum(((first[name] * direction[name]).sum() for name in direction), start=torch.zeros(()))
+    plain = {name: value.detach() for name, value in first.items()}
+    if not along.requires_grad:  # the loss is linear in the parameters
+        return plain, {name: torch.zeros_like(value) for name, value in plain.items()}
+    try:
+        # grad(along, inputs) would pass by an operator that forbids a second derivative, as if it were constant
+        torch.autograd.backward(along)
+        return plain, {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in values.items()}
+    except RuntimeError as error:
+        if "differentiat" not in str(error) and "derivative" not in str(error):
+            raise UnsupportedError(
+                f"no second derivative: {str(error).splitlines()[0]}", where=task.name
+            ) from error
+    return plain, central_difference(model, task, batch, direction)
+
+
+def central_difference(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor]) -> Values:
+    """Return `(g(theta + eps v) - g(theta - eps v)) / 2 eps`, with eps the third root of the machine's."""
+    values = parameters(model)
+    length = float(torch.stack([v.norm() for v in direction.values()]).norm())
+    scale = float(torch.stack([v.detach().norm() for v in values.values()]).norm())
+    precision = torch.finfo(next(iter(values.values())).dtype).eps
+    eps = precision ** (1 / 3) * max(scale, 1.0) / (length or 1.0)
+    sides = []
+    for sign in (eps, -eps):
+        moved = {
+            name: (v.detach() + sign * direction[name] if name in direction else v.detach()).requires_grad_()
+            for name, v in values.items()
+        }
+        sides.append(_gradient(loss_of(model, task, moved, batch), moved))
+    return {name: (sides[0][name] - sides[1][name]) / (2 * eps) for name in values}
+
+
+def _gradient(loss: Tensor, values: Values, *, create_graph: bool = False) -> Values:
+    found: tuple[Any, ...] = torch.autograd.grad(
+        loss, list(values.values()), create_graph=create_graph, allow_unused=True
+    )
+    return {
+        name: torch.zeros_like(value) if part is None else part
+        for (name, value), part in zip(values.items(), found, strict=True)
+    }

@@ -1,0 +1,125 @@
+"""Coupled channels of a network: which indices of which tensors go together when a channel goes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.graph.cost import Cost
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One axis of one tensor, where channels of a group stand.
+
+    Attributes:
+        tensor: canonical name.
+        axis: number of the axis.
+        index: `[channels, n]`: the indices on that axis that belong to each channel; n is 1 but for a layer
+            that reads a flattened image, or a grouped convolution.
+        reads: whether the axis is summed over (a later layer's input). Otherwise these parameters make the
+            channel: rows of weights, biases, scales and shifts.
+    """
+
+    tensor: str
+    axis: int
+    index: Array
+    reads: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Channels that run through the same tensors; each stands or falls as a whole.
+
+    Attributes:
+        name: path of the first layer that makes them.
+        members: every place where they stand.
+        parameters: parameters that go with one channel while all others stay.
+        macs: multiply-accumulates that go with it, on the example.
+    """
+
+    name: str
+    members: tuple[Member, ...]
+    parameters: int = 0
+    macs: int = 0
+
+    @property
+    def size(self) -> int:
+        """Number of channels."""
+        return len(self.members[0].index)
+
+    @property
+    def makers(self) -> tuple[Member, ...]:
+        """Members whose parameters make the channel: theta_s."""
+        return tuple(member for member in self.members if not member.reads)
+
+
+@dataclass(frozen=True, eq=False)
+class Channels:
+    """Every channel of a network that can go, and why the others cannot.
+
+    A *kept* array `[count]` of bool says which channels stay, group after group.
+
+    Attributes:
+        groups: coupled channels.
+        fixed: layers none of whose output channels can go, with the reason.
+        cost: what the network costs.
+    """
+
+    groups: tuple[Group, ...]
+    fixed: Mapping[str, str]
+    cost: Cost
+
+    @property
+    def count(self) -> int:
+        """Number of channels, in all groups together: the number of structures."""
+        return sum(group.size for group in self.groups)
+
+    @cached_property
+    def group_of(self) -> Array:
+        """Group of each channel `[count]`."""
+        return np.repeat(np.arange(len(self.groups)), [group.size for group in self.groups])
+
+    def split(self, values: Array) -> list[Array]:
+        """Return `values: [count, ...]` group by group."""
+        return np.split(values, np.cumsum([group.size for group in self.groups])[:-1]) if self.groups else []
+
+    def only(self, chosen: Sequence[int]) -> Channels:
+        """Return the same with these groups alone."""
+        return replace(self, groups=tuple(self.groups[number] for number in chosen))
+
+    def sizes(self, kept: Array) -> dict[tuple[str, int], int]:
+        """Return the sizes of axes (tensor and number of axis) that change."""
+        gone: dict[tuple[str, int], int] = {}
+        for group, stays in zip(self.groups, self.split(kept), strict=True):
+            for member in group.members:
+                place = member.tensor, member.axis
+                gone[place] = gone.get(place, 0) + int((~stays).sum()) * member.index.shape[1]
+        return {(name, axis): self.cost.shapes[name][axis] - n for (name, axis), n in gone.items()}
+
+    def macs(self, kept: Array) -> int:
+        """Return the multiply-accumulates on the example of the network with these channels."""
+        return self.cost.macs(self.sizes(kept))
+
+    def parameters(self, kept: Array) -> int:
+        """Return the number of parameters of the network with these channels."""
+        return self.cost.parameters(self.sizes(kept))
+
+    def measured(self) -> Channels:
+        """Return the same, with what one channel of each group costs."""
+        everything = np.ones(self.count, bool)
+        whole, groups, start = (self.macs(everything), self.parameters(everything)), [], 0
+        for group in self.groups:
+            kept = everything.copy()
+            kept[start] = False
+            start += group.size
+            macs, parameters = whole[0] - self.macs(kept), whole[1] - self.parameters(kept)
+            groups.append(replace(group, macs=macs, parameters=parameters))
+        return replace(self, groups=tuple(groups))

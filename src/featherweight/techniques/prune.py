@@ -1,0 +1,113 @@
+"""The step `prune`: channels that matter least are removed, and the network is smaller and faster for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from msgspec import Meta
+
+from featherweight.errors import UnsupportedError
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.saliencies import AnySaliency, SospH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from featherweight.graph.groups import Channels
+    from featherweight.model import Model, Note
+    from featherweight.techniques.structured.select import Array
+
+Count = Annotated[int, Meta(ge=1)]
+
+
+class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
+    """Remove whole channels, least salient first, over all layers together, until a share of the cost is left.
+
+    A channel is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are
+    rebuilt smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
+    followed by `finetune`, prune little by little. A layer whose channels cannot go is noted.
+
+    Attributes:
+        keep: share of the cost that is left, of what the network costs before this step.
+        of: what is counted: multiply-accumulates, parameters, or channels that can go.
+        saliency: how much a channel matters. By default `sosp_h`, from 1,000 samples.
+        where: which weights' output channels may go; see `featherweight.selectors`.
+        least: channels that stay in every group of coupled channels.
+        multiple: of which their number stays a multiple, as far as there are so many.
+    """
+
+    keep: Annotated[float, Meta(gt=0, le=1)]
+    of: Literal["macs", "parameters", "channels"] = "macs"
+    saliency: AnySaliency = SospH()
+    where: Where = "weights"
+    least: Count = 1
+    multiple: Count = 1
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        """What its saliency needs."""
+        return self.saliency.needs
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with fewer channels."""
+        from featherweight.techniques.structured.select import Guard, select
+        from featherweight.techniques.structured.surgery import pruned
+        from featherweight.techniques.structured.trial import mismatch
+
+        channels, notes = found(model, task, self.where)
+        if not channels or not channels.groups:
+            return model.with_notes(notes)
+        scores = self.saliency.scores(model, channels, task, context.seed)
+        cost = self.cost(channels)
+        whole = cost(np.ones(channels.count, bool))
+        kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple))
+        if reason := mismatch(model, channels, kept, task.example()):
+            raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
+        return pruned(model, channels, kept, [*notes, *chosen(channels, kept)])
+
+    def cost(self, channels: Channels) -> Callable[[Array], float]:
+        """Return the cost that `of` names, of the channels that stay."""
+        counted = {
+            "macs": channels.macs,
+            "parameters": channels.parameters,
+            "channels": lambda kept: kept.sum(),
+        }
+        return counted[self.of]
+
+
+def found(model: Model, task: Task, where: Where) -> tuple[Channels | None, list[Note]]:
+    """Return the channels of the selected weights that can go, and notes on those that cannot."""
+    from featherweight.graph.coupling import couple
+    from featherweight.model import Note
+    from featherweight.selectors import select
+    from featherweight.techniques.structured.trial import prunable
+
+    names = set(select(model, where))
+    try:
+        channels = couple(model.module, task.example())
+    except UnsupportedError as error:
+        return None, [Note("skipped", "network", f"keeps its channels: {error.what} ({error.where})")]
+    selected = [
+        number
+        for number, group in enumerate(channels.groups)
+        if all(m.tensor in names for m in group.makers if model.tensors[m.tensor].dim() > 1)
+    ]
+    tried, failed = prunable(model, channels.only(selected), task.example())
+    fixed = [
+        Note("skipped", layer, f"keeps its channels: {reason}")
+        for layer, reason in channels.fixed.items()
+        if f"{layer}.weight" in names
+    ]
+    return tried, [*fixed, *failed]
+
+
+def chosen(channels: Channels, kept: Array) -> list[Note]:
+    """Return how many channels each group keeps."""
+    from featherweight.model import Note
+
+    return [
+        Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} channels")
+        for group, stays in zip(channels.groups, channels.split(kept), strict=True)
+    ]

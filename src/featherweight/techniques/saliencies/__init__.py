@@ -1,0 +1,27 @@
+"""Saliencies: how much a channel matters. `AnySaliency` is the union of built-ins and plug-ins. No torch yet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Union
+
+from featherweight.plugins import with_plugins
+from featherweight.techniques.saliencies.base import Saliency, Scores
+from featherweight.techniques.saliencies.fpgm import Fpgm
+from featherweight.techniques.saliencies.magnitude import Magnitude
+from featherweight.techniques.saliencies.obd import Obd
+from featherweight.techniques.saliencies.sosp_h import SospH
+from featherweight.techniques.saliencies.sosp_i import SospI
+from featherweight.techniques.saliencies.taylor import Taylor
+
+SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
+    "featherweight.saliencies", (Magnitude, Fpgm, Taylor, Obd, SospI, SospH)
+)
+
+if TYPE_CHECKING:
+    AnySaliency = Saliency
+else:
+    AnySaliency: Any = Union[SALIENCIES]  # noqa: UP007
+
+__all__ = [
+    "SALIENCIES", "AnySaliency", "Fpgm", "Magnitude", "Obd", "Saliency", "Scores", "SospH", "SospI", "Taylor",
+]  # fmt: skip

@@ -1,0 +1,1 @@
+"""Pruning and widening of coupled channels: surgery, trial, selection."""

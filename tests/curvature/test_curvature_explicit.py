@@ -1,0 +1,244 @@
+"""Derivatives and saliencies against matrices that are written out in full, float64."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from structured_networks import Images, Joined, Mlp, Plain, Residual, coupled, explicit, random
+from torch import nn
+
+from featherweight.curvature.diagonal import fisher_diagonal, gauss_newton_diagonal
+from featherweight.curvature.gauss_newton import pair_matrix
+from featherweight.curvature.hvp import central_difference, hessian_product, parameters
+from featherweight.curvature.sampling import drawn
+from featherweight.errors import TaskError
+from featherweight.model import Model
+from featherweight.techniques.saliencies import Obd, SospH, SospI, Taylor
+from featherweight.techniques.structured.select import greedy
+from featherweight.techniques.structured.theta import only_makers, per_channel
+
+NETWORKS = [Mlp, Plain, Residual, Joined]
+EXACT = {"rtol": 1e-9, "atol": 1e-12}
+
+
+@cache
+def case(make):
+    task = Images(make)
+    model = Model.of(task.model())
+    whole = explicit(model, task)
+    return model, task, coupled(make), whole, whole.structures(coupled(make))
+
+
+def flat(whole, values):
+    return torch.cat([values[name].reshape(-1) for name in whole.offsets])
+
+
+@pytest.fixture(params=NETWORKS, ids=lambda make: make.__name__)
+def setting(request):
+    return case(request.param)
+
+
+def test_sosp_h_is_its_formula(setting):
+    model, task, channels, whole, theta = setting
+    first, second = theta @ whole.gradient, theta @ (whole.hessian @ theta.sum(0))
+    found = SospH().scores(model, channels, task, 0)
+    np.testing.assert_allclose(found.linear, (first.abs() + second.abs() / 2).numpy(), **EXACT)
+    assert found.pair is None
+
+
+def test_sosp_i_is_its_pair_matrix(setting):
+    model, task, channels, whole, theta = setting
+    found = SospI().scores(model, channels, task, 0)
+    np.testing.assert_allclose(found.linear, (theta @ whole.gradient).abs().numpy(), **EXACT)
+    np.testing.assert_allclose(found.pair, (theta @ whole.gauss_newton @ theta.T).numpy(), **EXACT)
+    assert np.linalg.eigvalsh(found.pair).min() > -1e-12
+
+
+def test_greedy_increments_sum_to_the_gauss_newton_form(setting):
+    model, task, channels, whole, theta = setting
+    pair = pair_matrix(model, task, drawn(task, "train", 1000, 0), channels)
+    gone = greedy(np.zeros(len(pair)), pair)[: len(pair) // 2]
+    moved = theta[gone.tolist()].sum(0)
+    increments = [pair[s, s] / 2 + pair[s, gone[:n]].sum() for n, s in enumerate(gone)]
+    np.testing.assert_allclose(sum(increments), float(moved @ whole.gauss_newton @ moved) / 2, **EXACT)
+
+
+def test_diagonals(setting):
+    model, task, channels, whole, theta = setting
+    batches = drawn(task, "train", 1000, 0)
+    fisher = flat(whole, fisher_diagonal(model, task, batches))
+    torch.testing.assert_close(fisher, whole.per_sample.square().mean(0), **EXACT)
+    newton = flat(whole, gauss_newton_diagonal(model, task, batches))
+    torch.testing.assert_close(newton, whole.gauss_newton.diagonal(), **EXACT)
+    for name, h in (("fisher", fisher), ("gauss_newton", newton)):
+        expected = (theta != 0).double() @ (h * whole.theta**2) / 2
+        found = Obd(diagonal=name).scores(model, channels, task, 0).linear
+        np.testing.assert_allclose(found, expected.numpy(), **EXACT)
+
+
+def test_taylor_of_one_batch(setting):
+    model, _, channels, whole, theta = setting
+    task = Images(setting[1].make, batch=24)
+    products = theta * whole.gradient
+    structure = Taylor().scores(model, channels, task, 0).linear
+    single = Taylor(reduction="parameters").scores(model, channels, task, 0).linear
+    np.testing.assert_allclose(structure, products.sum(1).square().numpy(), **EXACT)
+    np.testing.assert_allclose(single, products.square().sum(1).numpy(), **EXACT)
+
+
+def test_taylor_of_batches_is_the_mean_of_squares():
+    model, task, channels, *_ = case(Plain)
+    whole = Taylor().scores(model, channels, task, 0).linear
+    parts = [
+        Taylor(samples=1).scores(model, channels, OneBatch(batch), 0).linear
+        for batch in task.batches("train", seed=0, epoch=0)
+    ]
+    np.testing.assert_allclose(whole, np.mean(parts, axis=0), **EXACT)
+
+
+class OneBatch(Images):
+    def __init__(self, batch):
+        super().__init__()
+        object.__setattr__(self, "only", batch)
+
+    def batches(self, split, *, seed, epoch):
+        return [self.only]
+
+
+def test_central_difference_is_near_the_product():
+    model, task, channels, *_ = case(Residual)
+    theta = only_makers(channels, parameters(model))
+    batch = task.batches("train", seed=0, epoch=0)[0]
+    exact = hessian_product(model, task, [batch], theta).product
+    near = central_difference(model, task, batch, theta)
+    for name, value in exact.items():
+        torch.testing.assert_close(near[name], value, rtol=1e-6, atol=1e-8)
+
+
+class Once(torch.autograd.Function):
+    """A square that cannot be differentiated twice."""
+
+    @staticmethod
+    def forward(context, x):
+        context.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(context, gradient):
+        return 2 * context.saved_tensors[0] * gradient
+
+
+class Odd(nn.Module):
+    def __init__(self, square):
+        super().__init__()
+        self.a, self.b, self.square = nn.Linear(4, 5), nn.Linear(5, 3), square
+
+    def forward(self, x):
+        return self.b(self.square(self.a(x.flatten(1)[:, :4])))
+
+
+def test_what_cannot_be_differentiated_twice_is_by_central_differences():
+    task = Images(lambda: Odd(torch.square))
+    plain = Model.of(task.model())
+    odd = Model.of(random(lambda: Odd(Once.apply), dtype=torch.float64))
+    batches = drawn(task, "train", 8, 0)
+    direction = {name: value.detach() for name, value in parameters(plain).items()}
+    exact = hessian_product(plain, task, batches, direction).product
+    near = hessian_product(odd, task, batches, direction).product
+    for name, value in exact.items():
+        torch.testing.assert_close(near[name], value, rtol=1e-5, atol=1e-7)
+
+
+def test_passes_are_few_and_as_many_for_any_number_of_channels(monkeypatch):
+    """A batch takes one forward pass, one backward, and one backward of both: four gradients' worth at most."""
+    passes = {"forward": 0, "backward": 0}
+
+    def counted(function):
+        def wrapped(*args, **named):
+            passes["backward"] += 1
+            return function(*args, **named)
+
+        return wrapped
+
+    for name in ("grad", "backward"):
+        monkeypatch.setattr(torch.autograd, name, counted(getattr(torch.autograd, name)))
+    for width in (2, 400):
+        passes.update(forward=0, backward=0)
+        task = Images(lambda width=width: Wide(width))
+        model = Model.of(task.model())
+        model.module.a.register_forward_hook(lambda *_: passes.update(forward=passes["forward"] + 1))
+        hessian_product(
+            model, task, drawn(task, "train", 24, 0), {"a.weight": model.tensors["a.weight"].detach()}
+        )
+        assert passes == {"forward": 3, "backward": 6}  # of three batches
+
+
+class Wide(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(1, width, 3), nn.Linear(width, 3)
+
+    def forward(self, x):
+        return self.b(torch.tanh(self.a(x)).mean((2, 3)))
+
+
+def test_train_mode_batch_norm_would_hide_every_filter():
+    """With batch statistics the loss does not depend on a filter's scale: both orders vanish. Hence eval mode."""
+    model, task, channels, *_ = case(Residual)
+    batches = drawn(task, "train", 24, 0)
+    filters = {"back.weight": only_makers(channels, parameters(model))["back.weight"]}
+    evaluated = hessian_product(model, task, batches, filters)
+    trained = Model.of(random(Residual, dtype=torch.float64))
+    for part in trained.module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.eps, part.running_mean, part.running_var = 1e-14, None, None
+    by_batch = hessian_product(trained, task, batches, filters)
+    for found, hidden in ((evaluated, False), (by_batch, True)):
+        first = per_channel(channels, {"back.weight": filters["back.weight"] * found.gradient["back.weight"]})
+        second = float((filters["back.weight"] * found.product["back.weight"]).sum())
+        assert (np.abs(first).max() < 1e-8) == hidden
+        assert (abs(second) < 1e-8) == hidden
+
+
+def test_of_two_equal_neurons_sosp_i_keeps_one():
+    model, task, channels, *_ = case(Mlp)
+    values = {name: tensor.detach().clone() for name, tensor in model.tensors.items()}
+    values["a.weight"][1], values["a.bias"][1] = values["a.weight"][0], values["a.bias"][0]
+    values["b.weight"][:, 1] = values["b.weight"][:, 0]
+    found = SospI().scores(model.with_tensors(values), channels, task, 0)
+    np.testing.assert_allclose(found.pair[0, 1], found.pair[0, 0], rtol=1e-9)
+    joint = found.pair[:2, :2].sum() / 2
+    np.testing.assert_allclose(joint, 4 * found.pair[0, 0] / 2, rtol=1e-9)  # alone: 2 * Q / 2
+    cheap = np.zeros(len(found.linear))
+    pair = np.diag(np.full(len(cheap), 2 * found.pair[0, 0]))
+    pair[:2, :2] = found.pair[:2, :2]
+    assert set(greedy(cheap, pair)[:2].tolist()) != {0, 1}
+    assert set(np.argsort(np.diagonal(pair), kind="stable")[:2].tolist()) == {0, 1}
+
+
+def test_half_the_data_ranks_alike():
+    task = Images(Residual, size=2000, batch=500)
+    model, channels = Model.of(task.model()), coupled(Residual)
+    ranks = [np.argsort(np.argsort(SospH().scores(model, channels, Half(side), 0).linear)) for side in (0, 1)]
+    assert np.corrcoef(*ranks)[0, 1] > 0.85
+
+
+class Half(Images):
+    def __init__(self, side):
+        super().__init__(Residual, size=2000, batch=500)
+        object.__setattr__(self, "side", side)
+
+    def batches(self, split, *, seed, epoch):
+        return super().batches(split, seed=seed, epoch=epoch)[self.side :: 2]
+
+
+def test_no_data_is_an_error():
+    with pytest.raises(TaskError, match="no batches"):
+        drawn(OneBatchless(), "train", 10, 0)
+
+
+class OneBatchless(Images):
+    def batches(self, split, *, seed, epoch):
+        return []

@@ -1,0 +1,136 @@
+"""The step `prune`: what it leaves, what it refuses, what it notes; files of it load."""
+
+import numpy as np
+import pytest
+import torch
+from networks import HardReshape
+from structured_networks import Images, Joined, Plain, SmallViT, coupled, random
+from torch import nn
+
+from featherweight.errors import ConfigError
+from featherweight.formats import Int
+from featherweight.model import Model
+from featherweight.task import Restricted
+from featherweight.techniques import Context, Encode, Prune
+from featherweight.techniques.saliencies import Fpgm, Magnitude
+from featherweight.techniques.saliencies.fpgm import distances
+
+
+def task_of(make):
+    return Images(make, dtype=torch.float32)
+
+
+def prune(make, **options):
+    task = task_of(make)
+    step = Prune(**{"saliency": Magnitude(), **options})
+    return step.apply(Model.of(task.model()), Restricted(task, step.needs), Context())
+
+
+def kept(model):
+    return {note.name: note.reason for note in model.notes if note.kind == "chose"}
+
+
+def skipped(model):
+    return {note.name: note.reason for note in model.notes if note.kind == "skipped"}
+
+
+@pytest.mark.parametrize("of", ["macs", "parameters", "channels"])
+def test_the_share_that_is_left(of):
+    model, channels = prune(Joined, keep=0.9, of=of), coupled(Joined)
+    whole = {"macs": channels.macs, "parameters": channels.parameters, "channels": np.sum}[of]
+    assert "keeps" in kept(model)["a"]
+    if of == "parameters":
+        left = sum(p.numel() for p in model.module.parameters())
+        assert left <= 0.9 * whole(np.ones(channels.count, bool))
+
+
+def test_needs_are_those_of_the_saliency():
+    assert Prune(keep=0.5).needs == "labelled"
+    assert Prune(keep=0.5, saliency=Fpgm()).needs == "none"
+
+
+def test_a_vit_loses_neurons_of_its_mlps_and_says_why_nothing_else():
+    model = prune(SmallViT, keep=0.5, of="channels")
+    assert kept(model).keys() == {"blocks.layers.0.linear1", "blocks.layers.1.linear1"}
+    assert "normalised over" in skipped(model)["patches"]
+    assert model.module.blocks.layers[0].linear1.out_features < 16
+
+
+def test_a_size_written_out_is_found_by_trying():
+    class Net(HardReshape):
+        def forward(self, x):
+            return super().forward(x.expand(-1, 3, -1, -1).repeat_interleave(2, 2).repeat_interleave(2, 3))
+
+    assert "fails without some" in skipped(prune(Net, keep=0.9))["conv"]
+
+
+def test_a_layer_whose_code_depends_on_the_width_is_found_by_trying():
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(16, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = torch.relu(self.a(x.flatten(1)))
+            return self.c(torch.relu(self.b(x)) / x.shape[1])
+
+    model = prune(Scaled, keep=0.8)
+    assert "does not compute the same" in skipped(model)["a"]
+    assert kept(model).keys() == {"b"}
+
+
+def test_an_operator_of_ones_own_is_no_traceback():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.a(x.flatten(1))
+            return self.b(torch.linalg.qr(x.T).Q.T if x.shape[0] > 9 else torch.cumsum(x, 1))
+
+    model = prune(Own, keep=0.8)
+    assert "cumsum" in skipped(model)["a"]
+    assert not kept(model)
+
+
+def test_where_says_which_layers_lose_channels():
+    model = prune(Plain, keep=0.9, where=["weights", "!one.*"])
+    assert kept(model).keys() == {"two"}
+    assert model.module.one.out_channels == 3
+
+
+def test_encoded_tensors_are_thawed_and_the_rest_stay():
+    task = task_of(Plain)
+    encoded = Encode(format=Int(bits=4)).apply(Model.of(task.model()), task, Context())
+    model = Prune(keep=0.9, saliency=Magnitude(), where="two.weight").apply(encoded, task, Context())
+    assert model.weights.keys() == {"one.weight"}
+    assert {note.name for note in model.notes if note.kind == "thawed"} == {"two.weight", "fc.weight"}
+
+
+def test_what_cannot_be_reached_is_refused():
+    with pytest.raises(ConfigError, match=r"prune.keep: cannot be reached"):
+        prune(Plain, keep=0.01)
+
+
+def test_prunes_a_pruned_network_again():
+    task = task_of(Joined)
+    step = Prune(keep=0.8, saliency=Magnitude(), of="parameters")
+    once = step.apply(Model.of(task.model()), task, Context())
+    structure = dict(once.structure)
+    assert {path: spec.build().weight.shape for path, spec in structure.items()} == {
+        path: once.module.get_submodule(path).weight.shape for path in structure
+    }
+
+
+def test_magnitude_and_geometric_median_by_hand():
+    model, channels = Model.of(random(Plain)), coupled(Plain)
+    filters = model.tensors["one.weight"].detach().flatten(1).double()
+    for norm in (1, 2):
+        found = Magnitude(norm=norm, relative=False).scores(model, channels, task_of(Plain), 0).linear[:3]
+        np.testing.assert_allclose(found, filters.norm(norm, dim=1).numpy(), rtol=1e-6)
+    slow = [sum(float((a - b).norm()) for b in filters) for a in filters]
+    np.testing.assert_allclose(distances(filters.numpy()), slow, rtol=1e-9)
+    np.testing.assert_allclose(distances(filters.numpy() + 5), slow, rtol=1e-9)
+    found = Fpgm().scores(model, channels, task_of(Plain), 0).linear[:3]
+    np.testing.assert_allclose(found, slow / np.mean(slow), rtol=1e-6)

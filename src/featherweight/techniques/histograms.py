@@ -46,9 +46,7 @@ class Histogram:
                 hint="look for NaN in the data, and for weights that diverged",
             )  # fmt: skip
         limit = 2.0 ** np.ceil(np.log2(max(abs(low), abs(high), 2.0**-100)))
-        places = np.floor((values / np.float32(limit) + np.float32(1)) * np.float32(BINS // 2)).astype(
-            np.int32
-        )
+        places = np.floor(values * np.float32(BINS // 2 / limit)).astype(np.int32) + BINS // 2
         counts = np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
         return cls(counts.astype(np.int64), float(limit), float(low), float(high))
 

@@ -46,12 +46,15 @@ class Images:
         return getattr(self.task, name)
 
     def example(self) -> torch.Tensor:
+        """Return two images."""
         return self.images[:2]
 
     def batches(self, split: str, *, seed: int, epoch: int):
+        """Return the images, unlabelled, whatever the split."""
         return [(part, None) for part in self.images.split(50)]
 
     def inputs(self, batch):
+        """Return the images of a batch."""
         return batch[0]
 
 
@@ -83,6 +86,7 @@ class Reader(CalibrationDataReader):
         self.left = iter([{"x": image[None]} for image in images.numpy()])
 
     def get_next(self):
+        """Return the next image, or None after the last."""
         return next(self.left, None)
 
 

@@ -45,7 +45,9 @@ def layer_parity(
     """Return the parity of every quantized edge that an operator writes.
 
     The runtime hands out the integers of every edge. Each layer of the simulation reads the runtime's integers,
-    not its own, so that a difference is made by that layer alone.
+    not its own, so that a difference is made by that layer alone. An average of a few integers is often exactly
+    half way between two, where float32 sums of either order round to one or the other: of averages fewer are
+    equal, none further apart.
 
     Args:
         model: a model with quantizers.

@@ -14,6 +14,7 @@ from featherweight.task import Restricted
 from featherweight.techniques import (
     Context,
     Encode,
+    Factorize,
     Finetune,
     Fold,
     Prune,
@@ -21,6 +22,7 @@ from featherweight.techniques import (
     Sparsify,
     Train,
 )
+from featherweight.techniques.lowrank.ranks import Given
 from featherweight.techniques.saliencies import SospH
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
@@ -47,6 +49,7 @@ STEPS = [
     Sparsify(pattern=(2, 4)),
     Fold(),
     Prune(keep=0.6, saliency=SospH(samples=40)),
+    Factorize(form="channel", rank=Given(1)),
     ReestimateBatchnorm(samples=40),
     Finetune(),
     Finetune(keep_zeros=True, optimizer="adamw", clip=0.1),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Union
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
 from featherweight.techniques.encode import Encode
+from featherweight.techniques.factorize import Factorize
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.load import Load
@@ -16,7 +17,8 @@ from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 
 STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps", (Train, Load, Sparsify, Prune, Encode, Fold, ReestimateBatchnorm, Finetune)
+    "featherweight.steps",
+    (Train, Load, Sparsify, Prune, Factorize, Encode, Fold, ReestimateBatchnorm, Finetune),
 )
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ __all__ = [
     "AnyStep",
     "Context",
     "Encode",
+    "Factorize",
     "Finetune",
     "Fold",
     "Load",

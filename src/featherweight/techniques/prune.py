@@ -55,11 +55,13 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         from featherweight.techniques.structured.select import Guard, select
         from featherweight.techniques.structured.surgery import pruned
         from featherweight.techniques.structured.trial import mismatch
+        from featherweight.training.loop import isolated
 
         channels, notes = found(model, task, self.where)
         if not channels or not channels.groups:
             return model.with_notes(notes)
-        scores = self.saliency.scores(model, channels, task, context.seed)
+        with isolated():
+            scores = self.saliency.scores(model, channels, task, context.seed)
         cost = self.cost(channels)
         whole = cost(np.ones(channels.count, bool))
         kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple))

@@ -15,10 +15,11 @@ from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
+from featherweight.techniques.widen import Widen
 
 STEPS: tuple[type[Step], ...] = with_plugins(
     "featherweight.steps",
-    (Train, Load, Sparsify, Prune, Factorize, Encode, Fold, ReestimateBatchnorm, Finetune),
+    (Train, Load, Sparsify, Prune, Factorize, Widen, Encode, Fold, ReestimateBatchnorm, Finetune),
 )
 
 if TYPE_CHECKING:
@@ -40,4 +41,5 @@ __all__ = [
     "Sparsify",
     "Step",
     "Train",
+    "Widen",
 ]

@@ -13,11 +13,19 @@ from featherweight.files import write_whole
 from featherweight.formats import CODERS, FORMATS
 from featherweight.formats.coders import tag
 from featherweight.techniques import STEPS
+from featherweight.techniques.lowrank.ranks import RANKS
 from featherweight.techniques.saliencies import SALIENCIES
 from featherweight.training.methods import METHODS
 
 FOLDER = Path(__file__).parent / "reference"
-PAGES = {"steps": STEPS, "formats": FORMATS, "coders": CODERS, "methods": METHODS, "saliencies": SALIENCIES}
+PAGES = {
+    "steps": STEPS,
+    "formats": FORMATS,
+    "coders": CODERS,
+    "methods": METHODS,
+    "saliencies": SALIENCIES,
+    "ranks": RANKS,
+}
 
 
 def page(title: str, kinds: tuple[type[msgspec.Struct], ...]) -> str:
@@ -44,7 +52,9 @@ def entry(kind: type[msgspec.Struct]) -> str:
 
 def said_needs(kind: type[Any]) -> str:
     """Return what a struct needs of the data, or on what that depends."""
-    return str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
+    return (
+        str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
+    )
 
 
 def doctests_fenced(text: str) -> str:

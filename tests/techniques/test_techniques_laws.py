@@ -17,6 +17,7 @@ from featherweight.techniques import (
     CorrectBias,
     Encode,
     Equalize,
+    Factorize,
     Finetune,
     Fold,
     Gptq,
@@ -25,6 +26,7 @@ from featherweight.techniques import (
     Sparsify,
     Train,
 )
+from featherweight.techniques.lowrank.ranks import Given
 from featherweight.techniques.saliencies import SospH
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
@@ -54,6 +56,7 @@ STEPS = [
     CorrectBias(samples=40),
     Gptq(samples=40),
     Prune(keep=0.6, saliency=SospH(samples=40)),
+    Factorize(form="channel", rank=Given(1)),
     ReestimateBatchnorm(samples=40),
     Calibrate(),
     Calibrate(bits=4, signed=True, scheme="symmetric", ranges=99.9, samples=40, keep_float=("0",)),

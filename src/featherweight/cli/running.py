@@ -35,7 +35,7 @@ def doctor(
         return
     for finding in found:
         say(f"{finding.about}: {finding.what}\n  where: {finding.places}\n  hint:  {finding.hint}\n")
-    say(f"{len(found)} findings" if found else "nothing found")
+    say({0: "nothing found", 1: "1 finding"}.get(len(found), f"{len(found)} findings"))
 
 
 def chosen(names: list[RuntimeName] | None) -> list[Runtime]:

@@ -10,6 +10,7 @@ from featherweight.techniques.calibrate import Calibrate
 from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.equalize import Equalize
+from featherweight.techniques.factorize import Factorize
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.gptq import Gptq
@@ -18,6 +19,7 @@ from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
+from featherweight.techniques.widen import Widen
 
 STEPS: tuple[type[Step], ...] = with_plugins(
     "featherweight.steps",
@@ -26,6 +28,8 @@ STEPS: tuple[type[Step], ...] = with_plugins(
         Load,
         Sparsify,
         Prune,
+        Factorize,
+        Widen,
         Encode,
         Gptq,
         Fold,
@@ -50,6 +54,7 @@ __all__ = [
     "CorrectBias",
     "Encode",
     "Equalize",
+    "Factorize",
     "Finetune",
     "Fold",
     "Gptq",
@@ -59,4 +64,5 @@ __all__ = [
     "Sparsify",
     "Step",
     "Train",
+    "Widen",
 ]

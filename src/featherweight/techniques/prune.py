@@ -52,14 +52,19 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
+        from featherweight.techniques.structured.eligible import eligible
         from featherweight.techniques.structured.select import Guard, select
         from featherweight.techniques.structured.surgery import pruned
-        from featherweight.techniques.structured.trial import mismatch
+        from featherweight.techniques.structured.trial import mismatch, prunable
+        from featherweight.training.loop import isolated
 
-        channels, notes = found(model, task, self.where)
-        if not channels or not channels.groups:
+        channels, fixed = eligible(model, task, self.where)
+        channels, failed = prunable(model, channels, task.example())
+        notes = [*fixed, *failed]
+        if not channels.groups:
             return model.with_notes(notes)
-        scores = self.saliency.scores(model, channels, task, context.seed)
+        with isolated():
+            scores = self.saliency.scores(model, channels, task, context.seed)
         cost = self.cost(channels)
         whole = cost(np.ones(channels.count, bool))
         kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple))
@@ -75,32 +80,6 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             "channels": lambda kept: kept.sum(),
         }
         return counted[self.of]
-
-
-def found(model: Model, task: Task, where: Where) -> tuple[Channels | None, list[Note]]:
-    """Return the channels of the selected weights that can go, and notes on those that cannot."""
-    from featherweight.graph.coupling import couple
-    from featherweight.model import Note
-    from featherweight.selectors import select
-    from featherweight.techniques.structured.trial import prunable
-
-    names = set(select(model, where))
-    try:
-        channels = couple(model.module, task.example())
-    except UnsupportedError as error:
-        return None, [Note("skipped", "network", f"keeps its channels: {error.what} ({error.where})")]
-    selected = [
-        number
-        for number, group in enumerate(channels.groups)
-        if all(m.tensor in names for m in group.makers if model.tensors[m.tensor].dim() > 1)
-    ]
-    tried, failed = prunable(model, channels.only(selected), task.example())
-    fixed = [
-        Note("skipped", layer, f"keeps its channels: {reason}")
-        for layer, reason in channels.fixed.items()
-        if f"{layer}.weight" in names
-    ]
-    return tried, [*fixed, *failed]
 
 
 def chosen(channels: Channels, kept: Array) -> list[Note]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,16 +61,21 @@ def one_less(channels: Channels) -> Array:
 
 def mismatch(model: Model, channels: Channels, kept: Array, example: Inputs) -> str:
     """Return how the pruned network differs from the one with silent channels on `example`, or an empty string."""
+    return difference(lambda: pruned(model, channels, kept), silenced(model, channels, kept), example)
+
+
+def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> str:
+    """Return how a network that is made differs from what is expected on `example`, or an empty string."""
     try:
-        found = computed(pruned(model, channels, kept), example)
+        found = computed(make(), example)
     except Exception as error:  # the network is anyone's code
-        return f"the network fails without some of them: {(str(error).strip().splitlines() or [''])[0][:160]}"
-    for a, b in zip(found, computed(silenced(model, channels, kept), example), strict=True):
+        return f"the network fails with another number: {(str(error).strip().splitlines() or [''])[0][:160]}"
+    for a, b in zip(found, computed(expected, example), strict=True):
         if a.shape != b.shape:
-            return f"an output has the shape {tuple(a.shape)} in the place of {tuple(b.shape)} without some of them"
+            return f"an output would have the shape {tuple(a.shape)}, not {tuple(b.shape)}"
         scale = float(b.abs().max()) if b.numel() else 0.0
         if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * max(scale, 1e-6), equal_nan=True):
-            return "the network without them does not compute the same as with silent ones"
+            return "the network does not compute the same with another number"
     return ""
 
 

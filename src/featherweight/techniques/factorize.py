@@ -1,0 +1,155 @@
+"""The step `factorize`: a layer becomes two or three thinner ones of low rank."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import TYPE_CHECKING, ClassVar
+
+from featherweight.structure import LayerSpec
+from featherweight.task import Inputs, Needs, Task
+from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.lowrank.layers import Factor, Form, factors
+from featherweight.techniques.lowrank.ranks import AnyRank, Evbmf
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from featherweight.graph.graph import Graph
+    from featherweight.model import Model, Note
+
+Plan = dict[str, list[Factor]]
+
+KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
+
+
+class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factorize"):
+    """Replace linear layers and convolutions by products of thinner ones, by singular values.
+
+    A linear layer becomes two. A convolution becomes one of few channels and one of single pixels (`channel`), a
+    vertical and a horizontal one (`spatial`), or one that mixes channels on either side of a small core (`tucker`).
+    Factors are ordinary weights: encode, prune and finetune them. A layer whose factors would cost no less, in
+    multiply-accumulates and in parameters, is left alone, with a note.
+
+    References: Denton, Zaremba, Bruna, LeCun, Fergus, Exploiting linear structure within convolutional networks,
+    2014, arXiv 1404.0736 (linear layers); `lowrank.factors` names those of convolutions.
+
+    Attributes:
+        where: weights of which layers; see `featherweight.selectors`.
+        form: what becomes of a convolution.
+        rank: how the rank of each matrix is chosen: `evbmf`, `energy` or `given`.
+    """
+
+    needs: ClassVar[Needs] = "none"
+    where: Where = "weights"
+    form: Form = "tucker"
+    rank: AnyRank = Evbmf()
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with these layers factorised."""
+        from featherweight.graph.trace import trace
+        from featherweight.model import Note
+
+        graph = trace(model.module, task.example(), dynamic={})
+        refused = obstacles(model, graph)
+        plan: Plan = {}
+        paths = selected(model, self.where)
+        for path in paths:
+            layer = model.module.get_submodule(path)
+            if path not in refused:
+                use = next(found for found in graph.layers if f"{path}.weight" in found.tensors)
+                made = factors(layer, self.form, self.rank, use.inputs[0], use.shape)
+                if cheaper(layer, made):
+                    plan[path] = made
+                else:
+                    refused[path] = f"its factors ({ranks(made)}) would cost no less"
+        plan, failed = running(model, plan, task.example())
+        skipped = {path: refused[path] for path in paths if path in refused} | failed
+        notes = [
+            Note("skipped", path or "network", f"not factorised: {reason}")
+            for path, reason in skipped.items()
+        ]
+        return factorised(model, plan, notes)
+
+
+def selected(model: Model, where: Where) -> list[str]:
+    """Return the paths of the modules that own the selected tensors."""
+    from featherweight.selectors import select
+
+    return list(dict.fromkeys(name.rpartition(".")[0] for name in select(model, where)))
+
+
+def obstacles(model: Model, graph: Graph) -> dict[str, str]:
+    """Return the modules that cannot be replaced by a sequence, with the reason."""
+    from featherweight.graph.coupling import unshapeable
+
+    fixed = {name.rpartition(".")[0]: reason for name, reason in unshapeable(model.module).items()}
+    found = {}
+    for path, layer in model.module.named_modules():
+        readers = graph.readers(f"{path}.weight")
+        if type(layer).__name__ not in KINDS:
+            found[path] = f"{type(layer).__name__} is no linear layer or convolution"
+        elif path in fixed:
+            found[path] = fixed[path]
+        elif getattr(layer, "groups", 1) != 1:
+            found[path] = "its channels are in groups"
+        elif not readers or any(node.module != path for node in readers):
+            found[path] = "its weight is not used by the layer alone"
+        elif any(node.op not in ("linear", "conv1d", "conv2d", "conv3d") for node in readers):
+            found[path] = "it is not computed as the layer it is"
+    return found
+
+
+def cheaper(layer: nn.Module, made: list[Factor]) -> bool:
+    """Return whether factors cost less than the layer, in multiply-accumulates and in weights."""
+    weight = prod(layer.weight.shape)  # type: ignore[arg-type]
+    macs = sum(factor.places * factor.weight.size for factor in made)
+    return macs < made[-1].places * weight and sum(factor.weight.size for factor in made) < weight
+
+
+def ranks(made: list[Factor]) -> str:
+    """Return the ranks between factors, for a note."""
+    between = [str(factor.weight.shape[0]) for factor in made[:-1]]
+    return f"rank {', '.join(between)}" if between else "full rank"
+
+
+def factorised(model: Model, plan: Plan, notes: list[Note]) -> Model:
+    """Return the model with every layer of `plan` a sequence of its factors; the last one has the bias."""
+    import torch
+
+    from featherweight.model import Note
+
+    layers, values, chosen = {}, {}, []
+    for path, made in plan.items():
+        layers[path] = LayerSpec("Sequential")
+        bias = model.module.get_submodule(path).bias
+        for number, factor in enumerate(made):
+            last = number == len(made) - 1
+            arguments = {**factor.spec.arguments, "bias": last and bias is not None}
+            layers[f"{path}.{number}"] = LayerSpec(factor.spec.kind, arguments)
+            values[f"{path}.{number}.weight"] = torch.from_numpy(factor.weight.copy()).float()
+        if isinstance(bias, torch.Tensor):
+            values[f"{path}.{len(made) - 1}.bias"] = bias.detach()
+        chosen.append(Note("chose", path, f"{len(made)} factors of {ranks(made)}"))
+    notes = [*notes, *chosen]
+    return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+
+
+def running(model: Model, plan: Plan, example: Inputs) -> tuple[Plan, dict[str, str]]:
+    """Return what of `plan` the network runs with, and why not with the rest: its code may ask for the layer itself."""
+    if not failure(model, plan, example):
+        return plan, {}
+    failed = {
+        path: reason for path, made in plan.items() if (reason := failure(model, {path: made}, example))
+    }
+    return {path: made for path, made in plan.items() if path not in failed}, failed
+
+
+def failure(model: Model, plan: Plan, example: Inputs) -> str:
+    """Return why the network does not run with these factors, or an empty string."""
+    from featherweight.techniques.structured.trial import computed
+
+    try:
+        computed(factorised(model, plan, []), example)
+    except Exception as error:  # the network is anyone's code
+        return f"the network fails without it: {(str(error).strip().splitlines() or [''])[0][:160]}"
+    return ""

@@ -1,0 +1,1 @@
+"""Low rank: ranks from singular values, and layers as products of thinner ones."""

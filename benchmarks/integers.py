@@ -45,12 +45,15 @@ class Images:
         return getattr(self.task, name)
 
     def example(self) -> torch.Tensor:
+        """Return two images."""
         return self.images[:2]
 
     def batches(self, split: str, *, seed: int, epoch: int):
+        """Return all images, without labels."""
         return [(part, None) for part in self.images.split(50)]
 
     def inputs(self, batch):
+        """Return the images of a batch."""
         return batch[0]
 
 
@@ -82,6 +85,7 @@ class Reader(CalibrationDataReader):
         self.left = iter([{"x": image[None]} for image in images.numpy()])
 
     def get_next(self):
+        """Return the next image, or None."""
         return next(self.left, None)
 
 

@@ -1,9 +1,12 @@
 """The README's Python runs as it stands; the guides are doctests of their own."""
 
+import doctest
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parent.parent
 
@@ -16,6 +19,11 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, "README.md", "exec"), {})
     assert (tmp_path / "model.fw").stat().st_size > 0
+
+
+@pytest.mark.parametrize("page", sorted(path.name for path in (ROOT / "docs" / "concepts").glob("*.md")))
+def test_the_concepts_examples_run(page):
+    assert doctest.testfile(str(ROOT / "docs" / "concepts" / page), module_relative=False).failed == 0
 
 
 def test_links_between_pages_lead_somewhere():

@@ -5,7 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from structured_networks import Images, Joined, Mlp, Plain, Residual, coupled, explicit, random
+from structured_networks import Images, Joined, Mlp, Plain, Residual, SmallViT, coupled, explicit, random
 from torch import nn
 
 from featherweight.curvature.diagonal import fisher_diagonal, gauss_newton_diagonal
@@ -219,15 +219,14 @@ def test_of_two_equal_neurons_sosp_i_keeps_one():
 
 
 def test_half_the_data_ranks_alike():
-    task = Images(Residual, size=2000, batch=500)
-    model, channels = Model.of(task.model()), coupled(Residual)
-    ranks = [np.argsort(np.argsort(SospH().scores(model, channels, Half(side), 0).linear)) for side in (0, 1)]
-    assert np.corrcoef(*ranks)[0, 1] > 0.85
+    model, channels = Model.of(Images(SmallViT).model()), coupled(SmallViT)
+    scores = [SospH().scores(model, channels, Half(side), 0).linear for side in (0, 1)]
+    assert np.corrcoef(*(np.argsort(np.argsort(score)) for score in scores))[0, 1] > 0.95  # Spearman
 
 
 class Half(Images):
     def __init__(self, side):
-        super().__init__(Residual, size=2000, batch=500)
+        super().__init__(SmallViT, size=2000, batch=500)
         object.__setattr__(self, "side", side)
 
     def batches(self, split, *, seed, epoch):

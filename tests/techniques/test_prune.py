@@ -7,11 +7,14 @@ from networks import HardReshape
 from structured_networks import Images, Joined, Plain, SmallViT, coupled, random
 from torch import nn
 
+from featherweight.artifact import dumps, loads
 from featherweight.errors import ConfigError
 from featherweight.formats import Int
 from featherweight.model import Model
+from featherweight.recipe.packing import pack
 from featherweight.task import Restricted
-from featherweight.techniques import Context, Encode, Prune
+from featherweight.techniques import Context, Encode, Factorize, Prune, Widen
+from featherweight.techniques.lowrank.ranks import Given
 from featherweight.techniques.saliencies import Fpgm, Magnitude
 from featherweight.techniques.saliencies.fpgm import distances
 
@@ -134,3 +137,31 @@ def test_magnitude_and_geometric_median_by_hand():
     np.testing.assert_allclose(distances(filters.numpy() + 5), slow, rtol=1e-9)
     found = Fpgm().scores(model, channels, task_of(Plain), 0).linear[:3]
     np.testing.assert_allclose(found, slow / np.mean(slow), rtol=1e-6)
+
+
+def test_a_file_of_a_pruned_factorised_quantised_network_fills_the_tasks_own():
+    task = task_of(Plain)
+    model = Model.of(task.model())
+    for step in (
+        Widen(where="one.weight"),
+        Prune(keep=0.9, saliency=Magnitude(), where="one.weight"),
+        Factorize(where="two.weight", form="channel", rank=Given(1)),
+        Encode(format=Int(bits=8)),
+    ):
+        model = step.apply(model, Restricted(task, step.needs), Context())
+    filled = loads(dumps(pack(model))).into(task.model())
+    assert type(filled.two) is nn.Sequential
+    torch.testing.assert_close(filled(task.example()), model.module(task.example()), rtol=0, atol=0)
+
+
+def test_a_network_that_cannot_be_traced_is_left_alone_with_a_note():
+    class Branching(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a, self.b = nn.Linear(16, 6), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.a(x.flatten(1))
+            return self.b(x if x.sum() > 0 else -x)
+
+    assert "control flow" in skipped(prune(Branching, keep=0.9))["network"]

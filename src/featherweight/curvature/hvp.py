@@ -88,34 +88,32 @@ def hessian_product(
 
     References: Pearlmutter, Fast exact multiplication by the Hessian, 1994, eq. 2.
     """
-    gradient: Values = {}
-    product: Values = {}
+    gradient = {name: torch.zeros_like(value) for name, value in parameters(model).items()}
+    product = {name: torch.zeros_like(value) for name, value in gradient.items()}
     samples = 0
     for batch in batches:
         count = size_of(task.inputs(batch))
         with differentiating():
             first, second = _both(model, task, batch, direction)
-        for total, part in ((gradient, first), (product, second)):
-            for name, value in part.items():
-                total[name] = total.get(name, 0) + value * count
+        for name in gradient:
+            gradient[name].add_(first[name], alpha=count)
+            product[name].add_(second[name], alpha=count)
         samples += count
-    return Derivatives(
-        {name: value / samples for name, value in gradient.items()},
-        {name: value / samples for name, value in product.items()},
-        samples,
-    )
+    for total in (*gradient.values(), *product.values()):
+        total.div_(samples)
+    return Derivatives(gradient, product, samples)
 
 
 def _both(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor]) -> tuple[Values, Values]:
     values = parameters(model)
     first = _gradient(loss_of(model, task, values, batch), values, create_graph=True)
-    along = sum(((first[name] * direction[name]).sum() for name in direction), start=torch.zeros(()))
     plain = {name: value.detach() for name, value in first.items()}
-    if not along.requires_grad:  # the loss is linear in the parameters
+    along = [(first[name], v) for name, v in direction.items() if first[name].requires_grad]
+    if not along:  # the loss is linear in the parameters
         return plain, {name: torch.zeros_like(value) for name, value in plain.items()}
     try:
         # grad(along, inputs) would pass by an operator that forbids a second derivative, as if it were constant
-        torch.autograd.backward(along)
+        torch.autograd.backward([gradient for gradient, _ in along], [v for _, v in along])
         return plain, {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in values.items()}
     except RuntimeError as error:
         if "differentiat" not in str(error) and "derivative" not in str(error):

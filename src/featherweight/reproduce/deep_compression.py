@@ -38,12 +38,8 @@ CASES = (
         TAUGHT, replace(TAUGHT, lr=1e-3), SHARED, (FEWEST,), Paper("39x, 0.80 to 0.74 % error", HAN),
     ),
     Case(
-        "ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, (0.3, 0.5), (1, 6, 4),
+        "ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, (0.3, 0.5, 0.6), (1, 3, 2),
         DESCENT, replace(DESCENT, lr=5e-3), integers(4), (FEWEST,),
-    ),
-    Case(
-        "VGG-16", "vgg16-cifar10", (0,), 0.5, 40, (0.87,), (1, 3, 1),
-        DESCENT, replace(DESCENT, lr=5e-3), integers(3), (FEWEST,),
     ),
 )  # fmt: skip
 

@@ -46,7 +46,9 @@ def rival(weight: Array, wanted: float, low: float, coder: Coder) -> Encoded:
     high = 4 * low
     for _ in range(14):
         middle = (low + high) / 2
-        low, high = (middle, high) if error(nearest(weight, middle, coder), weight) <= wanted else (low, middle)
+        low, high = (
+            (middle, high) if error(nearest(weight, middle, coder), weight) <= wanted else (low, middle)
+        )
     return nearest(weight, low, coder)
 
 
@@ -69,7 +71,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="small tensors")
     side = 200 if parser.parse_args().quick else 1000
     for coder in (Rans(), Huffman(), Cabac()):
-        rate_aware(nearest(np.eye(8, dtype=np.float32), 1.0, coder), np.eye(8, dtype=np.float32), 0.1)  # compiles
+        rate_aware(
+            nearest(np.eye(8, dtype=np.float32), 1.0, coder), np.eye(8, dtype=np.float32), 0.1
+        )  # compiles
         for name, weight in weights(side).items():
             for step, multiple in ((0.5, 1.4), (1.0, 1.4), (1.5, 1.4), (1.5, 0.7)):
                 print(line(name, weight, step, multiple, coder), flush=True)

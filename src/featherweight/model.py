@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from featherweight.activations import Quantizer
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded
+from featherweight.graph.graph import Edge
 from featherweight.structure import LayerSpec, Structure, copied, restructure
 
 Array = NDArray[Any]
@@ -49,12 +51,14 @@ class Model:
         module: the network, in eval mode.
         structure: what differs from `task.model()`.
         weights: encoded tensors by canonical name; all others are as the module has them.
+        activations: quantizers by edge of the module's graph; edges that share one hold equal values.
         notes: what was skipped, thawed or chosen on the way here.
     """
 
     module: nn.Module
     structure: Structure = field(default_factory=dict)
     weights: Mapping[str, Encoded] = field(default_factory=dict)
+    activations: Mapping[Edge, Quantizer] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
 
     @classmethod
@@ -111,14 +115,25 @@ class Model:
     def with_structure(
         self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()
     ) -> Model:
-        """Return the model with these layers replaced, and then these tensors set (by their new names)."""
+        """Return the model with these layers replaced, and then these tensors set (by their new names).
+
+        Quantizers of activations are dropped, for the edges of another structure have other names.
+        """
         module = restructure(share(self.module), layers)
         inside = tuple(f"{path}." for path in layers)
         kept = {name: entry for name, entry in self.weights.items() if not name.startswith(inside)}
         gone = [Note("thawed", name, "its layer was rebuilt") for name in self.weights if name not in kept]
+        if self.activations:
+            gone.append(
+                Note("thawed", "activations", "the structure changed after calibration: calibrate again")
+            )
         outer = {path: spec for path, spec in self.structure.items() if not path.startswith(inside)}
-        model = Model(module.eval(), {**outer, **layers}, kept, (*self.notes, *notes, *gone))
+        model = Model(module.eval(), {**outer, **layers}, kept, notes=(*self.notes, *notes, *gone))
         return model.with_tensors(values)
+
+    def with_activations(self, activations: Mapping[Edge, Quantizer], notes: Iterable[Note] = ()) -> Model:
+        """Return the model with these quantizers on its edges, and no others."""
+        return dataclasses.replace(self, activations=dict(activations), notes=(*self.notes, *notes))
 
     def with_notes(self, notes: Iterable[Note]) -> Model:
         """Return the model with more notes."""
@@ -140,7 +155,7 @@ class Model:
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of structure, tensors and encodings: what a result that starts from this model depends on."""
+        """SHA-256 of structure, tensors, encodings and quantizers: what a result that starts here depends on."""
         digest = hashlib.sha256(msgspec.json.encode(sorted(self.structure.items()), order="sorted"))
         for name, tensor in self.tensors.items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
@@ -149,6 +164,7 @@ class Model:
                 digest.update(msgspec.json.encode((entry.format, entry.coder), order="sorted"))
             digest.update(to_bytes(tensor))
         digest.update(msgspec.json.encode(self.aliases, order="sorted"))
+        digest.update(msgspec.json.encode(self.activations, order="sorted"))
         return digest.hexdigest()
 
 

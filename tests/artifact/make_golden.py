@@ -7,7 +7,8 @@ from pathlib import Path
 from artifact_cases import numbers, small
 
 from featherweight.artifact import Artifact, Contents, dumps, loads
-from featherweight.formats import Clustered, Float, Int, Log2
+from featherweight.formats import Astc, Clustered, Float, Int, Log2
+from featherweight.formats.astc.modes import FOOTPRINTS
 from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -36,6 +37,14 @@ def every_format_and_coder():
     return Contents(tensors)
 
 
+def astc():
+    """ASTC blocks of every footprint and kind, under the coder that keeps them as they are."""
+    weight = numbers((30, 31), 2, 0.5)
+    formats = [Astc(footprint=footprint, per="tensor") for footprint in FOOTPRINTS]
+    formats += [Astc("4x4", 4), Astc("12x12", 4), Astc("6x6", 1, "float16"), Astc("8x5", preset="best")]
+    return Contents({f"t{number}": form.encode(weight) for number, form in enumerate(formats)})
+
+
 def digests(artifact: Artifact) -> dict[str, str]:
     """Return a hash of type, shape and bytes of each decoded tensor."""
     values = artifact.weights()
@@ -48,6 +57,7 @@ def main():
         "small": small(),
         "empty": Contents({}),
         "formats": every_format_and_coder(),
+        "astc": astc(),
     }.items():
         path = GOLDEN / f"{name}.fw"
         if path.exists():

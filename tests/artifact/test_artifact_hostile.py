@@ -80,6 +80,11 @@ NAME, SHAPE, FORMAT, CODER, LENGTHS, PERMUTATION, GROUPS = range(1, 8)
 LAYER = {"kind": "Linear", "arguments": {"in_features": 9}}
 
 
+def quantized(quantizer, edges):
+    """A header with one quantizer."""
+    return lambda header: [*header[:5], [[quantizer, edges]]]
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -155,7 +160,17 @@ LAYER = {"kind": "Linear", "arguments": {"in_features": 9}}
         ),
         (set_at(TENSORS, 8, 3, "x" * 100_000), r"Invalid enum value 'xxx"),
         (set_at(FACTS, DELETE), r"Expected `array` of at least length 5"),
-        (lambda header: [*header, 1], r"Expected `array` of at most length 5"),
+        (lambda header: [*header, [], 1], r"Expected `array` of at most length 6"),
+        (quantized([0.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got 0\.0"),
+        (quantized([-1.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got -1\.0"),
+        (quantized([float("inf"), 0, 8, False], ["a"]), r"quantizer\.scale: not a finite number"),
+        (quantized([float("nan"), 0, 8, False], ["a"]), r"quantizer\.scale: not a finite number"),
+        (quantized([0.1, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got 0\.1, expected float32"),
+        (quantized([0.5, 256, 8, False], ["a"]), r"quantizer\.zero_point: outside the grid: got 256"),
+        (quantized([0.5, 8, 4, True], ["a"]), r"quantizer\.zero_point: outside the grid: got 8"),
+        (quantized([0.5, 0, 9, False], ["a"]), r"Expected `int` <= 8"),
+        (quantized([0.5, 0], ["a", "a"]), r"activations: a: appears twice"),
+        (quantized([0.5, 0], ["a\0"]), r"activations: name: got 'a"),
     ],
 )
 def test_a_forged_header_is_refused_with_its_place(content, edit, message):

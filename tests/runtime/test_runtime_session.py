@@ -98,13 +98,15 @@ def test_what_the_runtime_refuses_is_one_error():
 
 
 def test_a_file_without_a_graph_says_why():
-    artifact = SimpleNamespace(graph=None, facts={"graph": "fc cannot be traced"}, weights=dict)
+    artifact = SimpleNamespace(
+        graph=None, activations={}, facts={"graph": "fc cannot be traced"}, weights=dict
+    )
     with pytest.raises(UnsupportedError, match="no graph to run: fc cannot be traced"):
         session(artifact)
 
 
 def test_a_file_runs_with_equal_bits_each_time():
-    artifact = SimpleNamespace(graph=stored(), facts={}, weights=lambda: {"fc": W})
+    artifact = SimpleNamespace(graph=stored(), activations={}, facts={}, weights=lambda: {"fc": W})
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     first, second = (session(artifact, threads=threads).run(x) for threads in (1, 1))
     np.testing.assert_array_equal(first, second)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from featherweight.activations import Quantizer
 from featherweight.artifact.check import Check
 from featherweight.artifact.compression import decompress
 from featherweight.artifact.contents import Array, Raw, StoredGraph
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from featherweight.artifact.index import Index
-    from featherweight.runtime import Session
+    from featherweight.runtime import Runtime, Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,6 +134,7 @@ class Artifact:
         sealed: tensors by canonical name, still in the bytes of the file.
         aliases: further names of tied tensors, to their canonical name.
         structure: what differs from the task's own network.
+        activations: quantizers by edge of the network, which is a value of the graph.
         facts: task, recipe, metrics, versions, seed, notes.
     """
 
@@ -142,6 +144,7 @@ class Artifact:
     aliases: Mapping[str, str]
     structure: Mapping[str, LayerSpec]
     sealed_graph: SealedGraph | None
+    activations: Mapping[str, Quantizer]
     facts: Mapping[str, Any]
 
     @property
@@ -205,16 +208,19 @@ class Artifact:
 
         return fill(self, module)
 
-    def session(self, *, threads: int = 1) -> Session:
+    def session(
+        self, *, runtime: Runtime = "onnxruntime", threads: int = 1, integers: bool = True
+    ) -> Session:
         """Return a session that runs the stored graph with the decoded tensors; see `runtime.session`.
 
         Raises:
             UnsupportedError: the file holds no graph, or the runtime cannot run it.
-            IntegrityError: the graph or a tensor does not decode.
+            IntegrityError: the graph, a tensor or a quantizer does not decode.
+            MissingExtraError: OpenVINO is not installed.
         """
         from featherweight.runtime import session
 
-        return session(self, threads=threads)
+        return session(self, runtime=runtime, threads=threads, integers=integers)
 
     def index(self) -> Index:
         """Return a row for each tensor, and the bytes of the file by kind."""

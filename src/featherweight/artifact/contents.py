@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from featherweight.activations import Quantizer
 from featherweight.errors import ConfigError
 from featherweight.formats import Encoded
 from featherweight.structure import LayerSpec
@@ -124,6 +125,7 @@ class Contents:
         structure: what differs from the task's own network.
         graph: the float graph, if there is one.
         facts: task, recipe, metrics, versions, seed, notes: whatever JSON can hold.
+        activations: quantizers by edge of the network, which is a value of the graph.
     """
 
     tensors: Mapping[str, Encoded | Raw]
@@ -131,3 +133,4 @@ class Contents:
     structure: Mapping[str, LayerSpec] = field(default_factory=dict)
     graph: StoredGraph | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    activations: Mapping[str, Quantizer] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from featherweight.activations import Quantizer
 from featherweight.artifact.compression import compress, decompress
 from featherweight.artifact.contents import Initialiser, itemsize
 from featherweight.artifact.refusal import refusing
@@ -73,6 +74,13 @@ class GraphEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     outputs: str
 
 
+class SharedQuantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A quantizer and the edges that share it."""
+
+    quantizer: Quantizer
+    edges: tuple[str, ...]
+
+
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """All of a file but its numbers; `facts` is JSON text."""
 
@@ -81,11 +89,13 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     structure: dict[str, LayerSpec]
     graph: GraphEntry | None
     facts: str
+    activations: tuple[SharedQuantizer, ...] = ()
 
 
 def pack(header: Header) -> bytes:
-    """Return the compressed header with its length before it."""
-    frame = compress(msgspec.msgpack.encode(header))
+    """Return the compressed header with its length before it; without quantizers, it ends before them."""
+    fields = msgspec.structs.astuple(header)
+    frame = compress(msgspec.msgpack.encode(fields if header.activations else fields[:-1]))
     return struct.pack("<I", len(frame)) + frame
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from featherweight.activations import Quantizer
 from featherweight.artifact.artifact import Artifact, Sealed, SealedEncoded, SealedGraph, SealedRaw
 from featherweight.artifact.check import Check, all_names
 from featherweight.artifact.contents import Initialiser
@@ -64,12 +65,22 @@ def loads(content: bytes) -> Artifact:
         with refusing(entry.name):
             tensors[entry.name] = _seal(entry, check, [next(runs) for _ in entry.lengths])
     _check_structure(header.structure)
+    activations = _activations(header)
     if header.graph:
         _check_graph(header.graph, {entry.name: entry.shape for entry in header.tensors})
     facts = from_json(header.facts, "facts")
     if not isinstance(facts, dict):
         raise IntegrityError("not a mapping", where="facts", got=type(facts).__name__)
-    return Artifact(len(content), digest, tensors, header.aliases, header.structure, graph, facts)
+    return Artifact(
+        len(content), digest, tensors, header.aliases, header.structure, graph, activations, facts
+    )
+
+
+def _activations(header: Header) -> dict[str, Quantizer]:
+    """Return the quantizers by edge; each checked itself when it was made."""
+    with refusing("activations"):
+        _check_names(edge for entry in header.activations for edge in entry.edges)
+    return {edge: entry.quantizer for entry in header.activations for edge in entry.edges}
 
 
 def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:

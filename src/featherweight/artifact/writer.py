@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
+from featherweight.activations import Quantizer
 from featherweight.artifact.check import all_names, checksum
 from featherweight.artifact.compression import compress
 from featherweight.artifact.contents import Contents, Raw, StoredGraph
@@ -16,6 +18,7 @@ from featherweight.artifact.header import (
     GraphEntry,
     Header,
     RawEntry,
+    SharedQuantizer,
     pack,
     to_json,
 )
@@ -53,6 +56,7 @@ def dumps(contents: Contents) -> bytes:
         structure=dict(sorted(contents.structure.items())),
         graph=graph,
         facts=to_json(dict(contents.facts), "facts", order="sorted"),
+        activations=_shared(contents.activations),
     )
     runs = [*graph_runs, *(run for _, tensor_runs in lines for run in tensor_runs)]
     try:
@@ -69,6 +73,14 @@ def dumps(contents: Contents) -> bytes:
 def _graph(graph: StoredGraph) -> tuple[GraphEntry, list[bytes]]:
     frame = compress(graph.onnx)
     return GraphEntry(len(frame), tuple(graph.initialisers), to_json(graph.outputs, "graph.outputs")), [frame]
+
+
+def _shared(activations: Mapping[str, Quantizer]) -> tuple[SharedQuantizer, ...]:
+    """Return each quantizer once, with its edges, in the order in which they come."""
+    edges: dict[Quantizer, list[str]] = {}
+    for edge, quantizer in activations.items():
+        edges.setdefault(quantizer, []).append(edge)
+    return tuple(SharedQuantizer(quantizer, tuple(sharing)) for quantizer, sharing in edges.items())
 
 
 def _checks(contents: Contents) -> bytes:

@@ -31,6 +31,18 @@ class Target(StrEnum):
     """What a file can be exported to."""
 
     onnx = "onnx"
+    onnx_int8 = "onnx-int8"
+    astc = "astc"
+
+
+class RuntimeName(StrEnum):
+    """What can run a file."""
+
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+_SUFFIXES = {Target.onnx: ".onnx", Target.onnx_int8: ".int8.onnx"}
 
 
 class SplitName(StrEnum):
@@ -83,6 +95,7 @@ def evaluate(
     file: FileArgument,
     task: TaskOption,
     split: Annotated[SplitName, typer.Option(help="Which data.")] = SplitName.test,
+    runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.onnxruntime,
     json: JsonFlag = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -92,7 +105,7 @@ def evaluate(
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)
-    predict, runtime = reloaded_predictor(artifact, chosen, threads or usable_processors())
+    predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime.value)
     found = measured(chosen, predict, split.value)
     if json:
         emit(
@@ -100,7 +113,7 @@ def evaluate(
                 "file": str(file),
                 "task": chosen.name,
                 "split": split.value,
-                "runtime": runtime,
+                "runtime": used,
                 "metrics": found,
             }
         )
@@ -140,27 +153,58 @@ def export(
     file: FileArgument,
     to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Default: FILE with the target's suffix.")
+        Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
     ] = None,
+    reduce_range: Annotated[
+        bool, typer.Option("--reduce-range", help="onnx-int8: weights of 7 bits, for x86 before VNNI.")
+    ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a file in another system's format: onnx gives a plain float model that any runtime opens."""
+    """Write a file for another system: onnx, a float model; onnx-int8, one in integers; astc, textures for GPUs."""
     from featherweight.errors import UnsupportedError
     from featherweight.files import write_whole
-    from featherweight.runtime import build_onnx
+    from featherweight.runtime import onnx_of, qdq_of
 
     artifact = _load(file)
+    if to is Target.astc:
+        _export_textures(artifact, out or file.with_suffix(".textures"), json)
+        return
     if artifact.graph is None:
         raise UnsupportedError(
             "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
         )
-    model = build_onnx(artifact.graph, {name: artifact.weight(name) for name in artifact.names})
-    content = model.SerializeToString(deterministic=True)
-    path = write_whole(out or file.with_suffix(f".{to.value}"), content)
-    if json:
-        emit({"file": str(path), "bytes": len(content)})
+    if to is Target.onnx:
+        model, floats = onnx_of(artifact), {}
+    elif artifact.activations:
+        integers = qdq_of(artifact, reduced=reduce_range)
+        model, floats = integers.onnx, integers.floats
     else:
-        say(f"{path}: {len(content):,} bytes")
+        raise UnsupportedError(
+            "no quantizers of activations", where=str(file), hint="add the step calibrate to its recipe"
+        )
+    content = model.SerializeToString(deterministic=True)
+    path = write_whole(out or file.with_suffix(_SUFFIXES[to]), content)
+    if json:
+        emit({"file": str(path), "bytes": len(content), "float": floats})
+        return
+    say(f"{path}: {len(content):,} bytes")
+    for layer, reason in floats.items():
+        say(f"{layer} computes in float: {reason}")
+
+
+def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
+    from featherweight.runtime.textures import SIDECAR, write_textures
+
+    said = write_textures(artifact, folder)
+    if json:
+        emit({"folder": str(folder), **said})
+        return
+    table(
+        ["tensor", "texture", "blocks"], [[t["tensor"], t["file"], t["footprint"]] for t in said["textures"]]
+    )
+    say(f"\n{folder / SIDECAR} says what they mean")
+    if said["elsewhere"]:
+        say(f"not in ASTC blocks, left in the .fw file: {', '.join(said['elsewhere'])}")
 
 
 def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:

@@ -56,6 +56,9 @@ def compress(
     batches: Annotated[
         int | None, typer.Option(help="auto: validation batches for sensitivities. Default: 16.", min=1)
     ] = None,
+    sensitivity: Annotated[
+        str | None, typer.Option(help="auto: measured (default), fisher, empirical or hawq.")
+    ] = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Start from untrained weights, not the baseline of the zoo.")
     ] = False,
@@ -74,6 +77,7 @@ def compress(
         max_bytes=max_bytes,
         where=where,
         batches=batches,
+        sensitivity=sensitivity,  # type: ignore[arg-type]  # checked where it is used
         seed=seed,
         threads=threads,
     )
@@ -106,6 +110,7 @@ def sensitivity(
         list[str] | None, typer.Option(help="Which tensors; may be repeated. Default: weights.")
     ] = None,
     batches: Annotated[int, typer.Option(help="Validation batches.", min=1)] = 16,
+    by: Annotated[str, typer.Option(help="measured, fisher, empirical or hawq.")] = "measured",
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -122,6 +127,7 @@ def sensitivity(
         model,
         chosen,
         default_options(),
+        by=by,  # type: ignore[arg-type]  # checked where it is used
         where=where,
         batches=batches,
         seed=seed,

@@ -9,13 +9,13 @@ import onnx
 
 from featherweight.artifact import Artifact, load
 from featherweight.doctor.finding import Finding
-from featherweight.doctor.kernels import Kernel, Runtime, kernels
+from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.large import large
 from featherweight.doctor.slow import slow
 from featherweight.errors import IntegrityError
-from featherweight.runtime.build import onnx_of
+from featherweight.runtime import Runtime, onnx_of, qdq_of
 
-__all__ = ["Finding", "Kernel", "Runtime", "diagnose", "kernels", "large", "slow"]
+__all__ = ["Finding", "Kernel", "diagnose", "kernels", "large", "slow"]
 
 
 def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
@@ -36,7 +36,8 @@ def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1)
     found = large(artifact)
     if artifact.graph is None:
         return [*found, _no_graph(artifact)]
-    return [*found, *slow(onnx_of(artifact), runtimes, threads=threads)]
+    model = qdq_of(artifact).onnx if artifact.activations else onnx_of(artifact)
+    return [*found, *slow(model, runtimes, threads=threads)]
 
 
 def _no_graph(artifact: Artifact) -> Finding:

@@ -7,14 +7,11 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
 
 import onnx
-import onnxruntime
 
-from featherweight.errors import UnsupportedError
-
-Runtime = Literal["onnxruntime", "openvino"]
+from featherweight.errors import FeatherweightError, UnsupportedError
+from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model
 
 # Operators that hold weights, by the names that ONNX, ONNX Runtime and OpenVINO give them.
 WEIGHTED = (
@@ -46,37 +43,31 @@ class Kernel:
         return self.op in WEIGHTED
 
 
-def kernels(
-    model: onnx.ModelProto, runtime: Runtime, *, precision: str | None = "float32", threads: int = 1
-) -> list[Kernel]:
+def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> list[Kernel]:
     """Return what `runtime` executes for a graph, in order, without what holds constants.
 
     Args:
         model: a complete ONNX graph; its nodes need names.
-        runtime: which one.
-        precision: what OpenVINO computes floats in; None leaves that to it.
+        runtime: which one; floats are float32.
         threads: of the session.
 
     Raises:
-        UnsupportedError: the runtime is not installed, or refuses the graph.
+        MissingExtraError: the runtime is not installed.
+        UnsupportedError: it refuses the graph.
     """
-    if runtime == "openvino":
-        return _openvino(model, precision, threads)
-    return _onnxruntime(model, threads)
+    content = model.SerializeToString()
+    try:
+        return _openvino(content, threads) if runtime == "openvino" else _onnxruntime(model, content, threads)
+    except FeatherweightError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=str(error)[:200]) from None
 
 
-def _onnxruntime(model: onnx.ModelProto, threads: int) -> list[Kernel]:
+def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        options = onnxruntime.SessionOptions()
-        options.optimized_model_filepath = str(path)
-        options.intra_op_num_threads, options.log_severity_level = threads, 4
-        try:
-            onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise UnsupportedError("ONNX Runtime refuses the graph", got=str(error)[:200]) from None
+        onnxruntime_session(content, threads, optimized=path)
         optimized = onnx.load(path)
     names = {value: node.name for node in model.graph.node for value in (*node.output, node.name)}
     return [
@@ -94,10 +85,9 @@ def _of(op: str) -> str:
     return "int8" if op.startswith(_INTEGER) else "float32"
 
 
-def _openvino(model: onnx.ModelProto, precision: str | None, threads: int) -> list[Kernel]:
-    compiled = compile_openvino(model, precision, threads)
+def _openvino(content: bytes, threads: int) -> list[Kernel]:
     found = []
-    for operator in compiled.get_runtime_model().get_ordered_ops():
+    for operator in openvino_model(content, threads).get_runtime_model().get_ordered_ops():
         facts = {key: str(value.astype(str)) for key, value in operator.get_rt_info().items()}
         kind = facts.get("layerType", "")
         if kind in ("Const", "Input", "Output", ""):
@@ -107,25 +97,3 @@ def _openvino(model: onnx.ModelProto, precision: str | None, threads: int) -> li
         primitive = facts.get("primitiveType", "").rpartition("_")[2].lower()
         found.append(Kernel(layer, kind, _PRECISIONS.get(primitive, primitive)))
     return found
-
-
-def compile_openvino(model: onnx.ModelProto, precision: str | None, threads: int) -> Any:
-    """Return a model compiled by OpenVINO for the CPU; floats in `precision`, None: whatever it prefers.
-
-    Raises:
-        UnsupportedError: OpenVINO is not installed, or refuses the graph.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise UnsupportedError(
-            "OpenVINO is not installed", hint="pip install 'featherweight[openvino]'"
-        ) from None
-    options = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-    if precision is not None:
-        options["INFERENCE_PRECISION_HINT"] = {"float32": "f32", "bfloat16": "bf16"}.get(precision, precision)
-    core = openvino.Core()
-    try:
-        return core.compile_model(core.read_model(model.SerializeToString()), "CPU", options)
-    except Exception as error:
-        raise UnsupportedError("OpenVINO refuses the graph", got=str(error)[:200]) from None

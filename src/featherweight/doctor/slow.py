@@ -9,8 +9,9 @@ import onnx
 from onnx import NodeProto, TensorProto
 
 from featherweight.doctor.finding import Finding
-from featherweight.doctor.kernels import Kernel, Runtime, compile_openvino, kernels
+from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.wiring import Wiring
+from featherweight.runtime.compiled import Runtime, openvino_model
 
 INT4 = (TensorProto.INT4, TensorProto.UINT4)
 
@@ -138,7 +139,8 @@ def _signed(wiring: Wiring) -> Iterator[Finding]:
 
 def _preferred(model: onnx.ModelProto, threads: int) -> Iterator[Finding]:
     """OpenVINO's own choice of precision, which a float baseline inherits."""
-    chosen = str(compile_openvino(model, None, threads).get_property("INFERENCE_PRECISION_HINT").to_string())
+    left_alone = openvino_model(model.SerializeToString(), threads, precision=None)
+    chosen = str(left_alone.get_property("INFERENCE_PRECISION_HINT").to_string())
     if chosen in ("bf16", "f16"):
         yield Finding(
             "unpinned baseline", "measurement", [f"INFERENCE_PRECISION_HINT = {chosen}"],

@@ -11,13 +11,13 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
+from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
-from featherweight.graph.graph import Node
+from featherweight.graph.graph import Edge, Node
+from featherweight.graph.interpret import Interpreter
 from featherweight.graph.program import Program, still
-from featherweight.graph.trace import edges_of, graph_of
+from featherweight.graph.trace import graph_of
 from featherweight.runtime import build_onnx
 
 Array = NDArray[Any]
@@ -59,13 +59,18 @@ def first_difference(
     stored: StoredGraph, tensors: Mapping[str, Array], module: nn.Module, program: Program, inputs: Named
 ) -> str:
     """Return the first layer whose output differs from the network's, or the network's own name."""
-    edges, graph = edges_of(module, program), graph_of(module, program)
+    graph = graph_of(module, program)
     model = build_onnx(stored, tensors)
     made = {name for node in model.graph.node for name in node.output}
-    recorder = _Recorder(program.exported.graph_module)
+    known: list[tuple[Edge, Tensor]] = []
+
+    def record(edge: Edge, value: Tensor) -> Tensor:
+        if edge in made:
+            known.append((edge, value))
+        return value
+
     with still(module):
-        recorder.run(*_arguments(program, inputs))
-    known = [(edges[name], value) for name, value in recorder.values.items() if edges.get(name) in made]
+        Interpreter(module, program, record)(inputs)
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)
     try:
@@ -96,30 +101,3 @@ def refusing_layer(stored: StoredGraph, module: nn.Module, program: Program, mes
 
 def _said(node: Node) -> str:
     return f"{node.module} ({node.op})" if node.module else node.op
-
-
-class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps the first value of every name."""
-
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
-        self.values: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        """Run one node."""
-        result = super().run_node(n)
-        if isinstance(result, Tensor):
-            self.values[n.name] = result
-        return result
-
-
-def _arguments(program: Program, inputs: Named) -> list[Any]:
-    """The captured function's arguments: the network's tensors, its constants, its inputs."""
-    state, constants, given = program.exported.state_dict, program.exported.constants, iter(inputs.values())
-    found = []
-    for spec in program.exported.graph_signature.input_specs:
-        target = spec.target or ""
-        found.append(
-            next(given) if spec.kind == InputKind.USER_INPUT else state.get(target, constants.get(target))
-        )
-    return found

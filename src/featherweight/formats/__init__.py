@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
+from featherweight.formats.astc import Astc
 from featherweight.formats.base import Encoded, Format, Importance, Part
 from featherweight.formats.clustered import Clustered
 from featherweight.formats.coders import CODERS, AnyCoder, Coder, Fixed, StreamSpec, tag
@@ -17,7 +18,7 @@ from featherweight.formats.log2 import Log2
 from featherweight.formats.view import View
 from featherweight.plugins import with_plugins
 
-FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", (Float, Int, Log2, Clustered))
+FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", (Float, Int, Log2, Clustered, Astc))
 
 if TYPE_CHECKING:
     AnyFormat = Format
@@ -29,6 +30,7 @@ __all__ = [
     "FORMATS",
     "AnyCoder",
     "AnyFormat",
+    "Astc",
     "Clustered",
     "Coder",
     "Encoded",

@@ -127,7 +127,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         with np.errstate(over="ignore", under="ignore"):
             if parts is None:
                 parts = self.fit(matrix, view=view, importance=importance)
-            symbols = self.assign(matrix, parts, view=view)
+            symbols = self.assign(matrix, parts, view=view, importance=importance)
         dtype = self.stream(view, parts).dtype
         return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(dtype, copy=False), parts)
 
@@ -147,8 +147,13 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         """Return the parts for a finite float32 `matrix: [rows, cols]`."""
         raise NotImplementedError
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
-        """Return the symbols, `rows * cols`, of a finite float32 `matrix: [rows, cols]` under given parts."""
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
+        """Return the symbols, as many as `stream` says, of a finite float32 `matrix` under given parts.
+
+        Most formats write one symbol a weight, and the nearest one needs no importance.
+        """
         raise NotImplementedError
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
@@ -171,6 +176,25 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     ) -> Parts:
         """Return the parts of least squared error for `symbols: [count]` that stay; here: the same parts."""
         return parts
+
+    @property
+    def width(self) -> int:
+        """Columns that are encoded jointly, so that their symbols are theirs alone."""
+        return 1
+
+    def put(self, symbols: Array, columns: Array, found: Array, *, view: View) -> None:
+        """Set in the `symbols: [count]` of a tensor those `found` for some of its columns.
+
+        These are `width` neighbours, or a run of such blocks; the last block may be short.
+        """
+        symbols.reshape(view.rows, view.cols)[:, columns] = found.reshape(view.rows, len(columns))
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return format, parts and view under which `columns: [k]` alone are assigned as they are in the whole.
+
+        Here: nothing in the parts depends on the column.
+        """
+        return self, parts, View((view.rows, len(columns)), groups=view.groups)
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return what the format keeps beside its symbols: name to type and shape."""

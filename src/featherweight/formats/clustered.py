@@ -64,7 +64,9 @@ class Clustered(Format, frozen=True, tag="clustered"):
         centres[centres == 0] = _FLOAT32.tiny  # 0.0 is kept for exact zeros
         return {"codebook": np.concatenate([np.zeros(int(zeros), np.float32), centres])}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return the index of the nearest value, ties to the smaller; 0.0 is for exact zeros alone."""
         spec, codebook = self.stream(view, parts), parts["codebook"]
         pinned = int(spec.zero is not None)

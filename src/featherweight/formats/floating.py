@@ -6,11 +6,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import Per, blocks, join, split, units_shape
+from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -61,7 +62,9 @@ class Float(Format, frozen=True, tag="float"):
         exponent = np.clip(exponent - (mantissa == 0.5), -126, 127)
         return {"exponent": exponent.astype(np.int8).reshape(units_shape(view, self.per))}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return the bit pattern of each number, scaled and rounded."""
         symbols = np.empty(matrix.shape, self.stream(view, parts).dtype)
         scaled = self._scaled(matrix, parts, view, -1)
@@ -73,6 +76,12 @@ class Float(Format, frozen=True, tag="float"):
         """Return the number of each bit pattern, scaled back; `decode` refuses NaN and infinity."""
         matrix = from_bits(symbols, self.kind).reshape(view.rows, view.cols)
         return self._scaled(matrix, parts, view, 1)
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
+        if not isinstance(self.per, int):
+            return super().columns(parts, view, columns)
+        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `exponent`, signed bytes, if there is scaling."""

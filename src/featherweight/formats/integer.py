@@ -6,12 +6,13 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import Per, blocks, join, split, units_shape
+from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -74,7 +75,9 @@ class Int(Format, frozen=True, tag="int"):
         layout = self.parts(view).items()
         return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return `(q - zero_point) mod 2**bits` for the nearest `q`, ties to even."""
         weight = split(matrix, view, self.per)
         scale, zero_point = self._columns(parts)
@@ -105,6 +108,12 @@ class Int(Format, frozen=True, tag="int"):
         positive = units <= grid(self.bits)[1] - zero_point
         moved = np.where(positive, units - (units > 0), (units + 1) & ((1 << self.bits) - 1))
         return join(moved.astype(symbols.dtype), view, self.per).reshape(-1)
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
+        if not isinstance(self.per, int):
+            return super().columns(parts, view, columns)
+        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""

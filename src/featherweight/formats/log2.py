@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import numpy as np
 from msgspec import Meta
+from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
 from featherweight.formats.nearest import boundaries
-from featherweight.formats.units import Per, blocks, join, split, units_shape
+from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -55,7 +56,9 @@ class Log2(Format, frozen=True, tag="log2"):
         top = np.minimum(top, _most(self.fraction))
         return {"top": top.astype("<i4").reshape(units_shape(view, self.per))}
 
-    def assign(self, matrix: Array, parts: Parts, *, view: View) -> Array:
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
         """Return sign and `k` of the nearest level of each number."""
         units = split(matrix, view, self.per)
         first, sign = self._first(parts), 1 << self.bits - 1
@@ -88,6 +91,12 @@ class Log2(Format, frozen=True, tag="log2"):
         sign = symbols.dtype.type(1 << self.bits - 1)
         level = symbols & (sign - 1)
         return np.where(level > 1, symbols - 1, 0).astype(symbols.dtype)
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
+        if not isinstance(self.per, int):
+            return super().columns(parts, view, columns)
+        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `top`, one 32-bit integer a unit."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -52,6 +52,11 @@ def join(units: Array, view: View, per: Per) -> Array:
         return units.reshape(view.rows, view.cols)
     rows, groups = units_shape(view, per)
     return units.reshape(rows, groups * _length(view, per))[:, : view.cols]
+
+
+def narrowed(parts: Mapping[str, Array], view: View, per: int, columns: Array) -> dict[str, Array]:
+    """Return parts that hold one number a group as parts that hold one a weight of `columns: [k]`."""
+    return {name: part[:, columns // _length(view, per)] for name, part in parts.items()}
 
 
 def _length(view: View, per: int) -> int:

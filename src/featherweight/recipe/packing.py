@@ -44,6 +44,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
         aliases=model.aliases,
         structure=model.structure,
         graph=graph,
+        activations=model.activations,
         facts={**(facts or {}), "notes": notes},
     )
 
@@ -53,7 +54,7 @@ def unpack(artifact: Artifact, task: Task) -> Model:
     module = artifact.into(task.model())
     weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
     notes = msgspec.convert(artifact.facts.get("notes", []), type=tuple[Note, ...])
-    return Model(module, dict(artifact.structure), weights, notes)
+    return Model(module, dict(artifact.structure), weights, dict(artifact.activations), notes)
 
 
 def _raw(name: str, tensor: Tensor) -> Raw:

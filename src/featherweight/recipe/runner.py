@@ -93,6 +93,11 @@ def baseline(made: Sequence[Made]) -> Model:
     return base
 
 
+def uncoded(made: Sequence[Made]) -> Model:
+    """Return the network as it last was with nothing encoded: what encoded layers are compared with."""
+    return next((entry.model for entry in reversed(made) if not entry.model.weights), made[0].model)
+
+
 def _step(
     step: Step,
     number: int,
@@ -103,11 +108,12 @@ def _step(
     store: Store,
     events: Events,
 ) -> Made:
-    name, model, base = tag(step), made[-1].model, baseline(made)
+    name, model, base, floats = tag(step), made[-1].model, baseline(made), uncoded(made)
     training = identity_of(
         getattr(task, "training", None)
     )  # what a step takes where its own options are open
-    key = key_of("step", step, model.hash, base.hash, task.fingerprint(), training, seed, threads, versions())
+    before = (model.hash, base.hash, floats.hash)
+    key = key_of("step", step, before, task.fingerprint(), training, seed, threads, versions())
     kept = store.get(key)
     if kept is not None:
         try:
@@ -123,7 +129,7 @@ def _step(
             return done
     events(Started(name))
     start = time.perf_counter()
-    context = Context(seed, events, store.scratch(key), base)
+    context = Context(seed, events, store.scratch(key), base, floats)
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:

@@ -11,7 +11,14 @@ from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
-from featherweight.reproduce import deep_compression, growth, lenet_formats, squeezenet, weight_changes
+from featherweight.reproduce import (
+    deep_compression,
+    growth,
+    lenet_formats,
+    ptq_spectrum,
+    squeezenet,
+    weight_changes,
+)
 from featherweight.reproduce.results import Measured, Results, write
 
 
@@ -27,6 +34,7 @@ REPRODUCTIONS = {
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
+    "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),
     "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
 }

@@ -61,6 +61,12 @@ def onnx_of(artifact: Artifact) -> onnx.ModelProto:
     return build_onnx(graph_of(artifact), artifact.weights())
 
 
+def values_of(graph: StoredGraph) -> set[str]:
+    """Return the names of the activations of a graph: its inputs, and what its operators write."""
+    stored = onnx.ModelProto.FromString(graph.onnx).graph
+    return {value.name for value in stored.input} | {name for node in stored.node for name in node.output}
+
+
 def graph_of(artifact: Artifact) -> StoredGraph:
     """Return the stored graph of a file.
 

@@ -1,4 +1,4 @@
-"""Sessions: a stored graph and its tensors, run by ONNX Runtime on the CPU."""
+"""Sessions: a stored graph and its tensors, run on the CPU by ONNX Runtime or OpenVINO, in float or in integers."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact, StoredGraph
-from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
+from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
 from featherweight.runtime.build import build_onnx, graph_of
+from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled
+from featherweight.runtime.qdq import qdq_of
 
 Array = NDArray[Any]
 
@@ -47,27 +48,47 @@ class Session:
 
     inputs: tuple[Input, ...]
     outputs: Any
-    _runtime: onnxruntime.InferenceSession
+    _compute: Compute
+    _name: str
 
     @classmethod
     def of(cls, graph: StoredGraph, tensors: Mapping[str, Array], *, threads: int = 1) -> Session:
-        """Return a session of a graph and its decoded tensors by canonical name.
+        """Return a session of ONNX Runtime of a graph and its decoded tensors by canonical name.
 
         Raises:
             UnsupportedError: ONNX Runtime cannot run the graph.
             IntegrityError: the graph is damaged or does not fit the tensors.
         """
-        options, model = _options(threads), build_onnx(graph, tensors)
+        return cls.of_onnx(build_onnx(graph, tensors), graph.outputs, threads=threads)
+
+    @classmethod
+    def of_onnx(
+        cls, model: onnx.ModelProto, outputs: Any = 0, *, runtime: Runtime = "onnxruntime", threads: int = 1
+    ) -> Session:
+        """Return a session of a complete ONNX model.
+
+        Args:
+            model: the model.
+            outputs: as in `StoredGraph`.
+            runtime: what runs it.
+            threads: threads of one operator; operators run one after another.
+
+        Raises:
+            UnsupportedError: the runtime cannot run the model.
+            IntegrityError: `outputs` does not fit the model.
+            MissingExtraError: OpenVINO is not installed.
+        """
+        if threads < 1:
+            raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
+        _check_outputs(outputs, len(model.graph.output))
+        name = TITLES[runtime]
         try:
-            runtime = onnxruntime.InferenceSession(
-                model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
+            compute = compiled(model.SerializeToString(), runtime, threads)
+        except MissingExtraError:
+            raise
         except Exception as error:
-            raise UnsupportedError(
-                f"ONNX Runtime cannot run the graph: {_reason(error)}", where="graph"
-            ) from None
-        _check_outputs(graph.outputs, len(runtime.get_outputs()))
-        return cls(tuple(_inputs(model)), graph.outputs, runtime)
+            raise UnsupportedError(f"{name} cannot run the graph: {_reason(error)}", where="graph") from None
+        return cls(tuple(_inputs(model)), outputs, compute, name)
 
     def run(self, inputs: Any) -> Any:
         """Return the network's output as numpy arrays, nested as the module's (a dataclass as a dictionary).
@@ -78,13 +99,13 @@ class Session:
 
         Raises:
             ConfigError: an input is missing, unknown, or of another type or shape.
-            UnsupportedError: ONNX Runtime refuses to run it; says why.
+            UnsupportedError: the runtime refuses to run it; says why.
         """
         feed = self._feed(inputs)
         try:
-            flat = self._runtime.run(None, feed)
+            flat = self._compute(feed)
         except Exception as error:
-            raise UnsupportedError(f"ONNX Runtime stopped: {_reason(error)}", where="graph") from None
+            raise UnsupportedError(f"{self._name} stopped: {_reason(error)}", where="graph") from None
         return _nested(self.outputs, flat)
 
     def _feed(self, inputs: Any) -> dict[str, Array]:
@@ -118,29 +139,26 @@ class Session:
         return ", ".join(f"{entry.name}: {entry.dtype}{list(entry.shape)}" for entry in self.inputs)
 
 
-def session(artifact: Artifact, *, threads: int = 1) -> Session:
-    """Return a session that runs a file: its float graph with the decoded tensors.
+def session(
+    artifact: Artifact, *, runtime: Runtime = "onnxruntime", threads: int = 1, integers: bool = True
+) -> Session:
+    """Return a session that runs a file: its graph with the decoded tensors.
 
     Args:
         artifact: a loaded file.
+        runtime: what runs it; `openvino` is an extra of its own.
         threads: threads of one operator; operators run one after another.
+        integers: compute in integers if the file has quantizers of activations; else the float graph.
 
     Raises:
-        UnsupportedError: the file holds no graph, or ONNX Runtime cannot run it; says why.
-        IntegrityError: the graph or a tensor is damaged.
+        UnsupportedError: the file holds no graph, or the runtime cannot run it; says why.
+        IntegrityError: the graph, a tensor or a quantizer is damaged.
+        MissingExtraError: OpenVINO is not installed.
     """
-    return Session.of(graph_of(artifact), artifact.weights(), threads=threads)
-
-
-def _options(threads: int) -> onnxruntime.SessionOptions:
-    if threads < 1:
-        raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.use_deterministic_compute = True
-    options.log_severity_level = 4  # errors come as exceptions, not as lines on stderr
-    return options
+    graph = graph_of(artifact)
+    whole = artifact.activations and integers
+    model = qdq_of(artifact).onnx if whole else build_onnx(graph, artifact.weights())
+    return Session.of_onnx(model, graph.outputs, runtime=runtime, threads=threads)
 
 
 def _inputs(model: onnx.ModelProto) -> Iterator[Input]:

@@ -1,6 +1,7 @@
 """Choosing: sensitivities, exact allocation, the front, and `compress`."""
 
 from featherweight.search.allocation import allocate, pareto
+from featherweight.search.bitops import bit_operations
 from featherweight.search.compressor import compress
 from featherweight.search.finish import Compressed
 from featherweight.search.front import Trial, choose, front_of, frontier
@@ -16,6 +17,7 @@ __all__ = [
     "Sensitivity",
     "Trial",
     "allocate",
+    "bit_operations",
     "choose",
     "compress",
     "front_of",

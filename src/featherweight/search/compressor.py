@@ -19,7 +19,7 @@ from featherweight.search.finish import Compressed, Found, finish
 from featherweight.search.front import DOUBT, Allocator, Trial, choose, frontier
 from featherweight.search.graphs import graph_of
 from featherweight.search.options import Option
-from featherweight.search.sensitivity import measure
+from featherweight.search.sensitivity import Knowing, measure
 from featherweight.selectors import Where
 from featherweight.task import Task
 from featherweight.techniques import Train
@@ -42,6 +42,7 @@ def compress(
     options: Sequence[Option] | None = None,
     where: Where | None = None,
     batches: int | None = None,
+    sensitivity: Knowing | None = None,
     seed: int = 0,
     threads: int | None = None,
     store: Store | None = None,
@@ -59,6 +60,7 @@ def compress(
         options: `auto`: what a tensor may become; by default `default_options`.
         where: `auto`: which tensors are chosen for; by default `weights`, if there are any.
         batches: `auto`: validation batches for the sensitivities, by default 16; what is chosen is verified on all.
+        sensitivity: `auto`: whether they are `measured` (by default), or foretold: by `fisher`, `empirical`, `hawq`.
         seed: of everything random.
         threads: of the arithmetic; they decide bytes.
         store: where results are kept, so that a killed run goes on.
@@ -72,12 +74,14 @@ def compress(
     threads, store, events = threads or usable_processors(), store or Store(), events or default_events()
     start = time.perf_counter()
     demands = {
-        "max_drop": max_drop, "max_bytes": max_bytes, "options": options, "where": where, "batches": batches
+        "max_drop": max_drop, "max_bytes": max_bytes, "options": options, "where": where, "batches": batches,
+        "sensitivity": sensitivity,
     }  # fmt: skip
     if recipe == "auto":
         if max_drop is None and max_bytes is None:
             max_drop = 0.5
-        search = _Search(task, options_of(options), where, batches or 16, seed, threads, store, events)
+        by = sensitivity or "measured"
+        search = _Search(task, options_of(options), by, where, batches or 16, seed, threads, store, events)
         made, found = search.made(max_drop, max_bytes)
         about = f"chosen for {task.name}"
     else:
@@ -120,6 +124,7 @@ def options_of(given: Sequence[Option] | None) -> list[Option]:
 class _Search:
     task: Task
     options: list[Option]
+    by: Knowing
     where: Where | None
     batches: int
     seed: int
@@ -136,6 +141,7 @@ class _Search:
             model,
             task,
             self.options,
+            by=self.by,
             where=self.where,
             batches=self.batches,
             seed=seed,

@@ -17,9 +17,11 @@ from featherweight.errors import TaskError, UnsupportedError
 from featherweight.graph.nest import flatten_outputs
 from featherweight.model import Model
 from featherweight.recipe import Store
+from featherweight.recipe.packing import unpack
 from featherweight.recipe.runner import versions
 from featherweight.recipe.store import key_of
-from featherweight.runtime import Session
+from featherweight.runtime import Runtime, Session
+from featherweight.simulation import simulate
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
@@ -37,6 +39,11 @@ def predictor(module: nn.Module) -> Predict:
             return call(module, inputs)
 
     return predict
+
+
+def model_predictor(model: Model, task: Task) -> Predict:
+    """Return `predict` of a model: of its network, or with quantized activations of the simulation of it."""
+    return predictor(simulate(model, task.example()))
 
 
 def session_predictor(session: Session) -> Predict:
@@ -91,7 +98,7 @@ def metrics(model: Model, task: Task, split: Split, store: Store, threads: int) 
     key = key_of("metrics", model.hash, task.fingerprint(), split, threads, versions())
     kept = store.get(key)
     if kept is None:
-        kept = msgspec.json.encode(measured(task, predictor(model.module), split))
+        kept = msgspec.json.encode(measured(task, model_predictor(model, task), split))
         store.put(key, kept)
     return msgspec.json.decode(kept, type=dict[str, float])
 
@@ -102,7 +109,7 @@ def scored(model: Model, task: Task, split: Split, store: Store, threads: int) -
     key = key_of("scores", model.hash, task.fingerprint(), own, split, threads, versions())
     kept = store.get(key)
     if kept is None:
-        found = scores(task, predictor(model.module), split)
+        found = scores(task, model_predictor(model, task), split)
         kept = b"" if found is None else found.tobytes()
         store.put(key, kept)
     return np.frombuffer(kept, np.float64) if kept else None
@@ -156,11 +163,13 @@ def _named(output: Output) -> dict[str, Tensor]:
     return found
 
 
-def reloaded_predictor(artifact: Artifact, task: Task, threads: int) -> tuple[Predict, str]:
-    """Return `predict` of a file and the name of what computes it: ONNX Runtime, or torch where it holds no graph."""
+def reloaded_predictor(
+    artifact: Artifact, task: Task, threads: int, runtime: Runtime = "onnxruntime"
+) -> tuple[Predict, str]:
+    """Return `predict` of a file and the name of what computes it: a runtime, or torch where it holds no graph."""
     if artifact.graph is None:
-        return predictor(artifact.into(task.model())), "torch"
-    return session_predictor(artifact.session(threads=threads)), "onnxruntime"
+        return model_predictor(unpack(artifact, task), task), "torch"
+    return session_predictor(artifact.session(runtime=runtime, threads=threads)), runtime
 
 
 def _numpy(value: Any) -> Any:

@@ -10,12 +10,16 @@ from featherweight.artifact import Artifact, loads
 from featherweight.errors import IntegrityError
 from featherweight.events import Events
 from featherweight.files import write_whole
+from featherweight.model import Model, Note
 from featherweight.recipe import Made, Recipe, Store
 from featherweight.recipe.runner import baseline, pinned
+from featherweight.runtime import qdq_of
+from featherweight.search.agreement import check_agreement
 from featherweight.search.evaluate import (
     comparable,
     measured,
     metrics,
+    model_predictor,
     parity,
     reloaded_predictor,
     remembered,
@@ -26,7 +30,7 @@ from featherweight.search.paired import paired
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.search.summary import Summary, summarise
 from featherweight.search.written import Writer, recipe_of
-from featherweight.task import Task
+from featherweight.task import Predict, Task
 from featherweight.task.scores import scores
 
 PARITY = 1e-5
@@ -82,13 +86,15 @@ def finish(
         artifact = loads(content)
         difference = None
         if artifact.graph is not None:
-            difference = parity(artifact.session(threads=threads), model.module, task)
+            difference = parity(artifact.session(threads=threads, integers=False), model.module, task)
         if difference is not None and difference > PARITY:
             raise IntegrityError(
                 "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
             )
         predict, runtime = reloaded_predictor(artifact, task, threads)
         predict = remembered(predict)
+        if artifact.graph is not None and artifact.activations:
+            model = model.with_notes(integer_notes(model, artifact, predict, runtime, task))
         after = measured(task, predict, "test")
         stages = writer.stages(made)
         old = comparable(scored(base, task, "test", store, threads), before["test"], task)
@@ -112,3 +118,16 @@ def finish(
         chosen=found.chosen if found else None,
     )
     return Compressed(artifact, summary, recipe_of(made, about), content)
+
+
+def integer_notes(model: Model, artifact: Artifact, run: Predict, runtime: str, task: Task) -> list[Note]:
+    """Return how the integers of a file compare with the model's, and which of its layers compute in float.
+
+    Raises:
+        IntegrityError: they differ by more than roundings explain.
+    """
+    floats = [
+        Note("skipped", layer, f"computes in float: {reason}")
+        for layer, reason in qdq_of(artifact).floats.items()
+    ]
+    return [check_agreement(model_predictor(model, task), run, runtime, task), *floats]

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, Literal, get_args
 
 import msgspec
 import torch
 
-from featherweight.errors import TaskError, UnsupportedError
+from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, Note, equal_bits
 from featherweight.recipe import Store
 from featherweight.recipe.runner import pinned, usable_processors, versions
 from featherweight.recipe.store import key_of
+from featherweight.search.foretold import foretell
 from featherweight.search.options import Option
 from featherweight.selectors import Where, select, weights
 from featherweight.task import Task, call
 from featherweight.task.failures import failures
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+
+Knowing = Literal["measured", "fisher", "empirical", "hawq"]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -30,7 +34,7 @@ class Cell(msgspec.Struct, frozen=True):
         tensor: canonical name.
         option: what it was encoded as.
         nbytes: bytes of the tensor in a file.
-        loss: mean loss on the validation split minus that of the float network.
+        loss: mean loss on the validation split minus that of the float network, measured or foretold.
         error: squared error of the tensor, relative to its energy.
     """
 
@@ -67,6 +71,7 @@ def measure(
     task: Task,
     options: Sequence[Option],
     *,
+    by: Knowing = "measured",
     where: Where | None = None,
     batches: int = 16,
     seed: int = 0,
@@ -74,7 +79,7 @@ def measure(
     store: Store | None = None,
     events: Events = silent,
 ) -> Sensitivity:
-    """Measure every selected tensor under every option, alone, on the validation split.
+    """Measure, or foretell, what every selected tensor does under every option, alone, on the validation split.
 
     Each cell is kept in the store, so that a killed measurement goes on where it was.
 
@@ -82,16 +87,24 @@ def measure(
         model: the float network.
         task: gives the validation split and the loss.
         options: what a tensor may become.
+        by: `measured`: the loss, once a cell; else foretold from one curvature for all cells, see
+            `featherweight.search.foretold`.
         where: which tensors; without it `weights`, if the network has any.
         batches: how many validation batches; fewer if there are no more.
-        seed: for formats that draw.
+        seed: for what draws.
         threads: of the arithmetic; it decides bits.
         store: where cells are kept.
         events: where progress goes.
+
+    Raises:
+        ConfigError: there is no such way to know.
     """
+    if by not in get_args(Knowing):
+        expected = ", ".join(get_args(Knowing))
+        raise ConfigError("not a way to know sensitivities", where="by", got=repr(by), expected=expected)
     threads, store = threads or usable_processors(), store or Store()
     names = weights(model) if where is None else select(model, where)
-    base_key = ("sensitivity", model.hash, task.fingerprint(), batches, seed, threads, versions())
+    base_key = ("sensitivity", by, model.hash, task.fingerprint(), batches, seed, threads, versions())
     cells: list[Cell] = []
     skipped = [] if names else [Note("skipped", "weights", "there are none of two or more dimensions")]
     done, total = 0, len(names) * len(options)
@@ -102,13 +115,14 @@ def measure(
             raise TaskError(
                 "the loss of the float network is not finite", where=f"{task.name}, validation split"
             )
+        damage = _damage(by, model, task, names, base, batches, seed)
         for name in names:
             for option in options:
                 cell = _cached(
                     store,
                     key_of(*base_key, name, option),
                     Cell | str,
-                    lambda name=name, option=option: _cell(model, task, name, option, base, batches, seed),
+                    lambda name=name, option=option: _cell(model, task, name, option, damage, seed),
                 )
                 if isinstance(cell, Cell):
                     cells.append(cell)
@@ -120,8 +134,18 @@ def measure(
     return Sensitivity(base, cells, skipped)
 
 
+def _damage(
+    by: Knowing, model: Model, task: Task, names: Sequence[str], base: float, batches: int, seed: int
+) -> Callable[[Model, str], float]:
+    """Return the function from a model, of which the tensor of that name alone was encoded, to the loss this adds."""
+    if by == "measured":
+        return lambda after, name: _mean_loss(after, task, batches) - base
+    known = cache(lambda: foretell(by, model, task, names, batches=batches, seed=seed))
+    return lambda after, name: known()(name, after.tensors[name].detach() - model.tensors[name].detach())
+
+
 def _cell(
-    model: Model, task: Task, name: str, option: Option, base: float, batches: int, seed: int
+    model: Model, task: Task, name: str, option: Option, damage: Callable[[Model, str], float], seed: int
 ) -> Cell | str:
     before = model.tensors[name].detach()
     if option.format is None:
@@ -133,7 +157,7 @@ def _cell(
     value = after.tensors[name].detach()
     energy = float(before.double().square().sum()) or 1.0
     distance = float((value - before).double().square().sum()) / energy
-    loss = 0.0 if equal_bits(before, value) else _mean_loss(after, task, batches) - base
+    loss = 0.0 if equal_bits(before, value) else damage(after, name)
     if not math.isfinite(loss):
         return "its loss is NaN or infinite"
     return Cell(name, option, after.weights[name].nbytes, loss, distance)

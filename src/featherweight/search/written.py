@@ -16,6 +16,7 @@ from featherweight.recipe import Made, Recipe, Store
 from featherweight.recipe.packing import pack
 from featherweight.recipe.runner import versions
 from featherweight.recipe.store import key_of
+from featherweight.runtime import values_of
 from featherweight.search.evaluate import metrics
 from featherweight.search.graphs import graph_of
 from featherweight.search.summary import GIVEN, Stage
@@ -42,7 +43,7 @@ class Writer:
     def file(self, made: Sequence[Made], validation: Mapping[str, float]) -> tuple[Model, bytes]:
         """Return the model that these steps made, with a note if it has no graph, and the bytes of its file."""
         graph, notes = self._graph(made[-1].model)
-        model = made[-1].model.with_notes(notes)
+        model = _in_graph(made[-1].model.with_notes(notes), graph)
         facts: dict[str, Any] = {
             "task": self.task.name,
             "fingerprint": self.task.fingerprint(),
@@ -88,6 +89,20 @@ class Writer:
         if key not in self.graphs:
             self.graphs[key] = graph_of(model, self.task, self.store, self.events)
         return self.graphs[key]
+
+
+def _in_graph(model: Model, graph: StoredGraph | None) -> Model:
+    """Return the model without the quantizers on edges that its graph does not have, with a note on each."""
+    if graph is None or not model.activations:
+        return model
+    known = values_of(graph)
+    kept = {edge: quantizer for edge, quantizer in model.activations.items() if edge in known}
+    notes = [
+        Note("skipped", edge, "its quantizer is left out: the runtime's graph has no such value")
+        for edge in model.activations
+        if edge not in kept
+    ]
+    return model.with_activations(kept, notes)
 
 
 def recipe_of(made: Sequence[Made], about: str) -> Recipe:

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.base import Context, Step
+from featherweight.techniques.calibrate import Calibrate
+from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
+from featherweight.techniques.equalize import Equalize
 from featherweight.techniques.factorize import Factorize
 from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
+from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.load import Load
 from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
@@ -19,7 +23,22 @@ from featherweight.techniques.widen import Widen
 
 STEPS: tuple[type[Step], ...] = with_plugins(
     "featherweight.steps",
-    (Train, Load, Sparsify, Prune, Factorize, Widen, Encode, Fold, ReestimateBatchnorm, Finetune),
+    (
+        Train,
+        Load,
+        Sparsify,
+        Prune,
+        Factorize,
+        Widen,
+        Encode,
+        Gptq,
+        Fold,
+        Equalize,
+        CorrectBias,
+        ReestimateBatchnorm,
+        Calibrate,
+        Finetune,
+    ),
 )
 
 if TYPE_CHECKING:
@@ -30,11 +49,15 @@ else:
 __all__ = [
     "STEPS",
     "AnyStep",
+    "Calibrate",
     "Context",
+    "CorrectBias",
     "Encode",
+    "Equalize",
     "Factorize",
     "Finetune",
     "Fold",
+    "Gptq",
     "Load",
     "Prune",
     "ReestimateBatchnorm",

@@ -29,12 +29,14 @@ class Context:
         events: where progress goes.
         scratch: folder of its own where long work may leave checkpoints; None: nowhere.
         baseline: the float network that the result is compared with: a teacher. None: there is none.
+        uncoded: the network as it last was with nothing encoded. None: it never was.
     """
 
     seed: int = 0
     events: Events = silent
     scratch: Path | None = None
     baseline: Model | None = None
+    uncoded: Model | None = None
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from featherweight.errors import UnsupportedError
@@ -32,6 +35,21 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
     old = model.weights.get(name)
     if old is not None and old.format == format:
         return old
+    weight = array(model, name)
+    try:
+        return format.encode(weight, view=views(model.module)[name])
+    except UnsupportedError as error:
+        raise UnsupportedError(
+            error.what, where=name, got=error.got, expected=error.expected, hint=error.hint
+        ) from None
+
+
+def array(model: Model, name: str) -> NDArray[Any]:
+    """Return the values of a tensor that is to be encoded.
+
+    Raises:
+        UnsupportedError: it is not float32.
+    """
     tensor = model.tensors[name]
     if tensor.dtype != torch.float32:
         raise UnsupportedError(
@@ -40,9 +58,4 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
             got=str(tensor.dtype).removeprefix("torch."),
             hint="convert the network: module.float()",
         )
-    try:
-        return format.encode(tensor.detach().numpy(), view=views(model.module)[name])
-    except UnsupportedError as error:
-        raise UnsupportedError(
-            error.what, where=name, got=error.got, expected=error.expected, hint=error.hint
-        ) from None
+    return tensor.detach().numpy()

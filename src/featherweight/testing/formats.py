@@ -75,6 +75,21 @@ class FormatSuite:
             assert decoded.shape == weight.shape, name
             assert decoded.dtype == np.dtype(np.float32), name
 
+    def test_columns_alone_are_as_in_the_whole(self, format: Format) -> None:
+        """Columns, or blocks of `width`, assigned and decoded by what `columns` returns, are as in the whole."""
+        for name, weight, view in tensors():
+            encoded = format.encode(weight, view=view)
+            starts = range(0, view.cols, format.width)
+            joint = [np.arange(view.cols)[start : start + format.width] for start in starts]
+            for some in joint[::-2] if format.width > 1 else [np.arange(view.cols)[::-2]]:
+                alone, parts, narrow = format.columns(encoded.parts, view, some)
+                symbols = alone.assign(view.matrix(weight)[:, some], parts, view=narrow).reshape(-1)
+                whole = encoded.symbols.copy()
+                format.put(whole, some, symbols, view=view)
+                assert np.array_equal(whole, encoded.symbols), name
+                decoded = alone.dequantize(symbols, parts, view=narrow)
+                assert np.array_equal(decoded, view.matrix(encoded.decode())[:, some]), name
+
     def test_the_declared_layout_is_kept(self, format: Format) -> None:
         """Symbols and parts have the types and shapes that `stream` and `parts` announce."""
         for name, weight, view in tensors():

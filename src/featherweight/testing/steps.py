@@ -34,7 +34,8 @@ class StepSuite:
 
     def apply(self, model: Model, seed: int = 0) -> Model:
         """Return the model after the step, which sees of the task what it declared to need."""
-        return self.step.apply(model, Restricted(self.task, self.step.needs), Context(seed=seed))
+        context = Context(seed=seed, uncoded=Model.of(self.task.model()))
+        return self.step.apply(model, Restricted(self.task, self.step.needs), context)
 
     def test_leaves_its_input_alone(self) -> None:
         """Law: a step never changes the model it is given, nor leaves gradients on it."""
@@ -91,7 +92,7 @@ class StepSuite:
         restricted = Restricted(self.task, self.step.needs)
         with pytest.raises(TaskError):
             restricted.batches("test", seed=0, epoch=0)
-        self.step.apply(self.model(), restricted, Context())
+        self.apply(self.model())
 
 
 def contents(model: Model) -> State:

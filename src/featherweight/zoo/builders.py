@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
 from featherweight.data.indexed import Indexed, Subset
@@ -115,7 +116,7 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
     "resnet44": ("resnet_cifar", "resnet44", 128, _descent(30, 0.1)),
     "resnet56": ("resnet_cifar", "resnet56", 128, _descent(30, 0.1)),
     "vgg16": ("vgg", "VGG16", 128, _descent(6, 0.05)),
-    "alexnet": ("alexnet", "AlexNet32", 256, _descent(7, 0.02)),
+    "alexnet": ("alexnet", "AlexNet32", 256, replace(_descent(7, 0.02), clip=5.0)),
     "squeezenet": ("squeezenet", "SqueezeNet32", 128, _descent(14, 0.1)),
     "resnet18": ("resnet_imagenet", "resnet18_32", 128, _descent(10, 0.1)),
     "mobilenetv2": ("mobilenet_v2", "mobilenet_v2_32", 128, _descent(14, 0.1)),

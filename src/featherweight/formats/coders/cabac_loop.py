@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import log2
-from typing import Any, TypeVar, cast
 
-import numba
 import numpy as np
 
 from featherweight.formats.coders.base import Array
-
-Function = TypeVar("Function", bound=Callable[..., Any])
+from featherweight.formats.compiled import compiled
 
 FLAGS = 10
 MOST_BITS = 32
@@ -42,15 +38,6 @@ RATES = tuple(
 Interval = tuple[int, int, int]
 # What a decision looks at and changes: digits in base 256, models, one of `RATES`, whether this is reading.
 Tables = tuple[Array, Array, Array, bool]
-
-
-def compiled(function: Function) -> Function:
-    """Compile, and keep the result where that is possible (not beside read-only sources of no user)."""
-    try:
-        made: Any = numba.njit(cache=True)(function)
-    except RuntimeError:
-        made = numba.njit(function)
-    return cast(Function, made)
 
 
 @compiled

@@ -1,0 +1,178 @@
+"""Layers treated one after the other, each with its inputs before and after all that was changed earlier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from featherweight.curvature.sites import Site, sites
+from featherweight.errors import TaskError
+from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.graph.execution import Execution, Tensors
+from featherweight.graph.graph import Graph
+from featherweight.graph.nest import flatten_inputs
+from featherweight.graph.program import capture
+from featherweight.graph.trace import graph_of
+from featherweight.model import Model
+from featherweight.task import Task
+
+LIMIT = 1 << 29  # bytes of activations that are kept between layers
+CACHED = 1 << 25  # bytes of activations that are worked on at once: beyond, torch's convolutions slow down
+
+# Inputs of a layer, batch by batch: in the network as it was, and as it is after the changes so far.
+Pairs = Iterable[tuple[Tensor, Tensor]]
+Treat = Callable[[Site, Pairs], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """A captured network and the inputs that run through it.
+
+    Attributes:
+        execution: the network.
+        graph: the same as data.
+        sites: its layers that can be treated, in order of execution, by their weights.
+        without: why the other tensors have none.
+        inputs: the network's inputs, by name, batch by batch.
+    """
+
+    execution: Execution
+    graph: Graph
+    sites: Mapping[str, Site]
+    without: Mapping[str, str]
+    inputs: tuple[Mapping[str, Tensor], ...]
+
+    @property
+    def samples(self) -> int:
+        """How many samples there are."""
+        return sum(length(batch) for batch in self.inputs)
+
+
+def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
+    """Return the network of `model` with so many inputs of the calibration split, or as many as there are.
+
+    Raises:
+        TaskError: the split is empty.
+        UnsupportedError: the network cannot be traced.
+    """
+    program = capture(model.module, task.example())
+    execution, graph = Execution(model.module, program), graph_of(model.module, program)
+    found, without = sites(graph)
+    batches = (task.inputs(batch) for batch in task.batches("calibration", seed=seed, epoch=0))
+    named = (flatten_inputs(model.module, batch) for batch in batches)
+    inputs = tuple(cut(named, samples, execution))
+    if not inputs:
+        raise TaskError("the calibration split has no whole batch", where=task.name)
+    return Prefix(execution, graph, found, without, inputs)
+
+
+def cut(batches: Iterable[Tensors], samples: int, execution: Execution) -> Iterator[Tensors]:
+    """Yield `samples` samples in batches small enough for the caches of a processor.
+
+    A network of a fixed batch gets whole ones. A batch whose inputs are not all of one length stays as it is.
+    """
+    size = execution.batch or max(1, int(CACHED / max(*execution.nbytes, 1)))
+    for batch in batches:
+        rows = min(length(batch), samples)
+        if len({tensor.shape[:1] for tensor in batch.values()}) > 1:
+            parts = [batch]
+        else:
+            parts = [
+                {name: tensor[start : min(start + size, rows)] for name, tensor in batch.items()}
+                for start in range(0, rows, size)
+            ]
+        yield from (part for part in parts if execution.batch in (None, length(part)))
+        samples -= rows
+        if samples <= 0:
+            return
+
+
+def length(batch: Tensors) -> int:
+    """Return the samples in a batch."""
+    first = next(iter(batch.values()))
+    return len(first) if first.dim() else 1
+
+
+def in_sequence(
+    prefix: Prefix,
+    weights: Sequence[str],
+    treat: Treat,
+    *,
+    changed: Tensors | None = None,
+    sequential: bool = True,
+    limit: int = LIMIT,
+    events: Events = silent,
+    name: str = "layers",
+) -> dict[str, Tensor]:
+    """Return what `treat` makes of the layers that have these weights, in order of execution.
+
+    A layer's inputs are computed from the last position before it at which few enough bytes are alive to be
+    kept for all samples: no operator runs more often than there are layers between two such positions.
+
+    Args:
+        prefix: the network and its inputs.
+        weights: of the layers to treat; each has a site.
+        treat: given a layer and its inputs (anew each time they are iterated), what is to stand in for its
+            tensors from then on, by canonical name.
+        changed: tensors that are changed from the start.
+        sequential: whether the second of each pair sees what was treated; else only `changed`.
+        limit: bytes of activations to keep.
+        events: where progress goes.
+        name: what progress calls it.
+    """
+    walk, made = _Walk(prefix, limit), dict(changed or {})
+    seen = dict(made)
+    chosen = [site for weight, site in prefix.sites.items() if weight in set(weights)]
+    events(Started(name, len(chosen)))
+    for number, site in enumerate(chosen):
+        pairs = walk.to(site.edge, seen)
+        made |= treat(site, pairs)
+        if sequential:
+            seen = made
+        events(Progress(name, number + 1))
+    events(Finished(name, 0.0))
+    return made
+
+
+class _Walk:
+    """Where the kept activations stand: those of the network as it was, and as it is, of each batch."""
+
+    def __init__(self, prefix: Prefix, limit: int) -> None:
+        self.execution = prefix.execution
+        self.limit = limit / (2 * max(prefix.samples, 1))  # bytes a sample
+        self.at = 0
+        self.before = [self.execution.start(batch) for batch in prefix.inputs]
+        self.after = list(self.before)
+
+    def to(self, edge: str, tensors: Tensors) -> _Pairs:
+        """Go on as far as can be kept; return the inputs of the layer that produces `edge`."""
+        position = self.execution.position(edge)
+        keep = [p for p in range(self.at, position + 1) if self.execution.nbytes[p] <= self.limit]
+        stop = keep[-1] if keep else self.at
+        for i, (old, new) in enumerate(zip(self.before, self.after, strict=True)):
+            self.before[i] = self.execution.run(old, self.at, stop)
+            same = old is new and not tensors
+            self.after[i] = self.before[i] if same else self.execution.run(new, self.at, stop, tensors)
+        self.at = stop
+        return _Pairs(self, position, dict(tensors))
+
+
+@dataclass(frozen=True, eq=False)
+class _Pairs:
+    """The inputs of the layer at `position`, each time they are iterated."""
+
+    walk: _Walk
+    position: int
+    tensors: Tensors
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        run, at = self.walk.execution.run, self.walk.at
+        for old, new in zip(self.walk.before, self.walk.after, strict=True):
+            first = self.walk.execution.operand(run(old, at, self.position), self.position)
+            if old is new and not self.tensors:
+                yield first, first
+            else:
+                second = run(new, at, self.position, self.tensors)
+                yield first, self.walk.execution.operand(second, self.position)

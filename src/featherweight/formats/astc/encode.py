@@ -1,0 +1,93 @@
+"""Texels to blocks: a tile of a texture, of whatever size, strip by strip on all processors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, DecodeMode
+from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Footprint, size
+from featherweight.formats.astc.plan import Preset, plan_of
+
+Array = NDArray[Any]
+
+STRIP = 1 << 10  # blocks that one call encodes
+
+
+def encode_tile(
+    texels: Array, importance: Array, footprint: Footprint, mode: DecodeMode, preset: Preset
+) -> Array:
+    """Return the bytes of a tile's blocks, uint8 `[block rows, block columns, 16]`.
+
+    Blocks know nothing of each other: any tile that begins at a block's corner has the blocks that it has in
+    the whole texture, so that columns can be encoded one strip after another, and threads share the work.
+
+    Args:
+        texels: what to come near to, 0 to 1 where nothing is clipped, `[height, width, channels]`.
+        importance: weight of the squared error of each texel, `[height, width]`.
+        footprint: texels of a block.
+        mode: how the texture will be decoded.
+        preset: how much is tried.
+    """
+    width, height = size(footprint)
+    shape = -(-texels.shape[0] // height), -(-texels.shape[1] // width)
+    content = np.zeros((*shape, 16), np.uint8)
+    strips = list(_strips(*shape))
+    plan = plan_of(footprint, texels.shape[2], mode, preset)
+
+    def work(place: tuple[slice, slice]) -> None:
+        rows, cols = place
+        window = slice(rows.start * height, rows.stop * height), slice(cols.start * width, cols.stop * width)
+        values = cut_up(texels[window], (width, height)) * 255
+        heavy = cut_up(importance[window][:, :, None], (width, height))[:, :, 0]
+        blocks = encode_blocks(values, heavy, footprint, plan)
+        content[rows, cols] = blocks.pack().reshape(content[rows, cols].shape)
+
+    with ThreadPoolExecutor(_processors()) as pool:
+        list(pool.map(work, strips))
+    return content
+
+
+def encode_blocks(values: Array, importance: Array, footprint: Footprint, plan: Any) -> Blocks:
+    """Return blocks for `values: [blocks, texels, channels]`, 0 to 255, and `importance: [blocks, texels]`."""
+    from featherweight.formats.astc.search import Found, search
+
+    count, _, channels = values.shape
+    mode, partitions, seed = np.zeros(count, np.uint16), np.zeros(count, np.uint8), np.zeros(count, np.uint16)
+    endpoints = np.zeros((count, MOST_ENDPOINTS), np.uint8)
+    weights = np.zeros((count, MOST_WEIGHTS), np.uint8)
+    scratch = Found(
+        np.zeros(2, np.int64), np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
+    )
+    search(values, importance, plan, scratch, (mode, partitions, seed, endpoints, weights))
+    kind = np.full(count, LUMINANCE if channels == 1 else RGBA, np.uint8)
+    return Blocks(footprint, mode, partitions, seed, kind, endpoints, weights)
+
+
+def cut_up(texels: Array, footprint: tuple[int, int]) -> Array:
+    """Return `texels: [height, width, channels]` as float64 `[blocks, texels, channels]`, filled up with 0."""
+    width, height = footprint
+    below, right = -texels.shape[0] % height, -texels.shape[1] % width
+    filled = np.pad(texels.astype(np.float64), [(0, below), (0, right), (0, 0)])
+    rows, cols = filled.shape[0] // height, filled.shape[1] // width
+    apart = filled.reshape(rows, height, cols, width, -1).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(rows * cols, height * width, -1))
+
+
+def _strips(rows: int, cols: int) -> Iterator[tuple[slice, slice]]:
+    """Yield rectangles of about `STRIP` blocks that cover a texture."""
+    wide = min(max(cols, 1), STRIP)
+    tall = max(STRIP // wide, 1)
+    for top in range(0, rows, tall):
+        for left in range(0, cols, wide):
+            yield slice(top, min(top + tall, rows)), slice(left, min(left + wide, cols))
+
+
+def _processors() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

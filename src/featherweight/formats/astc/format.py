@@ -1,0 +1,227 @@
+"""`Astc`: weights as blocks of a texture, which GPUs decode while they fetch them."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.formats.astc.blocks import DecodeMode, decode_texels, texel_values
+from featherweight.formats.astc.modes import Footprint, Size, size
+from featherweight.formats.base import Encoded, Format, Importance, Part, Parts
+from featherweight.formats.coders import StreamSpec
+from featherweight.formats.units import split, units_shape
+from featherweight.formats.view import View
+
+Array = NDArray[Any]
+
+Preset = Literal["fast", "best", "astcenc"]
+
+NBYTES = 16
+CLIPS = (np.inf, 5.0, 4.0, 3.5, 3.0)  # standard deviations to which ranges may be clipped
+SAMPLE = 1 << 13  # texels on which the choice is made
+_FLOAT32 = np.finfo(np.float32)
+
+
+class Astc(Format, frozen=True, tag="astc"):
+    """Blocks of 16 bytes for 16 to 144 texels: 8 to 0.22 bits a weight, at a fixed rate, each read alone.
+
+    The matrix of a tensor is a texture: a row of weights is a row of texels, of one channel or of four
+    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; which range that is, is
+    chosen by the error on a sample of blocks, from the least to the greatest weight or clipped to a few
+    standard deviations. Errors count in units of that range, or by an importance if one is given; what fills
+    up the last blocks of a row or column counts nothing.
+
+    The symbols are the bytes of the blocks, as a GPU takes them: entropy coders find little in them.
+
+    >>> weight = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+    >>> encoded = Astc(footprint="4x4", per="tensor").encode(weight)
+    >>> len(encoded.payload), bool(np.abs(encoded.decode() - weight).max() < 0.02)
+    (64, True)
+
+    References: Nystad, Lassen, Pomianowski, Ellis, Olson, Adaptive scalable texture compression, 2012; Khronos
+    Data Format Specification, ASTC compressed texture image formats. Covered by US patent 10,599,935 B2 (Arm)
+    where it is applied to weights: see docs/concepts/astc.md.
+
+    Attributes:
+        footprint: texels of a block, width by height, `4x4` to `12x12`.
+        channels: weights of a texel: 1 (luminance) or 4 (RGBA, which share one position between two ends).
+        mode: how the texture is decoded: `unorm8`, to eight bits, or `float16`.
+        per: what shares a range: the tensor, or a channel (a row).
+        preset: `fast` or `best` of our encoder, or `astcenc`: Arm's, which knows no importance.
+    """
+
+    footprint: Footprint = "6x6"
+    channels: Literal[1, 4] = 1
+    mode: DecodeMode = "unorm8"
+    per: Literal["tensor", "channel"] = "channel"
+    preset: Preset = "fast"
+
+    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+        """Return `offset` and `scale`, one a unit: the range, of those tried, with the least error."""
+        candidates = [self._range(matrix, view, clip) for clip in CLIPS]
+        if not matrix.size:
+            return candidates[0]
+        weigh = self._weigh(matrix, view, importance)
+        errors = [self._sampled_error(matrix, weigh, parts) for parts in candidates]
+        return candidates[int(np.argmin(errors))]
+
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
+        """Return the bytes of the blocks."""
+        offset, scale = self._columns(parts, view)
+        weigh = None if importance is None else importance.diagonal
+        texels, heavy = self._texture(matrix, offset, scale, weigh)
+        return self._encoded(texels, heavy, self.preset).reshape(-1)
+
+    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return `offset + scale * texel`."""
+        return self._window(symbols, parts, view, slice(0, view.rows), slice(0, view.cols))
+
+    def tile(self, encoded: Encoded, rows: slice, cols: slice) -> Array:
+        """Return a window of the tensor's matrix, float32; only the blocks that it touches are read.
+
+        Args:
+            encoded: a tensor in this format.
+            rows: of the matrix, from `start` to `stop`.
+            cols: of the matrix; with four channels `start` is a multiple of 4.
+
+        Raises:
+            IntegrityError: one of the blocks is malformed.
+        """
+        return self._window(encoded.symbols, encoded.parts, encoded.view, rows, cols)
+
+    def parts(self, view: View) -> dict[str, Part]:
+        """Return `offset` and `scale`, float32, one a unit."""
+        part = Part("<f4", units_shape(view, self.per))
+        return {"offset": part, "scale": part}
+
+    def stream(self, view: View, parts: Parts) -> StreamSpec:
+        """Return the spec: 16 bytes a block, no zero symbol; a row of blocks is a row."""
+        rows, cols = self.blocks(view)
+        return StreamSpec(rows * cols * NBYTES, 256, row_length=max(cols, 1) * NBYTES)
+
+    def nbits(self, shape: tuple[int, ...]) -> float:
+        """Return the exact bits of a tensor that keeps axis 0."""
+        view = View.of(shape)
+        rows, cols = self.blocks(view)
+        return 8 * rows * cols * NBYTES + sum(part.nbits for part in self.parts(view).values())
+
+    @property
+    def width(self) -> int:
+        """Columns of a block."""
+        return size(self.footprint)[0] * self.channels
+
+    def put(self, symbols: Array, columns: Array, found: Array, *, view: View) -> None:
+        """Set the blocks of some columns."""
+        rows, cols = self.blocks(view)
+        places = columns[:: self.width] // self.width
+        symbols.reshape(rows, cols, NBYTES)[:, places] = found.reshape(rows, len(places), NBYTES)
+
+    def blocks(self, view: View) -> Size:
+        """Return rows and columns of blocks.
+
+        >>> Astc(footprint="6x5").blocks(View.of((64, 100)))
+        (13, 17)
+        """
+        width, height = size(self.footprint)
+        return -(-view.rows // height) if view.cols else 0, -(-view.cols // (width * self.channels))
+
+    def _range(self, matrix: Array, view: View, clip: float) -> Parts:
+        """Return offset and scale of the range of each unit, clipped to so many standard deviations."""
+        rows = split(matrix, view, self.per).astype(np.float64)
+        if not rows.size:
+            low = high = np.zeros(len(rows))
+        else:
+            low, high = rows.min(axis=1), rows.max(axis=1)
+            if np.isfinite(clip):
+                mean, reach = rows.mean(axis=1), clip * rows.std(axis=1)
+                low, high = np.maximum(low, mean - reach), np.minimum(high, mean + reach)
+        span = np.minimum(high - low, float(_FLOAT32.max))
+        shape = units_shape(view, self.per)
+        return {
+            "offset": low.astype(np.float32).reshape(shape),
+            "scale": np.maximum(span, 0).astype(np.float32).reshape(shape),
+        }
+
+    def _weigh(self, matrix: Array, view: View, importance: Importance | None) -> Array:
+        """Return what a squared error in each weight counts, `[rows, cols]` or `[rows, 1]`.
+
+        Without an importance, so much that the variances of all units count alike.
+        """
+        if importance is not None:
+            return importance.diagonal
+        variance = split(matrix, view, self.per).var(axis=1, dtype=np.float64) if matrix.size else np.zeros(1)
+        inverse = 1 / np.maximum(variance, 1e-90)
+        return np.repeat(inverse, view.rows // max(inverse.size, 1))[:, None]
+
+    def _sampled_error(self, matrix: Array, weigh: Array, parts: Parts) -> float:
+        """Return the error of some blocks, evenly spread, encoded quickly with a range."""
+        width, height = size(self.footprint)
+        count, width = SAMPLE // (width * height), width * self.channels
+        down, right = -(-matrix.shape[0] // height), -(-matrix.shape[1] // width)
+        chosen = np.unique(np.linspace(0, down * right - 1, count).astype(int))
+        rows = (chosen // right * height)[:, None] + np.arange(height)
+        cols = np.repeat((chosen % right * width)[:, None] + np.arange(width), height, axis=0)
+        rows = rows.reshape(-1, 1)
+        inside = (rows < matrix.shape[0]) & (cols < matrix.shape[1])
+        rows, cols = np.minimum(rows, matrix.shape[0] - 1), np.minimum(cols, matrix.shape[1] - 1)
+        weigh = np.broadcast_to(weigh, matrix.shape)[rows, cols] * inside
+        repeat = matrix.shape[0] // parts["offset"].size
+        offset, scale = (parts[name].reshape(-1)[rows // repeat] for name in ("offset", "scale"))
+        sample = matrix[rows, cols]
+        content = self._encoded(*self._texture(sample, offset, scale, weigh), "fast")
+        found = self._values(content, slice(0, len(sample)), slice(0, width)) * scale + offset
+        return float((weigh * np.square(found.astype(np.float64) - sample)).sum())
+
+    def _columns(self, parts: Parts, view: View) -> tuple[Array, Array]:
+        """Return offset and scale of every row, `[rows, 1]`."""
+        repeat = view.rows // max(parts["offset"].size, 1)
+        return np.repeat(parts["offset"], repeat)[:, None], np.repeat(parts["scale"], repeat)[:, None]
+
+    def _texture(
+        self, matrix: Array, offset: Array, scale: Array, weigh: Array | None
+    ) -> tuple[Array, Array]:
+        """Return texels, `[rows, cols, channels]`, and what a squared error in each counts, `[rows, cols]`.
+
+        `weigh` is what one in a weight counts; None: 1 in a texel.
+        """
+        texels = (matrix - offset) / np.where(scale > 0, scale, np.float32(1))
+        if weigh is None:
+            weigh = np.ones(1)
+        else:
+            weigh = weigh * np.square(scale, dtype=np.float64)
+            weigh = weigh / max(float(weigh.max(initial=0)), 1e-300)
+        weigh = np.broadcast_to(weigh, matrix.shape)
+        fill = -matrix.shape[1] % self.channels
+        if fill:
+            texels, weigh = np.pad(texels, [(0, 0), (0, fill)]), np.pad(weigh, [(0, 0), (0, fill)])
+        shape = (len(matrix), texels.shape[1] // self.channels, self.channels)
+        return texels.reshape(shape), weigh if self.channels == 1 else weigh.reshape(shape).mean(axis=2)
+
+    def _encoded(self, texels: Array, weigh: Array, preset: Preset) -> Array:
+        """Return the bytes of blocks, `[block rows, block columns, 16]`."""
+        if preset == "astcenc":
+            from featherweight.formats.astc import arm
+
+            return arm.encode_tile(texels, self.footprint)
+        from featherweight.formats.astc.encode import encode_tile
+
+        return encode_tile(texels, weigh, self.footprint, self.mode, preset)
+
+    def _values(self, content: Array, rows: slice, cols: slice) -> Array:
+        """Return a window of the texture as a matrix, 0 to 1; its columns begin at a texel."""
+        across = slice(cols.start // self.channels, -(-cols.stop // self.channels))
+        texels = decode_texels(content, self.footprint, rows, across, self.channels)
+        flat = texels.reshape(len(texels), texels.shape[1] * self.channels)
+        return texel_values(flat[:, : cols.stop - cols.start], self.mode)
+
+    def _window(self, symbols: Array, parts: Parts, view: View, rows: slice, cols: slice) -> Array:
+        """Return a window of the matrix; its columns begin at a texel."""
+        offset, scale = self._columns(parts, view)
+        weights = self._values(symbols.reshape(*self.blocks(view), NBYTES), rows, cols)
+        weights *= scale[rows]
+        weights += offset[rows]
+        return weights

@@ -1,0 +1,182 @@
+"""Fewer weights than texels, or several channels: endpoints and weights are fitted to each other. Compiled.
+
+A texel is `e0 + a (e1 - e0)` for the ends of its partition, `a` a fixed mean of up to four weights of the grid.
+Given the ends, weights go one by one to the level of least error (coordinate descent); given the weights, the
+ends are those of least squares.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from featherweight.formats.astc.ise import Array
+from featherweight.formats.astc.rising import (
+    ENDPOINT_COUNTS,
+    ENDPOINT_VALUES,
+    WEIGHT_VALUES,
+    nearest_endpoint,
+    nearest_weight,
+)
+from featherweight.formats.compiled import compiled
+
+SWEEPS = 3
+WIDTH = 1.5  # first distance of the ends from the mean, in standard deviations
+POWERS = 6  # steps towards the principal axis of four channels
+MOST_TEXELS, MOST_POINTS = 144, 64
+
+
+@compiled
+def first_ends(values: Array, importance: Array, partition: Array, number: int, ends: Array) -> None:
+    """Set `ends: [2, channels]` to points on both sides of a partition's mean, along its principal axis."""
+    channels = values.shape[1]
+    mean, axis, total = np.zeros(channels), np.zeros(channels), 0.0
+    for t in range(partition.size):
+        if partition[t] == number:
+            total += importance[t]
+            for c in range(channels):
+                mean[c] += importance[t] * values[t, c]
+    mean /= max(total, 1e-30)
+    axis[:] = 1.0
+    length = 0.0
+    for _ in range(POWERS if channels > 1 else 1):
+        following = np.zeros(channels)
+        for t in range(partition.size):
+            if partition[t] == number:
+                along = 0.0
+                for c in range(channels):
+                    along += (values[t, c] - mean[c]) * axis[c]
+                for c in range(channels):
+                    following[c] += importance[t] * along * (values[t, c] - mean[c])
+        length = np.sqrt((following * following).sum())
+        if length < 1e-12:
+            break
+        axis = following / length
+    reach = WIDTH * np.sqrt(length / max(total, 1e-30)) if length >= 1e-12 else 0.0
+    sign = 1.0 if axis[: min(channels, 3)].sum() >= 0 else -1.0
+    for c in range(channels):
+        ends[0, c] = mean[c] - sign * reach * axis[c]
+        ends[1, c] = mean[c] + sign * reach * axis[c]
+
+
+@compiled
+def slopes(
+    values: Array, importance: Array, partition: Array, ends: Array, bends: Array, pulls: Array
+) -> None:
+    """Set, for each texel, twice the squared error's curvature and slope at 0 in its interpolation weight.
+
+    Args:
+        values: `[texels, channels]`.
+        importance: `[texels]`.
+        partition: of each texel.
+        ends: `[4, 2, channels]`.
+        bends: `[texels]`, set: the error is `bends a**2 - 2 pulls a` and a constant.
+        pulls: `[texels]`, set.
+    """
+    for t in range(partition.size):
+        bend, pull = 0.0, 0.0
+        for c in range(values.shape[1]):
+            low = ends[partition[t], 0, c]
+            span = ends[partition[t], 1, c] - low
+            bend += span * span
+            pull += span * (values[t, c] - low)
+        bends[t], pulls[t] = importance[t] * bend, importance[t] * pull
+
+
+@compiled
+def descend(
+    bends: Array,
+    pulls: Array,
+    grid: tuple[Array, Array, Array],
+    kind: int,
+    sweeps: int,
+    ranks: Array,
+    mixed: Array,
+) -> None:
+    """Choose the weights of a grid, one by one.
+
+    Args:
+        bends: see `slopes`.
+        pulls: see `slopes`.
+        grid: of each point of the grid, where its texels begin; these texels; and its share in each.
+        kind: position of the range of weights.
+        sweeps: how often each weight is looked at again.
+        ranks: `[points]`, set.
+        mixed: `[texels]`, set to the interpolation weight of each, from 0 to 1.
+    """
+    starts, texels, shares = grid
+    points = starts.size - 1
+    mixed[:] = 0.0
+    for k in range(points):
+        bend, pull = 0.0, 0.0
+        for i in range(starts[k], starts[k + 1]):
+            bend += shares[i] * bends[texels[i]]
+            pull += shares[i] * pulls[texels[i]]
+        ranks[k] = nearest_weight(pull / bend, kind) if bend > 0 else 0
+        for i in range(starts[k], starts[k + 1]):
+            mixed[texels[i]] += shares[i] * WEIGHT_VALUES[kind, ranks[k]] / 64
+    for _ in range(sweeps):
+        moved = False
+        for k in range(points):
+            bend, pull, old = 0.0, 0.0, WEIGHT_VALUES[kind, ranks[k]] / 64
+            for i in range(starts[k], starts[k + 1]):
+                t = texels[i]
+                bend += shares[i] * shares[i] * bends[t]
+                pull += shares[i] * (pulls[t] - bends[t] * mixed[t])
+            rank = nearest_weight(old + pull / bend, kind) if bend > 0 else ranks[k]
+            if rank != ranks[k]:
+                moved, ranks[k] = True, rank
+                step = WEIGHT_VALUES[kind, rank] / 64 - old
+                for i in range(starts[k], starts[k + 1]):
+                    mixed[texels[i]] += shares[i] * step
+        if not moved:
+            break
+
+
+@compiled
+def least_squares(
+    values: Array, importance: Array, partition: Array, number: int, mixed: Array, sums: Array, ends: Array
+) -> bool:
+    """Set the ends `[2, channels]` of a partition to those of least squares; return whether they are known.
+
+    `sums: [3]` is set to the sums of importance times 1, `a` and `a**2`.
+    """
+    total, first, second = 0.0, 0.0, 0.0
+    for t in range(partition.size):
+        if partition[t] == number:
+            total += importance[t]
+            first += importance[t] * mixed[t]
+            second += importance[t] * mixed[t] * mixed[t]
+    sums[0], sums[1], sums[2] = total, first, second
+    determinant = total * second - first * first
+    if determinant <= 1e-6 * total * total:
+        return False
+    for c in range(values.shape[1]):
+        value, product = 0.0, 0.0
+        for t in range(partition.size):
+            if partition[t] == number:
+                value += importance[t] * values[t, c]
+                product += importance[t] * mixed[t] * values[t, c]
+        slope = (total * product - first * value) / determinant
+        ends[0, c] = (value - slope * first) / total
+        ends[1, c] = ends[0, c] + slope
+    return True
+
+
+@compiled
+def rounded(kind: int, sums: Array, ends: Array, ranks: Array) -> None:
+    """Round the ends `[2, channels]` of a partition to levels, jointly; `ranks: [2 * channels]` is set.
+
+    Of the levels around both, the pair that adds least to the squared error, by `sums` of `least_squares`.
+    """
+    for c in range(ends.shape[1]):
+        low, high = ends[0, c], ends[1, c]
+        middle = nearest_endpoint(low, kind), nearest_endpoint(high, kind)
+        best = 1e300
+        for a in range(max(middle[0] - 1, 0), min(middle[0] + 2, ENDPOINT_COUNTS[kind])):
+            for b in range(max(middle[1] - 1, 0), min(middle[1] + 2, ENDPOINT_COUNTS[kind])):
+                x = ENDPOINT_VALUES[kind, a] - low
+                y = ENDPOINT_VALUES[kind, b] - high - x
+                found = sums[0] * x * x + 2 * sums[1] * x * y + sums[2] * y * y
+                if found < best:
+                    best, ranks[2 * c], ranks[2 * c + 1] = found, a, b
+        ends[0, c], ends[1, c] = ENDPOINT_VALUES[kind, ranks[2 * c]], ENDPOINT_VALUES[kind, ranks[2 * c + 1]]

@@ -1,0 +1,83 @@
+"""What the integers of a block stand for: interpolation weights from 0 to 64, endpoints from 0 to 255."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.formats.astc.ise import ENDPOINT_RANGES, WEIGHT_RANGES, Range
+
+Array = NDArray[Any]
+
+# How the bits above the lowest one are spread, and by how much the trit or quint counts, by number of levels.
+_WEIGHT_BITS = {
+    6: ("0000000", 50),
+    10: ("0000000", 28),
+    12: ("b000b0b", 23),
+    20: ("b0000b0", 13),
+    24: ("cb000cb", 11),
+}
+_ENDPOINT_BITS = {
+    6: ("000000000", 204), 10: ("000000000", 113), 12: ("b000b0bb0", 93), 20: ("b0000bb00", 54),
+    24: ("cb000cbcb", 44), 40: ("cb0000cbc", 26), 48: ("dcb000dcb", 22), 80: ("dcb0000dc", 13),
+    96: ("edcb000ed", 11), 160: ("edcb0000e", 6), 192: ("fedcb000f", 5),
+}  # fmt: skip
+
+
+def _replicated(value: int, bits: int, width: int) -> int:
+    """Return the number of `width` bits whose highest are those of `value`, over and over."""
+    text = f"{value:0{bits}b}" * width
+    return int(text[:width], 2)
+
+
+def _spread(value: int, kind: Range, pattern: str, factor: int) -> int:
+    """Return a value with a trit or quint as 6 or 8 bits (the pattern is one longer)."""
+    width = len(pattern)
+    digit, low = value >> kind.bits, value & (1 << kind.bits) - 1
+    bits = {name: str(low >> place & 1) for place, name in enumerate("abcdef")}
+    flip = (1 << width) - 1 if low & 1 else 0
+    spread = (digit * factor + int("".join(bits.get(mark, mark) for mark in pattern), 2)) ^ flip
+    top = 1 << (width - 2)
+    return flip & top | spread >> 2
+
+
+def weights(kind: Range) -> list[int]:
+    """Return the interpolation weight, 0 to 64, of every integer of a range.
+
+    >>> weights(Range(6))
+    [0, 64, 12, 52, 25, 39]
+    """
+    if kind.levels in (3, 5):
+        found = [0, 32, 63] if kind.levels == 3 else [0, 16, 32, 47, 63]
+    elif kind.levels in _WEIGHT_BITS:
+        found = [_spread(value, kind, *_WEIGHT_BITS[kind.levels]) for value in range(kind.levels)]
+    else:
+        found = [_replicated(value, kind.bits, 6) for value in range(kind.levels)]
+    return [value + (value > 32) for value in found]
+
+
+def endpoints(kind: Range) -> list[int]:
+    """Return the endpoint, 0 to 255, of every integer of a range.
+
+    >>> endpoints(Range(6))
+    [0, 255, 51, 204, 102, 153]
+    """
+    if kind.levels in _ENDPOINT_BITS:
+        return [_spread(value, kind, *_ENDPOINT_BITS[kind.levels]) for value in range(kind.levels)]
+    return [_replicated(value, kind.bits, 8) for value in range(kind.levels)]
+
+
+def _table(rows: list[list[int]], width: int) -> Array:
+    table = np.zeros((len(rows), width), np.uint8)
+    for row, values in zip(table, rows, strict=True):
+        row[: len(values)] = values
+    return table
+
+
+# `[range, integer]`: what it stands for; and, sorted by that, the integers of each range.
+WEIGHTS = _table([weights(kind) for kind in WEIGHT_RANGES], 32)
+ENDPOINTS = _table([endpoints(kind) for kind in ENDPOINT_RANGES], 256)
+RISING_WEIGHTS = _table([np.argsort(weights(kind)).tolist() for kind in WEIGHT_RANGES], 32)
+RISING_ENDPOINTS = _table([np.argsort(endpoints(kind)).tolist() for kind in ENDPOINT_RANGES], 256)

@@ -1,0 +1,148 @@
+"""Footprints, and the block modes: what 11 bits say of a block's grid of weights."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Literal, NamedTuple, cast, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.formats.astc.ise import ENDPOINT_RANGES, WEIGHT_RANGES
+
+Array = NDArray[Any]
+
+Footprint = Literal[
+    "4x4", "5x4", "5x5", "6x5", "6x6", "8x5", "8x6", "10x5", "10x6", "8x8", "10x8", "10x10", "12x10", "12x12"
+]
+FOOTPRINTS: tuple[Footprint, ...] = get_args(Footprint)
+Size = tuple[int, int]
+
+BLOCK_BITS = 128
+MOST_WEIGHTS, LEAST_WEIGHT_BITS, MOST_WEIGHT_BITS = 64, 24, 96
+MOST_ENDPOINTS = 18
+VOID = 0x1FC  # the low nine bits of the mode of a block of one colour
+ONE_PARTITION, MORE_PARTITIONS = 17, 29  # where endpoints start if all partitions have one kind of them
+
+
+def size(footprint: Footprint) -> Size:
+    """Return width and height in texels.
+
+    >>> size("10x6")
+    (10, 6)
+    """
+    return cast(Size, tuple(int(n) for n in footprint.split("x")))
+
+
+class Mode(NamedTuple):
+    """What a block mode says; `weights` is a position in `WEIGHT_RANGES`, `planes` 1 or 2."""
+
+    width: int
+    height: int
+    weights: int
+    planes: int
+
+    @property
+    def nbits(self) -> int:
+        """Bits of the weights."""
+        return WEIGHT_RANGES[self.weights].size(self.points)
+
+    @property
+    def points(self) -> int:
+        """Number of weights."""
+        return self.width * self.height * self.planes
+
+
+def mode(code: int) -> Mode | None:
+    """Return what the 11 bits of a block mode say; None if they are reserved or of a block of one colour.
+
+    >>> mode(0b00001000010)
+    Mode(width=4, height=4, weights=0, planes=1)
+    """
+    low, a, b = code & 3, code >> 5 & 3, code >> 7 & 3
+    double, precise = code >> 10 & 1, code >> 9 & 1
+    if low:
+        rank = low << 1 | code >> 4 & 1
+        grids = ((b + 4, a + 2), (b + 8, a + 2), (a + 2, b + 8), (b, a + 2) if b > 1 else (a + 2, b + 6))
+        grid = grids[code >> 2 & 3]
+    else:
+        rank = (code >> 2 & 3) << 1 | code >> 4 & 1
+        if b == 2:
+            grid, double, precise = (a + 6, (code >> 9 & 3) + 6), 0, 0
+        elif b == 3 and a > 1:
+            return None
+        else:
+            grid = ((12, a + 2), (a + 2, 12), (0, 0), (6, 10) if a == 0 else (10, 6))[b]
+    return Mode(*grid, rank - 2 + 6 * precise, 1 + double) if rank >= 2 else None
+
+
+def _legal(found: Mode | None) -> bool:
+    """Return whether the weights of such a block are neither too many nor too long nor too short."""
+    return (
+        found is not None
+        and found.points <= MOST_WEIGHTS
+        and LEAST_WEIGHT_BITS <= found.nbits <= MOST_WEIGHT_BITS
+    )
+
+
+# By block mode, `[2048, 5]`: width, height, range, planes, bits of the weights; zeros where it is not legal.
+_FOUND = [mode(code) for code in range(2048)]
+MODES: Array = np.array(
+    [(*found, found.nbits) if found and _legal(found) else (0, 0, 0, 0, 0) for found in _FOUND], np.int64
+)
+
+
+def endpoint_range(bits: int, count: int) -> int:
+    """Return the position of the greatest range of which `count` integers fit in so many bits; -1: none."""
+    return max((i for i, kind in enumerate(ENDPOINT_RANGES) if kind.size(count) <= bits), default=-1)
+
+
+# By number of pairs of endpoints and bits left for them, `[10, 128]`: position of their range.
+ENDPOINT_RANGE: Array = np.array(
+    [[endpoint_range(bits, 2 * pairs) for bits in range(BLOCK_BITS)] for pairs in range(10)], np.int64
+)
+
+
+class Configuration(NamedTuple):
+    """A way to lay out a block of one plane whose partitions have one kind of endpoints.
+
+    Attributes:
+        code: its block mode.
+        width: of the grid of weights.
+        height: of the grid of weights.
+        weights: position of their range.
+        partitions: 1 to 4.
+        endpoints: position of their range.
+    """
+
+    code: int
+    width: int
+    height: int
+    weights: int
+    partitions: int
+    endpoints: int
+
+
+@lru_cache
+def configurations(footprint: Footprint, channels: int) -> tuple[Configuration, ...]:
+    """Return every legal configuration of one plane, for endpoints of 1 (luminance) or 4 (RGBA) channels.
+
+    >>> len(configurations("4x4", 1)), len(configurations("4x4", 4))
+    (127, 40)
+    """
+    width, height = size(footprint)
+    found: dict[tuple[int, ...], Configuration] = {}
+    for code, (w, h, weights, planes, nbits) in enumerate(MODES.tolist()):
+        if planes != 1 or w > width or h > height:
+            continue
+        for partitions in (1, 2, 3, 4):
+            pairs = partitions * channels
+            start = MORE_PARTITIONS if partitions > 1 else ONE_PARTITION
+            kind = (
+                int(ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits]) if 2 * pairs <= MOST_ENDPOINTS else -1
+            )
+            if kind >= 0:
+                found.setdefault(
+                    (partitions, w, h, weights), Configuration(code, w, h, weights, partitions, kind)
+                )
+    return tuple(found[key] for key in sorted(found))

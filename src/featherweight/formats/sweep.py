@@ -1,0 +1,122 @@
+"""The column sweep: columns are encoded in turn, and each error is made good in the columns still to come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dtrtri
+
+from featherweight.errors import UnsupportedError
+
+Array = NDArray[Any]
+Order = Literal["given", "activation"]
+# A block `[rows, k]` of the weight, and which columns `[k]` it is, to what can be written of it, `[rows, k]`.
+QuantiseColumns = Callable[[Array, Array], Array]
+
+LAZY = 64  # columns whose errors reach the columns beyond them in one product of matrices
+
+
+def sweep(
+    weight: Array,
+    hessian: Array,
+    quantise_columns: QuantiseColumns,
+    *,
+    width: int = 1,
+    damping: float = 0.01,
+    order: Order = "given",
+) -> Array:
+    """Return a matrix that `quantise_columns` has made, of small error `tr (W - Q) H (W - Q)'`.
+
+    After each block of columns the columns that are left become what makes the error least, given all that is
+    fixed. Exactly so: the result is that of optimal brain surgery in the order of the columns. A column that
+    no input reaches (`H_jj = 0`) is encoded as it is.
+
+    >>> H = np.array([[1.0, 0.9], [0.9, 1.0]])
+    >>> sweep(np.array([[0.4, 0.4]]), H, lambda block, columns: np.rint(block), damping=1e-9).tolist()
+    [[0.0, 1.0]]
+
+    References: Hassibi, Stork, Second order derivatives for network pruning: optimal brain surgeon, 1993, eq.
+    5; Frantar, Ashkboos, Hoefler, Alistarh, GPTQ, 2022, arXiv 2210.17323, section 3 (one Cholesky factor for
+    all rows, lazy updates, damping); for `width > 1` their eq. 4 with a block in the place of q.
+
+    Args:
+        weight: `[rows, cols]`.
+        hessian: `[cols, cols]`, symmetric, positive semi-definite; or `[groups, cols, cols]`: of each of so
+            many equal runs of rows.
+        quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer.
+        width: columns in a block.
+        damping: added to the diagonal, times its mean.
+        order: `given`, or `activation`: blocks of greatest summed diagonal first.
+
+    Raises:
+        UnsupportedError: the Hessian is not finite, or not positive definite when it is damped.
+    """
+    rows, cols = weight.shape
+    if not weight.size:
+        return np.zeros(weight.shape)
+    groups = hessian if hessian.ndim == 3 else hessian[None]
+    columns = ordered(groups, width, order)
+    upper = inverse_factor(damped(groups, damping)[:, columns[:, None], columns])
+    # [groups, cols, rows of a group]: a column lies together
+    left = np.ascontiguousarray(weight.reshape(len(groups), -1, cols).transpose(0, 2, 1)[:, columns], float)
+    done = np.empty((rows, cols))
+    lazy = width * max(1, LAZY // width)
+    for start in range(0, cols, lazy):
+        stop = min(start + lazy, cols)
+        errors = np.empty_like(left[:, start:stop])
+        for first in range(start, stop, width):
+            last = min(first + width, stop)
+            block = left[:, first:last]
+            made = quantise_columns(by_rows(block), columns[first:last])
+            done[:, columns[first:last]] = made
+            missed = block - made.reshape(len(groups), -1, last - first).transpose(0, 2, 1)
+            error = np.linalg.solve(upper[:, first:last, first:last].transpose(0, 2, 1), missed)
+            left[:, last:stop] -= upper[:, first:last, last:stop].transpose(0, 2, 1) @ error
+            errors[:, first - start : last - start] = error
+        left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+    return done
+
+
+def by_rows(block: Array) -> Array:
+    """Return `block: [groups, k, rows of a group]` as `[rows, k]`."""
+    return block.transpose(0, 2, 1).reshape(-1, block.shape[1])
+
+
+def ordered(hessian: Array, width: int, order: Order) -> Array:
+    """Return the columns in the order in which they are encoded; blocks stay whole, a short one last."""
+    cols = hessian.shape[-1]
+    if order == "given":
+        return np.arange(cols)
+    whole = cols - cols % width
+    reached = np.einsum("gii->i", hessian)[:whole].reshape(-1, width).sum(axis=1)
+    blocks = np.argsort(-reached, kind="stable")
+    return np.append(np.arange(whole).reshape(-1, width)[blocks].reshape(-1), np.arange(whole, cols))
+
+
+def damped(hessian: Array, damping: float) -> Array:
+    """Return `hessian: [groups, cols, cols]` plus `damping` times the mean of its diagonal; the identity for 0."""
+    mean = np.einsum("gii->g", hessian) / max(hessian.shape[-1], 1)
+    shift = np.where(mean > 0, damping * mean, 1.0)
+    return hessian + shift[:, None, None] * np.eye(hessian.shape[-1])
+
+
+def inverse_factor(hessian: Array) -> Array:
+    """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`.
+
+    Its row i, divided by its diagonal, says how an error in column i is made good in the columns after it
+    when those before it are fixed. `U` is the inverse of `R` in `H = R R'`, the Cholesky factor taken from the
+    last column to the first, so that `H` itself need not be inverted.
+
+    Raises:
+        UnsupportedError: `H` is not finite or not positive definite.
+    """
+    if not np.isfinite(hessian).all():
+        raise UnsupportedError("the Hessian holds NaN or infinity", hint="look for activations that overflow")
+    try:
+        backward = np.linalg.cholesky(hessian[:, ::-1, ::-1])
+    except np.linalg.LinAlgError:
+        raise UnsupportedError("the Hessian is not positive definite", hint="more damping") from None
+    return np.stack([dtrtri(factor)[0] for factor in backward[:, ::-1, ::-1]])

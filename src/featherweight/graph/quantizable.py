@@ -1,0 +1,126 @@
+"""Which activations need a quantizer for the network to run as integers, and which of them share one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from featherweight.graph.graph import Edge, Graph, Node
+
+LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
+JOINS = {"add", "cat"}
+AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean"}
+CLAMPS = {"relu", "relu6", "hardtanh", "clamp"}
+# Operators that move numbers, or choose among them, and make no new ones.
+MOVES = {
+    "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool2d", "view",
+    "reshape", "flatten", "unflatten", "transpose", "permute", "t", "squeeze", "unsqueeze", "slice", "select",
+    "expand", "split", "split_with_sizes", "chunk", "unbind", "pixel_shuffle", "channel_shuffle",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be quantized.
+
+    Attributes:
+        shared: edges that share one quantizer, together, each group and all groups in order of the graph.
+        skipped: layers with weights that compute in float, with the reason.
+    """
+
+    shared: tuple[tuple[Edge, ...], ...]
+    skipped: dict[str, str]
+
+
+def quantizable(graph: Graph, skip: Collection[str] = ()) -> Plan:
+    """Return which edges need a quantizer.
+
+    Convolutions, linear layers, sums and concatenations of activations, products and averages read integers
+    and, but for linear layers that nothing quantized follows, write them. A ReLU or clamp that alone reads
+    what one of them writes is part of it: the quantizer stands behind it, and its range clamps. What only
+    moves numbers (max-pooling, reshaping, padding with zeros) shares the quantizer of what it reads. All that
+    an addition or a concatenation reads and writes share one quantizer; an addition whose sum goes through a
+    clamp shares it among its inputs alone.
+
+    Args:
+        graph: the network.
+        skip: paths of layers to compute in float.
+    """
+    chosen = [node for node in graph.nodes if _integer(graph, node) and node.module not in skip]
+    wanted: dict[Edge, None] = dict.fromkeys(edge for node in chosen for edge in node.inputs)
+    wanted |= dict.fromkeys(_result(graph, node) for node in chosen if node.op != "linear")
+    groups = {edge: {edge} for edge in wanted}
+    for first, second in [*_moved(graph, groups), *_joined(graph, chosen)]:
+        merged = groups[first] | groups[second]
+        groups |= dict.fromkeys(merged, merged)
+    order = {node.name: number for number, node in enumerate(graph.nodes)}
+    shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
+    names = {node.name for node in chosen}
+    return Plan(
+        tuple(sorted(shared, key=lambda group: order[group[0]])),
+        {
+            node.module or node.name: "asked for"
+            if node.module in skip
+            else f"{node.op} has no integer form here"
+            for node in graph.nodes
+            if node.tensors and node.name not in names and not _constant(node)
+        },
+    )
+
+
+def _integer(graph: Graph, node: Node) -> bool:
+    """Whether runtimes compute `node` from integers."""
+    made = [graph.node(edge) for edge in node.inputs]
+    if node.dtype != "float32" or any(source.dtype != "float32" for source in made):
+        return False
+    if node.op in LAYERS:
+        return len(made) == 1 and "weight" in dict(node.roles)
+    if node.op in AVERAGES:
+        return len(made) == 1
+    scaled = dict(node.arguments).get("alpha", 1) != 1
+    return node.op in JOINS | {"mul"} and len(made) > 1 and not node.tensors and not scaled
+
+
+def _result(graph: Graph, node: Node) -> Edge:
+    """The edge behind `node`, or behind the clamp that alone reads it."""
+    clamp = absorbable(graph, node)
+    return clamp.name if clamp else node.name
+
+
+def absorbable(graph: Graph, node: Node) -> Node | None:
+    """Return the clamp that alone reads what `node` writes, if there is one: a range can take its place."""
+    readers = graph.consumers(node.name)
+    alone = len(readers) == 1 and node.name not in graph.outputs and readers[0].inputs == (node.name,)
+    return readers[0] if alone and readers[0].op in CLAMPS and node.op != "cat" else None
+
+
+def _moved(graph: Graph, groups: dict[Edge, set[Edge]]) -> Iterator[tuple[Edge, Edge]]:
+    """Pairs of edges before and behind an operator that moves numbers; the edge before becomes wanted."""
+    for node in reversed(graph.nodes):
+        if node.name in groups and _moves(node):
+            groups.setdefault(node.inputs[0], {node.inputs[0]})
+            yield node.inputs[0], node.name
+
+
+def _moves(node: Node) -> bool:
+    padding = dict(node.arguments)
+    zeros = (
+        node.op in ("pad", "constant_pad_nd")
+        and padding.get("mode", "constant") == "constant"
+        and padding.get("value", 0) == 0
+    )
+    return (node.op in MOVES or zeros) and len(node.inputs) == 1 and not node.tensors
+
+
+def _joined(graph: Graph, chosen: list[Node]) -> Iterator[tuple[Edge, Edge]]:
+    """Pairs of edges that an addition or a concatenation reads, and the one that it writes."""
+    for node in chosen:
+        if node.op in JOINS:
+            written = [] if absorbable(graph, node) else [node.name]
+            for edge in [*node.inputs[1:], *written]:
+                yield node.inputs[0], edge
+
+
+def _constant(node: Node) -> bool:
+    """Whether no activation passes through `node`."""
+    return not node.inputs

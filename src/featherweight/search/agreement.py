@@ -1,0 +1,86 @@
+"""Whether a runtime that computes in integers computes the network: how often both decide alike, and steps apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featherweight.errors import IntegrityError
+from featherweight.graph.nest import flatten_outputs
+from featherweight.model import Note
+from featherweight.task import Inputs, Predict, Task
+from featherweight.task.samples import leaves
+
+LEAST = 0.9  # of the samples; integers that round otherwise now and then agree on more
+SAMPLES = 256
+LEVELS = 255  # steps of the range of an output
+NEAR = 8  # steps, within which numbers agree that are no scores of classes
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two computations of one network compare.
+
+    Attributes:
+        samples: on how many.
+        same: share of them whose greatest output is the same one; where outputs are not scores of classes,
+            share of their numbers that are within 8 steps.
+        steps: share of output numbers 0, 1, 2, and 3 or more steps apart; a step is 1/255 of the range.
+    """
+
+    samples: int
+    same: float
+    steps: tuple[float, float, float, float]
+
+    def __str__(self) -> str:
+        """Return it as a sentence."""
+        apart = ", ".join(f"{share:.1%} {name}" for share, name in zip(self.steps, _NAMES, strict=True))
+        return f"same decision on {self.same:.1%} of {self.samples} samples; output steps apart: {apart}"
+
+
+_NAMES = ("0", "1", "2", "3 or more")
+
+
+def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLES) -> Agreement:
+    """Return how `first` and `second` compare on validation inputs."""
+    same, numbers, seen = [], np.zeros(4), 0
+    for inputs in _inputs(task):
+        for ours, theirs in zip(_arrays(first, inputs), _arrays(second, inputs), strict=True):
+            step = max(float(np.ptp(ours)), 1e-30) / LEVELS
+            apart = np.rint(np.abs(ours - theirs) / step).astype(np.int64)
+            numbers += np.bincount(np.minimum(apart.reshape(-1), 3), minlength=4)
+            scores = ours.ndim == 2 and ours.shape[1] > 1
+            same.append((ours.argmax(1) == theirs.argmax(1)) if scores else (apart <= NEAR).reshape(-1))
+        seen += len(next(leaves(inputs)))
+        if seen >= samples:
+            break
+    a, b, c, d = (numbers / max(numbers.sum(), 1)).tolist()
+    return Agreement(seen, float(np.concatenate(same).mean()), (a, b, c, d))
+
+
+def check_agreement(simulated: Predict, run: Predict, runtime: str, task: Task) -> Note:
+    """Return how the simulation and the runtime compare.
+
+    Raises:
+        IntegrityError: they differ by more than roundings explain.
+    """
+    found = agreement(simulated, run, task)
+    if found.same < LEAST:
+        raise IntegrityError(
+            f"{runtime} does not compute the network that was measured", got=str(found), expected=f"{LEAST:.0%}",
+            hint="a layer of its graph is wrong: featherweight.search.layer_parity finds which",
+        )  # fmt: skip
+    return Note("chose", runtime, f"computes in integers as the simulation does: {found}")
+
+
+def _inputs(task: Task) -> Iterator[Inputs]:
+    for batch in task.batches("validation", seed=0, epoch=0):
+        yield task.inputs(batch)
+
+
+def _arrays(predict: Predict, inputs: Inputs) -> list[NDArray[Any]]:
+    return [tensor.detach().double().numpy() for tensor in flatten_outputs(predict(inputs))[1]]

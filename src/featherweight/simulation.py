@@ -1,0 +1,114 @@
+"""The network as integer hardware computes it, in torch: quantizers on its edges, integer weights and biases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from featherweight.activations import Quantizer
+from featherweight.errors import UnsupportedError
+from featherweight.graph.graph import Edge, Node
+from featherweight.graph.interpret import Interpreter, Visit
+from featherweight.graph.nest import Nest, flatten_inputs
+from featherweight.graph.program import Program, capture, still
+from featherweight.graph.quantizable import LAYERS
+from featherweight.graph.trace import graph_of
+from featherweight.integers import IntegerLayer, integer_layer, obstacle
+from featherweight.model import Model
+from featherweight.task import Inputs
+
+# Positions of weight and bias among the arguments of a convolution or linear layer.
+WEIGHT, BIAS = 1, 2
+
+
+def simulate(model: Model, example: Inputs) -> nn.Module:
+    """Return the network of `model` as integer hardware computes it; it is called as the network is.
+
+    The captured network runs in float32. Each activation with a quantizer is rounded to its integers, half to
+    even. A layer whose weight is encoded as integers and whose input has a quantizer computes with the integer
+    weights and with its bias rounded to int32 steps of input and weight, as a runtime has them. The products are
+    summed in float32, so an activation may fall a step beside the runtime's where a sum is almost half way.
+
+    Without quantizers it is the network itself.
+
+    Raises:
+        UnsupportedError: the network cannot be traced, or a quantizer is on no edge of it.
+    """
+    if not model.activations:
+        return model.module
+    return Simulation(model, capture(model.module, example))
+
+
+def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:
+    """Return what runs the network of `model` with integer weights and biases; `visit` sees each activation.
+
+    Raises:
+        UnsupportedError: a quantizer is on no edge of the network.
+    """
+    nodes = {node.name: node for node in graph_of(model.module, program).nodes}
+    if unknown := sorted(model.activations.keys() - nodes.keys()):
+        raise UnsupportedError("a quantizer on no edge of the network", where=unknown[0])
+    arguments = {}
+    for edge, layer in integer_layers(model, nodes).items():
+        arguments[edge] = {WEIGHT: torch.from_numpy(layer.weights)}
+        if layer.biases is not None:
+            arguments[edge][BIAS] = torch.from_numpy(layer.biases)
+    return Interpreter(model.module, program, visit, arguments)
+
+
+def integer_layers(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, IntegerLayer]:
+    """Return the layers of `nodes` that compute in integers, by the edge they write."""
+    found = {}
+    for edge, node in nodes.items():
+        roles = dict(node.roles)
+        if node.op not in LAYERS or len(node.inputs) != 1 or "weight" not in roles:
+            continue
+        source, weight = model.activations.get(node.inputs[0]), model.weights.get(roles["weight"])
+        computed = len(roles) < len(node.tensors)
+        if source is not None and weight is not None and not obstacle(weight) and not computed:
+            bias = model.tensors[roles["bias"]].detach().numpy() if "bias" in roles else None
+            found[edge] = integer_layer(weight, bias, source)
+    return found
+
+
+def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return `x` rounded to the numbers of `quantizer`, float32; as `dequantize(quantize(x))` bit for bit."""
+    least, most = (end - quantizer.zero_point for end in quantizer.grid)
+    steps = x.div(torch.tensor(quantizer.scale, dtype=torch.float32)).round_().nan_to_num_(nan=0.0)
+    return steps.clamp_(least, most).mul_(quantizer.scale)
+
+
+class Simulation(nn.Module):
+    """What `simulate` returns.
+
+    Args:
+        model: a model with quantizers.
+        program: its network, captured.
+    """
+
+    def __init__(self, model: Model, program: Program) -> None:
+        super().__init__()
+        self.module, self._program, self._activations = model.module, program, model.activations
+        self._interpreter = interpreter(model, program, self._visit)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the network's output; dataclasses and named tuples come as dictionaries."""
+        inputs: Inputs = kwargs or (args[0] if len(args) == 1 else args)
+        with still(self.module):
+            flat = self._interpreter(flatten_inputs(self.module, inputs))
+        return _nested(self._program.outputs, flat)
+
+    def _visit(self, edge: Edge, value: Tensor) -> Tensor:
+        quantizer = self._activations.get(edge)
+        return value if quantizer is None else fake_quantize(value, quantizer)
+
+
+def _nested(nest: Nest, flat: tuple[Tensor, ...]) -> Any:
+    if isinstance(nest, dict):
+        return {key: _nested(part, flat) for key, part in nest.items()}
+    if isinstance(nest, list):
+        return tuple(_nested(part, flat) for part in nest)
+    return None if nest is None else flat[nest]

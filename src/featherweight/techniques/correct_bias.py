@@ -1,0 +1,127 @@
+"""The step `correct_bias`: what encoding added to the mean of a layer's outputs is taken off its bias."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from msgspec import Meta
+
+from featherweight.errors import UnsupportedError
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context, Step, Where
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featherweight.curvature.sequence import Pairs
+    from featherweight.curvature.sites import Site
+    from featherweight.model import Model, Note
+
+
+class CorrectBias(Step, frozen=True, kw_only=True, omit_defaults=True, tag="correct_bias"):
+    """Correct the biases of layers whose weights are encoded, on unlabelled inputs.
+
+    Layer by layer, in order of execution, each with what was corrected before it: on every other input the mean
+    difference of each output channel to the network before anything was encoded is measured, and taken off the
+    bias. A channel is corrected only if that makes its squared error less on the inputs in between, which the
+    correction has not seen: from few inputs a mean can do more harm than good. A bias that is encoded, or that
+    is not there (`fold` gives one to layers before a batch norm), stays, with a note.
+
+    References: Nagel, van Baalen, Blankevoort, Welling, Data-free quantization through weight equalization and
+    bias correction, 2019, arXiv 1906.04721, section 4.2 (the empirical form).
+
+    Attributes:
+        where: weights of the layers; see `featherweight.selectors`.
+        samples: inputs of the calibration split to see.
+    """
+
+    needs: ClassVar[Needs] = "unlabelled"
+    where: Where = "weights"
+    samples: Annotated[int, Meta(ge=2)] = 128
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with these biases corrected.
+
+        Raises:
+            UnsupportedError: there is no network of this structure with nothing encoded to compare with.
+        """
+        from featherweight.curvature.sequence import in_sequence, prefix
+        from featherweight.model import Note, equal_bits
+        from featherweight.selectors import select
+
+        floats = reference(model, context)
+        ahead = prefix(floats, task, self.samples, seed=context.seed)
+        reasons = {name: obstacle(model, ahead.sites.get(name)) for name in select(model, self.where)}
+        changed = {
+            name: tensor.detach()
+            for name, tensor in model.tensors.items()
+            if not equal_bits(tensor, floats.tensors[name])
+        }
+        notes: list[Note] = []
+
+        def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
+            assert site.bias is not None, "layers without one have an obstacle"
+            bias, kept = corrected(site, pairs, floats, model)
+            notes.append(Note("chose", site.bias, f"{kept} of {len(bias)} channels corrected"))
+            return {site.bias: bias}
+
+        layers = [name for name, reason in reasons.items() if not reason]
+        made = in_sequence(ahead, layers, treat, changed=changed, events=context.events, name="correct_bias")
+        left = [Note("skipped", name, f"bias not corrected: {why}") for name, why in reasons.items() if why]
+        biases = {ahead.sites[name].bias: made[str(ahead.sites[name].bias)] for name in layers}
+        return model.with_tensors({str(name): value for name, value in biases.items()}, [*left, *notes])
+
+
+def reference(model: Model, context: Context) -> Model:
+    """Return the network before anything of it was encoded.
+
+    Raises:
+        UnsupportedError: it is not known, or has another structure.
+    """
+    floats = context.uncoded
+    if floats is None or {n: t.shape for n, t in floats.tensors.items()} != {
+        n: t.shape for n, t in model.tensors.items()
+    }:
+        raise UnsupportedError(
+            "no network to compare with: none of this structure came before anything was encoded",
+            where="correct_bias",
+            hint="fold, equalize and the like come before the first step that encodes",
+        )
+    return floats
+
+
+def obstacle(model: Model, site: Site | None) -> str:
+    """Return why the bias of a layer cannot be corrected, or an empty string."""
+    if site is None:
+        return "it is not the weight of one convolution or linear layer"
+    if site.bias is None:
+        return "the layer has none"
+    if site.bias in model.weights:
+        return "it is encoded"
+    return "" if site.weight in model.weights else "the weight is not encoded"
+
+
+def corrected(site: Site, pairs: Pairs, floats: Model, model: Model) -> tuple[Tensor, int]:
+    """Return the bias `[out]` of a layer, and how many of its channels were corrected.
+
+    With the mean errors `d` on the even and `h` on the odd inputs, a correction by d adds `d^2 - 2 d h` to the
+    mean squared error of a channel on the odd ones, whatever its variance.
+    """
+    import torch
+
+    weights = [network.tensors[site.weight].detach() for network in (floats, model)]
+    biases = [network.tensors[str(site.bias)].detach() for network in (floats, model)]
+    axis = -1 if site.op == "linear" else 1
+    each = []  # mean error of each input and channel
+    with torch.no_grad():
+        for before, now in pairs:
+            error = site.output(now, weights[1], biases[1]) - site.output(before, weights[0], biases[0])
+            each.append(
+                error.movedim(axis, 1).double().flatten(2).mean(2) if error.dim() > 2 else error.double()
+            )
+    errors = torch.cat(each)
+    seen, unseen = errors[::2].mean(0), errors[1::2].mean(0)
+    helps = seen.square() < 2 * seen * unseen  # false where there is nothing unseen, and the mean is NaN
+    bias = biases[1].double() - torch.where(helps, seen, 0.0)
+    return bias.to(biases[1].dtype), int(helps.sum())

@@ -1,0 +1,180 @@
+"""The step `gptq`: rounding that makes up, in the weights still to come, for what it has done to a layer's output."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from msgspec import Meta, field
+from numpy.typing import NDArray
+
+from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
+from featherweight.task import Needs, Task
+from featherweight.techniques.base import Context, Item, Step, Where
+from featherweight.techniques.coding import recoded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featherweight.curvature.moments import Moments
+    from featherweight.curvature.sequence import Pairs, Prefix
+    from featherweight.curvature.sites import Site
+    from featherweight.model import Model, Note
+
+Array = NDArray[Any]
+Order = Literal["given", "activation"]
+
+
+class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
+    """Encode the selected weights layer by layer so that the layers' outputs on unlabelled inputs stay near.
+
+    Of each layer `y = W x` the columns of W are assigned one after the other, and each error is made good in
+    those still to come (`featherweight.formats.sweep`), under the Hessian `H = sum x x'` of its inputs. Scales
+    and codebooks are fitted first, each squared error weighed by the diagonal of H. Layers come in order of
+    execution. Exact zeros stay.
+
+    A tensor that is no weight of a convolution or linear layer, or that several layers use, is rounded to
+    nearest, and noted. One that has this format already stays.
+
+    References: Frantar, Ashkboos, Hoefler, Alistarh, GPTQ, 2022, arXiv 2210.17323; Li et al., GPTAQ: Efficient
+    finetuning-free quantization for asymmetric calibration, 2025, arXiv 2504.02692 (the targets of
+    `asymmetric`; here the whole shift is made before the first column).
+
+    Attributes:
+        where: which tensors; see `featherweight.selectors`.
+        format: how their numbers are written.
+        formats: those of some of them in its place, by items of a `where`.
+        coder: how their symbols are written, or `smallest`.
+        samples: inputs of the calibration split to see.
+        inputs: what x is. `float`: a layer's input in the network as it was; `quantized`: with all that was
+            encoded before it; `asymmetric`: that too, and the output to stay near is the one in the network as
+            it was, so that a layer also makes good what those before it did.
+        damping: added to the diagonal of H, times its mean.
+        order: columns as they are `given`, or those of greatest `activation` first.
+    """
+
+    needs: ClassVar[Needs] = "unlabelled"
+    where: Where = "weights"
+    format: AnyFormat = Int(bits=4, scale_by="mse")
+    formats: dict[Item, AnyFormat] = field(default_factory=dict)
+    coder: AnyCoder | Literal["smallest"] = Fixed()
+    samples: Annotated[int, Meta(ge=1)] = 128
+    inputs: Literal["float", "quantized", "asymmetric"] = "asymmetric"
+    damping: Annotated[float, Meta(gt=0)] = 0.01
+    order: Order = "activation"
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with these tensors encoded."""
+        import torch
+
+        from featherweight.curvature.sequence import in_sequence, prefix
+        from featherweight.techniques.encode import again
+        from featherweight.techniques.floats import encode
+
+        formats, had = self.chosen(model), model.weights
+        ahead = prefix(model, task, self.samples, seed=context.seed)
+        fresh = [name for name, format in formats.items() if name not in had or had[name].format != format]
+        layers = [name for name in fresh if name in ahead.sites]
+        encoded = {name: encode(model, name, formats[name]) for name in formats if name not in layers}
+
+        def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
+            encoded[site.weight] = self.layer(model, site, pairs, formats[site.weight])
+            return {site.weight: torch.from_numpy(encoded[site.weight].decode())}
+
+        rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
+        sequential = self.inputs != "float"
+        in_sequence(
+            ahead, layers, treat, changed=rounded if sequential else None, sequential=sequential,
+            events=context.events, name="gptq",
+        )  # fmt: skip
+        written = {name: recoded(encoded[name], self.coder, name) for name in formats}
+        twice = [again(name, had[name], written[name]) for name in formats if name in had]
+        others = [name for name in fresh if name not in layers]
+        return model.with_encoded(written, [*self.notes(ahead, others), *twice])
+
+    def chosen(self, model: Model) -> dict[str, Format]:
+        """Return the format of each selected tensor.
+
+        Raises:
+            ConfigError: an item of `formats` selects what `where` does not, or what another item does.
+        """
+        from featherweight.selectors import select
+
+        chosen: dict[str, Format] = dict.fromkeys(select(model, self.where), self.format)
+        taken: set[str] = set()
+        for item, format in self.formats.items():
+            names = select(model, item)
+            if wrong := [name for name in names if name in taken or name not in chosen]:
+                raise ConfigError(
+                    "selected twice, or not by where", where=f"gptq.formats.{item}", got=", ".join(wrong)
+                )
+            chosen |= dict.fromkeys(names, format)
+            taken |= set(names)
+        return chosen
+
+    def layer(self, model: Model, site: Site, pairs: Pairs, format: Format) -> Encoded:
+        """Return the weight of one layer, encoded for these inputs.
+
+        Raises:
+            UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
+        """
+        from featherweight.curvature.moments import moments
+        from featherweight.graph.views import views
+        from featherweight.techniques.floats import array
+
+        weight, view = array(model, site.weight), views(model.module)[site.weight]
+        if not np.isfinite(weight).all():
+            raise UnsupportedError(
+                "NaN or infinity", where=site.weight, hint="look for a diverged training run"
+            )
+        found = moments(site, pairs, weight.shape[2:], drift=self.inputs == "asymmetric")
+        return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
+
+    def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:
+        """Return why tensors were rounded to nearest, and whether the inputs were few."""
+        from featherweight.model import Note
+
+        reasons = {name: ahead.without.get(name, "no operator reads it") for name in rounded}
+        notes = [Note("chose", name, f"rounded to nearest: {reason}") for name, reason in reasons.items()]
+        if ahead.samples < self.samples:
+            few = f"only {ahead.samples} inputs of the {self.samples} asked for"
+            notes.append(Note("chose", "calibration", few))
+        return notes
+
+
+def swept(
+    weight: Array, moments: Moments, format: Format, view: View, *, damping: float, order: Order
+) -> Encoded:
+    """Return a layer's weight in `format`, at fixed rate.
+
+    Args:
+        weight: `[rows, cols]`.
+        moments: of the layer's inputs.
+        format: what to write it in.
+        view: of the weight.
+        damping: of the Hessian.
+        order: of the columns.
+    """
+    from featherweight.formats.sweep import sweep
+
+    zero = weight == 0
+    target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
+    importance = Importance(moments.diagonal(len(weight), damping))
+    with np.errstate(over="ignore", under="ignore"):
+        parts = format.fit(target.astype(np.float32), view=view, importance=importance)
+
+        spec = format.stream(view, parts)
+        symbols = np.zeros(spec.count, spec.dtype)
+
+        def quantise_columns(block: Array, columns: Array) -> Array:
+            alone, narrow, part = format.columns(parts, view, columns)
+            known = np.where(zero[:, columns], 0, block).astype(np.float32)
+            weigh = Importance(importance.diagonal[:, columns])
+            found = alone.assign(known, narrow, view=part, importance=weigh).reshape(-1)
+            format.put(symbols, columns, found, view=view)
+            return alone.dequantize(found, narrow, view=part)
+
+        sweep(target, moments.hessian, quantise_columns, width=format.width, damping=damping, order=order)
+    return Encoded(format, Fixed(), view, symbols, parts)

@@ -1,0 +1,63 @@
+"""Inputs of layers against hooks on a network that was changed by hand, whatever is kept on the way."""
+
+from functools import cache
+
+import pytest
+import torch
+from tiny import Tiny
+
+from featherweight.curvature.sequence import in_sequence, prefix
+from featherweight.model import Model
+from featherweight.task import Restricted
+
+TASK = Tiny(size=40, batch=12)
+WEIGHTS = ["0.weight", "4.weight", "8.weight"]
+
+
+@cache
+def ahead(samples=30):
+    return prefix(Model.of(TASK.model()), Restricted(TASK, "unlabelled"), samples)
+
+
+def seen_by_hooks(module, samples=30):
+    """Inputs of each of the layers, all samples at once."""
+    found = {}
+    for weight in WEIGHTS:
+        path = weight.split(".")[0]
+        module.get_submodule(path).register_forward_pre_hook(
+            lambda _, args, weight=weight: found.__setitem__(weight, args[0].detach())
+        )
+    images = torch.cat([images for images, _ in TASK.batches("calibration", seed=0, epoch=0)])
+    with torch.no_grad():
+        module(images[:samples])
+    return found
+
+
+@pytest.mark.parametrize("limit", [0, 30_000, 1 << 30])
+@pytest.mark.parametrize("sequential", [True, False])
+def test_inputs_are_those_of_the_changed_network(limit, sequential):
+    module = TASK.model()
+    floats, changed = seen_by_hooks(TASK.model()), TASK.model()
+    seen = {}
+
+    def treat(site, pairs):
+        before, now = zip(*pairs, strict=True)
+        again = torch.cat([second for _, second in pairs])
+        seen[site.weight] = torch.cat(before), torch.cat(now)
+        assert torch.equal(again, seen[site.weight][1])
+        return {site.weight: 1.1 * module.state_dict()[site.weight]}
+
+    made = in_sequence(ahead(), WEIGHTS, treat, sequential=sequential, limit=limit)
+    assert list(made) == WEIGHTS == list(seen)
+    if sequential:
+        changed.load_state_dict({**module.state_dict(), **made})
+    expected = seen_by_hooks(changed)
+    for weight in WEIGHTS:
+        torch.testing.assert_close(seen[weight][0], floats[weight])
+        torch.testing.assert_close(seen[weight][1], expected[weight])
+
+
+def test_as_many_samples_as_asked_for_or_as_there_are():
+    assert ahead(30).samples == 30
+    assert ahead(1).samples == 1
+    assert ahead(1000).samples == 40

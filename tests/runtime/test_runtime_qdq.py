@@ -1,0 +1,209 @@
+"""Integers that run: the QDQ graph against the simulation, layer by layer, in both runtimes; and what stays float."""
+
+import dataclasses
+from collections import Counter
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import helper
+from torch import nn
+
+from featherweight.activations import Quantizer
+from featherweight.artifact import dumps, loads
+from featherweight.doctor import kernels
+from featherweight.errors import IntegrityError
+from featherweight.export import export
+from featherweight.export.check import arrays
+from featherweight.formats import Int
+from featherweight.graph.program import capture
+from featherweight.integers import integer_layer
+from featherweight.model import Model
+from featherweight.recipe.packing import pack
+from featherweight.runtime import Session, build_qdq, qdq_of, values_of
+from featherweight.runtime.padding import merge_padding
+from featherweight.search.layer_parity import layer_parity
+from featherweight.simulation import fake_quantize, interpreter, simulate
+from featherweight.techniques import Calibrate, Context, Encode
+
+RUNTIMES = ["onnxruntime", "openvino"]
+
+
+class Everything(nn.Module):
+    """A padded strided convolution, a residual sum with and without a clamp, a concatenation, pools, a linear layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.pad = nn.ZeroPad2d((0, 1, 0, 1))
+        self.stem = nn.Conv2d(3, 8, 3, stride=2)
+        self.deep = nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
+        self.wide = nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(16, 5)
+
+    def forward(self, x):
+        x = nn.functional.relu6(self.stem(self.pad(x)))
+        x = torch.relu(x + self.wide(nn.functional.relu6(self.deep(x))))
+        x = x + self.wide(x)
+        x = torch.cat([nn.functional.max_pool2d(x, 2), nn.functional.avg_pool2d(x, 2)], 1)
+        return self.fc(x.mean((2, 3)))
+
+
+class Given:
+    """A task of random images."""
+
+    name = "given"
+
+    def example(self):
+        return torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+    def batches(self, split, *, seed, epoch):
+        return [(torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(1)), None)]
+
+    def inputs(self, batch):
+        return batch[0]
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    start = Model.of(Everything())
+    encoded = Encode(format=Int(bits=8)).apply(start, Given(), Context())
+    return Calibrate(samples=64).apply(encoded, Given(), Context())
+
+
+@pytest.fixture(scope="module")
+def graph(model):
+    return export(model.module, Given().example())
+
+
+def integers(model, graph, **options):
+    return build_qdq(graph, arrays(model.module), model.weights, model.activations, **options)
+
+
+def test_every_layer_is_the_simulations(model, graph):
+    (inputs, _), *_ = Given().batches("calibration", seed=0, epoch=0)
+    for runtime in RUNTIMES:
+        if runtime == "openvino":
+            pytest.importorskip("openvino")
+        found = layer_parity(model, graph, inputs, runtime)
+        assert len(found) == len(model.activations) - 2, (
+            "all but the input, and the padding merged into a layer"
+        )
+        assert all(layer.most <= 1 for layer in found), (runtime, found)
+        assert all(layer.equal >= 0.995 for layer in found if layer.edge != "avg_pool2d"), (runtime, found)
+
+
+def test_no_layer_is_float(model, graph):
+    qdq = integers(model, graph)
+    operators = Counter(kernel.op for kernel in kernels(qdq.onnx, "onnxruntime"))
+    assert not qdq.floats
+    assert operators["QLinearConv"] == 4 and operators["QGemm"] == 1 and operators["QLinearAdd"] == 2
+    assert not operators.keys() & {"Conv", "FusedConv", "Gemm", "Pad"}
+    stored = [t for t in qdq.onnx.graph.initializer if t.name.endswith("/weight")]
+    assert {t.data_type for t in stored} == {onnx.TensorProto.INT8}
+
+
+def test_a_file_keeps_its_quantizers_and_runs_by_them(model, graph):
+    content = dumps(pack(model, graph))
+    artifact = loads(content)
+    assert artifact.activations == model.activations
+    assert dumps(pack(model, graph)) == content
+    x = Given().example()
+    simulated = simulate(model, x)(x).detach().numpy()
+    ran, floats = artifact.session().run(x.numpy()), artifact.session(integers=False).run(x.numpy())
+    step = np.ptp(simulated) / 255
+    assert np.abs(ran - simulated).max() <= 3 * step
+    np.testing.assert_allclose(floats, model.module(x).detach().numpy(), atol=1e-5)
+    assert np.abs(ran - floats).max() > 0
+
+
+def test_the_simulation_is_arithmetic_on_integers(model):
+    """The stem, multiplied and summed in int64."""
+    x = Given().example()
+    seen = {}
+
+    def visit(edge, value):
+        quantizer = model.activations.get(edge)
+        seen[edge] = value if quantizer is None else fake_quantize(value, quantizer)
+        return seen[edge]
+
+    program = capture(model.module, x)
+    interpreter(model, program, visit)({"x": x})
+    source = model.activations["x"]
+    clamp = next(edge for edge in model.activations if edge.startswith(("hardtanh", "relu6")))
+    written = model.activations[clamp]
+    layer = integer_layer(model.weights["stem.weight"], model.tensors["stem.bias"].detach().numpy(), source)
+    q = source.quantize(nn.functional.pad(x, (0, 1, 0, 1)).numpy()).astype(np.int64)
+    q = torch.from_numpy(q - source.zero_point)
+    sums = nn.functional.conv2d(q.double(), torch.from_numpy(layer.weight).double(), stride=2).numpy()
+    sums = sums + layer.bias.reshape(-1, 1, 1)
+    expected = written.quantize(np.clip(sums * layer.bias_scale.reshape(-1, 1, 1), 0, 6))
+    got = written.quantize(seen[clamp].numpy())
+    assert np.abs(expected.astype(int) - got).max() <= 1 and (expected == got).mean() >= 0.995
+
+
+def test_float_weights_stay_float_and_are_named(model, graph):
+    weights = {name: entry for name, entry in model.weights.items() if name != "fc.weight"}
+    weights["deep.weight"] = Int(bits=8, per=4).encode(model.tensors["deep.weight"].detach().numpy())
+    qdq = build_qdq(graph, arrays(model.module), weights, model.activations)
+    assert sorted(qdq.floats.values()) == [
+        "its weight has a step for each group, not for each channel",
+        "its weight is not encoded as integers",
+    ]
+    x = Given().example().numpy()
+    Session.of_onnx(qdq.onnx).run(x)
+
+
+def test_a_quantizer_on_no_value_is_refused(model, graph):
+    forged = {**model.activations, "nowhere": Quantizer(1.0, 0)}
+    with pytest.raises(IntegrityError, match="on no value of the graph: got 'nowhere'"):
+        qdq_of(loads(dumps(pack(dataclasses.replace(model, activations=forged), graph))))
+    assert model.activations.keys() <= values_of(graph)
+
+
+def test_narrow_activations_are_clamped(model, graph):
+    narrow = Calibrate(bits=4, samples=64).apply(model, Given(), Context())
+    x = Given().example()
+    simulated = simulate(narrow, x)(x).detach().numpy()
+    ran = Session.of_onnx(integers(narrow, graph).onnx).run(x.numpy())
+    np.testing.assert_allclose(ran, simulated, atol=0.05 * np.ptp(simulated))
+
+
+def test_reduced_weights_have_seven_bits(model, graph):
+    for tensor in integers(model, graph, reduced=True).onnx.graph.initializer:
+        if tensor.name.endswith("/weight"):
+            weight = onnx.numpy_helper.to_array(tensor)
+            assert weight.min() >= -64 and weight.max() <= 63
+
+
+def test_a_bias_beyond_int32_makes_the_step_larger():
+    weight = np.array([[1e-12, -1e-12], [1.0, -1.0]], np.float32)
+    bias, activation = np.float32([5.0, 0.5]), Quantizer(float(np.float32(0.01)), 0)
+    layer = integer_layer(Int(bits=8).encode(weight), bias, activation)
+    np.testing.assert_allclose(layer.biases, bias, rtol=1e-6)
+    np.testing.assert_allclose(layer.weights[1], weight[1], rtol=0.01)
+    assert np.abs(layer.weights[0]).max() < 1e-6
+
+
+def test_fake_quantize_is_dequantize_of_quantize():
+    x = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3
+    for quantizer in (Quantizer.of(-1, 3), Quantizer.of(0, 2, bits=3), Quantizer.of(-1, 1, signed=True)):
+        expected = quantizer.dequantize(quantizer.quantize(x.numpy()))
+        np.testing.assert_array_equal(fake_quantize(x, quantizer).numpy(), expected)
+
+
+def test_only_zeros_around_images_merge_into_convolutions():
+    def padded(amounts, value=0.0):
+        pads = onnx.numpy_helper.from_array(np.int64(amounts), "pads")
+        fill = onnx.numpy_helper.from_array(np.float32(value), "fill")
+        pad = helper.make_node("Pad", ["x", "pads", "fill"], ["p"])
+        conv = helper.make_node("Conv", ["p", "w"], ["y"], pads=[1, 1, 1, 1])
+        graph = helper.make_graph([pad, conv], "g", [], [], [pads, fill])
+        merge_padding(graph)
+        return [(node.op_type, list(node.attribute[0].ints) if node.attribute else []) for node in graph.node]
+
+    assert padded([0, 0, 0, 0, 0, 0, 1, 2]) == [("Conv", [1, 1, 2, 3])]
+    assert len(padded([0, 1, 0, 0, 0, 0, 1, 1])) == 2, "channels"
+    assert len(padded([0, 0, 0, 0, 0, 0, 1, 1], value=1.0)) == 2
+    assert len(padded([0, 0, -1, 0, 0, 0, 1, 1])) == 2

@@ -1,0 +1,95 @@
+"""What calibration sees, leaves out and finds strange."""
+
+import pytest
+import torch
+from tiny import Tiny
+from torch import nn
+
+from featherweight.activations import Quantizer
+from featherweight.errors import ConfigError, TaskError
+from featherweight.model import Model
+from featherweight.structure import LayerSpec
+from featherweight.task import Restricted
+from featherweight.techniques import Calibrate, Context
+from featherweight.techniques.calibrate import taken
+from featherweight.techniques.diagnosis import constant, distance, interleaved
+
+TASK = Tiny(size=96)
+
+
+def calibrated(task=TASK, model=None, **options):
+    step = Calibrate(**options)
+    return step.apply(model or Model.of(task.model()), Restricted(task, step.needs), Context())
+
+
+def test_ranges_are_of_what_passed():
+    after = calibrated(ranges="minmax", samples=96)
+    images = TASK.data("calibration", 96)[0]
+    with torch.no_grad():
+        relu = TASK.model()[:3](images)
+    assert after.activations["input"] == Quantizer.of(float(images.min()), float(images.max()))
+    assert after.activations["relu"] == Quantizer.of(0.0, float(relu.max()))
+    assert after.activations["max_pool2d"] == after.activations["relu"]
+    assert after.hash != Model.of(TASK.model()).hash
+    assert any(note.name == "1" and "batch_norm" in note.reason for note in after.notes)
+
+
+def test_samples_are_taken_a_few_at_a_time():
+    assert [len(part) for part in taken(TASK, "calibration", 0, 70)] == [16, 16, 16, 16, 6]
+    assert sum(len(part) for part in taken(TASK, "calibration", 0, 1000)) == 96
+
+
+def test_layers_left_in_float():
+    after = calibrated(keep_float=("8", "4"))
+    assert "view" not in after.activations and "max_pool2d" not in after.activations
+    assert {note.name for note in after.notes if "asked for" in note.reason} == {"4", "8"}
+    with pytest.raises(ConfigError, match=r"keep_float: matches no layer: got fc, expected 0, 1, 4, 8"):
+        calibrated(keep_float=("fc",))
+
+
+def test_a_new_structure_drops_quantizers():
+    after = calibrated().with_structure({"2": LayerSpec("Identity")}, {})
+    assert not after.activations and after.notes[-1].name == "activations"
+
+
+class Few(Tiny):
+    def batches(self, split, *, seed, epoch):
+        return [(torch.zeros(4, 1, 8, 8), torch.zeros(4))]
+
+
+class ChannelsLast(Tiny):
+    def batches(self, split, *, seed, epoch):
+        return [(torch.zeros(4, 8, 8, 1), torch.zeros(4))]
+
+
+class Empty(Tiny):
+    def batches(self, split, *, seed, epoch):
+        return []
+
+
+def test_strange_data_are_said_or_refused():
+    reasons = [note.reason for note in calibrated(Few()).notes if note.name == "calibration data"]
+    assert [any(word in reason for reason in reasons) for word in ("only 4", "equal", "batch norm")] == [
+        True
+    ] * 3
+    with pytest.raises(TaskError, match=r"permute\(0, 3, 1, 2\)"):
+        calibrated(ChannelsLast())
+    with pytest.raises(TaskError, match="no batches"):
+        calibrated(Empty())
+
+
+def test_images_read_in_another_layout_are_seen():
+    smooth = nn.functional.interpolate(torch.rand(4, 3, 8, 8), 64, mode="bilinear") + torch.tensor(
+        [0.0, 1, 2]
+    ).view(3, 1, 1)
+    assert not interleaved(smooth)
+    assert interleaved(smooth.permute(0, 2, 3, 1).reshape(4, 3, 64, 64))
+    assert constant([smooth[:1], smooth[:1]]) and not constant([smooth])
+
+
+def test_the_distance_of_training_data_is_nothing():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, momentum=None))
+    data = torch.randn(8, 3, 9, 9, generator=torch.Generator().manual_seed(0))
+    net(data)
+    assert distance(net.eval(), [data]) < 0.05
+    assert distance(net, [10 * data + 3]) > 1

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from featherweight.graph.cost import Cost
+from featherweight.graph.follower import Follower, shape_of
 from featherweight.graph.groups import Channels, Group, Member
 from featherweight.graph.labels import Labels, Slot
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
-from featherweight.graph.rules import Follower, shape_of
+from featherweight.graph.rules import rule_of
 from featherweight.graph.trace import named_arguments, placeholders
 from featherweight.graph.views import canonical_names
 from featherweight.structure import is_plain
@@ -38,7 +39,7 @@ def couple(module: nn.Module, example: Inputs) -> Channels:
     sources = placeholders(program, canonical_names(module))
     follower = Follower(sources)
     for node in program.exported.graph.nodes:
-        follower.visit(node)
+        follower.visit(node, rule_of)
     labels = follower.labels
     reasons = unshapeable(module)
     for slot in labels.slots:

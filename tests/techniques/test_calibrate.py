@@ -12,7 +12,7 @@ from featherweight.structure import LayerSpec
 from featherweight.task import Restricted
 from featherweight.techniques import Calibrate, Context
 from featherweight.techniques.calibrate import taken
-from featherweight.techniques.diagnosis import constant, distance, interleaved
+from featherweight.techniques.calibration.diagnosis import constant, distance, interleaved
 
 TASK = Tiny(size=96)
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from featherweight.activations import Quantizer
 from featherweight.errors import TaskError
-from featherweight.techniques.histograms import BINS, Histogram, flattened, histogram
-from featherweight.techniques.ranges import Grid, divergence, quantizer, squared_error
+from featherweight.techniques.calibration.histograms import BINS, Histogram, flattened, histogram
+from featherweight.techniques.calibration.ranges import Grid, divergence, quantizer, squared_error
 
 numbers = st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=40)
 GRID = Grid(8, False, "affine")

@@ -12,7 +12,7 @@ from msgspec import Meta
 from featherweight.errors import ConfigError, TaskError
 from featherweight.task import Inputs, Needs, Task
 from featherweight.techniques.base import Context, Item, Step
-from featherweight.techniques.ranges import Grid, Ranges, Scheme, quantizer
+from featherweight.techniques.calibration.ranges import Grid, Ranges, Scheme, quantizer
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from featherweight.graph.program import Program
     from featherweight.graph.quantizable import Plan
     from featherweight.model import Model, Note
-    from featherweight.techniques.histograms import Histogram
+    from featherweight.techniques.calibration.histograms import Histogram
 
 AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions of as many
 
@@ -62,7 +62,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         from featherweight.graph.quantizable import quantizable
         from featherweight.graph.trace import graph_of
         from featherweight.task.samples import leaves
-        from featherweight.techniques.diagnosis import diagnosed
+        from featherweight.techniques.calibration.diagnosis import diagnosed
 
         program = capture(model.module, task.example())
         graph = graph_of(model.module, program)
@@ -119,7 +119,7 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
     from featherweight.graph.interpret import Interpreter
     from featherweight.graph.nest import flatten_inputs
     from featherweight.graph.program import still
-    from featherweight.techniques.histograms import histogram
+    from featherweight.techniques.calibration.histograms import histogram
 
     seen: dict[Edge, Histogram] = {}
     wanted = {edge for group in plan.shared for edge in group}

@@ -11,7 +11,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from featherweight.activations import Quantizer
-from featherweight.techniques.histograms import Histogram
+from featherweight.techniques.calibration.histograms import Histogram
 
 Array = NDArray[Any]
 

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from featherweight.curvature.loss import fisher_diagonal, hessian_traces, own_loss
+from featherweight.curvature.loss import fisher_by_batch, hessian_traces, own_loss
 from featherweight.model import Model
 
 
@@ -19,7 +19,7 @@ def test_fisher_of_softmax_regression_is_its_closed_form():
     model, x = softmax_regression()
     generator = torch.Generator().manual_seed(1)
     losses = ((lambda run: own_loss(run(x), generator), len(x)) for _ in range(1500))
-    found = fisher_diagonal(model, ["0.weight", "0.bias"], losses)
+    found = fisher_by_batch(model, ["0.weight", "0.bias"], losses)
     with torch.no_grad():
         p = model.module(x).softmax(1)
     variance = p * (1 - p)
@@ -33,7 +33,7 @@ def test_single_samples_are_the_empirical_fisher():
     losses = [
         (lambda run, i=i: nn.functional.cross_entropy(run(x[i : i + 1]), y[i : i + 1]), 1) for i in range(50)
     ]
-    found = fisher_diagonal(model, ["0.weight"], losses)["0.weight"]
+    found = fisher_by_batch(model, ["0.weight"], losses)["0.weight"]
     with torch.no_grad():
         error = model.module(x).softmax(1) - nn.functional.one_hot(y, 4)
     expected = (error[:, :, None] * x[:, None, :]).square().mean(0)
@@ -79,4 +79,4 @@ def test_a_linear_loss_has_no_curvature_and_an_unread_tensor_no_gradient():
 
     losses = [(loss, 1)]
     assert hessian_traces(model, ["1.bias"], losses) == {"1.bias": 0.0}
-    assert float(fisher_diagonal(model, ["0.weight"], losses)["0.weight"].abs().sum()) == 0.0
+    assert float(fisher_by_batch(model, ["0.weight"], losses)["0.weight"].abs().sum()) == 0.0

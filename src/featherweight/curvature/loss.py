@@ -17,7 +17,7 @@ Run = Callable[[Inputs], Output]
 BatchLoss = tuple[Callable[[Run], Tensor], int]
 
 
-def fisher_diagonal(model: Model, names: Sequence[str], losses: Iterable[BatchLoss]) -> dict[str, Tensor]:
+def fisher_by_batch(model: Model, names: Sequence[str], losses: Iterable[BatchLoss]) -> dict[str, Tensor]:
     """Return the mean square of each weight's gradient, as of single samples, float64 of the tensor's shape.
 
     `n g^2` with the gradient g of the mean loss of n samples. Where the samples' gradients have no mean (labels

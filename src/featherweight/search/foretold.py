@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from featherweight.curvature.loss import BatchLoss, fisher_diagonal, hessian_traces, own_loss
+from featherweight.curvature.loss import BatchLoss, fisher_by_batch, hessian_traces, own_loss
 from featherweight.model import Model
 from featherweight.task import Task
 from featherweight.task.classification import logits
@@ -47,7 +47,7 @@ def foretell(
             traces = hessian_traces(model, names, _losses(task, batches), seed=seed)
             return lambda name, error: 0.5 * traces[name] * float(error.double().square().mean())
         generator = torch.Generator().manual_seed(seed) if by == "fisher" else None
-        diagonal = fisher_diagonal(model, names, _losses(task, batches, generator))
+        diagonal = fisher_by_batch(model, names, _losses(task, batches, generator))
     return lambda name, error: 0.5 * float((diagonal[name] * error.double().square()).sum())
 
 

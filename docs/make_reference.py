@@ -13,6 +13,7 @@ from featherweight.files import write_whole
 from featherweight.formats import CODERS, FORMATS
 from featherweight.formats.coders import tag
 from featherweight.techniques import STEPS
+from featherweight.techniques.base import said_needs
 from featherweight.techniques.lowrank.ranks import RANKS
 from featherweight.techniques.saliencies import SALIENCIES
 from featherweight.training.methods import METHODS
@@ -48,13 +49,6 @@ def entry(kind: type[msgspec.Struct]) -> str:
         ]
         lines.append("")
     return "\n".join(lines)
-
-
-def said_needs(kind: type[Any]) -> str:
-    """Return what a struct needs of the data, or on what that depends."""
-    return (
-        str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
-    )
 
 
 def doctests_fenced(text: str) -> str:

@@ -235,8 +235,9 @@ def _entries(what: Listed) -> list[list[str]]:
         return [[name, entry.about] for name, entry in REPRODUCTIONS.items()]
     if what is Listed.steps:
         from featherweight.techniques import STEPS
+        from featherweight.techniques.base import said_needs
 
-        return [[*_described(step), step.needs] for step in STEPS]
+        return [[*_described(step), said_needs(step)] for step in STEPS]
     from featherweight.formats import CODERS, FORMATS
 
     return [_described(kind) for kind in (FORMATS if what is Listed.formats else CODERS)]

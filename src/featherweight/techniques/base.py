@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
@@ -59,3 +60,10 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""
         raise NotImplementedError
+
+
+def said_needs(kind: type[Any]) -> str:
+    """Return what a kind of step needs of the data, or on what that depends where options decide."""
+    return (
+        str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
+    )

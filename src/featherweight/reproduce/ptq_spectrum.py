@@ -230,6 +230,7 @@ def _remarks(quick: bool) -> list[str]:
         "compiler only: the float network, optimised by the runtime itself; frames a second are relative to it.",
         "Weights of 4 bits are stored as such and expanded to int8 for the session: they are smaller, not faster.",
         "One sample a call; every file and runtime is timed in turns in one run.",
+        "The ReLU is of each layer's own output; in ResNet-20 a sum stands between every second one and its ReLU.",
         "MobileNetV2 is missing: its training for small images takes longer than this machine had.",
         *(["Quick form: its figures are not results."] if quick else []),
     ]
@@ -243,8 +244,9 @@ def _plot(rows: Sequence[Row]) -> Plot:
         names = [f"{row.setting} {row.method}" for row in here]
         ax.barh(names, [100 * row.accuracy for row in here], color="#4d7ea8")
         ax.axvline(100 * here[0].baseline, color="#4d4d4d", linestyle="--", linewidth=1)
-        low = min(100 * row.accuracy for row in here)
-        ax.set_xlim(max(0, low - 0.2 * (100 - low) - 0.2), None)
+        low, high = (f(100 * row.accuracy for row in here) for f in (min, max))
+        room = 0.15 * (high - low) + 0.02
+        ax.set_xlim(max(0.0, low - room), min(100.0, high + room))
         ax.invert_yaxis()
         ax.set_title(f"{network}, {here[0].data}", fontsize=9)
         ax.set_xlabel("test accuracy, %")

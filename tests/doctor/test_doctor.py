@@ -131,3 +131,5 @@ def test_an_onnx_file(tmp_path):
     (tmp_path / "broken.onnx").write_bytes(b"no graph")
     with pytest.raises(IntegrityError, match="not an ONNX file"):
         diagnose(tmp_path / "broken.onnx", ["onnxruntime"])
+    with pytest.raises(FileNotFoundError):
+        diagnose(tmp_path / "absent.onnx", ["onnxruntime"])

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import onnx
-
 from featherweight.artifact import Artifact, load
 from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.large import large
 from featherweight.doctor.slow import slow
-from featherweight.errors import IntegrityError
 from featherweight.runtime import Runtime, onnx_of, qdq_of
+from featherweight.runtime.build import read_onnx
 
 __all__ = ["Finding", "Kernel", "diagnose", "kernels", "large", "slow"]
 
@@ -22,16 +20,13 @@ def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1)
     """Return the findings about a `.fw` file, or about the graph in an ONNX file.
 
     Raises:
-        IntegrityError: the file is damaged.
+        OSError: the file cannot be read.
+        IntegrityError: it is damaged.
         UnsupportedError: a runtime refuses its graph.
     """
     path = Path(file)
     if path.suffix == ".onnx":
-        try:
-            model = onnx.load(path)
-        except Exception:
-            raise IntegrityError("not an ONNX file", where=str(path)) from None
-        return slow(model, runtimes, threads=threads)
+        return slow(read_onnx(path), runtimes, threads=threads)
     artifact = load(path)
     found = large(artifact)
     if artifact.graph is None:

@@ -111,7 +111,7 @@ class Measured:
         checks: goals.
         plots: pictures.
         remarks: what a reader must know.
-        tables: what is no row: figures under a title of their own.
+        sheets: what is no row: figures under a title of their own.
     """
 
     rows: list[Row]

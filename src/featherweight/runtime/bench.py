@@ -8,11 +8,11 @@ from typing import Any
 
 import msgspec
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from featherweight.artifact import load
-from featherweight.errors import ConfigError, IntegrityError
+from featherweight.errors import ConfigError
+from featherweight.runtime.build import read_onnx
 from featherweight.runtime.compiled import Runtime
 from featherweight.runtime.session import Input, Session
 from featherweight.runtime.timing import Timing, interleaved
@@ -87,11 +87,7 @@ def bench(
 def _session(path: Path, runtime: Runtime, threads: int) -> Session:
     if path.suffix != ".onnx":
         return load(path).session(runtime=runtime, threads=threads)
-    try:
-        model = onnx.load(path)
-    except Exception:
-        raise IntegrityError("not an ONNX file", where=str(path)) from None
-    return Session.of_onnx(model, runtime=runtime, threads=threads)
+    return Session.of_onnx(read_onnx(path), runtime=runtime, threads=threads)
 
 
 def _call(session: Session, batch: int, sizes: Mapping[str, int]) -> Callable[[], object]:

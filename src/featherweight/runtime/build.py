@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -101,3 +102,17 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
         for inner in (attribute.g, *attribute.graphs):
             if inner.node or inner.initializer:
                 yield from _tensors(inner)
+
+
+def read_onnx(path: Path) -> onnx.ModelProto:
+    """Return the model in an ONNX file.
+
+    Raises:
+        OSError: it cannot be read.
+        IntegrityError: it is no ONNX file.
+    """
+    content = path.read_bytes()
+    try:
+        return onnx.ModelProto.FromString(content)
+    except DecodeError:
+        raise IntegrityError("not an ONNX file", where=str(path)) from None

@@ -71,7 +71,9 @@ def every_image(task: Task) -> torch.Tensor:
 def ours(model: Model, graph, task: Images, weights: Step, **options) -> Callable[[], onnx.ModelProto]:
     def make() -> onnx.ModelProto:
         seen = Restricted(task, "unlabelled")
-        encoded = weights.apply(Model.of(model.module), seen, Context())  # traced anew: that is part of the time
+        encoded = weights.apply(
+            Model.of(model.module), seen, Context()
+        )  # traced anew: that is part of the time
         made = Calibrate(samples=CALIBRATION, **options).apply(encoded, seen, Context())
         return build_qdq(graph, arrays(made.module), made.weights, made.activations).onnx
 

@@ -142,7 +142,11 @@ def pull_all(
             for i in range(min(width, slope.shape[1] - left)):
                 t = j * width + i
                 bend = _pull_texel(
-                    slope[top + j, left + i], ends[partition[t]], spread[0, t] / 64, partition[t], ends_slope[n]
+                    slope[top + j, left + i],
+                    ends[partition[t]],
+                    spread[0, t] / 64,
+                    partition[t],
+                    ends_slope[n],
                 )
                 if grid == footprint:
                     grid_slope[n, t] += bend

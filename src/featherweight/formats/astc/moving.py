@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from featherweight.formats.astc import gradient
-from featherweight.formats.astc.blocks import Blocks, DecodeMode
+from featherweight.formats.astc.blocks import Blocks
 from featherweight.formats.astc.encode import cut_up, encode_blocks
 from featherweight.formats.astc.ise import Array
 from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
@@ -20,7 +20,7 @@ from featherweight.formats.astc.modes import (
     size,
 )
 from featherweight.formats.astc.partitions import partitions
-from featherweight.formats.astc.plan import Preset, plan_of
+from featherweight.formats.astc.search import Plan
 
 MOST_ENDS = {1: 8, 4: 16}  # by channels
 
@@ -63,8 +63,8 @@ def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
 
 
 def searched(
-    blocks: Blocks, ends: Array, grid: Array, shape: tuple[int, int, int], share: float, mode: DecodeMode, preset: Preset
-) -> tuple[Array, Blocks]:  # fmt: skip
+    blocks: Blocks, ends: Array, grid: Array, shape: tuple[int, int, int], share: float, plan: Plan
+) -> tuple[Array, Blocks]:
     """Search anew how to lay out the blocks that rounding changes most; return which became better, and those.
 
     Args:
@@ -73,8 +73,7 @@ def searched(
         grid: real weights.
         shape: height, width and channels of the texture.
         share: of all blocks to search.
-        mode: how the texture is decoded.
-        preset: how much is tried.
+        plan: what to try.
     """
     footprint, table = size(blocks.footprint), partitions(blocks.footprint)
     wished = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
@@ -82,9 +81,7 @@ def searched(
     inside = cut_up(np.ones((*shape[:2], 1)), footprint)[:, :, 0]
     error = _missed(rounded(blocks, ends, grid), wished, inside)
     worst = np.argsort(-error, kind="stable")[: round(share * error.size)]
-    found = encode_blocks(
-        wished[worst], inside[worst], blocks.footprint, plan_of(blocks.footprint, shape[2], mode, preset)
-    )
+    found = encode_blocks(wished[worst], inside[worst], blocks.footprint, plan)
     better = _missed(found, wished[worst], inside[worst]) < error[worst]
     return worst[better], chosen(found, better)
 
@@ -112,5 +109,3 @@ def _layout(blocks: Blocks) -> gradient.Layout:
         part.astype(np.int64) for part in (blocks.mode, blocks.partitions, blocks.seed, blocks.kind)
     )
     return mode, count, seed, kind
-
-

@@ -45,7 +45,9 @@ class InBlocks(Method, frozen=True, tag="in_blocks"):
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
         if not isinstance(format, Astc):
             return "only ASTC tensors have blocks"
-        return "Arm's encoder uses two planes and modes that do not train" if format.preset == "astcenc" else ""
+        return (
+            "Arm's encoder uses two planes and modes that do not train" if format.preset == "astcenc" else ""
+        )
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the blocks of `encoded`."""

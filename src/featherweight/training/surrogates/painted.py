@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from featherweight.formats import Astc, Encoded
 from featherweight.formats.astc.blocks import Blocks, texel_values
 from featherweight.formats.astc.moving import levels, rounded, searched, slopes, texture
+from featherweight.formats.astc.plan import Preset, plan_of
 from featherweight.training.surrogates.base import Group, Surrogate
 
 STAYING = ("mode", "partitions", "seed")
@@ -47,7 +48,9 @@ class Painted(Surrogate):
         for name in STAYING:
             self.register_buffer(name, torch.from_numpy(getattr(self.start, name).astype(np.int32)))
         self.ends, self.grid = (nn.Parameter(torch.from_numpy(real)) for real in levels(self.start, channels))
-        spread = {name: np.repeat(part, view.rows // max(part.size, 1)) for name, part in encoded.parts.items()}
+        spread = {
+            name: np.repeat(part, view.rows // max(part.size, 1)) for name, part in encoded.parts.items()
+        }
         for name, part in spread.items():
             self.register_buffer(name, torch.from_numpy(part[:, None]), persistent=False)
 
@@ -55,7 +58,9 @@ class Painted(Surrogate):
     def layout(self) -> Blocks:
         """The blocks as they are laid out; of endpoints and weights, those of the start."""
         own = {name: getattr(self, name).numpy() for name in STAYING}
-        return replace(self.start, **{name: part.astype(getattr(self.start, name).dtype) for name, part in own.items()})
+        return replace(
+            self.start, **{name: part.astype(getattr(self.start, name).dtype) for name, part in own.items()}
+        )
 
     @property
     def blocks(self) -> Blocks:
@@ -66,7 +71,7 @@ class Painted(Surrogate):
         """Return `offset + scale * texel`."""
         texels: Tensor = Paint.apply(self.ends, self.grid, self)  # type: ignore[no-untyped-call]
         view = self.encoded.view
-        matrix = texels.reshape(view.rows, -1)[:, : view.cols] * self.scale + self.offset
+        matrix = texels.flatten(1)[:, : view.cols] * self.scale + self.offset
         moved = matrix.reshape([view.shape[axis] for axis in view.permutation])
         inverse = np.argsort(np.array(view.permutation, dtype=int)).tolist()
         return moved.permute(inverse).contiguous()
@@ -87,10 +92,9 @@ class Painted(Surrogate):
     def search(self) -> None:
         """Encode anew the blocks that rounding changes most, where that is better."""
         ends, grid = self.ends.detach().numpy(), self.grid.detach().numpy()
-        preset = "best" if self.format.preset == "best" else "fast"
-        places, found = searched(
-            self.layout, ends, grid, self.texels, self.share, self.format.mode, preset
-        )
+        preset: Preset = "best" if self.format.preset == "best" else "fast"
+        plan = plan_of(self.format.footprint, self.format.channels, self.format.mode, preset)
+        places, found = searched(self.layout, ends, grid, self.texels, self.share, plan)
         for name in STAYING:
             getattr(self, name)[places] = torch.from_numpy(getattr(found, name).astype(np.int32))
         for own, real in zip((ends, grid), levels(found, self.texels[2]), strict=True):
@@ -106,7 +110,7 @@ def put_in_order(ends: Tensor) -> None:
 
     Blocks with ends in that order mean another thing; the nearest that do not have equal sums.
     """
-    colours = ends.view(len(ends), -1, 4, 2)[:, :, :3]
+    colours = ends.view(len(ends), 2, 4, 2)[:, :, :3]
     excess = (colours[..., 0] - colours[..., 1]).sum(dim=2, keepdim=True).clamp_(min=0) / 6
     colours[..., 0] -= excess
     colours[..., 1] += excess

@@ -14,6 +14,7 @@ from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
     deep_compression,
     growth,
+    lenet_astc,
     lenet_formats,
     ptq_spectrum,
     squeezenet,
@@ -33,6 +34,7 @@ class Reproduction:
 REPRODUCTIONS = {
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
+    "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),

@@ -12,6 +12,7 @@ from featherweight.events import Events
 from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
+    alexnet_astc,
     deep_compression,
     growth,
     lenet_astc,
@@ -32,6 +33,7 @@ class Reproduction:
 
 
 REPRODUCTIONS = {
+    "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),

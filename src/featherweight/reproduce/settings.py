@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from featherweight.events import Events
-from featherweight.formats import AnyFormat
+from featherweight.formats import AnyFormat, Astc
+from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.reproduce.results import Check, Plot, Row, Sheet, mean_spread
@@ -78,6 +79,20 @@ class Demand:
     paper: str
 
 
+def blocks(footprint: Footprint) -> Astc:
+    """Return blocks with one range a tensor."""
+    return Astc(footprint=footprint, per="tensor")
+
+
+def said(formats: dict[str, AnyFormat]) -> str:
+    """Return the footprints of the tensors, in words."""
+    return ", ".join(
+        f"{name.removesuffix('.weight')} {format_.footprint}"
+        for name, format_ in formats.items()
+        if isinstance(format_, Astc)
+    )
+
+
 def measured(
     network: str, task: Task, settings: Sequence[Setting], seeds: list[int], threads: int, events: Events
 ) -> list[Outcome]:
@@ -116,6 +131,11 @@ def row(outcome: Outcome, exempt: str) -> Row:
         exempt=exempt,
         paired=pooled([s.paired for s in found if s.paired]),
     )
+
+
+def astc(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return those in blocks: checks are of these, whatever scalar formats reach."""
+    return [outcome for outcome in outcomes if outcome.setting.method.startswith("ASTC")]
 
 
 def smallest(outcomes: Sequence[Outcome], demand: Demand) -> Outcome | None:

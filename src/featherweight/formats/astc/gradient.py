@@ -129,7 +129,7 @@ def pull_all(
     width, height = footprint
     fields, numbers, levels = _scratch()
     ends, spread = np.zeros((4, 2, 4), np.int64), np.zeros((2, width * height), np.int64)
-    across = -(-slope.shape[1] // width)
+    across, bends = -(-slope.shape[1] // width), np.zeros(width * height)
     steps = (1024 + width // 2) // (width - 1), (1024 + height // 2) // (height - 1)
     for n in range(len(endpoints)):
         look(layout, n, fields)
@@ -137,36 +137,35 @@ def pull_all(
         interpolants(fields, numbers, levels, footprint, ends, spread)
         grid = MODES[fields[MODE], 0], MODES[fields[MODE], 1]
         partition = table[fields[PARTITIONS] - 1, fields[SEED]]
-        top, left = n // across * height, n % across * width
-        for j in range(min(height, slope.shape[0] - top)):
-            for i in range(min(width, slope.shape[1] - left)):
-                t = j * width + i
-                bend = _pull_texel(
-                    slope[top + j, left + i],
-                    ends[partition[t]],
-                    spread[0, t] / 64,
-                    partition[t],
-                    ends_slope[n],
-                )
-                if grid == footprint:
-                    grid_slope[n, t] += bend
-                    continue
-                corner, shares = corners(i, j, steps, grid)
-                for k in range(4):
-                    if shares[k]:
-                        grid_slope[n, corner + (k & 1) + (k >> 1) * grid[0]] += bend * shares[k] / 16
+        place = n // across * height, n % across * width
+        _pull_ends(n, slope, place, footprint, partition, ends, spread, ends_slope, bends)
+        for t in range(width * height):
+            if grid == footprint:
+                grid_slope[n, t] += bends[t]
+                continue
+            corner, shares = corners(t % width, t // width, steps, grid)
+            for k in range(4):
+                if shares[k]:
+                    grid_slope[n, corner + (k & 1) + (k >> 1) * grid[0]] += bends[t] * shares[k] / 16
 
 
 @compiled
-def _pull_texel(slope: Array, ends: Array, a: float, partition: int, ends_slope: Array) -> float:
-    """Add a texel's share to the gradient of its ends; return the gradient of its interpolation weight."""
-    bend = 0.0
-    for c in range(slope.size):
-        k = 2 * (slope.size * partition + c)
-        ends_slope[k] += (1 - a) * slope[c]
-        ends_slope[k + 1] += a * slope[c]
-        bend += slope[c] * (ends[1, c] - ends[0, c]) / 255
-    return bend
+def _pull_ends(
+    n: int, slope: Array, place: tuple[int, int], footprint: tuple[int, int], partition: Array, ends: Array,
+    spread: Array, ends_slope: Array, bends: Array,
+) -> None:  # fmt: skip
+    """Add a block's share to the gradient of its ends; set `bends: [texels]`, that of interpolation weights."""
+    (top, left), width, channels = place, footprint[0], slope.shape[2]
+    bends[:] = 0.0
+    for j in range(min(footprint[1], slope.shape[0] - top)):
+        for i in range(min(width, slope.shape[1] - left)):
+            t = j * width + i
+            p, a = partition[t], spread[0, t] / 64
+            for c in range(channels):
+                g, k = slope[top + j, left + i, c], 2 * (channels * p + c)
+                ends_slope[n, k] += (1 - a) * g
+                ends_slope[n, k + 1] += a * g
+                bends[t] += g * (ends[p, 1, c] - ends[p, 0, c]) / 255
 
 
 @compiled

@@ -114,20 +114,25 @@ def linear(table: Sensitivity) -> Sheet:
 
 def large(shapes: tuple[tuple[int, int], ...]) -> Sheet:
     """Return bytes and seconds of the layers of the form for ImageNet at 6x6, of normal numbers."""
-    generator, lines = np.random.default_rng(0), list[list[int | float | str | None]]()
-    for shape in (shapes[0], *shapes):  # the first one twice: loops are compiled
+    generator = np.random.default_rng(0)
+    blocks("6x6").encode(np.ones((6, 6), np.float32)).decode()  # loops are compiled
+    taken: list[tuple[int, float, float]] = []
+    for shape in shapes:
         weight = generator.normal(size=shape).astype(np.float32)
         start = time.perf_counter()
         encoded = blocks("6x6").encode(weight)
         middle = time.perf_counter()
         encoded.decode()
-        end = time.perf_counter()
-        lines.append(
-            [" x ".join(map(str, shape)), encoded.nbytes, round(middle - start, 2), round(end - middle, 3)]
-        )
-    lines[0] = [
-        f"together, {sum(map(prod, shapes)):,} weights", *(sum(line[k] for line in lines[1:]) for k in (1, 2, 3))
-    ]  # fmt: skip
+        taken.append((encoded.nbytes, middle - start, time.perf_counter() - middle))
+    count = sum(prod(shape) for shape in shapes)
+    whole = tuple(sum(column) for column in zip(*taken, strict=True))
+    named = [
+        (f"together, {count:,} weights", whole),
+        *((f"{rows} x {cols}", cost) for (rows, cols), cost in zip(shapes, taken, strict=True)),
+    ]
+    lines: list[list[int | float | str | None]] = [
+        [name, int(nbytes), round(encode, 2), round(decode, 3)] for name, (nbytes, encode, decode) in named
+    ]
     return Sheet("The form for ImageNet at 6x6", ["layer", "bytes", "seconds to encode", "to decode"], lines)
 
 

@@ -105,7 +105,7 @@ def measured(
             setting,
             seeds,
             [
-                compress(task, Recipe(setting.steps), seed=seed, threads=threads, events=events).summary
+                compress(task, Recipe(list(setting.steps)), seed=seed, threads=threads, events=events).summary
                 for seed in seeds
             ],
         )
@@ -187,14 +187,14 @@ def costs(outcomes: Sequence[Outcome]) -> Sheet:
 def allocated(table: Sensitivity, ratio: float) -> dict[str, AnyFormat]:
     """Return the format of each tensor of least foretold loss at a ratio of the tensors alone."""
     rows = list(table.by_tensor().values())
-    floats = sum(next(cell.nbytes for cell in row if cell.option.format is None) for row in rows)
+    floats = sum(cell.nbytes for row in rows for cell in row if cell.option.format is None)
     coded = [[cell for cell in row if cell.option.format is not None] for row in rows]
-    chosen = allocate(
-        [damages(row) for row in coded], [[cell.nbytes for cell in row] for row in coded], floats / ratio
-    )
+    sizes = [[cell.nbytes for cell in row] for row in coded]
+    chosen = allocate([damages(row) for row in coded], sizes, floats / ratio)
     if chosen is None:
-        chosen = [min(range(len(row)), key=lambda i: row[i].nbytes) for row in coded]
-    return {row[i].tensor: row[i].option.format for row, i in zip(coded, chosen, strict=True)}
+        chosen = [row.index(min(row)) for row in sizes]
+    picked = [row[i] for row, i in zip(coded, chosen, strict=True)]
+    return {cell.tensor: cell.option.format for cell in picked if cell.option.format is not None}
 
 
 def plot(rows: Sequence[Row], paper: Mapping[str, Sequence[tuple[float, float]]], floor: float) -> Plot:

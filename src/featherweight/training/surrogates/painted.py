@@ -37,6 +37,9 @@ class Paint(torch.autograd.Function):
 class Painted(Surrogate):
     """Ends `[n, 8 or 16]` and grids of weights `[n, points]` as parameters, 0 to 1; layouts as buffers."""
 
+    offset: Tensor
+    scale: Tensor
+
     def __init__(self, encoded: Encoded, lr_scale: float, every: int, share: float) -> None:
         super().__init__()
         assert isinstance(encoded.format, Astc)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tiny import Tiny
 
 from featherweight.artifact import Contents, dumps, loads
+from featherweight.errors import UnsupportedError
 from featherweight.formats import Astc, Int, View
 from featherweight.formats.astc.blocks import decode_texels
 from featherweight.formats.astc.container import read_astc
@@ -19,8 +20,8 @@ from featherweight.formats.astc.plan import infill
 from featherweight.model import Model
 from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted
-from featherweight.techniques import Context, Encode, Finetune
-from featherweight.training.methods import InBlocks
+from featherweight.techniques import Context, Encode, Finetune, Sparsify
+from featherweight.training.methods import InBlocks, Project
 
 FORMATS = st.builds(
     Astc,
@@ -185,3 +186,12 @@ def test_the_step_ends_in_textures_of_the_trained_weights(tmp_path):
         weight = values * np.float32(entry["scale"][0]) + np.float32(entry["offset"][0])
         trained = tuned.tensors[entry["tensor"]].detach().numpy()
         np.testing.assert_array_equal(weight.reshape(entry["shape"]), trained)
+
+
+@pytest.mark.parametrize("method", [InBlocks(), Project()], ids=lambda method: type(method).__name__)
+def test_zeros_that_would_not_stay_are_refused(method):
+    task = Tiny(size=32)
+    pruned = Sparsify(sparsity=0.5).apply(Model.of(task.model()), task, Context())
+    step = Finetune(format=Astc("4x4"), method=method, keep_zeros=True)
+    with pytest.raises(UnsupportedError, match="0.weight: keep_zeros: astc has no exact zero to keep"):
+        step.apply(pruned, task, Context())

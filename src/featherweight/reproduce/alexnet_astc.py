@@ -9,9 +9,10 @@ import numpy as np
 from msgspec.structs import replace
 
 from featherweight.events import Events
-from featherweight.formats import AnyFormat, Astc, Float, Int
+from featherweight.formats import AnyFormat, Astc, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.model import Model
+from featherweight.reproduce.pipeline import REST, parity
 from featherweight.reproduce.results import Measured, Sheet
 from featherweight.reproduce.settings import (
     Demand,
@@ -23,7 +24,6 @@ from featherweight.reproduce.settings import (
     check,
     costs,
     measured,
-    parity,
     plot,
     row,
     said,
@@ -42,7 +42,6 @@ ABOUT = (
 EXEMPT = "biases (float16)"
 LINEAR = {"classifier.1.weight": "fc6", "classifier.4.weight": "fc7", "classifier.6.weight": "fc8"}
 LARGEST = "classifier.4.weight"
-REST = Encode(where=["*", "!weights"], format=Float("float16"))
 TUNE = Finetune(epochs=1, optimizer="adamw", lr=1e-4, warmup=0.1, clip=5.0, precision="bfloat16")
 FOOTPRINTS: tuple[Footprint, ...] = ("5x5", "6x6", "8x8", "12x12")
 RATIOS = (8, 12, 16, 24)

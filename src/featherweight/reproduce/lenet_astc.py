@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from featherweight.events import Events
-from featherweight.formats import AnyFormat, Astc, Clustered, Float, Int
+from featherweight.formats import AnyFormat, Astc, Clustered, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe, run
+from featherweight.reproduce.pipeline import REST, parity
 from featherweight.reproduce.results import Measured, Sheet
 from featherweight.reproduce.settings import (
     Demand,
@@ -21,7 +22,6 @@ from featherweight.reproduce.settings import (
     check,
     costs,
     measured,
-    parity,
     plot,
     row,
     said,
@@ -40,7 +40,6 @@ ABOUT = (
 )
 EXEMPT = "biases (float16)"
 TRAIN = Train(precision="bfloat16")
-REST = Encode(where=["*", "!weights"], format=Float("float16"))
 TUNE = Finetune(epochs=1, optimizer="adamw", lr=2e-3, warmup=0.1, precision="bfloat16")
 FOOTPRINTS: tuple[Footprint, ...] = ("4x4", "5x5", "6x6", "8x6", "10x8", "12x12")
 RATE = 1e-3  # in blocks, and between projections
@@ -63,6 +62,12 @@ DEMANDS = {
 
 def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
     """Return every setting; `formats` are those of the tensors by ratio."""
+    made = [
+        Setting("ASTC, error feedback", said(chosen), [TRAIN, fed_back(chosen), REST])
+        for chosen in formats.values()
+    ]
+    made += [pruned("8x6"), pruned("10x8"), *retrained(formats[RATIOS[-1]])]
+    made.append(Setting("ASTC, encoded", "6x6", [TRAIN, Encode(format=blocks("6x6")), REST]))
     two = Int(bits=2, per="channel", scale_by="mse")
     scalar: list[tuple[str, str, AnyFormat]] = [
         ("naive integers", "4 bits", Int(bits=4, per="tensor")),
@@ -70,18 +75,12 @@ def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
         ("tuned integers", "2 bits", two),
         ("k-means", "4 values", Clustered(bits=2)),
     ]
-    made = [
+    made += [
         Setting(method, name, [TRAIN, Encode(format=format_, coder="smallest"), REST])
         for method, name, format_ in scalar
     ]
-    made.append(Setting("ASTC, encoded", "6x6", [TRAIN, Encode(format=blocks("6x6")), REST]))
-    made += [
-        Setting("ASTC, error feedback", said(chosen), [TRAIN, fed_back(chosen), REST])
-        for chosen in formats.values()
-    ]
     through = replace(TUNE, format=two, method=StraightThrough(), coder="smallest")
-    made.append(Setting("tuned integers, straight-through", "2 bits", [TRAIN, through, REST], True))
-    return [*made, *retrained(formats[RATIOS[-1]]), pruned("8x6"), pruned("10x8")]
+    return [*made, Setting("tuned integers, straight-through", "2 bits", [TRAIN, through, REST], True)]
 
 
 def fed_back(formats: dict[str, AnyFormat], where: Sequence[str] = ("weights",)) -> Gptq:

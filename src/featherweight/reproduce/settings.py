@@ -46,18 +46,18 @@ class Outcome:
     data: str
     setting: Setting
     seeds: list[int]
-    found: list[Summary]
+    summaries: list[Summary]
 
     @property
     def change(self) -> float:
         """Mean change of the primary metric on validation, in points."""
-        changes = [s.validation[s.primary] - s.baseline["validation"][s.primary] for s in self.found]
+        changes = [s.validation[s.primary] - s.baseline["validation"][s.primary] for s in self.summaries]
         return 100 * mean_spread(changes)[0]
 
     @property
     def ratio(self) -> float:
         """4 bytes a parameter over the mean bytes of the whole files."""
-        return self.found[0].float_bytes / mean_spread([s.file_bytes for s in self.found])[0]
+        return self.summaries[0].float_bytes / mean_spread([s.file_bytes for s in self.summaries])[0]
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def measured(
 
 def row(outcome: Outcome, exempt: str) -> Row:
     """Return the line of an outcome."""
-    found, setting = outcome.found, outcome.setting
+    found, setting = outcome.summaries, outcome.setting
     accuracy, spread = mean_spread([s.test[s.primary] for s in found])
     return Row(
         network=outcome.network,
@@ -154,7 +154,7 @@ def check(name: str, outcomes: Sequence[Outcome], demand: Demand) -> Check:
     goal = f"{demand.goal:g}x at -{demand.most_drop:g} points ({demand.paper})"
     if best is None:
         return Check(f"{name}, {demand.about}", goal, "no setting keeps it on validation", False)
-    together = pooled([s.paired for s in best.found if s.paired])
+    together = pooled([s.paired for s in best.summaries if s.paired])
     change = 100 * together.difference
     name_of = f"{best.setting.method}, {best.setting.setting}"
     said = f"{best.ratio:.1f}x, {change:+.2f} points on test, p = {together.p:.2g}: {name_of}"
@@ -162,18 +162,12 @@ def check(name: str, outcomes: Sequence[Outcome], demand: Demand) -> Check:
     return Check(f"{name}, {demand.about}", goal, said, holds)
 
 
-def parity(outcomes: Sequence[Outcome]) -> Check:
-    """Return whether the runtime computed what the decoded modules do."""
-    worst = max(s.difference or 0.0 for outcome in outcomes for s in outcome.found)
-    return Check("runtime equals decoded module", "1e-5 of the output's scale", f"{worst:.1e}", worst <= 1e-5)
-
-
 def costs(outcomes: Sequence[Outcome]) -> Sheet:
     """Return what re-trained settings took, beside what validation says of them."""
     lines: list[list[int | float | str | None]] = []
     for outcome in outcomes:
         if outcome.setting.retrained:
-            last = [[s for s in summary.stages if s.step == "finetune"][-1] for summary in outcome.found]
+            last = [[s for s in summary.stages if s.step == "finetune"][-1] for summary in outcome.summaries]
             seconds = mean_spread([stage.seconds for stage in last])[0]
             lines.append(
                 [outcome.network, outcome.data, outcome.setting.method, outcome.setting.setting,

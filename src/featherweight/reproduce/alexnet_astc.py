@@ -82,13 +82,15 @@ def sensitivities(task: Task, threads: int, events: Events) -> Sensitivity:
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
-    """Measure sensitivities, files and the large form; quick: uniform settings and small layers alone."""
+    """Measure sensitivities, files and the large form; quick: fc8 and a few layers alone."""
     task, seeds = resolve("alexnet-cifar10", events), [0]
     outcomes: list[Outcome] = []
     sheets = [large(SHAPES[:3] if quick else SHAPES)]
     if quick:
-        uniform = Setting("ASTC, encoded", "12x12", [Encode(format=blocks("12x12")), REST])
-        outcomes = measured("AlexNet", task, [uniform], seeds, threads, events)
+        last = Encode(where="classifier.6.weight", format=blocks("6x6"))
+        outcomes = measured(
+            "AlexNet", task, [Setting("ASTC, encoded", "fc8 6x6", [last])], seeds, threads, events
+        )
     else:
         table = sensitivities(task, threads, events)
         sheets.insert(0, linear(table))

@@ -42,6 +42,7 @@ EXEMPT = "biases (float16)"
 TRAIN = Train(precision="bfloat16")
 TUNE = Finetune(epochs=1, optimizer="adamw", lr=2e-3, warmup=0.1, precision="bfloat16")
 FOOTPRINTS: tuple[Footprint, ...] = ("4x4", "5x5", "6x6", "8x6", "10x8", "12x12")
+IN_BLOCKS = InBlocks(share=0.02)
 RATE = 1e-3  # in blocks, and between projections
 RATIOS = (16, 30)
 SAMPLES = 2048  # inputs that error feedback sees; of 128, the default, it makes too much
@@ -94,7 +95,7 @@ def retrained(formats: dict[str, AnyFormat]) -> list[Setting]:
     others = {name: other for name, other in formats.items() if name != "fc1.weight"}
     fed = fed_back(others, ["weights", "!fc1.weight"])
     trained = replace(TUNE, where="fc1.weight", format=format_, lr=RATE)
-    interleaved, in_blocks = (replace(trained, method=method) for method in (Project(every=215), InBlocks()))
+    interleaved, in_blocks = (replace(trained, method=method) for method in (Project(every=215), IN_BLOCKS))
     return [
         Setting("ASTC, interleaved (A)", said(formats), [TRAIN, fed, interleaved, REST], True),
         Setting("ASTC, in blocks (B)", said(formats), [TRAIN, fed_back(formats), in_blocks, REST], True),
@@ -107,7 +108,7 @@ def pruned(footprint: Footprint) -> Setting:
     prune = Prune(keep=0.1, of="parameters", saliency=Taylor(), least=8, multiple=4)
     fed = Gptq(format=blocks(footprint), formats={first: blocks("4x4")}, samples=SAMPLES)
     in_blocks = replace(
-        TUNE, where=["weights", f"!{first}"], format=blocks(footprint), method=InBlocks(), lr=RATE
+        TUNE, where=["weights", f"!{first}"], format=blocks(footprint), method=IN_BLOCKS, lr=RATE
     )
     return Setting(
         "ASTC after pruning, in blocks (B)", footprint, [TRAIN, prune, TUNE, fed, in_blocks, REST], True

@@ -16,6 +16,7 @@ from featherweight.formats.astc.modes import (
     ENDPOINT_RANGE,
     MODES,
     MORE_PARTITIONS,
+    MOST_WEIGHTS,
     ONE_PARTITION,
     size,
 )
@@ -31,7 +32,7 @@ def levels(blocks: Blocks, channels: int) -> tuple[Array, Array]:
     start = np.where(blocks.partitions > 1, MORE_PARTITIONS, ONE_PARTITION)
     of = ENDPOINT_RANGE[channels * blocks.partitions, BLOCK_BITS - start - MODES[blocks.mode, 4]]
     ends = ENDPOINTS[of[:, None], blocks.endpoints[:, : MOST_ENDS[channels]]] / np.float32(255)
-    points = min(width * height, blocks.weights.shape[1])
+    points = min(width * height, MOST_WEIGHTS)
     return ends, WEIGHTS[MODES[blocks.mode, 2][:, None], blocks.weights[:, :points]] / np.float32(64)
 
 
@@ -54,10 +55,12 @@ def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
 
 def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
     """Return the gradient of `levels` by that of the texels (0 to 1), `[height, width, channels]`."""
-    of_ends, of_grid = (np.zeros_like(real) for real in levels(blocks, slope.shape[2]))
+    width, height = size(blocks.footprint)
+    of_ends = np.zeros((blocks.mode.size, MOST_ENDS[slope.shape[2]]), np.float32)
+    of_grid = np.zeros((blocks.mode.size, min(width * height, MOST_WEIGHTS)), np.float32)
     gradient.pull_all(
-        _layout(blocks), blocks.endpoints, blocks.weights, size(blocks.footprint),
-        partitions(blocks.footprint), slope, of_ends, of_grid,
+        _layout(blocks), blocks.endpoints, blocks.weights, (width, height), partitions(blocks.footprint),
+        slope, of_ends, of_grid,
     )  # fmt: skip
     return of_ends, of_grid
 

@@ -96,7 +96,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         sheets.insert(0, linear(table))
         chosen = settings({ratio: allocated(table, ratio) for ratio in RATIOS})
         outcomes = measured("AlexNet", task, chosen, seeds, threads, events)
-    checks = [parity(outcomes)]
+    checks = [parity(s for outcome in outcomes for s in outcome.summaries)]
     if not quick:
         checks += [check("AlexNet", astc(outcomes), demand) for demand in DEMANDS]
     rows = [row(outcome, EXEMPT) for outcome in outcomes]

@@ -136,7 +136,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         ]
         chosen = settings({ratio: allocated(table, ratio) for ratio in RATIOS})
         outcomes += measured("LeNet", task, chosen[:2] if quick else chosen, seeds, threads, events)
-    checks = [parity(outcomes)]
+    checks = [parity(s for outcome in outcomes for s in outcome.summaries)]
     for data, demands in DEMANDS.items():
         here = [outcome for outcome in outcomes if outcome.data == data]
         checks += [check(f"LeNet, {data}", astc(here), demand) for demand in demands if here and not quick]

@@ -16,6 +16,7 @@ from featherweight.reproduce import (
     growth,
     lenet_formats,
     ptq_spectrum,
+    sosp,
     squeezenet,
     weight_changes,
 )
@@ -35,6 +36,7 @@ REPRODUCTIONS = {
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
+    "sosp": Reproduction(sosp.ABOUT, sosp.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),
     "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
 }

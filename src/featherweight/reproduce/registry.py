@@ -13,8 +13,11 @@ from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
     deep_compression,
+    expand_pruning,
     growth,
     lenet_formats,
+    low_rank,
+    prune_unlabelled,
     ptq_spectrum,
     sosp,
     squeezenet,
@@ -33,8 +36,11 @@ class Reproduction:
 
 REPRODUCTIONS = {
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
+    "expand-pruning": Reproduction(expand_pruning.ABOUT, expand_pruning.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
+    "low-rank": Reproduction(low_rank.ABOUT, low_rank.measure),
+    "prune-unlabelled": Reproduction(prune_unlabelled.ABOUT, prune_unlabelled.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
     "sosp": Reproduction(sosp.ABOUT, sosp.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from torch import nn
 
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import permutation
 from featherweight.task.classification import Classification
 from featherweight.task.protocol import Split
+from featherweight.task.samples import Samples
 
 
 class Short(Classification):
@@ -20,7 +22,8 @@ class Short(Classification):
     Args:
         task: the other one; its network comes trained.
         steps: batches in an epoch.
-        validation: samples of its validation split; the test split is whole.
+        validation: samples of its validation split.
+        test: samples of its test split; None: all.
         model: a network of one's own; by default the task's.
     """
 
@@ -29,18 +32,17 @@ class Short(Classification):
         task: Classification,
         steps: int,
         validation: int,
-        model: nn.Module | Callable[[], nn.Module] | None = None,
+        *,
+        test: int | None = None,
+        model: nn.Module | None = None,
     ) -> None:
         splits = task._splits
-        held = splits["validation"]
-        if isinstance(held, Indexed):
-            held = Subset(held, permutation(len(held), validation)[:validation])
         super().__init__(
-            model or task.model,
+            model or task.model(),
             train=splits["train"],
-            validation=held,
+            validation=some(splits["validation"], validation),
             calibration=splits["calibration"],
-            test=splits["test"],
+            test=splits["test"] if test is None else some(splits["test"], test),
             name=task.name,
             dataset=task.dataset,
             batch_size=task.batch_size,
@@ -52,3 +54,10 @@ class Short(Classification):
         """Yield the batches of a split, of `train` the first `steps`."""
         found = super().batches(split, seed=seed, epoch=epoch)
         return islice(found, self.steps) if split == "train" else found
+
+
+def some(data: Samples, count: int) -> Samples:
+    """Return so many samples, drawn once and for all, or all of a stream."""
+    if not isinstance(data, Indexed):
+        return data
+    return Subset(data, np.sort(permutation(len(data), count)[:count]))

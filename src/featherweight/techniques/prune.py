@@ -25,8 +25,9 @@ Count = Annotated[int, Meta(ge=1)]
 class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
     """Remove whole channels, least salient first, over all layers together, until a share of the cost is left.
 
-    A saliency that tells what is lost is taken for what is saved: per multiply-accumulate, or per parameter. A channel is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are
-    rebuilt smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
+    A saliency that tells what is lost is taken for what is saved: per multiply-accumulate, or per parameter. A channel
+    is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are rebuilt
+    smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
     followed by `finetune`, prune little by little. A layer whose channels cannot go is noted.
 
     Attributes:

@@ -12,27 +12,37 @@ Array = NDArray[Any]
 SWEEPS = 5  # of the alternating fit of Tucker-2; the error does not rise from one to the next
 
 
-def split(matrix: Array, rank: int) -> tuple[Array, Array]:
+def split(matrix: Array, rank: int, root: Array | None = None) -> tuple[Array, Array]:
     """Return `left [rows, rank]` and `right [rank, columns]`, whose product is nearest to `matrix`.
 
-    The root of each singular value goes to either side.
+    The root of each singular value goes to either side. With `root`, lower triangular with `root root'` the second
+    moment of the inputs x, nearest is what computes nearest to `matrix x`: the singular values are of `matrix root`.
+
+    References: Zhang, Zou, He, Sun, Accelerating very deep convolutional networks for classification and detection,
+    2016, arXiv 1505.06798, section 3.1 (the linear case, with the moments of the outputs).
 
     >>> left, right = split(np.arange(6.0).reshape(2, 3), 2)
     >>> np.abs(left @ right - np.arange(6.0).reshape(2, 3)).max() < 1e-12
     np.True_
     """
-    u, s, v = np.linalg.svd(matrix, full_matrices=False)
-    root = np.sqrt(s[:rank])
-    return u[:, :rank] * root, root[:, None] * v[:rank]
+    u, s, v = np.linalg.svd(weighed(matrix, root), full_matrices=False)
+    half = np.sqrt(s[:rank])
+    right = half[:, None] * v[:rank]
+    return u[:, :rank] * half, right if root is None else np.linalg.solve(root.T, right.T).T
 
 
-def by_channel(weight: Array, rank: int) -> tuple[Array, Array]:
+def weighed(matrix: Array, root: Array | None) -> Array:
+    """Return a matrix, times the root of the second moment of its inputs if that is known."""
+    return matrix if root is None else matrix @ root
+
+
+def by_channel(weight: Array, rank: int, root: Array | None = None) -> tuple[Array, Array]:
     """Return a convolution of `rank` channels, `[rank, in, k...]`, and one of single pixels, `[out, rank, 1...]`.
 
     References: Zhang, Zou, He, Sun, Accelerating very deep convolutional networks for classification and
     detection, 2016, arXiv 1505.06798, section 3.1.
     """
-    left, right = split(weight.reshape(len(weight), -1), rank)
+    left, right = split(weight.reshape(len(weight), -1), rank, root)
     ones = [1] * (weight.ndim - 2)
     return right.reshape(rank, *weight.shape[1:]), left.reshape(len(weight), rank, *ones)
 

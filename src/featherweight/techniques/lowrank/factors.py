@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+TINY = np.finfo(np.float64).tiny
 SWEEPS = 5  # of the alternating fit of Tucker-2; the error does not rise from one to the next
 
 
@@ -25,10 +26,15 @@ def split(matrix: Array, rank: int, root: Array | None = None) -> tuple[Array, A
     >>> np.abs(left @ right - np.arange(6.0).reshape(2, 3)).max() < 1e-12
     np.True_
     """
-    u, s, v = np.linalg.svd(weighed(matrix, root), full_matrices=False)
-    half = np.sqrt(s[:rank])
-    right = half[:, None] * v[:rank]
-    return u[:, :rank] * half, right if root is None else np.linalg.solve(root.T, right.T).T
+    target = weighed(matrix, root)
+    wide = len(target) <= target.shape[1]
+    short = target if wide else target.T
+    vectors = leading(short, rank)
+    rest = vectors.T @ short  # each row as long as its singular value
+    half = np.sqrt(np.linalg.norm(rest, axis=1))
+    scaled, rest = vectors * half, rest / np.maximum(half, TINY)[:, None]
+    left, right = (scaled, rest) if wide else (rest.T, scaled.T)
+    return left, right if root is None else np.linalg.solve(root.T, right.T).T
 
 
 def weighed(matrix: Array, root: Array | None) -> Array:
@@ -87,6 +93,13 @@ def tucker(weight: Array, rank_in: int, rank_out: int) -> tuple[Array, Array, Ar
 
 
 def leading(matrix: Array, rank: int) -> Array:
-    """Return the leading left singular vectors `[rows, rank]`."""
-    found: Array = np.linalg.svd(matrix, full_matrices=False)[0][:, :rank]
+    """Return the leading left singular vectors `[rows, rank]`.
+
+    They are eigenvectors of `matrix matrix'`, of which no more than these are computed: orthonormal to rounding, so that
+    all of them lose nothing.
+    """
+    from scipy.linalg import eigh
+
+    rows = len(matrix)
+    found: Array = eigh(matrix @ matrix.T, subset_by_index=[rows - rank, rows - 1])[1][:, ::-1]
     return found

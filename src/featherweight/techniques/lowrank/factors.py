@@ -95,8 +95,8 @@ def tucker(weight: Array, rank_in: int, rank_out: int) -> tuple[Array, Array, Ar
 def leading(matrix: Array, rank: int) -> Array:
     """Return the leading left singular vectors `[rows, rank]`.
 
-    They are eigenvectors of `matrix matrix'`, of which no more than these are computed: orthonormal to rounding, so that
-    all of them lose nothing.
+    They are eigenvectors of `matrix matrix'`; no more than these are computed. They are orthonormal to rounding: all of
+    them together lose nothing.
     """
     from scipy.linalg import eigh
 

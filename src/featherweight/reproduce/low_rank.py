@@ -85,7 +85,8 @@ def _checks(task: Short, way: str, found: Compressed) -> list[Check]:
     change = 100 * (summary.test[summary.primary] - summary.baseline["test"][summary.primary])
     return [
         Check(
-            f"{way}: fewer parameters", f"{GOAL:g}x", f"{summary.parameters / left:.2f}x", summary.parameters >= GOAL * left
+            f"{way}: fewer parameters", f"{GOAL:g}x", f"{summary.parameters / left:.2f}x",
+            summary.parameters >= GOAL * left,
         ),
         Check(
             f"{way}: accuracy on test", f"-{MOST_DROP:g} points or better", f"{change:+.2f} points",

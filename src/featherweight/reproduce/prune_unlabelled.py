@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 
 from featherweight.events import Events
@@ -57,8 +59,8 @@ def own_answers(task: Task) -> Classification:
     with torch.inference_mode():
         answers = torch.cat([network(part).argmax(1) for part in found])
     images, labels = torch.cat(found), answers.clone()
-    ends = [TRAINED, HELD, len(images) - TRAINED - HELD]
-    pairs = list(zip(images.split(ends), labels.split(ends), strict=True))
+    ends = (0, TRAINED, TRAINED + HELD, len(images))
+    pairs = [(images[a:b], labels[a:b]) for a, b in pairwise(ends)]
     return Classification(
         network,
         train=pairs[0],

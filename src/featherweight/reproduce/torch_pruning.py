@@ -46,10 +46,8 @@ def torch_pruned(
     """
     network = task.model().eval()
     parameters = list(network.parameters())
-    loss = sum(
-        task.loss(network(task.inputs(batch)), batch)
-        for batch in islice(task.batches("train", seed=seed, epoch=0), BATCHES)
-    )
+    batches = islice(task.batches("train", seed=seed, epoch=0), BATCHES)
+    loss = torch.stack([task.loss(network(task.inputs(batch)), batch) for batch in batches]).sum()
     gradients = torch.autograd.grad(loss, parameters)
     found, low, high = None, 0.0, 1.0
     for _ in range(STEPS):

@@ -73,7 +73,7 @@ class Given(Rank, frozen=True, tag="given"):
 
     def of(self, matrix: Array) -> int:
         """Return the rank; no singular value is needed."""
-        return min(self.rank, *matrix.shape)
+        return int(min(self.rank, *matrix.shape))
 
 
 RANKS: tuple[type[Rank], ...] = (Evbmf, Energy, Given)

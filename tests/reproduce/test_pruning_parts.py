@@ -86,3 +86,15 @@ def test_answers_of_ones_own_are_agreed_with(monkeypatch):
     own = prune_unlabelled.own_answers(task())
     for split in ("train", "validation", "test"):
         assert own.metrics(own.model().eval(), split)["accuracy"] == 1
+
+
+def test_pruning_without_labels_from_end_to_end(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
+    monkeypatch.setattr(prune_unlabelled, "TRAINED", 50)
+    monkeypatch.setattr(prune_unlabelled, "resolve", lambda name, events: task())
+    found = prune_unlabelled.measure(quick=True, threads=1, events=lambda event: None)
+    assert [row.method for row in found.rows] == ["SOSP-H, pruned", "SOSP-H, pruned and taught"]
+    assert all(row.baseline == 1 and row.nbytes > 0 for row in found.rows)
+    for _, macs, *_ in found.sheets[0].rows:
+        assert 60 < float(macs.removesuffix(" %")) <= 80
+    assert found.plots[0].svg.startswith("<svg")

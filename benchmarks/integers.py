@@ -28,7 +28,7 @@ from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.runtime import Session, build_onnx, build_qdq
 from featherweight.task import Restricted, Task
-from featherweight.techniques import Calibrate, Context, Encode, Fold
+from featherweight.techniques import Calibrate, Context, Encode, Fold, Gptq, Step
 from featherweight.zoo.tasks import resolve
 
 CALIBRATION, ROUNDS, SEED = 100, 60, 0
@@ -68,12 +68,13 @@ def every_image(task: Task) -> torch.Tensor:
     return images[torch.randperm(len(images), generator=torch.Generator().manual_seed(SEED))]
 
 
-def ours(model: Model, graph, task: Images, **options) -> Callable[[], onnx.ModelProto]:
+def ours(model: Model, graph, task: Images, weights: Step, **options) -> Callable[[], onnx.ModelProto]:
     def make() -> onnx.ModelProto:
-        encoded = Encode(format=Int(scale_by="mse")).apply(model, task, Context())
-        made = Calibrate(samples=CALIBRATION, **options).apply(
-            encoded, Restricted(task, "unlabelled"), Context()
-        )
+        seen = Restricted(task, "unlabelled")
+        encoded = weights.apply(
+            Model.of(model.module), seen, Context()
+        )  # traced anew: that is part of the time
+        made = Calibrate(samples=CALIBRATION, **options).apply(encoded, seen, Context())
         return build_qdq(graph, arrays(made.module), made.weights, made.activations).onnx
 
     return make
@@ -119,8 +120,11 @@ def makers(task: Task, calibration: torch.Tensor, folder: Path) -> Iterator[tupl
     graph = export(model.module, given.example())
     plain = build_onnx(graph, arrays(model.module))
     yield "float32", lambda: plain
-    yield "featherweight, mse", ours(model, graph, given)
-    yield "featherweight, minmax", ours(model, graph, given, ranges="minmax")
+    format = Int(scale_by="mse")
+    sweep = Gptq(format=format, samples=CALIBRATION, places=64, inputs="float")
+    yield "featherweight, w8a8", ours(model, graph, given, sweep)
+    yield "featherweight, nearest", ours(model, graph, given, Encode(format=format))
+    yield "featherweight, nearest, minmax", ours(model, graph, given, Encode(), ranges="minmax")
     yield "onnxruntime quantize_static, minmax", static(plain, calibration, folder)
     if rival := nncf(plain, calibration):
         yield "nncf.quantize", rival

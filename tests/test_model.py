@@ -10,6 +10,7 @@ from torch import nn
 
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats import Int
+from featherweight.graph.interpret import Interpreter
 from featherweight.model import Model, equal_bits
 from featherweight.structure import LayerSpec, restructure
 
@@ -140,3 +141,18 @@ def test_names_what_cannot_be_read_or_copied(inner, message):
 def test_names_the_network_itself():
     with pytest.raises(UnsupportedError, match=r"^the network: a TorchScript module"):
         Model.of(torch.jit.script(nn.Linear(2, 3)))
+
+
+def test_models_of_one_structure_share_a_trace_and_not_its_tensors(model):
+    x = torch.randn(2, 5)
+    changed = model.with_tensors({"3.bias": torch.ones(3)})
+    first, second = model.program(x), changed.program(x)
+    assert first.exported is second.exported
+    for program, network in ((first, model), (second, changed)):
+        (expected,) = program.run({"input": x})
+        assert torch.equal(expected, network.module(x).detach())
+        (made,) = Interpreter(network.module, program, lambda edge, value: value)({"input": x})
+        torch.testing.assert_close(made, expected)
+    assert changed.program(torch.randn(4, 5)).exported is not first.exported
+    folded = model.with_structure({"1": LayerSpec("Identity")}, {})
+    assert folded.program(x).exported is not first.exported

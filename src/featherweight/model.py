@@ -21,7 +21,10 @@ from featherweight.activations import Quantizer
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded
 from featherweight.graph.graph import Edge
+from featherweight.graph.program import Program, capture
 from featherweight.structure import LayerSpec, Structure, copied, restructure
+from featherweight.task import Inputs
+from featherweight.task.identity import hashed
 
 Array = NDArray[Any]
 
@@ -60,6 +63,7 @@ class Model:
     weights: Mapping[str, Encoded] = field(default_factory=dict)
     activations: Mapping[Edge, Quantizer] = field(default_factory=dict)
     notes: tuple[Note, ...] = ()
+    _programs: dict[str, Program] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, module: nn.Module) -> Model:
@@ -87,6 +91,18 @@ class Model:
 
     def _named(self) -> list[tuple[str, Tensor]]:
         return list(self.module.state_dict(keep_vars=True).items())
+
+    def program(self, example: Inputs) -> Program:
+        """Return the network captured on `example`; of models made of one another, of one structure, one is traced.
+
+        Raises:
+            UnsupportedError: the network cannot be captured; names the layer and why.
+            TaskError: the network fails on its own example.
+        """
+        key = hashed(example)
+        if key not in self._programs:
+            self._programs[key] = capture(self.module, example)
+        return self._programs[key].of(self.module)
 
     def with_encoded(self, encoded: Mapping[str, Encoded], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these tensors replaced by what their bytes decode to."""

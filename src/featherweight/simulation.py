@@ -13,7 +13,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter, Visit
 from featherweight.graph.nest import Nest, flatten_inputs
-from featherweight.graph.program import Program, capture, still
+from featherweight.graph.program import Program, still
 from featherweight.graph.quantizable import LAYERS
 from featherweight.graph.trace import graph_of
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
@@ -39,7 +39,7 @@ def simulate(model: Model, example: Inputs) -> nn.Module:
     """
     if not model.activations:
         return model.module
-    return Simulation(model, capture(model.module, example))
+    return Simulation(model, model.program(example))
 
 
 def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:

@@ -46,6 +46,27 @@ def test_a_layer_is_its_rows_times_patches(name):
     torch.testing.assert_close(doubled.float(), 2 * one_by_one, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("places", [1, 4, 10**6])
+def test_some_places_are_some_of_all_patches(name, places):
+    layer, shape = LAYERS[name]
+    inputs = torch.randn(shape)
+    (site,) = sites(trace(nn.Sequential(layer).eval(), inputs))[0].values()
+    kernel = tuple(layer.weight.shape[2:])
+    every = site.patches(inputs, kernel)
+    some = site.patches(inputs, kernel, places)
+    assert some.shape[:2] == every.shape[:2] and len(inputs) <= some.shape[2] <= every.shape[2]
+    whole, part = every.flatten(0, 1).T, some.flatten(0, 1).T
+    assert all((patch == whole).all(1).any() for patch in part)
+    if places > every.shape[2]:
+        assert torch.equal(some, every)
+    if places == 1 and every.shape[2] > len(inputs):
+        assert some.shape[2] < every.shape[2]
+    torch.testing.assert_close(
+        second_moment(site, inputs, kernel, places=places).float(), some @ some.mT, rtol=1e-4, atol=1e-4
+    )
+
+
 def test_what_has_no_site_has_a_reason():
     twice = nn.Linear(4, 4)
     network = nn.Sequential(nn.Embedding(7, 4), twice, nn.ReLU(), twice, nn.Linear(4, 2))

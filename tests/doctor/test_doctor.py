@@ -125,6 +125,36 @@ def test_names_are_given_without_changing_the_graph():
     assert model.SerializeToString() == before
 
 
+def test_a_layer_that_an_activation_is_fused_into_keeps_its_name():
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU6(), nn.Conv2d(8, 4, 3)
+    ).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(network, (torch.randn(1, 3, 12, 12),), dynamo=True, verbose=False)
+    (found,) = slow(program.model_proto, ["onnxruntime"])
+    layers = [node.name for node in named(program.model_proto).graph.node if node.op_type == "Conv"]
+    assert found.kind == "float" and found.where == layers
+
+
+def test_a_runtime_that_refuses_a_graph_is_a_finding():
+    model = quantized()
+    model.graph.node.append(onnx.helper.make_node("Unheard", ["y"], ["z"], domain="nowhere"))
+    model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
+    model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
+    (found,) = slow(model, ["onnxruntime"])
+    assert found.kind == "refused" and "Unheard" in found.what
+
+
+def test_an_onnx_file_with_its_weights_beside_it(tmp_path):
+    path = tmp_path / "model.onnx"
+    onnx.save(quantized(clamp=True), path, save_as_external_data=True, location="weights", size_threshold=0)
+    assert kinds(diagnose(path, ["onnxruntime"])) == {"clamp"}
+    (tmp_path / "weights").unlink()
+    with pytest.raises(IntegrityError, match="another file"):
+        diagnose(path, ["onnxruntime"])
+
+
 def test_an_onnx_file(tmp_path):
     onnx.save(quantized(clamp=True), tmp_path / "model.onnx")
     assert kinds(diagnose(tmp_path / "model.onnx", ["onnxruntime"])) == {"clamp"}

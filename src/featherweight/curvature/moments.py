@@ -48,7 +48,9 @@ class Moments:
         return shifted
 
 
-def moments(site: Site, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool) -> Moments:
+def moments(
+    site: Site, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool, places: int | None = None
+) -> Moments:
     """Return the moments of a layer's inputs, batch by batch.
 
     Args:
@@ -56,16 +58,17 @@ def moments(site: Site, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool) -
         pairs: its inputs in the float network, and as they are.
         kernel: the weight's shape without its first two axes.
         drift: whether to sum the drift as well.
+        places: of each sample to see, about; None: all.
 
     Raises:
         UnsupportedError: the inputs hold NaN or infinity.
     """
     hessian = moved = None
     for before, now in pairs:
-        new = second_moment(site, now, kernel)
+        new = second_moment(site, now, kernel, places=places)
         hessian = new if hessian is None else hessian + new
         if drift and before is not now:
-            new = second_moment(site, before - now, kernel, now)
+            new = second_moment(site, before - now, kernel, now, places=places)
             moved = new if moved is None else moved + new
     assert hessian is not None, "a prefix has inputs"
     found = hessian.numpy()

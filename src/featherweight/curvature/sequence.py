@@ -13,7 +13,6 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
 from featherweight.graph.nest import flatten_inputs
-from featherweight.graph.program import capture
 from featherweight.graph.trace import graph_of
 from featherweight.model import Model
 from featherweight.task import Task
@@ -57,7 +56,7 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
         TaskError: the split is empty.
         UnsupportedError: the network cannot be traced.
     """
-    program = capture(model.module, task.example())
+    program = model.program(task.example())
     execution, graph = Execution(model.module, program), graph_of(model.module, program)
     found, without = sites(graph)
     batches = (task.inputs(batch) for batch in task.batches("calibration", seed=seed, epoch=0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import ceil, prod
 from typing import Any
 
 import torch
@@ -49,25 +50,27 @@ class Site:
         )
         return made
 
-    def patches(self, inputs: Tensor, kernel: tuple[int, ...]) -> Tensor:
+    def patches(self, inputs: Tensor, kernel: tuple[int, ...], places: int | None = None) -> Tensor:
         """Return the vectors that the rows of the weight meet, `[groups, cols, count]`.
 
         Args:
             inputs: `[..., in]` of a linear layer, `[n, in, ...]` of a convolution.
             kernel: the weight's shape without its first two axes.
+            places: of each sample, about as many at most, evenly spaced; None: all.
         """
         if self.op == "linear":
-            return inputs.reshape(-1, inputs.shape[-1]).T[None]
+            return thinned(inputs, range(1, inputs.dim() - 1), places).reshape(-1, inputs.shape[-1]).T[None]
         inputs = F.pad(inputs, self._margins(kernel))
         for axis, (k, s, d) in enumerate(
             zip(kernel, *map(self._each, (self.stride, self.dilation)), strict=True)
         ):
             inputs = inputs.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
         n, channels, dims = inputs.shape[0], inputs.shape[1], len(kernel)
+        inputs = thinned(inputs, range(2, 2 + dims), places)
         # [n, channels, places..., k...] to [groups, channels of a group, k..., n, places...]
         grouped = inputs.reshape(n, self.groups, channels // self.groups, *inputs.shape[2:])
-        places, taps = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
-        return grouped.permute(1, 2, *taps, 0, *places).flatten(2 + dims).flatten(1, 1 + dims)
+        spatial, taps = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
+        return grouped.permute(1, 2, *taps, 0, *spatial).flatten(2 + dims).flatten(1, 1 + dims)
 
     def _margins(self, kernel: tuple[int, ...]) -> list[int]:
         """Zeros before and after each axis, the last axis first, as `pad` takes them."""
@@ -110,8 +113,29 @@ def _site(node: Node, roles: Mapping[str, str]) -> Site:
     return Site(roles["weight"], roles.get("bias"), node.name, node.op, **options)
 
 
+def thinned(values: Tensor, axes: range, most: int | None) -> Tensor:
+    """Return about `most` evenly spaced places along `axes` of `values`, or all there are; None: all.
+
+    >>> thinned(torch.arange(100).reshape(10, 10), range(2), 4).tolist()
+    [[22, 27], [72, 77]]
+    """
+    count = prod(values.shape[axis] for axis in axes)
+    if most is None or count <= most:
+        return values
+    step = ceil((count / most) ** (1 / len(axes)))
+    for axis in axes:
+        first = min(step, values.shape[axis]) // 2
+        values = values[(*[slice(None)] * axis, slice(first, None, step))]
+    return values
+
+
 def second_moment(
-    site: Site, inputs: Tensor, kernel: tuple[int, ...], others: Tensor | None = None
+    site: Site,
+    inputs: Tensor,
+    kernel: tuple[int, ...],
+    others: Tensor | None = None,
+    *,
+    places: int | None = None,
 ) -> Tensor:
     """Return `sum x x'` over all patches x of `inputs`, float64 `[groups, cols, cols]`.
 
@@ -120,12 +144,13 @@ def second_moment(
         inputs: of the layer.
         kernel: the weight's shape without its first two axes.
         others: inputs of the same shape, whose patches z stand in for the second factor: `sum x z'`.
+        places: of each sample; see `Site.patches`.
     """
-    # Patches take more room than what they are cut from, unless they are single places: one sample at a time.
-    size = len(inputs) if all(k == 1 for k in kernel) else 1
+    # Patches take more room than what they are cut from, unless they are single or few: one sample at a time.
+    size = len(inputs) if places is not None or all(k == 1 for k in kernel) else 1
     total = torch.zeros(())
     for start in range(0, len(inputs), size):
-        x = site.patches(inputs[start : start + size], kernel)
-        z = x if others is None else site.patches(others[start : start + size], kernel)
+        x = site.patches(inputs[start : start + size], kernel, places)
+        z = x if others is None else site.patches(others[start : start + size], kernel, places)
         total = total + torch.bmm(x, z.transpose(1, 2)).double()
     return total

@@ -22,7 +22,6 @@ def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1)
     Raises:
         OSError: the file cannot be read.
         IntegrityError: it is damaged.
-        UnsupportedError: a runtime refuses its graph.
     """
     path = Path(file)
     if path.suffix == ".onnx":

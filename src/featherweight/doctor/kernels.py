@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from onnx import NodeProto
 
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model
@@ -20,6 +21,7 @@ WEIGHTED = (
     "DynamicQuantizeMatMul", "MatMulNBits", "Convolution", "Deconvolution", "FullyConnected",
 )  # fmt: skip
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits")
+_FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh")
 _PRECISIONS = {"u8": "int8", "i8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -61,7 +63,15 @@ def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> li
     except FeatherweightError:
         raise
     except Exception as error:
-        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=str(error)[:200]) from None
+        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=_said(error)) from None
+
+
+def _said(error: Exception) -> str:
+    """What a runtime says, without its codes and the places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception from")]
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : | at src/\S+", "", " ".join(told or lines))
+    return text[:300]
 
 
 def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int) -> list[Kernel]:
@@ -69,16 +79,20 @@ def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int) -> list[K
         path = Path(folder) / "optimized.onnx"
         onnxruntime_session(content, threads, optimized=path)
         optimized = onnx.load(path)
-    names = {value: node.name for node in model.graph.node for value in (*node.output, node.name)}
-    return [
-        Kernel((_given(node.name, names),), node.op_type, _of(node.op_type)) for node in optimized.graph.node
-    ]
+    nodes = {value: node for node in model.graph.node for value in (*node.output, node.name)}
+    return [Kernel((_given(node, nodes),), node.op_type, _of(node.op_type)) for node in optimized.graph.node]
 
 
-def _given(name: str, names: Mapping[str, str]) -> str:
-    """Return the given name of a node that ONNX Runtime renamed: after its output, or with a suffix."""
-    name = re.sub(r"(_token_\d+|_nchwc)+$", "", name)
-    return names.get(name, name)
+def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
+    """Return the given name of a node that ONNX Runtime renamed: after its output, or with a suffix.
+
+    A layer that does an activation's work too has that one's name.
+    """
+    name = re.sub(r"(_token_\d+|_nchwc)+$", "", node.name)
+    given = nodes.get(name)
+    while given is not None and node.op_type in WEIGHTED and given.op_type in _FUSED:
+        given = nodes.get(given.input[0])
+    return name if given is None else given.name
 
 
 def _of(op: str) -> str:

@@ -11,7 +11,8 @@ from onnx import NodeProto, TensorProto
 from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.wiring import Wiring
-from featherweight.runtime.compiled import Runtime, openvino_model
+from featherweight.errors import UnsupportedError
+from featherweight.runtime.compiled import TITLES, Runtime, openvino_model
 
 INT4 = (TensorProto.INT4, TensorProto.UINT4)
 
@@ -23,19 +24,27 @@ def slow(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 
         model: a complete ONNX graph, float or with QuantizeLinear and DequantizeLinear.
         runtimes: where it is to run.
         threads: of their sessions.
-
-    Raises:
-        UnsupportedError: a runtime refuses the graph.
     """
     wiring = Wiring(named(model))
     found = [*_gathers(wiring)]
     for runtime in runtimes:
-        executed = kernels(wiring.model, runtime, threads=threads)
+        try:
+            executed = kernels(wiring.model, runtime, threads=threads)
+        except UnsupportedError as error:
+            found.append(_refused(runtime, error))
+            continue
         found += _floats(wiring, runtime, executed)
         found += _signed(wiring) if runtime == "onnxruntime" else []
         if runtime == "openvino":
             found += _preferred(wiring.model, threads)
     return found
+
+
+def _refused(runtime: Runtime, error: UnsupportedError) -> Finding:
+    return Finding(
+        "refused", "speed", ["graph"], f"{TITLES[runtime]} does not run it at all: {error.got}",
+        "write the graph for this runtime, or leave it out with --runtime",
+    )  # fmt: skip
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -95,7 +104,7 @@ def _reason(wiring: Wiring, layer: NodeProto) -> str:
 
 _REASONS = {
     "int4": (
-        "their weights are INT4, which no CPU kernel of it multiplies",
+        "their weights are INT4, which its CPU kernels do not multiply",
         "keep 4 bits in the .fw file and expand them to int8 for the session (export does)",
     ),
     "float activations": (

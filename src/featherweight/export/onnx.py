@@ -25,7 +25,9 @@ from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
 
-def export(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> StoredGraph:
+def export(
+    module: nn.Module, example: Inputs, *, dynamic: Dynamic = None, captured: Program | None = None
+) -> StoredGraph:
     """Return the float graph of `module` in eval mode, checked against it; the module is left as it was.
 
     What ONNX Runtime computes with the module's tensors equals the module on the example, on random values
@@ -38,13 +40,14 @@ def export(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> St
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
         dynamic: axes that may change in size by input name; by default axis 0 of every input where that
             works, and none where it does not.
+        captured: the module, captured with these, if it was before.
 
     Raises:
         UnsupportedError: the network cannot be traced or written as ONNX, or the result is not the network's;
             names the layer and why.
         TaskError: the network fails on its own example.
     """
-    program = capture(module, example, dynamic=dynamic)
+    program = captured or capture(module, example, dynamic=dynamic)
     try:
         return stored_graph(module, program)
     except UnsupportedError:

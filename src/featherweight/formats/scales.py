@@ -135,11 +135,11 @@ def entropy_bits(weight: Array, scale: Array, zero_point: Array, bits: int) -> A
         steps = to_steps(ratio, zero_point[rows, None], bits) + zero_point[rows, None] - grid(bits)[0]
         first = rows.start << bits
         offset = np.arange(len(steps))[:, None] << bits
-        found = np.bincount((steps.astype(np.int64) + offset).ravel())
-        counts[first : first + len(found)] += found
+        seen = np.bincount((steps.astype(np.int64) + offset).ravel())
+        counts[first : first + len(seen)] += seen
     share = counts.reshape(units, -1) / max(length, 1)
-    each: Array = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    found: Array = np.einsum("us,us->u", share, -each * length)
+    of_each = np.log2(share, out=np.zeros_like(share), where=share > 0)
+    found: Array = -length * (share * of_each).sum(axis=1)
     return found
 
 

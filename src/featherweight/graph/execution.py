@@ -7,11 +7,12 @@ from itertools import accumulate
 from math import prod
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge
-from featherweight.graph.program import Program, still
+from featherweight.graph.program import Program
 from featherweight.graph.trace import edges_of, size
 from featherweight.graph.views import canonical_names
 
@@ -38,7 +39,7 @@ class Execution:
     """
 
     def __init__(self, module: nn.Module, program: Program) -> None:
-        self._module, self._graph = module, program.exported.graph
+        self._graph = program.exported.graph
         self._nodes = [node for node in self._graph.nodes if node.op == "call_function"]
         self._producers: dict[Edge, int] = {}
         edges = edges_of(module, program)
@@ -75,7 +76,7 @@ class Execution:
             tensors: what stands in for parameters and buffers, by canonical name.
         """
         alive = dict(values)
-        with still(self._module):
+        with torch.no_grad():
             for position in range(start, stop):
                 node = self._nodes[position]
                 args, kwargs = fx.map_arg(
@@ -130,5 +131,5 @@ def placeholders(
         else:
             target = spec.target or ""
             names[node] = canonical.get(target.removeprefix("module."), "")
-            stored[node] = exported.state_dict.get(target, exported.constants.get(target))
+            stored[node] = program.state.get(target)
     return found, names, stored

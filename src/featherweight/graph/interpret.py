@@ -59,11 +59,9 @@ class Interpreter(fx.Interpreter):
 
 def arguments(program: Program, inputs: Mapping[str, Tensor]) -> list[Any]:
     """Return the captured function's arguments: the network's tensors, its constants, its inputs."""
-    state, constants, given = program.exported.state_dict, program.exported.constants, iter(inputs.values())
+    given = iter(inputs.values())
     found = []
     for spec in program.exported.graph_signature.input_specs:
-        target = spec.target or ""
-        found.append(
-            next(given) if spec.kind == InputKind.USER_INPUT else state.get(target, constants.get(target))
-        )
+        own = spec.kind != InputKind.USER_INPUT
+        found.append(program.state.get(spec.target or "") if own else next(given))
     return found

@@ -6,8 +6,9 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -32,13 +33,27 @@ class Program:
             module's behind `module.`.
         example: what it was captured with, by input name, in the order of the inputs.
         outputs: how the module's output is made of the flat ones.
-        run: the module itself, as the same flat function.
+        flat: the module itself, as the same flat function.
     """
 
     exported: ExportedProgram
     example: Mapping[str, Tensor]
     outputs: Nest
-    run: Callable[[Mapping[str, Tensor]], tuple[Tensor, ...]]
+    flat: Flat
+
+    def of(self, module: nn.Module) -> Program:
+        """Return the same function with the tensors of `module`, a network of the same code."""
+        return replace(self, flat=self.flat.of(module))
+
+    def run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return what the module itself makes of flat inputs."""
+        with still(self.flat.module):
+            return tuple(self.flat(inputs))
+
+    @cached_property
+    def state(self) -> dict[str, Any]:
+        """What the function reads beside its inputs, by the targets of its signature."""
+        return {**self.exported.constants, **self.flat.state_dict(keep_vars=True)}
 
     @property
     def dynamic(self) -> bool:
@@ -46,7 +61,7 @@ class Program:
         return bool(self.exported.range_constraints)
 
 
-class _Flat(nn.Module):
+class Flat(nn.Module):
     """`module` as a function of named tensors; inputs are copied, as a network may write to them."""
 
     def __init__(self, module: nn.Module, example: Inputs) -> None:
@@ -54,7 +69,12 @@ class _Flat(nn.Module):
         self.module = module
         self._example = [example]  # in a list, so that no tensor of it is taken for a constant of the network
 
+    def of(self, module: nn.Module) -> Flat:
+        """Return the same of another module."""
+        return Flat(module, self._example[0])
+
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """Return the flat outputs."""
         output = call(
             self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()]))
         )
@@ -75,12 +95,7 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         TaskError: the network fails on its own example.
     """
     named = {name: tensor.detach().contiguous() for name, tensor in flatten_inputs(module, example).items()}
-    flat = _Flat(module, example)
-
-    def run(inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        with still(module):
-            return tuple(flat(inputs))
-
+    flat = Flat(module, example)
     with still(module):
         try:
             outputs, _ = flatten_outputs(
@@ -93,11 +108,11 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
                 f"the network fails on its own example: {_line(error)}", where=type(module).__name__
             ) from None
         exported, used = _export(flat, named, dynamic)
-    return Program(exported, used, outputs, run)
+    return Program(exported, used, outputs, flat)
 
 
 def _export(
-    flat: _Flat, named: Mapping[str, Tensor], dynamic: Dynamic
+    flat: Flat, named: Mapping[str, Tensor], dynamic: Dynamic
 ) -> tuple[ExportedProgram, Mapping[str, Tensor]]:
     """Try the dynamic shapes that were asked for; by default axis 0, and then none."""
     if dynamic is not None:
@@ -127,7 +142,7 @@ def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) ->
     return {name: dict.fromkeys(dynamic.get(name, ()), Dim.DYNAMIC) or None for name in named}
 
 
-def _functional(flat: _Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
+def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
     try:
         traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
         exported: ExportedProgram = traced.run_decompositions({})

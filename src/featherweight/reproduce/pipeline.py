@@ -1,9 +1,9 @@
-"""Prune, retrain, share weights, tune the shared values, code what is left: a case, its recipes, its rows."""
+"""Prune, retrain, share weights, tune the shared values, code what is left: steps, cases, rows and checks."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -18,22 +18,69 @@ from featherweight.reproduce.results import Check, Paper, Plot, Row, Sheet, mean
 from featherweight.search import compress
 from featherweight.search.paired import pooled
 from featherweight.search.summary import Summary
-from featherweight.techniques import AnyStep, Encode, Finetune, Sparsify, Train
+from featherweight.techniques import AnyStep, Encode, Finetune, Fold, Gptq, Sparsify, Train
 from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
 
+Steps = list[AnyStep]
+
 HUFFMAN = Gaps(bits=5, values=Huffman(), gaps=Huffman())
+FLOAT = Encode(where="*", format=Float("float16"))
 REST = Encode(where=["*", "!weights"], format=Float("float16"))
 EXEMPT = "biases and batch norm (float16)"
-PLAIN = "float16"
-FEWEST = "both, fewer bits"
-SETTINGS = ("quantize", "prune", "both, Huffman", "both, CABAC", FEWEST)
+
+TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, distill=Distillation())
+DESCENT = Finetune(
+    optimizer="nesterov", lr=0.02, weight_decay=5e-4, warmup=0.1, precision="bfloat16", keep_zeros=True,
+    distill=Distillation(),
+)  # fmt: skip
+
+
+def pruned(sparsities: Sequence[float], training: Finetune, *, last: int) -> Steps:
+    """Return rounds, each of which sets more weights to zero (LAMP) and trains what is left; `last`: epochs."""
+    steps: Steps = []
+    for sparsity in sparsities:
+        epochs = last if sparsity == sparsities[-1] else training.epochs
+        steps += [Sparsify(sparsity=sparsity, scope="lamp"), replace(training, epochs=epochs)]
+    return steps
+
+
+def tuned(training: Finetune, format_: AnyFormat, method: AnyMethod, coder: Coder) -> Steps:
+    """Return training in a format, and float16 for what is no weight."""
+    return [replace(training, format=format_, method=method, coder=coder), REST]
+
+
+def shared(training: Finetune, bits: int, coder: Coder) -> Steps:
+    """Return training of shared values."""
+    return tuned(training, Clustered(bits=bits), Centroids(lr_scale=1), coder)
+
+
+def integers(training: Finetune, rate: float) -> Steps:
+    """Return training straight through integers as wide as `rate` says."""
+    return tuned(training, Int(bits=5, per="tensor", scale_by=rate), StraightThrough(), Cabac())
+
+
+def swept(rate: float, samples: int = 512) -> Steps:
+    """Return what needs no training: integers as wide as `rate` says, rounded so that outputs stay."""
+    wide = Int(bits=6, per="tensor", scale_by=rate)
+    return [Fold(), Gptq(format=wide, coder=Cabac(), samples=samples), REST]
+
+
+def ablation(pruning: Steps, tuning: Finetune) -> dict[str, Steps]:
+    """Return the settings of the paper: quantize, prune, both; and both with a better coder."""
+    both = [*pruning, *shared(tuning, 5, HUFFMAN)]
+    return {
+        "quantize": shared(tuning, 4, Huffman()),
+        "prune": [*pruning, Encode(format=Float("float16"), coder=Gaps(bits=5)), REST],
+        "both, Huffman": both,
+        "both, CABAC": [*both, Encode(format=Clustered(bits=5), coder=Cabac())],
+    }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network, how it is pruned, and what is asked of the result.
+    """A network, what is done to it, and what is asked of the last setting.
 
     Attributes:
         network: its name in the table.
@@ -41,12 +88,7 @@ class Case:
         seeds: of training and of everything after it.
         most_drop: points of accuracy that may be lost.
         goal: ratio that is sought.
-        sparsities: what is zero after each round of pruning, all layers together (LAMP).
-        epochs: of each round but the last, of the last, and of tuning in a format.
-        rounds: how the rounds train.
-        tuning: how the format is tuned.
-        fewest: format of the smallest file, and how it is trained.
-        settings: which settings are measured.
+        settings: name and steps of each row.
         paper: the published figure.
     """
 
@@ -55,26 +97,13 @@ class Case:
     seeds: tuple[int, ...]
     most_drop: float
     goal: float
-    sparsities: tuple[float, ...]
-    epochs: tuple[int, int, int]
-    rounds: Finetune
-    tuning: Finetune
-    fewest: tuple[AnyFormat, AnyMethod]
-    settings: tuple[str, ...]
+    settings: Mapping[str, Steps]
     paper: Paper | None = None
 
-
-TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, distill=Distillation())
-DESCENT = Finetune(
-    optimizer="nesterov", lr=0.02, weight_decay=5e-4, warmup=0.1, precision="bfloat16", keep_zeros=True,
-    distill=Distillation(),
-)  # fmt: skip
-SHARED = (Clustered(bits=3), Centroids(lr_scale=1))
-
-
-def integers(bits: int) -> tuple[AnyFormat, AnyMethod]:
-    """Return integers with one scale for a tensor, trained straight through."""
-    return Int(bits=bits, per="tensor", scale_by="mse"), StraightThrough()
+    @property
+    def last(self) -> str:
+        """The setting that is judged."""
+        return list(self.settings)[-1]
 
 
 @dataclass(frozen=True)
@@ -93,52 +122,24 @@ def outcomes(cases: Sequence[Case], quick: bool, threads: int, events: Events) -
     for case in cases:
         task = resolve(case.task, events)
         trains = getattr(task, "training", None) is not None
-        train = Train(epochs=1) if quick else Train() if trains else None
-        for setting in case.settings:
-            steps = recipe(case, setting, train=train)
+        train = [Train(epochs=1) if quick else Train()] if trains else []
+        for setting, steps in case.settings.items():
+            recipe = Recipe([*train, *steps])
             summaries = [
-                compress(task, steps, seed=seed, threads=threads, events=events).summary
+                compress(task, recipe, seed=seed, threads=threads, events=events).summary
                 for seed in case.seeds
             ]
             found.append(Outcome(case, setting, getattr(task, "dataset", task.name), summaries))
     return found
 
 
-def recipe(case: Case, setting: str, *, train: Train | None) -> Recipe:
-    """Return the steps of a setting; `train` is None for a network that comes trained."""
-    before: list[AnyStep] = [train] if train else []
-    if setting == PLAIN:
-        return Recipe([*before, Encode(where="*", format=Float("float16"))])
-    if setting == "quantize":
-        return Recipe([*before, *_tuned(case, Clustered(bits=4), Centroids(lr_scale=1), Huffman())])
-    before += pruning(case)
-    if setting == "prune":
-        return Recipe([*before, Encode(format=Float("float16"), coder=Gaps(bits=5)), REST])
-    if setting == FEWEST:
-        return Recipe([*before, *_tuned(case, *case.fewest, Cabac())])
-    shared = _tuned(case, Clustered(bits=5), Centroids(lr_scale=1), HUFFMAN)
-    if setting == "both, CABAC":
-        shared.append(Encode(format=Clustered(bits=5), coder=Cabac()))
-    return Recipe([*before, *shared])
-
-
-def pruning(case: Case) -> list[AnyStep]:
-    """Return the rounds: each sets more weights to zero, and trains what is left."""
-    each, last, _ = case.epochs
-    steps: list[AnyStep] = []
-    for sparsity in case.sparsities:
-        epochs = last if sparsity == case.sparsities[-1] else each
-        steps += [Sparsify(sparsity=sparsity, scope="lamp"), replace(case.rounds, epochs=epochs)]
-    return steps
-
-
-def _tuned(case: Case, format_: AnyFormat, method: AnyMethod, coder: Coder) -> list[AnyStep]:
-    return [replace(case.tuning, format=format_, method=method, coder=coder, epochs=case.epochs[2]), REST]
-
-
 def hurried(case: Case) -> Case:
-    """Return the same in little time, for tests."""
-    return dataclasses.replace(case, seeds=case.seeds[:1], sparsities=case.sparsities[-1:], epochs=(1, 1, 1))
+    """Return the same in little time, for tests: one seed, one epoch wherever weights train."""
+    settings = {
+        name: [replace(step, epochs=1) if isinstance(step, Finetune) else step for step in steps]
+        for name, steps in case.settings.items()
+    }
+    return dataclasses.replace(case, seeds=case.seeds[:1], settings=settings)
 
 
 def row(outcome: Outcome) -> Row:
@@ -158,7 +159,7 @@ def row(outcome: Outcome) -> Row:
         nbytes=nbytes,
         ratio=found[0].float_bytes / nbytes,
         exempt=EXEMPT,
-        paper=case.paper if outcome.setting == case.settings[-1] else None,
+        paper=case.paper if outcome.setting == case.last else None,
     )
 
 

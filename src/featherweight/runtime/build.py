@@ -105,14 +105,22 @@ def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:
-    """Return the model in an ONNX file.
+    """Return the model in an ONNX file, with what it keeps in files beside it.
 
     Raises:
         OSError: it cannot be read.
-        IntegrityError: it is no ONNX file.
+        IntegrityError: it is no ONNX file, or a file beside it is missing or damaged.
     """
     content = path.read_bytes()
     try:
-        return onnx.ModelProto.FromString(content)
+        model = onnx.ModelProto.FromString(content)
     except DecodeError:
         raise IntegrityError("not an ONNX file", where=str(path)) from None
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise IntegrityError(
+            "its weights are in another file, which cannot be read", where=str(path), got=str(error)[:200],
+            hint="put that file (often FILE.onnx.data) beside it again",
+        ) from None  # fmt: skip
+    return model

@@ -34,7 +34,9 @@ def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[St
         looked_at = islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)
         batches = [task.inputs(batch) for batch in looked_at]
     try:
-        graph = export(model.module, task.example(), dynamic=free_axes(model, task, batches))
+        axes = free_axes(model, task, batches)
+        captured = model.program(task.example()) if axes is None else None
+        graph = export(model.module, task.example(), dynamic=axes, captured=captured)
         _takes(graph, model, batches)
     except FeatherweightError as error:
         reason = str(error).split("\n")[0]

@@ -15,7 +15,7 @@ from featherweight.artifact import StoredGraph
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
 from featherweight.graph.nest import flatten_inputs
-from featherweight.graph.program import capture, still
+from featherweight.graph.program import still
 from featherweight.model import Model
 from featherweight.runtime import Runtime, Session, build_qdq
 from featherweight.simulation import fake_quantize, interpreter
@@ -55,7 +55,7 @@ def layer_parity(
         inputs: what it is run on.
         runtime: what runs it.
     """
-    program = capture(model.module, inputs)
+    program = model.program(inputs)
     flat = flatten_inputs(model.module, inputs)
     integers = handed_out(model, graph, {name: tensor.numpy() for name, tensor in flat.items()}, runtime)
     found: list[LayerParity] = []

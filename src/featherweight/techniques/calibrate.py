@@ -58,13 +58,12 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
-        from featherweight.graph.program import capture
         from featherweight.graph.quantizable import quantizable
         from featherweight.graph.trace import graph_of
         from featherweight.task.samples import leaves
         from featherweight.techniques.calibration.diagnosis import diagnosed
 
-        program = capture(model.module, task.example())
+        program = model.program(task.example())
         graph = graph_of(model.module, program)
         plan = quantizable(graph, matching(graph, self.keep_float))
         inputs = list(taken(task, self.split, context.seed, self.samples))

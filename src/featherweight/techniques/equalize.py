@@ -36,10 +36,10 @@ class Equalize(Step, frozen=True, tag="equalize"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with equal ranges."""
         from featherweight.graph.scaling import scale_pairs
-        from featherweight.graph.trace import trace
+        from featherweight.graph.trace import graph_of
         from featherweight.model import Note
 
-        pairs, without = scale_pairs(trace(model.module, task.example()))
+        pairs, without = scale_pairs(graph_of(model.module, model.program(task.example())))
         names = dict.fromkeys(name for p in pairs for name in (p.first, p.bias, p.second) if name)
         values = {name: model.tensors[name].detach().double() for name in names}
         for _ in range(ROUNDS):

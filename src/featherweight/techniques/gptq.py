@@ -48,6 +48,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         formats: those of some of them in its place, by items of a `where`.
         coder: how their symbols are written, or `smallest`.
         samples: inputs of the calibration split to see.
+        places: of each of them, the patches of a convolution (or elements of a sequence) to see, about as many
+            at most and evenly spaced, for neighbours are alike; None: all.
         inputs: what x is. `float`: a layer's input in the network as it was; `quantized`: with all that was
             encoded before it; `asymmetric`: that too, and the output to stay near is the one in the network as
             it was, so that a layer also makes good what those before it did.
@@ -61,6 +63,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     formats: dict[Item, AnyFormat] = field(default_factory=dict)
     coder: AnyCoder | Literal["smallest"] = Fixed()
     samples: Annotated[int, Meta(ge=1)] = 128
+    places: Annotated[int, Meta(ge=1)] | None = None
     inputs: Literal["float", "quantized", "asymmetric"] = "asymmetric"
     damping: Annotated[float, Meta(gt=0)] = 0.01
     order: Order = "activation"
@@ -129,7 +132,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             raise UnsupportedError(
                 "NaN or infinity", where=site.weight, hint="look for a diverged training run"
             )
-        found = moments(site, pairs, weight.shape[2:], drift=self.inputs == "asymmetric")
+        drift = self.inputs == "asymmetric"
+        found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
 
     def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:

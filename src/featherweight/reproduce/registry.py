@@ -14,10 +14,14 @@ from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
     alexnet_astc,
     deep_compression,
+    expand_pruning,
     growth,
     lenet_astc,
     lenet_formats,
+    low_rank,
+    prune_unlabelled,
     ptq_spectrum,
+    sosp,
     squeezenet,
     weight_changes,
 )
@@ -35,10 +39,14 @@ class Reproduction:
 REPRODUCTIONS = {
     "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
+    "expand-pruning": Reproduction(expand_pruning.ABOUT, expand_pruning.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
+    "low-rank": Reproduction(low_rank.ABOUT, low_rank.measure),
+    "prune-unlabelled": Reproduction(prune_unlabelled.ABOUT, prune_unlabelled.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
+    "sosp": Reproduction(sosp.ABOUT, sosp.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),
     "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
 }

@@ -9,7 +9,6 @@ import msgspec
 
 from featherweight.errors import ConfigError
 
-
 # msgspec evaluates the annotations of a class anew each time it is asked.
 _fields = cache(msgspec.structs.fields)
 

@@ -14,7 +14,7 @@ from featherweight.artifact import dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import UnsupportedError
 from featherweight.export import export
-from featherweight.formats import Int
+from featherweight.formats import Int, View
 from featherweight.model import Model
 from featherweight.recipe.packing import pack
 from featherweight.runtime import Session, linear_of
@@ -150,6 +150,16 @@ def test_packed_weights_are_the_decoded_ones(rows, cols, bits, per, seed):
             byte = int(halves[row, col // block, col % block // 2])
             step = (byte >> 4 if col % 2 else byte & 15) - 8
             assert np.float32(step) * scale[row, col // block] == decoded[row, col]
+
+
+def test_a_step_for_each_block_of_a_stacked_weight():
+    weight = np.random.default_rng(0).normal(size=(6, 20)).astype(np.float32) * np.float32(
+        [[1], [1], [5], [5], [9], [9]]
+    )
+    encoded = Int(bits=4, per="tensor").encode(weight, view=View((6, 20), groups=3))
+    halves, scale, _ = packed(encoded)
+    steps = np.stack([halves & 15, halves >> 4], -1).reshape(6, -1)[:, :20].astype(np.float32) - 8
+    np.testing.assert_array_equal(steps * scale, encoded.decode())
 
 
 def test_what_does_not_fit_stays_float_and_is_named():

@@ -157,7 +157,8 @@ def packed(encoded: Encoded) -> tuple[Array, Array, int]:
     blocks = -(-view.cols // block)
     steps = np.pad(steps_of(encoded), [(0, 0), (0, blocks * block - view.cols)])
     halves = (steps + (1 << NBITS - 1)).astype(np.uint8).reshape(view.rows, blocks, block // 2, 2)
-    scale = encoded.parts["scale"].astype(np.float32).reshape(-1, blocks if isinstance(per, int) else 1)
+    scale = encoded.parts["scale"].astype(np.float32)
+    scale = scale if isinstance(per, int) else np.repeat(scale, view.rows // scale.size)[:, None]
     return halves[..., 0] | halves[..., 1] << NBITS, np.broadcast_to(scale, (view.rows, blocks)), block
 
 
@@ -181,6 +182,8 @@ class _Writer:
         reason = "it is a convolution" if node.op_type == "Conv" else ""
         if name:
             reason = (obstacle if self.linear == "dynamic" else nbits_obstacle)(encoded)
+            if encoded is not None and encoded.view.permutation[0] != 0:
+                reason = reason or "its rows are not its outputs"
         if reason:
             self.floats[node.output[0]] = reason
         if reason or not name or encoded is None:

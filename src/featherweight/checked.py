@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
 from math import isfinite
 
 import msgspec
 
 from featherweight.errors import ConfigError
+
+# msgspec evaluates the annotations of a class anew each time it is asked.
+_fields = cache(msgspec.structs.fields)
 
 
 def check_fields(options: msgspec.Struct, where: str) -> None:
@@ -15,7 +19,7 @@ def check_fields(options: msgspec.Struct, where: str) -> None:
     Raises:
         ConfigError: names the field; a number that is not finite is never meant.
     """
-    for field in msgspec.structs.fields(type(options)):
+    for field in _fields(type(options)):
         value = getattr(options, field.name)
         place = f"{where}.{field.name}"
         if isinstance(value, float) and not isfinite(value):

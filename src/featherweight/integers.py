@@ -59,6 +59,13 @@ def obstacle(encoded: Encoded | None) -> str:
     return ""
 
 
+def steps_of(encoded: Encoded) -> Array:
+    """Return the integers of a weight in `Int` of at most 8 bits whose zero points are 0, int16 `[rows, cols]`."""
+    view, bits = encoded.view, encoded.format.bits  # type: ignore[attr-defined]
+    steps = encoded.symbols.astype(np.int16)
+    return np.where(steps >= 1 << bits - 1, steps - (1 << bits), steps).reshape(view.rows, view.cols)
+
+
 def integer_layer(
     encoded: Encoded, bias: Array | None, activation: Quantizer, *, reduced: bool = False
 ) -> IntegerLayer:
@@ -75,8 +82,7 @@ def integer_layer(
         reduced: see above.
     """
     view, bits = encoded.view, encoded.format.bits  # type: ignore[attr-defined]
-    steps = encoded.symbols.astype(np.int16)
-    steps = np.where(steps >= 1 << bits - 1, steps - (1 << bits), steps).reshape(view.rows, view.cols)
+    steps = steps_of(encoded)
     old = np.repeat(encoded.parts["scale"].astype(np.float32), view.rows // encoded.parts["scale"].size)
     scale = old * np.float32(2) if reduced and bits == 8 else old
     if bias is not None:

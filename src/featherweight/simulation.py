@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +16,7 @@ from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter, Visit
 from featherweight.graph.nest import Nest, flatten_inputs
 from featherweight.graph.program import Program, still
-from featherweight.graph.quantizable import LAYERS
+from featherweight.graph.quantizable import AVERAGES, LAYERS
 from featherweight.graph.trace import graph_of
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.model import Model
@@ -22,6 +24,7 @@ from featherweight.task import Inputs
 
 # Positions of weight and bias among the arguments of a convolution or linear layer.
 WEIGHT, BIAS = 1, 2
+MOST_AVERAGED = 1 << 12  # integers, whose sum float32 tells from the next
 
 
 def simulate(model: Model, example: Inputs) -> nn.Module:
@@ -30,7 +33,8 @@ def simulate(model: Model, example: Inputs) -> nn.Module:
     The captured network runs in float32. Each activation with a quantizer is rounded to its integers, half to
     even. A layer whose weight is encoded as integers and whose input has a quantizer computes with the integer
     weights and with its bias rounded to int32 steps of input and weight, as a runtime has them. The products are
-    summed in float32, so an activation may fall a step beside the runtime's where a sum is almost half way.
+    summed in float32, so an activation may fall a step beside the runtime's where a sum is almost half way. An
+    average of a few integers is often exactly half way: it is taken of their exact sum.
 
     Without quantizers it is the network itself.
 
@@ -56,7 +60,41 @@ def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:
         arguments[edge] = {WEIGHT: torch.from_numpy(layer.weights)}
         if layer.biases is not None:
             arguments[edge][BIAS] = torch.from_numpy(layer.biases)
-    return Interpreter(model.module, program, visit, arguments)
+    averages = exact_averages(model, nodes)
+
+    def see(edge: Edge, value: Tensor) -> Tensor:
+        return visit(edge, exact(value, *averages[edge]) if edge in averages else value)
+
+    return Interpreter(model.module, program, see, arguments)
+
+
+def exact_averages(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, tuple[float, int]]:
+    """Return the averages of integers that are rounded to integers: the step of what each reads, and of how many."""
+    found = {}
+    for edge, node in nodes.items():
+        source = model.activations.get(node.inputs[0]) if node.op in AVERAGES else None
+        if source is not None and edge in model.activations:
+            count = averaged(node, nodes[node.inputs[0]])
+            if 0 < count <= MOST_AVERAGED:
+                found[edge] = source.scale, count
+    return found
+
+
+def averaged(node: Node, source: Node) -> int:
+    """Return how many numbers each result of an average is of; 0: not always as many."""
+    given = dict(node.arguments)
+    if node.op.startswith("avg_pool"):
+        kernel, padding = np.atleast_1d(given["kernel_size"]), np.atleast_1d(given.get("padding", 0))
+        other = padding.any() or given.get("ceil_mode", False) or given.get("divisor_override") is not None
+        axes = int(node.op[len("avg_pool")])
+        return 0 if other else int(kernel.prod()) ** (axes if kernel.size == 1 else 1)
+    all_places = node.op == "mean" or set(node.shape[2:]) == {1}
+    return prod(source.shape) // prod(node.shape) if all_places and source.free in ((), (0,)) else 0
+
+
+def exact(average: Tensor, scale: float, count: int) -> Tensor:
+    """Return averages of `count` integers times `scale`, float64, from those that were summed in float32."""
+    return average.double().mul_(count / scale).round_().mul_(scale / count)
 
 
 def integer_layers(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, IntegerLayer]:
@@ -78,7 +116,7 @@ def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return `x` rounded to the numbers of `quantizer`, float32; as `dequantize(quantize(x))` bit for bit."""
     least, most = (end - quantizer.zero_point for end in quantizer.grid)
     steps = x.div(torch.tensor(quantizer.scale, dtype=torch.float32)).round_().nan_to_num_(nan=0.0)
-    return steps.clamp_(least, most).mul_(quantizer.scale)
+    return steps.clamp_(least, most).float().mul_(quantizer.scale)
 
 
 class Simulation(nn.Module):

@@ -116,11 +116,12 @@ def test_diff_of_a_file_with_itself_is_empty(made):
     assert found["equal"] is True
 
 
-def test_export_writes_an_onnx_file_that_runs(made, tmp_path):
+@pytest.mark.parametrize("target", ["onnx", "onnx-dynamic"])
+def test_export_writes_an_onnx_file_that_runs(made, tmp_path, target):
     import onnxruntime
 
     folder, _ = made
-    featherweight("export", folder / "model.fw", "--to", "onnx", "-o", tmp_path / "m.onnx")
+    featherweight("export", folder / "model.fw", "--to", target, "-o", tmp_path / "m.onnx")
     assert onnxruntime.InferenceSession(str(tmp_path / "m.onnx")).get_inputs()
 
 

@@ -32,6 +32,8 @@ class Target(StrEnum):
 
     onnx = "onnx"
     onnx_int8 = "onnx-int8"
+    onnx_dynamic = "onnx-dynamic"
+    onnx_nbits = "onnx-nbits"
     astc = "astc"
 
 
@@ -42,7 +44,12 @@ class RuntimeName(StrEnum):
     openvino = "openvino"
 
 
-_SUFFIXES = {Target.onnx: ".onnx", Target.onnx_int8: ".int8.onnx"}
+_SUFFIXES = {
+    Target.onnx: ".onnx",
+    Target.onnx_int8: ".int8.onnx",
+    Target.onnx_dynamic: ".dynamic.onnx",
+    Target.onnx_nbits: ".nbits.onnx",
+}
 
 
 class SplitName(StrEnum):
@@ -156,32 +163,22 @@ def export(
         Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
     ] = None,
     reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="onnx-int8: weights of 7 bits, for x86 before VNNI.")
+        bool, typer.Option("--reduce-range", help="int8 and dynamic: weights of 7 bits, for x86 before VNNI.")
     ] = False,
     json: JsonFlag = False,
 ) -> None:
-    """Write a file for another system: onnx, a float model; onnx-int8, one in integers; astc, textures for GPUs."""
-    from featherweight.errors import UnsupportedError
+    """Write a file for another system.
+
+    onnx: a float model. onnx-int8: one in integers, calibrated. onnx-dynamic: linear layers in integers, ranges found
+    at run time. onnx-nbits: linear layers with weights of 4 bits. astc: textures for GPUs.
+    """
     from featherweight.files import write_whole
-    from featherweight.runtime import onnx_of, qdq_of
 
     artifact = _load(file)
     if to is Target.astc:
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
         return
-    if artifact.graph is None:
-        raise UnsupportedError(
-            "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
-        )
-    if to is Target.onnx:
-        model, floats = onnx_of(artifact), {}
-    elif artifact.activations:
-        integers = qdq_of(artifact, reduced=reduce_range)
-        model, floats = integers.onnx, integers.floats
-    else:
-        raise UnsupportedError(
-            "no quantizers of activations", where=str(file), hint="add the step calibrate to its recipe"
-        )
+    model, floats = _graph(artifact, file, to, reduce_range)
     content = model.SerializeToString(deterministic=True)
     path = write_whole(out or file.with_suffix(_SUFFIXES[to]), content)
     if json:
@@ -190,6 +187,27 @@ def export(
     say(f"{path}: {len(content):,} bytes")
     for layer, reason in floats.items():
         say(f"{layer} computes in float: {reason}")
+
+
+def _graph(artifact: Artifact, file: Path, to: Target, reduced: bool) -> tuple[Any, dict[str, str]]:
+    """The ONNX model to write, and its layers that compute in float, with the reasons."""
+    from featherweight.errors import UnsupportedError
+    from featherweight.runtime import linear_of, onnx_of, qdq_of
+
+    if artifact.graph is None:
+        raise UnsupportedError(
+            "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
+        )
+    if to is Target.onnx:
+        return onnx_of(artifact), {}
+    if to is Target.onnx_int8:
+        if not artifact.activations:
+            hint = "add the step calibrate to its recipe, or export --to onnx-dynamic"
+            raise UnsupportedError("no quantizers of activations", where=str(file), hint=hint)
+        made = qdq_of(artifact, reduced=reduced)
+    else:
+        made = linear_of(artifact, "dynamic" if to is Target.onnx_dynamic else "nbits", reduced=reduced)
+    return made.onnx, made.floats
 
 
 def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:

@@ -60,7 +60,8 @@ class Site:
         """
         if self.op == "linear":
             return thinned(inputs, range(1, inputs.dim() - 1), places).reshape(-1, inputs.shape[-1]).T[None]
-        inputs = F.pad(inputs, self._margins(kernel))
+        if any(margins := self._margins(kernel)):
+            inputs = F.pad(inputs, margins)
         for axis, (k, s, d) in enumerate(
             zip(kernel, *map(self._each, (self.stride, self.dilation)), strict=True)
         ):

@@ -73,7 +73,8 @@ def sweep(
             made = quantise_columns(by_rows(block), columns[first:last])
             done[:, columns[first:last]] = made
             missed = block - made.reshape(len(groups), -1, last - first).transpose(0, 2, 1)
-            error = np.linalg.solve(upper[:, first:last, first:last].transpose(0, 2, 1), missed)
+            corner = upper[:, first:last, first:last]
+            error = missed / corner if width == 1 else np.linalg.solve(corner.transpose(0, 2, 1), missed)
             left[:, last:stop] -= upper[:, first:last, last:stop].transpose(0, 2, 1) @ error
             errors[:, first - start : last - start] = error
         left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors

@@ -2,16 +2,20 @@
 
 from featherweight.runtime.build import build_onnx, onnx_of, values_of
 from featherweight.runtime.compiled import Runtime
+from featherweight.runtime.linear import Linear, build_linear, linear_of
 from featherweight.runtime.qdq import Qdq, build_qdq, qdq_of
 from featherweight.runtime.session import Input, Session, session
 
 __all__ = [
     "Input",
+    "Linear",
     "Qdq",
     "Runtime",
     "Session",
+    "build_linear",
     "build_onnx",
     "build_qdq",
+    "linear_of",
     "onnx_of",
     "qdq_of",
     "session",

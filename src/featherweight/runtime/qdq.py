@@ -16,6 +16,7 @@ from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
 from featherweight.formats import Encoded
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
+from featherweight.runtime.averages import pool_means
 from featherweight.runtime.build import build_onnx, graph_of, values_of
 from featherweight.runtime.padding import merge_padding
 
@@ -82,6 +83,7 @@ def build_qdq(
             "a quantizer on no value of the graph", where="activations", got=ascii(unknown[0])
         )
     merge_padding(model.graph)
+    activations = pool_means(model, activations)
     table = {entry.name: entry for entry in graph.initialisers}
     builder = _Builder(model.graph, _before_clamps(model.graph, activations), table, weights, reduced)
     builder.build()

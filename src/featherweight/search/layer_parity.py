@@ -45,9 +45,7 @@ def layer_parity(
     """Return the parity of every quantized edge that an operator writes.
 
     The runtime hands out the integers of every edge. Each layer of the simulation reads the runtime's integers,
-    not its own, so that a difference is made by that layer alone. An average of a few integers is often exactly
-    half way between two, where float32 sums of either order round to one or the other: of averages fewer are
-    equal, none further apart.
+    not its own, so that a difference is made by that layer alone.
 
     Args:
         model: a model with quantizers.
@@ -64,7 +62,8 @@ def layer_parity(
         quantizer = model.activations.get(edge)
         if quantizer is None or edge not in integers:
             return value if quantizer is None else fake_quantize(value, quantizer)
-        apart = np.abs(quantizer.quantize(value.numpy()).astype(np.int16) - integers[edge])
+        own = quantizer.quantize(fake_quantize(value, quantizer).numpy())
+        apart = np.abs(own.astype(np.int16) - integers[edge])
         if edge not in flat:
             found.append(LayerParity(edge, float((apart == 0).mean()), int(apart.max(initial=0))))
         return torch.from_numpy(quantizer.dequantize(integers[edge]))

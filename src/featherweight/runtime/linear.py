@@ -1,0 +1,225 @@
+"""Linear layers in integers without calibration: activations quantized as they come, or 4-bit weights alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from featherweight.activations import Quantizer
+from featherweight.artifact import Artifact, Initialiser, StoredGraph
+from featherweight.errors import UnsupportedError
+from featherweight.formats import Encoded, Int
+from featherweight.integers import integer_layer, obstacle, steps_of
+from featherweight.runtime.build import build_onnx, graph_of
+from featherweight.runtime.qdq import Qdq
+
+Array = NDArray[Any]
+
+# `dynamic`: activations in 8 bits, their range found in each call. `nbits`: weights of 4 bits, activations float.
+Linear = Literal["dynamic", "nbits"]
+
+NBITS = 4
+LEAST_BLOCK, WHOLE = 16, 128  # weights that share a scale: at least, and where a whole row does
+EXPECTED = {
+    "dynamic": "weights in int of at most 8 bits, a step for each channel",
+    "nbits": "weights in int of at most 4 bits, in groups of 16, 32, 64, ... or a step for each channel",
+}
+MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
+
+
+def linear_of(artifact: Artifact, linear: Linear, *, reduced: bool = False) -> Qdq:
+    """Return the graph of a file with its linear layers in integers; see `build_linear`.
+
+    Raises:
+        UnsupportedError: the file holds no graph, or no linear layer has a weight that fits.
+        IntegrityError: the graph or a tensor is damaged.
+    """
+    weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
+    return build_linear(graph_of(artifact), artifact.weights(), weights, linear, reduced=reduced)
+
+
+def build_linear(
+    graph: StoredGraph,
+    tensors: Mapping[str, Array],
+    weights: Mapping[str, Encoded],
+    linear: Linear,
+    *,
+    reduced: bool = False,
+) -> Qdq:
+    """Return `graph` with its linear layers in integers and all else in float; no quantizers are needed.
+
+    `dynamic`: `y = s_x s_w (q_x - z_x) q_w + b`, with scale `s_x` and zero point `z_x` of the least and the greatest
+    activation of the call (DynamicQuantizeLinear, MatMulInteger), so that a sample's outputs depend on those that
+    are in its batch. `nbits`: ONNX Runtime's MatMulNBits, the numbers of the decoded weights.
+
+    Args:
+        graph: the float graph.
+        tensors: decoded tensors by canonical name.
+        weights: those that are encoded.
+        linear: how linear layers compute.
+        reduced: `dynamic`: round weights of 8 bits to 7, as for `build_qdq`.
+
+    Raises:
+        IntegrityError: the graph does not fit the tensors.
+        UnsupportedError: no linear layer has a weight that fits.
+    """
+    model = build_onnx(graph, tensors)
+    writer = _Writer(model.graph, weights, linear, reduced)
+    stored = _stored(model.graph, graph.initialisers)
+    for node in model.graph.node:
+        writer.node(node, stored)
+    if not writer.made:
+        raise UnsupportedError(
+            "no linear layer can compute in integers", where="graph",
+            got="; ".join(dict.fromkeys(writer.floats.values())) or "no linear layers",
+            expected=EXPECTED[linear],
+        )  # fmt: skip
+    _replace(model.graph, writer.nodes, writer.made)
+    if linear == "nbits":
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return Qdq(model, writer.floats)
+
+
+def _stored(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) -> dict[str, tuple[str, bool]]:
+    """Values that are whole tensors: their names, and whether their axes are swapped."""
+    found = {
+        entry.name: (entry.tensor, entry.permutation == (1, 0))
+        for entry in initialisers
+        if not entry.shape and entry.permutation in ((), (0, 1), (1, 0))
+    }
+    for node in graph.node:
+        if node.op_type == "Transpose" and node.input[0] in found and _attributes(node).get("perm") == [1, 0]:
+            tensor, swapped = found[node.input[0]]
+            found[node.output[0]] = tensor, not swapped
+    return found
+
+
+def _attributes(node: NodeProto) -> dict[str, Any]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def _weight(node: NodeProto, stored: Mapping[str, tuple[str, bool]]) -> str:
+    """Return the tensor `W` of a node that computes `x W'` or `x W' + b`, or an empty string."""
+    given = _attributes(node)
+    gemm = (
+        node.op_type == "Gemm"
+        and not given.get("transA")
+        and given.get("alpha", 1) == given.get("beta", 1) == 1
+    )
+    if not (gemm or node.op_type == "MatMul"):
+        return ""
+    tensor, swapped = stored.get(node.input[1], ("", False))
+    return tensor if swapped != bool(given.get("transB", 0)) else ""
+
+
+def _replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: list[TensorProto]) -> None:
+    """Put new nodes and initialisers into `graph`; what only the old ones read is left out."""
+    outputs = {value.name for value in graph.output}
+    read = {value for node in nodes for value in node.input} | outputs
+    kept = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
+    read = {value for node in kept for value in node.input} | outputs
+    tensors = [tensor for tensor in [*graph.initializer, *made] if tensor.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(tensors)
+
+
+def nbits_obstacle(encoded: Encoded | None) -> str:
+    """Return why MatMulNBits cannot multiply by a weight, or an empty string."""
+    if encoded is None or not isinstance(encoded.format, Int):
+        return "its weight is not encoded as integers"
+    if encoded.format.bits > NBITS:
+        return f"its weight has {encoded.format.bits} bits, more than {NBITS}"
+    if np.any(encoded.parts.get("zero_point", 0)):
+        return "its weight has zero points that are not 0"
+    per = encoded.format.per
+    if isinstance(per, int) and (per < LEAST_BLOCK or per & (per - 1)):
+        return f"its groups of {per} are no power of two of {LEAST_BLOCK} or more"
+    return ""
+
+
+def packed(encoded: Encoded) -> tuple[Array, Array, int]:
+    """Return weights, scales and block of MatMulNBits: `uint8 [rows, blocks, block / 2]`, `float32 [rows, blocks]`.
+
+    Two weights lie in a byte, the first in its lower half, each plus 8; what fills the last block is 0.
+
+    Args:
+        encoded: the weight; `nbits_obstacle(encoded)` is empty.
+    """
+    view, per = encoded.view, encoded.format.per  # type: ignore[attr-defined]
+    block = per if isinstance(per, int) else WHOLE
+    blocks = -(-view.cols // block)
+    steps = np.pad(steps_of(encoded), [(0, 0), (0, blocks * block - view.cols)])
+    halves = (steps + (1 << NBITS - 1)).astype(np.uint8).reshape(view.rows, blocks, block // 2, 2)
+    scale = encoded.parts["scale"].astype(np.float32)
+    scale = scale if isinstance(per, int) else np.repeat(scale, view.rows // scale.size)[:, None]
+    return halves[..., 0] | halves[..., 1] << NBITS, np.broadcast_to(scale, (view.rows, blocks)), block
+
+
+@dataclass(eq=False)
+class _Writer:
+    """Writes the nodes of a graph anew, in order."""
+
+    graph: onnx.GraphProto
+    weights: Mapping[str, Encoded]
+    linear: Linear
+    reduced: bool
+    floats: dict[str, str] = field(default_factory=dict)
+    nodes: list[NodeProto] = field(default_factory=list)
+    made: list[TensorProto] = field(default_factory=list)
+    quantized: set[str] = field(default_factory=set)
+
+    def node(self, node: NodeProto, stored: Mapping[str, tuple[str, bool]]) -> None:
+        """Write the next node: a linear layer in integers where its weight allows, all else as it is."""
+        name = _weight(node, stored)
+        encoded = self.weights.get(name)
+        reason = "it is a convolution" if node.op_type == "Conv" else ""
+        if name:
+            reason = (obstacle if self.linear == "dynamic" else nbits_obstacle)(encoded)
+            if encoded is not None and encoded.view.permutation[0] != 0:
+                reason = reason or "its rows are not its outputs"
+        if reason:
+            self.floats[node.output[0]] = reason
+        if reason or not name or encoded is None:
+            self.nodes.append(node)
+            return
+        bias = node.input[2] if len(node.input) > 2 else ""
+        product = f"{node.output[0]}/product" if bias else node.output[0]
+        if self.linear == "dynamic":
+            self._dynamic(node.input[0], product, encoded)
+        else:
+            self._nbits(node.input[0], product, encoded)
+        if bias:
+            self._add("Add", [product, bias], node.output[0])
+
+    def _dynamic(self, x: str, y: str, encoded: Encoded) -> None:
+        layer = integer_layer(encoded, None, Quantizer(1.0, 0), reduced=self.reduced)
+        weight = self._constant(f"{y}/weight", np.ascontiguousarray(layer.weight.T))
+        scale = self._constant(f"{y}/scale", layer.scale)
+        if x not in self.quantized:
+            self.quantized.add(x)
+            made = [f"{x}/integer", f"{x}/scale", f"{x}/zero"]
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], made, f"{x}/quantize"))
+        self._add("MatMulInteger", [f"{x}/integer", weight, f"{x}/zero"], f"{y}/sum")
+        self._add("Cast", [f"{y}/sum"], f"{y}/steps", to=TensorProto.FLOAT)
+        self._add("Mul", [f"{x}/scale", scale], f"{y}/step")
+        self._add("Mul", [f"{y}/steps", f"{y}/step"], y)
+
+    def _nbits(self, x: str, y: str, encoded: Encoded) -> None:
+        weight, scale, block = packed(encoded)
+        inputs = [x, self._constant(f"{y}/weight", weight), self._constant(f"{y}/scale", scale)]
+        sizes = {"K": encoded.view.cols, "N": encoded.view.rows, "bits": NBITS, "block_size": block}
+        self._add("MatMulNBits", inputs, y, domain=MICROSOFT, **sizes)
+
+    def _add(self, op: str, inputs: list[str], output: str, **options: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, [output], output, **options))
+
+    def _constant(self, name: str, array: Array) -> str:
+        self.made.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name

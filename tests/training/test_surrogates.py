@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherweight.formats import Clustered, Float, Int, Log2, View
+from featherweight.formats import Astc, Clustered, Float, Int, Log2, View
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
 
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 2, 3, 3), (0, 3), (8, 5)])
@@ -124,7 +124,7 @@ def test_projection_every_so_many_steps_and_once_at_the_end():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize(
-    "format", [Int(bits=3), Clustered(bits=2), Log2(), Float()], ids=lambda f: type(f).__name__
+    "format", [Int(bits=3), Clustered(bits=2), Log2(), Float(), Astc("5x5")], ids=lambda f: type(f).__name__
 )
 def test_frozen_is_what_forward_gives(method, format):
     if method().misfit(format):

@@ -59,7 +59,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     cases = [hurried(CASES[0])] if quick else CASES
     found = outcomes(cases, quick, threads, events)
     rows = [row(outcome) for outcome in found]
-    held = [parity(found)]
+    held = [parity(s for outcome in found for s in outcome.summaries)]
     if not quick:
         held += [
             check for outcome in found if outcome.setting == outcome.case.last for check in checks(outcome)

@@ -12,8 +12,10 @@ from featherweight.events import Events
 from featherweight.progress import default_events
 from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
+    alexnet_astc,
     deep_compression,
     growth,
+    lenet_astc,
     lenet_formats,
     ptq_spectrum,
     squeezenet,
@@ -31,8 +33,10 @@ class Reproduction:
 
 
 REPRODUCTIONS = {
+    "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
+    "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),

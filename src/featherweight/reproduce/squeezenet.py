@@ -50,7 +50,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     cases = [hurried(CASES[1])] if quick else CASES
     found = outcomes(cases, quick, threads, events)
     rows = [row(outcome) for outcome in found]
-    held = [parity(found)]
+    held = [parity(s for outcome in found for s in outcome.summaries)]
     if not quick:
         held += _against(found)
         held += [

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from featherweight.errors import ConfigError
+from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task
 from featherweight.task.training import Training
@@ -72,7 +72,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
         names, notes = trainable(model)
         with isolated():
-            surrogates, thawed = self.surrogates(model, names)
+            surrogates, thawed = self.surrogates(model, names, self.options(task).keep_zeros)
             values = fit(
                 model,
                 [name for name in names if name not in surrogates and name not in model.weights],
@@ -90,11 +90,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         floats = {name: value for name, value in values.items() if name not in model.weights}
         return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
 
-    def surrogates(self, model: Model, names: Collection[str]) -> tuple[dict[str, Surrogate], list[Note]]:
+    def surrogates(
+        self, model: Model, names: Collection[str], keep_zeros: bool
+    ) -> tuple[dict[str, Surrogate], list[Note]]:
         """Return what stands in for each selected tensor among `names`; notes on those encoded, and on buffers.
 
         Raises:
             ConfigError: nothing but buffers is selected.
+            UnsupportedError: zeros are to stay, and the format of a tensor that has some has none.
         """
         from torch import nn
 
@@ -113,9 +116,15 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 hint="encode them after training, by the step encode",
             )  # fmt: skip
         chosen = [name for name in selected if name in names]
-        made = {
-            name: method.surrogate(model.tensors[name], encode(model, name, self.format)) for name in chosen
-        }
+        made = {}
+        for name in chosen:
+            weight, entry = model.tensors[name], encode(model, name, self.format)
+            if keep_zeros and weight.dim() > 1 and entry.spec.zero is None and bool((weight == 0).any()):
+                raise UnsupportedError(
+                    f"keep_zeros: {tag(self.format)} has no exact zero to keep", where=name,
+                    hint="prune whole channels (step prune), or leave keep_zeros out",
+                )  # fmt: skip
+            made[name] = method.surrogate(weight, entry)
         had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
         return made, [
             *(Note("skipped", name, "a buffer: does not train, not encoded") for name in buffers),

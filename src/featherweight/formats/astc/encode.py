@@ -75,8 +75,8 @@ def cut_up(texels: Array, footprint: tuple[int, int]) -> Array:
     below, right = -texels.shape[0] % height, -texels.shape[1] % width
     filled = np.pad(texels.astype(np.float64), [(0, below), (0, right), (0, 0)])
     rows, cols = filled.shape[0] // height, filled.shape[1] // width
-    apart = filled.reshape(rows, height, cols, width, -1).swapaxes(1, 2)
-    return np.ascontiguousarray(apart.reshape(rows * cols, height * width, -1))
+    apart = filled.reshape(rows, height, cols, width, filled.shape[2]).swapaxes(1, 2)
+    return np.ascontiguousarray(apart.reshape(rows * cols, height * width, filled.shape[2]))
 
 
 def _strips(rows: int, cols: int) -> Iterator[tuple[slice, slice]]:

@@ -51,23 +51,44 @@ def paint(
         fault = read(block, backwards, footprint, fields, numbers, weights)
         if fault:
             return number, fault
-        y, x = row * height - top, col * width - left
-        if fields[PARTITIONS] == 0:
-            _fill(numbers, texels, y, x, width, height)
-            continue
-        _spread(fields, weights, width, height, spread)
-        position = 0
-        for k in range(fields[PARTITIONS]):
-            position = _ends(numbers, position, fields, k, ends)
-        _interpolate(
-            table[fields[PARTITIONS] - 1, fields[SEED]],
-            ends,
-            spread,
-            fields[APART],
-            texels,
-            (y, x, width, height),
-        )
+        place = row * height - top, col * width - left
+        paint_block(fields, numbers, weights, footprint, table, (ends, spread), texels, place)
     return -1, 0
+
+
+@compiled
+def paint_block(
+    fields: Array, numbers: Array, weights: Array, footprint: tuple[int, int], table: Array,
+    scratch: tuple[Array, Array], texels: Array, place: tuple[int, int],
+) -> None:  # fmt: skip
+    """Decode the block that starts at row and column `place`, from what `read` sets."""
+    (ends, spread), (width, height), (y, x) = scratch, footprint, place
+    if fields[PARTITIONS] == 0:
+        _fill(numbers, texels, y, x, width, height)
+        return
+    interpolants(fields, numbers, weights, footprint, ends, spread)
+    partition = table[fields[PARTITIONS] - 1, fields[SEED]]
+    _interpolate(partition, ends, spread, fields[APART], texels, (y, x, width, height))
+
+
+@compiled
+def interpolants(
+    fields: Array, numbers: Array, weights: Array, footprint: tuple[int, int], ends: Array, spread: Array
+) -> None:
+    """Set what a block interpolates, from what `read` sets; `numbers` and `weights` become levels.
+
+    Args:
+        fields: as `read` sets them.
+        numbers: likewise, the integers of the endpoints.
+        weights: likewise.
+        footprint: width and height in texels.
+        ends: `[4, 2, 4]`, set: of each partition, 0 to 255.
+        spread: `[2, texels]`, set: the interpolation weight of each texel in each plane, 0 to 64.
+    """
+    _spread(fields, weights, footprint[0], footprint[1], spread)
+    position = 0
+    for k in range(fields[PARTITIONS]):
+        position = _ends(numbers, position, fields, k, ends)
 
 
 @compiled

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.training.methods.base import Method
+from featherweight.training.methods.blocks import InBlocks
 from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.project import Project
 from featherweight.training.methods.straight_through import StraightThrough
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project)
+    "featherweight.methods", (StraightThrough, Centroids, Project, InBlocks)
 )
 
 if TYPE_CHECKING:
@@ -19,4 +20,4 @@ if TYPE_CHECKING:
 else:
     AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
-__all__ = ["METHODS", "AnyMethod", "Centroids", "Method", "Project", "StraightThrough"]
+__all__ = ["METHODS", "AnyMethod", "Centroids", "InBlocks", "Method", "Project", "StraightThrough"]

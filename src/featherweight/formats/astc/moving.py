@@ -1,0 +1,114 @@
+"""Blocks of which endpoints and weights are real numbers that move; modes, partitions and seeds stay."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from featherweight.formats.astc import gradient
+from featherweight.formats.astc.blocks import Blocks
+from featherweight.formats.astc.encode import cut_up, encode_blocks
+from featherweight.formats.astc.ise import Array
+from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
+from featherweight.formats.astc.modes import (
+    BLOCK_BITS,
+    ENDPOINT_RANGE,
+    MODES,
+    MORE_PARTITIONS,
+    MOST_WEIGHTS,
+    ONE_PARTITION,
+    size,
+)
+from featherweight.formats.astc.partitions import partitions
+from featherweight.formats.astc.search import Plan
+
+MOST_ENDS = {1: 8, 4: 16}  # by channels
+
+
+def levels(blocks: Blocks, channels: int) -> tuple[Array, Array]:
+    """Return what the integers of blocks mean, float32, 0 to 1: ends `[n, 8 or 16]` and grid `[n, points]`."""
+    width, height = size(blocks.footprint)
+    start = np.where(blocks.partitions > 1, MORE_PARTITIONS, ONE_PARTITION)
+    of = ENDPOINT_RANGE[channels * blocks.partitions, BLOCK_BITS - start - MODES[blocks.mode, 4]]
+    ends = ENDPOINTS[of[:, None], blocks.endpoints[:, : MOST_ENDS[channels]]] / np.float32(255)
+    points = min(width * height, MOST_WEIGHTS)
+    return ends, WEIGHTS[MODES[blocks.mode, 2][:, None], blocks.weights[:, :points]] / np.float32(64)
+
+
+def rounded(blocks: Blocks, ends: Array, grid: Array) -> Blocks:
+    """Return the same blocks with the integers nearest to real endpoints and weights; undoes `levels`."""
+    endpoints, weights = np.zeros_like(blocks.endpoints), np.zeros_like(blocks.weights)
+    gradient.round_all(_layout(blocks), ends, grid, endpoints, weights)
+    return replace(blocks, endpoints=endpoints, weights=weights)
+
+
+def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
+    """Return what `decode_texels` gives of all bytes, uint16 `[height, width, channels]`, without making them."""
+    texels = np.empty(shape, np.uint16)
+    integers = blocks.endpoints, blocks.weights
+    gradient.paint_all(
+        _layout(blocks), *integers, size(blocks.footprint), partitions(blocks.footprint), texels
+    )
+    return texels
+
+
+def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
+    """Return the gradient of `levels` by that of the texels (0 to 1), `[height, width, channels]`."""
+    width, height = size(blocks.footprint)
+    of_ends = np.zeros((blocks.mode.size, MOST_ENDS[slope.shape[2]]), np.float32)
+    of_grid = np.zeros((blocks.mode.size, min(width * height, MOST_WEIGHTS)), np.float32)
+    gradient.pull_all(
+        _layout(blocks), blocks.endpoints, blocks.weights, (width, height), partitions(blocks.footprint),
+        slope, of_ends, of_grid,
+    )  # fmt: skip
+    return of_ends, of_grid
+
+
+def searched(
+    blocks: Blocks, ends: Array, grid: Array, shape: tuple[int, int, int], share: float, plan: Plan
+) -> tuple[Array, Blocks]:
+    """Search anew how to lay out the blocks that rounding changes most; return which became better, and those.
+
+    Args:
+        blocks: as they are laid out now.
+        ends: real endpoints.
+        grid: real weights.
+        shape: height, width and channels of the texture.
+        share: of all blocks to search.
+        plan: what to try.
+    """
+    footprint, table = size(blocks.footprint), partitions(blocks.footprint)
+    wished = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
+    gradient.mix_all(_layout(blocks), ends, grid, footprint, table, wished)
+    inside = cut_up(np.ones((*shape[:2], 1)), footprint)[:, :, 0]
+    error = _missed(rounded(blocks, ends, grid), wished, inside)
+    worst = np.argsort(-error, kind="stable")[: round(share * error.size)]
+    found = encode_blocks(wished[worst], inside[worst], blocks.footprint, plan)
+    better = _missed(found, wished[worst], inside[worst]) < error[worst]
+    return worst[better], chosen(found, better)
+
+
+def chosen(blocks: Blocks, places: Array) -> Blocks:
+    """Return some of the blocks."""
+    arrays = {
+        name: getattr(blocks, name)[places]
+        for name in ("mode", "partitions", "seed", "kind", "endpoints", "weights")
+    }
+    return Blocks(blocks.footprint, **arrays)
+
+
+def _missed(blocks: Blocks, wished: Array, inside: Array) -> Array:
+    """Return the squared error of each block `[n]` against texels from 0 to 255."""
+    width, height = size(blocks.footprint)
+    apart = texture(blocks, (height, width * len(wished), wished.shape[2]))
+    found = cut_up(apart / 257, (width, height))
+    missed: Array = (inside * np.square(found - wished).sum(axis=2)).sum(axis=1)
+    return missed
+
+
+def _layout(blocks: Blocks) -> gradient.Layout:
+    mode, count, seed, kind = (
+        part.astype(np.int64) for part in (blocks.mode, blocks.partitions, blocks.seed, blocks.kind)
+    )
+    return mode, count, seed, kind

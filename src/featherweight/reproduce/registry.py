@@ -14,6 +14,7 @@ from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
     alexnet_astc,
     deep_compression,
+    effnet_astc,
     growth,
     lenet_astc,
     lenet_formats,
@@ -35,6 +36,7 @@ class Reproduction:
 REPRODUCTIONS = {
     "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
+    "effnet-astc": Reproduction(effnet_astc.ABOUT, effnet_astc.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),
     "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),

@@ -116,7 +116,7 @@ One multiply-accumulate is a product and its sum, in convolutions and linear lay
 Years are of the first publication; AlexNet is counted in its single-tower form of 2014.
 ResNet-50 and ResNet-152 have the stride in the 3x3 convolution, as torchvision has, not in the 1x1 before it.
 Forms for 32 x 32 pixels have ten classes, and are not in the papers of networks that are for ImageNet alone.
-Accuracy on CIFAR-10 is of the baselines kept with the zoo, on the whole test set; how each was made is in docs/results/baselines.
+Accuracy on CIFAR-10: the baselines kept with the zoo, on the whole test set; docs/results/baselines made them.
 EfficientNet-Lite's README says 407 M multiply-adds where this counts 385 M.
 """
 

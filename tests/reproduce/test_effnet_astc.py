@@ -55,14 +55,15 @@ def test_signal_to_noise_is_of_the_inputs_of_the_first_network(small):
         other[3].weight.mul_(0.99), other[3].bias.mul_(0.99)
     inputs, _ = next(iter(small.batches("test", seed=0, epoch=0)))
     assert sqnr(network, other, inputs, batch=7) == pytest.approx({"0": 20.0, "3": 40.0}, abs=1e-3)
-    assert min(sqnr(network, network, inputs).values()) == pytest.approx(300)
+    assert min(sqnr(network, small.model(), inputs).values()) == pytest.approx(300)
 
 
 def test_error_feedback_keeps_outputs(small):
     inputs, _ = next(iter(small.batches("validation", seed=0, epoch=0)))
     sheet = layers(small, inputs, "8x8")
     assert [line[:2] for line in sheet.rows] == [["0", "16 x 3 x 3 x 3"], ["3", "9 x 256"]]
-    assert all(after > before + 3 for *_, before, after in sheet.rows)
+    gains = [after - before for *_, before, after in sheet.rows]
+    assert min(gains) > 0.5, gains
     assert none_worse(sheet).holds
     worse = none_worse(Sheet("", [], [["a", "", 10.0, 9.5], ["b", "", 1.0, 2.0]]))
     assert not worse.holds and worse.measured == "a (-0.50 dB)"

@@ -42,24 +42,24 @@ class Goal:
 
     Attributes:
         agreement: share of decisions that stay, on test.
-        rate: what a bit is worth in the integers that take as many bits a weight.
+        integers: take about as many bits a weight, coded by context.
     """
 
     agreement: float
-    rate: float
+    integers: Int
 
 
 GOALS: dict[Footprint, Goal] = {
-    "4x4": Goal(0.98, 3e-5),
-    "5x4": Goal(0.94, 3e-4),
-    "5x5": Goal(0.88, 1.7e-3),
-    "6x6": Goal(0.70, 1.4e-2),
+    "4x4": Goal(0.98, Int(bits=8, scale_by="mse")),
+    "5x4": Goal(0.94, Int(bits=7, scale_by="mse")),
+    "5x5": Goal(0.88, Int(bits=8, per="tensor", scale_by=9e-4)),
+    "6x6": Goal(0.70, Int(bits=8, per="tensor", scale_by=8e-3)),
 }
 
 
 def settings(footprint: Footprint) -> list[Setting]:
     """Return what is held against each other: two encoders, error feedback, integers of as many bits."""
-    blocks, integers = Astc(footprint=footprint), Int(bits=8, per="tensor", scale_by=GOALS[footprint].rate)
+    blocks, integers = Astc(footprint=footprint), GOALS[footprint].integers
     return [
         Setting("ASTC, Arm's -thorough", footprint, encoded(replace(blocks, preset="astcenc"))),
         Setting("ASTC, encoded", footprint, encoded(blocks)),

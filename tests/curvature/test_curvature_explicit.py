@@ -16,7 +16,7 @@ from featherweight.errors import TaskError
 from featherweight.model import Model
 from featherweight.techniques.saliencies import Obd, SospH, SospI, Taylor
 from featherweight.techniques.structured.select import greedy
-from featherweight.techniques.structured.theta import only_makers, per_channel
+from featherweight.techniques.structured.theta import only_makers, per_channel, scaled_once
 
 NETWORKS = [Mlp, Plain, Residual, Joined]
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
@@ -30,6 +30,12 @@ def case(make):
     return model, task, coupled(make), whole, whole.structures(coupled(make))
 
 
+def once(setting):
+    """The parameters of each channel along which it is scaled once."""
+    model, task, channels, whole, _ = setting
+    return whole.structures(scaled_once(model, channels, task.example()))
+
+
 def flat(whole, values):
     return torch.cat([values[name].reshape(-1) for name in whole.offsets])
 
@@ -40,7 +46,8 @@ def setting(request):
 
 
 def test_sosp_h_is_its_formula(setting):
-    model, task, channels, whole, theta = setting
+    model, task, channels, whole, _ = setting
+    theta = once(setting)
     first, second = theta @ whole.gradient, theta @ (whole.hessian @ theta.sum(0))
     found = SospH().scores(model, channels, task, 0)
     np.testing.assert_allclose(found.linear, (first.abs() + second.abs() / 2).numpy(), **EXACT)
@@ -48,11 +55,20 @@ def test_sosp_h_is_its_formula(setting):
 
 
 def test_sosp_i_is_its_pair_matrix(setting):
-    model, task, channels, whole, theta = setting
+    model, task, channels, whole, _ = setting
+    theta = once(setting)
     found = SospI().scores(model, channels, task, 0)
     np.testing.assert_allclose(found.linear, (theta @ whole.gradient).abs().numpy(), **EXACT)
     np.testing.assert_allclose(found.pair, (theta @ whole.gauss_newton @ theta.T).numpy(), **EXACT)
     assert np.linalg.eigvalsh(found.pair).min() > -1e-12
+
+
+def test_draws_give_the_pair_matrix_in_expectation():
+    model, task, channels, *_ = case(Mlp)
+    batches = drawn(task, "train", 1000, 0)
+    exact = pair_matrix(model, task, batches, channels)
+    far, near = (np.linalg.norm(pair_matrix(model, task, batches, channels, k, 0) - exact) for k in (1, 100))
+    assert near < 0.2 * far < 0.2 * np.linalg.norm(exact)
 
 
 def test_greedy_increments_sum_to_the_gauss_newton_form(setting):
@@ -78,9 +94,9 @@ def test_diagonals(setting):
 
 
 def test_taylor_of_one_batch(setting):
-    model, _, channels, whole, theta = setting
+    model, _, channels, whole, _ = setting
     task = Images(setting[1].make, batch=24)
-    products = theta * whole.gradient
+    products = once(setting) * whole.gradient
     structure = Taylor().scores(model, channels, task, 0).linear
     single = Taylor(reduction="parameters").scores(model, channels, task, 0).linear
     np.testing.assert_allclose(structure, products.sum(1).square().numpy(), **EXACT)

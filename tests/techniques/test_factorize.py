@@ -5,9 +5,11 @@ import torch
 from structured_networks import Images, SmallViT
 from torch import nn
 
+from featherweight.errors import ConfigError
 from featherweight.formats import Int
 from featherweight.graph.trace import trace
 from featherweight.model import Model
+from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize
 from featherweight.techniques.lowrank.ranks import Energy, Given
 
@@ -95,3 +97,22 @@ def test_given_ranks_are_kept():
     task = Images(Wide, dtype=torch.float32)
     model = Factorize(rank=Given(5), where="fc.weight").apply(Model.of(task.model()), task, Context())
     assert [part.out_features for part in model.module.fc] == [5, 32]
+
+
+def test_samples_weigh_the_errors_of_outputs():
+    task = Images(Wide, dtype=torch.float32)
+    before, where = Model.of(task.model()), ["stem.weight", "conv.weight", "fc.weight"]
+    errors = []
+    for samples in (None, 24):
+        step = Factorize(where=where, form="channel", rank=Given(rank=1), samples=samples)
+        assert step.needs == ("unlabelled" if samples else "none")
+        after = step.apply(before, Restricted(task, step.needs), Context())
+        inputs = torch.cat([task.inputs(batch) for batch in task.batches("calibration", seed=0, epoch=0)])
+        inputs = torch.relu(before.module.stem(inputs))
+        errors.append(float((after.module.conv(inputs) - before.module.conv(inputs)).detach().norm()))
+    assert errors[1] < errors[0]
+
+
+def test_samples_weigh_whole_filters_alone():
+    with pytest.raises(ConfigError, match="whole filters"):
+        Factorize(form="tucker", samples=10)

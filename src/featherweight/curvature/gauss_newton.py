@@ -19,42 +19,70 @@ from featherweight.task import Batch, Output, Task, call
 Array = NDArray[Any]
 
 
-def pair_matrix(model: Model, task: Task, batches: Iterable[Batch], channels: Channels) -> Array:
+def pair_matrix(
+    model: Model,
+    task: Task,
+    batches: Iterable[Batch],
+    channels: Channels,
+    draws: int | None = None,
+    seed: int = 0,
+) -> Array:
     """Return `Q[s, t] = mean over samples of (Phi theta_s)' R (Phi theta_t)`, `[channels, channels]`.
 
     `Phi` is the Jacobian of a sample's outputs, `R` the Hessian of its loss in them, `theta_s` the parameters that
     make channel s. Scaling `theta_s` scales outputs of layers, so that `Phi theta_s` is the derivative by factors
     on these outputs, which exist for each sample: one backward pass a batch and output.
 
+    Args:
+        model: the network.
+        task: whose loss, a mean over the samples of a batch.
+        batches: the data.
+        channels: those that can go.
+        draws: backward passes a batch, each along a random root of R, the same in expectation; None: all outputs.
+        seed: of the draws.
+
     References: Nonnenmacher et al., SOSP, 2022, arXiv 2110.11395, section 3 (SOSP-I).
     """
+    generator = torch.Generator().manual_seed(seed)
     total = np.zeros((channels.count, channels.count))
     samples = 0
     for batch in batches:
         with differentiating():
-            jacobian, hessian = channel_jacobian(model, task, batch, channels)
-        flat = jacobian.reshape(-1, channels.count)  # rows: sample, output
-        weighted = (hessian @ jacobian).reshape(-1, channels.count)
-        total += (flat.T @ weighted).numpy()
-        samples += len(jacobian)
+            found = channel_derivatives(model, task, batch, channels, draws, generator)
+        flat = found.reshape(-1, channels.count).numpy()
+        total += flat.T @ flat / (draws or 1)
+        samples += len(found)
     return total / samples
 
 
-def channel_jacobian(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Tensor, Tensor]:
-    """Return `Phi theta_s` of each sample `[n, outputs, channels]` and `R` `[n, outputs, outputs]`, in float64."""
+def channel_derivatives(
+    model: Model, task: Task, batch: Batch, channels: Channels, draws: int | None, generator: torch.Generator
+) -> Tensor:
+    """Return `a' Phi theta_s` of each sample, for roots a of R: `[n, draws or outputs, channels]`, in float64."""
     module = share(model.module)
     gates: dict[str, Tensor] = {}
     for path in makers(channels):
         layer = module.get_submodule(path)
         layer.register_forward_hook(lambda layer, _, out, path=path: _gated(layer, out, gates, path))
     output = flat_output(call(module, task.inputs(batch)))
+    roots = roots_of(output_hessian(task, output, batch))
+    if draws:
+        shape = len(roots), draws, roots.shape[1]
+        roots = (2 * torch.randint(0, 2, shape, generator=generator) - 1).double() @ roots
     rows = []
-    for number in range(output.shape[1]):
+    for along in roots.unbind(1):
         found = torch.autograd.grad(
-            output[:, number].sum(), list(gates.values()), retain_graph=True, allow_unused=True
+            (output.double() * along).sum(), list(gates.values()), retain_graph=True, allow_unused=True
         )
         rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(output)))
-    return torch.stack(rows, 1), output_hessian(task, output, batch)
+    return torch.stack(rows, 1)
+
+
+def roots_of(hessian: Tensor) -> Tensor:
+    """Return rows a of each matrix of `[n, k, k]` with `sum of a a'` equal to it; what is negative counts as zero."""
+    values, vectors = torch.linalg.eigh(hessian)
+    found: Tensor = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
+    return found
 
 
 def makers(channels: Channels) -> dict[str, None]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Annotated
 
+from msgspec import Meta
+
+from featherweight.errors import ConfigError
 from featherweight.structure import LayerSpec
 from featherweight.task import Inputs, Needs, Task
 from featherweight.techniques.base import Context, Step, Where
@@ -12,13 +15,17 @@ from featherweight.techniques.lowrank.layers import Factor, Form, factors
 from featherweight.techniques.lowrank.ranks import AnyRank, Evbmf
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
+    from featherweight.curvature.sequence import Pairs
+    from featherweight.curvature.sites import Site
     from featherweight.graph.graph import Graph
     from featherweight.model import Model, Note
+    from featherweight.techniques.lowrank.factors import Array
 
 Plan = dict[str, list[Factor]]
 
+DAMPING = 1e-3  # of the moments, by their mean: directions that no sample has keep a little weight
 KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
 
 
@@ -37,12 +44,30 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         where: weights of which layers; see `featherweight.selectors`.
         form: what becomes of a convolution.
         rank: how the rank of each matrix is chosen: `evbmf`, `energy` or `given`.
+        samples: calibration inputs by whose second moment errors are weighed, in `channel`; None: all weigh alike.
     """
 
-    needs: ClassVar[Needs] = "none"
     where: Where = "weights"
     form: Form = "tucker"
     rank: AnyRank = Evbmf()
+    samples: Annotated[int, Meta(ge=1)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing together.
+
+        Raises:
+            ConfigError: inputs weigh whole filters, which no other form keeps.
+        """
+        super().__post_init__()
+        if self.samples and self.form != "channel":
+            raise ConfigError(
+                "weighs whole filters", where="factorize.samples", got=self.form, expected="channel"
+            )
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        """`none`; `unlabelled` where samples weigh the errors."""
+        return "unlabelled" if self.samples else "none"
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these layers factorised."""
@@ -53,11 +78,14 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         refused = obstacles(model, graph)
         plan: Plan = {}
         paths = selected(model, self.where)
+        roots = input_roots(model, task, paths, self.samples, context) if self.samples else {}
         for path in paths:
             layer = model.module.get_submodule(path)
             if path not in refused:
                 use = next(found for found in graph.layers if f"{path}.weight" in found.tensors)
-                made = factors(layer, self.form, self.rank, use.inputs[0], use.shape)
+                made = factors(
+                    layer, self.form, self.rank, use.inputs[0], use.shape, roots.get(f"{path}.weight")
+                )
                 if cheaper(layer, made):
                     plan[path] = made
                 else:
@@ -69,6 +97,30 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
             for path, reason in skipped.items()
         ]
         return factorised(model, plan, notes)
+
+
+def input_roots(
+    model: Model, task: Task, paths: list[str], samples: int, context: Context
+) -> dict[str, Array]:
+    """Return the Cholesky factors `[cols, cols]` of the damped second moments of what weights of layers meet."""
+    import numpy as np
+
+    from featherweight.curvature.moments import moments
+    from featherweight.curvature.sequence import in_sequence, prefix
+    from featherweight.formats.sweep import damped
+
+    ahead = prefix(model, task, samples, seed=context.seed)
+    roots: dict[str, Array] = {}
+
+    def look(site: Site, pairs: Pairs) -> dict[str, Tensor]:
+        found = moments(site, pairs, model.tensors[site.weight].shape[2:], drift=False)
+        if site.groups == 1:
+            roots[site.weight] = np.linalg.cholesky(damped(found.hessian, DAMPING)[0])
+        return {}
+
+    weights = [name for name in ahead.sites if name.rpartition(".")[0] in paths]
+    in_sequence(ahead, weights, look, sequential=False, events=context.events, name="factorize")
+    return roots
 
 
 def selected(model: Model, where: Where) -> list[str]:

@@ -25,8 +25,9 @@ Count = Annotated[int, Meta(ge=1)]
 class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
     """Remove whole channels, least salient first, over all layers together, until a share of the cost is left.
 
-    A channel is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are
-    rebuilt smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
+    A saliency that tells what is lost is taken for what is saved: per multiply-accumulate, or per parameter. A channel
+    is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are rebuilt
+    smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
     followed by `finetune`, prune little by little. A layer whose channels cannot go is noted.
 
     Attributes:
@@ -67,7 +68,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             scores = self.saliency.scores(model, channels, task, context.seed)
         cost = self.cost(channels)
         whole = cost(np.ones(channels.count, bool))
-        kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple))
+        price = self.price(channels) if self.saliency.in_loss else 1.0
+        kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple), price)
         if reason := mismatch(model, channels, kept, task.example()):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
         return pruned(model, channels, kept, [*notes, *chosen(channels, kept)])
@@ -80,6 +82,15 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             "channels": lambda kept: kept.sum(),
         }
         return counted[self.of]
+
+    def price(self, channels: Channels) -> Array:
+        """Return what each channel saves alone, of the cost that `of` names; one that saves nothing costs little."""
+        counted = {
+            "macs": [group.macs for group in channels.groups],
+            "parameters": [group.parameters for group in channels.groups],
+            "channels": [1 for _ in channels.groups],
+        }
+        return np.maximum(counted[self.of], 1)[channels.group_of]
 
 
 def chosen(channels: Channels, kept: Array) -> list[Note]:

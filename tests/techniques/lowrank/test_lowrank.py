@@ -116,3 +116,19 @@ def test_layers_compute_what_their_weights_say(form, rank, arguments):
         layer.weight.data.copy_(torch.from_numpy(np.einsum("tp,pq...,sq->ts...", out, core, into)))
         expected = layer(x)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(1, 6), st.integers(6, 12), st.integers(6, 12), st.integers(0, 999))
+def test_weighed_by_inputs_the_outputs_are_nearest(rank, rows, columns, seed):
+    rng = np.random.default_rng(seed)
+    matrix, inputs = (
+        rng.normal(size=(rows, columns)),
+        rng.normal(size=(columns, 50)) * rng.random((columns, 1)),
+    )
+    root = np.linalg.cholesky(inputs @ inputs.T)
+    left, right = split(matrix, rank, root)
+    error = np.linalg.norm((matrix - left @ right) @ inputs)
+    best = np.linalg.svd(matrix @ inputs, compute_uv=False)[rank:]  # Eckart and Young: no rank does better
+    np.testing.assert_allclose(error, np.linalg.norm(best), rtol=1e-6, atol=1e-8)
+    assert error <= np.linalg.norm((matrix - np.matmul(*split(matrix, rank))) @ inputs) + 1e-9

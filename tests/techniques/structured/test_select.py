@@ -11,7 +11,14 @@ from featherweight.errors import ConfigError
 from featherweight.graph.cost import Cost
 from featherweight.graph.groups import Channels, Group, Member
 from featherweight.techniques.saliencies import Scores
-from featherweight.techniques.structured.select import Guard, greedy, removal_order, select, without
+from featherweight.techniques.structured.select import (
+    Guard,
+    for_its_price,
+    greedy,
+    removal_order,
+    select,
+    without,
+)
 
 
 def layers(sizes):
@@ -62,7 +69,12 @@ def test_the_budget_is_met_and_the_guard_holds(sizes, keep, least, multiple, pai
         assert stays.sum() % multiple == 0 or stays.all()
     order = removal_order(scores, channels, least)
     cheaper = [k for k in range(len(order)) if channels.macs(without(order[:k], channels, multiple)) <= limit]
-    assert (kept == without(order[: min(cheaper, default=len(order))], channels, multiple)).all()
+    removed = list(order[: min(cheaper, default=len(order))])
+    for channel in reversed(removed.copy()):
+        fewer = np.array([other for other in removed if other != channel], int)
+        if channels.macs(without(fewer, channels, multiple)) <= limit:
+            removed.remove(channel)
+    assert (kept == without(np.array(removed, int), channels, multiple)).all()
 
 
 @given(st.lists(st.floats(0, 9), min_size=1, max_size=9))
@@ -82,3 +94,18 @@ def test_what_cannot_be_reached_says_what_can():
     channels = layers([4])
     with pytest.raises(ConfigError, match="got 1, expected at least 10"):
         select(Scores(np.ones(4)), channels, channels.macs, 1.0, Guard(least=2))
+
+
+def test_of_equal_losses_the_dearer_goes_first():
+    channels = layers([2, 3])
+    price = np.array([1.0, 1, 4, 4, 4])
+    for pair in (None, np.zeros((5, 5))):
+        order = removal_order(Scores(np.full(5, 2.0), pair), channels, 0, price)
+        assert order.tolist() == [2, 3, 4, 0, 1]
+
+
+@given(st.lists(st.integers(-9, 9), min_size=1, max_size=9), st.integers(0, 99))
+def test_what_is_won_by_removal_goes_before_what_is_lost(losses, seed):
+    price = np.random.default_rng(seed).uniform(1, 100, len(losses))
+    order = np.argsort(for_its_price(np.array(losses), price))
+    assert (np.diff(np.sign(np.array(losses)[order])) >= 0).all()

@@ -17,6 +17,7 @@ from featherweight.techniques.lowrank.factors import (
     split,
     tucker,
     unfolded,
+    weighed,
 )
 from featherweight.techniques.lowrank.ranks import Rank
 
@@ -39,7 +40,12 @@ class Factor:
 
 
 def factors(
-    layer: Any, form: Form, rank: Rank, inputs: tuple[int, ...], outputs: tuple[int, ...]
+    layer: Any,
+    form: Form,
+    rank: Rank,
+    inputs: tuple[int, ...],
+    outputs: tuple[int, ...],
+    root: Array | None = None,
 ) -> list[Factor]:
     """Return what takes the place of a linear or convolution layer; one factor alone: its rank is full.
 
@@ -49,29 +55,31 @@ def factors(
         rank: how ranks are chosen.
         inputs: shape that it reads on the example.
         outputs: shape that it returns.
+        root: of the second moment of what a row of the weight meets, see `split`; linear layers and `channel` alone.
     """
     weight = layer.weight.detach().double().numpy()
     if weight.ndim == 2:
-        return _linear(layer, weight, rank.of(weight), prod(outputs[:-1]))
+        return _linear(layer, weight, rank.of(weighed(weight, root)), prod(outputs[:-1]), root)
     before, after = (shape[0] * prod(shape[2:]) for shape in (inputs, outputs))
     if prod(weight.shape[2:]) == 1 or form == "channel":
-        return _channel(layer, weight, rank.of(weight.reshape(len(weight), -1)), after)
+        matrix = weighed(weight.reshape(len(weight), -1), root)
+        return _channel(layer, weight, rank.of(matrix), after, root)
     if form == "spatial" and weight.ndim == 4:
         half = inputs[0] * outputs[2] * inputs[3]
         return _spatial(layer, weight, rank.of(spatial_matrix(weight)), half, after)
     return _tucker(layer, weight, rank.of(unfolded(weight, 1)), rank.of(unfolded(weight, 0)), before, after)
 
 
-def _linear(layer: Any, weight: Array, rank: int, rows: int) -> list[Factor]:
-    left, right = split(weight, rank)
+def _linear(layer: Any, weight: Array, rank: int, rows: int, root: Array | None) -> list[Factor]:
+    left, right = split(weight, rank, root)
     return [
         Factor(spec_of(layer, out_features=rank, bias=False), right, rows),
         Factor(spec_of(layer, in_features=rank, bias=False), left, rows),
     ]
 
 
-def _channel(layer: Any, weight: Array, rank: int, after: int) -> list[Factor]:
-    first, second = by_channel(weight, rank)
+def _channel(layer: Any, weight: Array, rank: int, after: int, root: Array | None) -> list[Factor]:
+    first, second = by_channel(weight, rank, root)
     return [
         Factor(spec_of(layer, out_channels=rank, bias=False), first, after),
         Factor(_pixel(layer, rank, len(weight)), second, after),

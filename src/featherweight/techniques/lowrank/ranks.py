@@ -71,9 +71,9 @@ class Given(Rank, frozen=True, tag="given"):
 
     rank: Annotated[int, msgspec.Meta(ge=1)]
 
-    def counted(self, singular: Array, rows: int, columns: int) -> int:
-        """Return the number."""
-        return self.rank
+    def of(self, matrix: Array) -> int:
+        """Return the rank; no singular value is needed."""
+        return int(min(self.rank, *matrix.shape))
 
 
 RANKS: tuple[type[Rank], ...] = (Evbmf, Energy, Given)

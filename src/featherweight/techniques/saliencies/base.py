@@ -38,9 +38,13 @@ class Saliency(
     """How much a channel matters. A pure function of model, data and seed; in eval mode.
 
     A channel is all parameters that make it: rows of weights, biases, scales and shifts of batch norm.
+
+    Attributes:
+        in_loss: whether scores tell what is lost; then those go first that lose least for what they save.
     """
 
     needs: ClassVar[Needs] = "none"
+    in_loss: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check every field against its annotation.
@@ -64,6 +68,7 @@ class Sampled(Saliency, frozen=True):
     """
 
     needs: ClassVar[Needs] = "labelled"
+    in_loss: ClassVar[bool] = True
     samples: Annotated[int, msgspec.Meta(ge=1)] = 1000
     split: Literal["train", "calibration"] = "train"
 

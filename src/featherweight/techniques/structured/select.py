@@ -30,9 +30,16 @@ class Guard:
 
 
 def select(
-    scores: Scores, channels: Channels, cost: Callable[[Array], float], limit: float, guard: Guard
+    scores: Scores,
+    channels: Channels,
+    cost: Callable[[Array], float],
+    limit: float,
+    guard: Guard,
+    price: Array | float = 1.0,
 ) -> Array:
     """Return which channels stay `[channels.count]`: the fewest removed, in order, that bring the cost to `limit`.
+
+    The last of them may have been dear: those removed before it come back, the most salient first, while there is room.
 
     Args:
         scores: what removal is thought to cost.
@@ -40,11 +47,12 @@ def select(
         cost: of the network with some channels; it never rises as channels go.
         limit: what it may cost.
         guard: what every group keeps.
+        price: what removing each channel saves `[channels.count]`, 1 or more; those go first that lose least for it.
 
     Raises:
         ConfigError: the limit cannot be reached; says what can.
     """
-    order = removal_order(scores, channels, guard.least)
+    order = removal_order(scores, channels, guard.least, price)
     low, high = 0, len(order)
     if cost(without(order, channels, guard.multiple)) > limit:
         least = cost(without(order, channels, guard.multiple))
@@ -57,19 +65,40 @@ def select(
             high = middle
         else:
             low = middle + 1
-    return without(order[:low], channels, guard.multiple)
+    return without(less(order[:low], channels, cost, limit, guard.multiple), channels, guard.multiple)
 
 
-def removal_order(scores: Scores, channels: Channels, least: int) -> Array:
+def less(
+    removed: Array, channels: Channels, cost: Callable[[Array], float], limit: float, multiple: int
+) -> Array:
+    """Return `removed` without those that the limit has room for, tried from the last to the first."""
+    full = np.zeros(
+        len(channels.groups), bool
+    )  # of which one more is too dear, now and after others came back
+    for channel in removed[::-1]:
+        group = channels.group_of[channel]
+        fewer = removed[removed != channel]
+        if not full[group] and cost(without(fewer, channels, multiple)) <= limit:
+            removed = fewer
+        else:
+            full[group] = True
+    return removed
+
+
+def removal_order(scores: Scores, channels: Channels, least: int, price: Array | float = 1.0) -> Array:
     """Return the channels in the order in which they go; the last `least` of each group never do."""
     linear, pair = scores.linear, scores.pair
-    order = np.argsort(linear, kind="stable") if pair is None else greedy(linear, pair)
+    order = (
+        np.argsort(for_its_price(linear, price), kind="stable")
+        if pair is None
+        else greedy(linear, pair, price)
+    )
     sizes = np.array([group.size for group in channels.groups])
     return order[ranks(order, channels) < (sizes - least)[channels.group_of[order]]]
 
 
-def greedy(linear: Array, pair: Array) -> Array:
-    """Return all channels, each the one that costs least after those before it.
+def greedy(linear: Array, pair: Array, price: Array | float = 1.0) -> Array:
+    """Return all channels, each the one that costs least for its price after those before it.
 
     Removing s after M costs `linear[s] + pair[s, s] / 2 + sum over M of pair[s, t]`.
 
@@ -79,10 +108,20 @@ def greedy(linear: Array, pair: Array) -> Array:
     increment = linear + np.diagonal(pair) / 2
     order = np.empty(len(linear), int)
     for step in range(len(linear)):
-        order[step] = chosen = np.argmin(increment)
+        order[step] = chosen = np.argmin(for_its_price(increment, price))
         increment = increment + pair[:, chosen]
         increment[chosen] = np.inf
     return order
+
+
+def for_its_price(loss: Array, price: Array | float) -> Array:
+    """Return losses by what is saved (1 or more); where nothing is lost, saving more is better.
+
+    >>> for_its_price(np.array([6.0, -6.0]), 2.0).tolist()
+    [3.0, -12.0]
+    """
+    found: Array = np.minimum(loss / price, loss * price)
+    return found
 
 
 def ranks(order: Array, channels: Channels) -> Array:

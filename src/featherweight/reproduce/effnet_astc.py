@@ -99,7 +99,7 @@ def agreement(task: Task) -> tuple[Classification, Decided]:
     calibration, validation, test = (data[split] for split in SPLITS)
     made = Classification(
         task.model(), train=calibration, validation=validation, test=test, name=f"{task.name}-agreement",
-        dataset=f"decisions of the float network on {getattr(task, 'dataset', task.name)}", batch_size=25,
+        dataset=f"agreement, {getattr(task, 'dataset', task.name)}", batch_size=25,
     )  # fmt: skip
     return made, data
 
@@ -117,7 +117,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         checks.append(none_worse(ratios))
         sheets.append(sheet(ratios))
     rows = [row(outcome, EXEMPT) for outcome in outcomes]
-    return Measured(rows, checks, [plot(rows, {}, 60.0)], _remarks(quick), sheets)
+    return Measured(rows, checks, [plot(rows, {}, 100.0)], _remarks(quick), sheets)
 
 
 def check(outcome: Outcome, goal: float) -> Check:

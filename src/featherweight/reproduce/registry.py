@@ -14,6 +14,7 @@ from featherweight.recipe.runner import usable_processors, versions
 from featherweight.reproduce import (
     alexnet_astc,
     deep_compression,
+    effnet_astc,
     expand_pruning,
     growth,
     lenet_astc,
@@ -39,6 +40,7 @@ class Reproduction:
 REPRODUCTIONS = {
     "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
     "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
+    "effnet-astc": Reproduction(effnet_astc.ABOUT, effnet_astc.measure),
     "expand-pruning": Reproduction(expand_pruning.ABOUT, expand_pruning.measure),
     "growth": Reproduction(growth.ABOUT, growth.measure),
     "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),

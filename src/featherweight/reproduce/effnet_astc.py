@@ -1,0 +1,215 @@
+"""EfficientNet-Lite0 in ASTC blocks, without training: how often it still decides as the float network does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import log10, prod
+from typing import Any
+
+import torch
+from msgspec.structs import replace
+from torch import Tensor, nn
+
+from featherweight.events import Events, silent
+from featherweight.formats import AnyFormat, Astc, Fixed, Int
+from featherweight.formats.astc.modes import Footprint
+from featherweight.formats.coders import AnyCoder, Cabac
+from featherweight.model import Model
+from featherweight.reproduce.pipeline import REST, Steps, parity
+from featherweight.reproduce.results import Check, Measured, Sheet
+from featherweight.reproduce.settings import Outcome, Setting, measured, plot, row
+from featherweight.task import Split, Task, call
+from featherweight.task.classification import Classification, logits
+from featherweight.techniques import Context, Encode, Fold, Gptq
+from featherweight.zoo.tasks import resolve
+
+ABOUT = (
+    "EfficientNet-Lite0 (ImageNet weights) in ASTC blocks without training: agreement with the float network."
+)
+NETWORK = "EfficientNet-Lite0"
+FED = "ASTC, error feedback"
+EXEMPT = "depthwise and stem (int8), biases (float16)"
+INT8 = Int(bits=8, scale_by="mse")
+FRAGILE: dict[str, AnyFormat] = {"*depthwise.conv.weight": INT8, "stem.conv.weight": INT8}
+OTHERS = ["weights", *(f"!{name}" for name in FRAGILE)]
+SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
+SWEEP = Gptq(samples=512, places=24, damping=0.2)  # of few images: with 0.01 it learns them by heart
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What is asked of a footprint.
+
+    Attributes:
+        agreement: share of decisions that stay, on test.
+        integers: take about as many bits a weight, coded by context.
+    """
+
+    agreement: float
+    integers: Int
+
+
+GOALS: dict[Footprint, Goal] = {
+    "4x4": Goal(0.98, Int(bits=8, scale_by="mse")),
+    "5x4": Goal(0.94, Int(bits=7, scale_by="mse")),
+    "5x5": Goal(0.88, Int(bits=8, per="tensor", scale_by=9e-4)),
+    "6x6": Goal(0.70, Int(bits=8, per="tensor", scale_by=8e-3)),
+}
+
+
+def settings(footprint: Footprint) -> list[Setting]:
+    """Return what is held against each other: two encoders, error feedback, integers of as many bits."""
+    blocks, integers = Astc(footprint=footprint), GOALS[footprint].integers
+    return [
+        Setting("ASTC, Arm's -thorough", footprint, encoded(replace(blocks, preset="astcenc"))),
+        Setting("ASTC, encoded", footprint, encoded(blocks)),
+        Setting(FED, footprint, fed_back(blocks, Fixed())),
+        Setting("integers, error feedback", f"bits of {footprint}", fed_back(integers, Cabac())),
+    ]
+
+
+def encoded(format_: AnyFormat) -> Steps:
+    """Return each weight by itself."""
+    return [Fold(), Encode(where=list(FRAGILE), format=INT8), Encode(where=OTHERS, format=format_), REST]
+
+
+def fed_back(format_: AnyFormat, coder: AnyCoder) -> Steps:
+    """Return each weight making good what those before it did to the outputs."""
+    return [Fold(), replace(SWEEP, format=format_, formats=FRAGILE, coder=coder), REST]
+
+
+Decided = dict[Split, tuple[Tensor, Tensor]]
+
+
+def decided(task: Task, splits: Sequence[Split] = SPLITS) -> Decided:
+    """Return the inputs of splits, each with what the network of the task decides."""
+    network, found = task.model().eval(), {}
+    for split in splits:
+        inputs = [task.inputs(batch) for batch in task.batches(split, seed=0, epoch=0)]
+        with torch.inference_mode():
+            decisions = [logits(call(network, some)).argmax(1) for some in inputs]
+        found[split] = torch.cat(inputs), torch.cat(decisions).clone()
+    return found
+
+
+def agreement(task: Task) -> tuple[Classification, Decided]:
+    """Return the task whose accuracy is how often a network decides as that of `task`, and its data."""
+    data = decided(task)
+    calibration, validation, test = (data[split] for split in SPLITS)
+    made = Classification(
+        task.model(), train=calibration, validation=validation, test=test, name=f"{task.name}-agreement",
+        dataset=f"agreement, {getattr(task, 'dataset', task.name)}", batch_size=25,
+    )  # fmt: skip
+    return made, data
+
+
+def measure(quick: bool, threads: int, events: Events) -> Measured:
+    """Measure every footprint and the layers one by one; quick: 6x6 encoded alone."""
+    task, data = agreement(resolve("efficientnet-lite0-imagenet", events))
+    chosen = settings("6x6")[1:2] if quick else [s for footprint in GOALS for s in settings(footprint)]
+    outcomes = measured(NETWORK, task, chosen, [0], threads, events)
+    checks, sheets = [parity(s for outcome in outcomes for s in outcome.summaries)], [bits(outcomes)]
+    if not quick:
+        fed = [outcome for outcome in outcomes if outcome.setting.method == FED]
+        checks += [check(outcome, goal.agreement) for outcome, goal in zip(fed, GOALS.values(), strict=True)]
+        ratios = layers(task, data["validation"][0], "6x6", events)
+        checks.append(none_worse(ratios))
+        sheets.append(sheet(ratios))
+    rows = [row(outcome, EXEMPT) for outcome in outcomes]
+    return Measured(rows, checks, [plot(rows, {}, 100.0)], _remarks(quick), sheets)
+
+
+def check(outcome: Outcome, goal: float) -> Check:
+    """Return whether as many decisions stay on test as is asked."""
+    (found,) = outcome.summaries
+    kept = found.test[found.primary]
+    name = f"{outcome.setting.method}, {outcome.setting.setting}: agreement on test"
+    return Check(name, f"{goal:.0%}", f"{kept:.1%}", kept >= goal)
+
+
+def bits(outcomes: Sequence[Outcome]) -> Sheet:
+    """Return bits a weight, all weights counted, beside the agreement on validation and test."""
+    lines: list[list[int | float | str | None]] = []
+    for outcome in outcomes:
+        (found,) = outcome.summaries
+        weights = [entry for entry in found.rows if len(entry.shape) > 1]
+        mean = 8 * sum(entry.nbytes for entry in weights) / sum(prod(entry.shape) for entry in weights)
+        kept = [f"{100 * part[found.primary]:.1f} %" for part in (found.validation, found.test)]
+        lines.append([outcome.setting.method, outcome.setting.setting, f"{mean:.2f}", *kept])
+    return Sheet("Bits a weight", ["method", "setting", "bits, all weights", "validation", "test"], lines)
+
+
+Ratios = dict[str, tuple[float, float]]
+
+
+def layers(task: Task, inputs: Tensor, footprint: Footprint, events: Events = silent) -> Ratios:
+    """Return `sqnr` of every layer, each weight encoded by itself and with error feedback.
+
+    Args:
+        task: calibrates the feedback.
+        inputs: of the network, that no layer was calibrated on.
+        footprint: of all layers, depthwise ones too.
+        events: where progress goes.
+    """
+    context, blocks = Context(events=events), Astc(footprint=footprint)
+    floats = Fold().apply(Model.of(task.model()), task, context)
+    steps = Encode(format=blocks), replace(SWEEP, format=blocks, inputs="float")
+    alone, fed = (sqnr(floats.module, step.apply(floats, task, context).module, inputs) for step in steps)
+    return {name: (ratio, fed[name]) for name, ratio in alone.items()}
+
+
+def sqnr(network: nn.Module, other: nn.Module, inputs: Tensor, batch: int = 25) -> dict[str, float]:
+    """Return, in dB, the energy of each layer's outputs over that of the error with the other's weights.
+
+    Every layer has the inputs that it has in `network`.
+    """
+    energy, error = dict[str, float](), dict[str, float]()
+    others = dict(other.named_modules())
+
+    def add(name: str) -> Any:
+        def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+            energy[name] = energy.get(name, 0.0) + float(output.square().sum())
+            missed = (others[name](*given) - output).square().sum()
+            error[name] = error.get(name, 0.0) + float(missed)
+
+        return hook
+
+    hooks = [
+        layer.register_forward_hook(add(name))
+        for name, layer in network.named_modules()
+        if isinstance(layer, nn.Conv2d | nn.Linear)
+    ]
+    with torch.inference_mode():
+        for start in range(0, len(inputs), batch):
+            network(inputs[start : start + batch])
+    for handle in hooks:
+        handle.remove()
+    return {name: 10 * log10(value / max(error[name], 1e-30 * value)) for name, value in energy.items()}
+
+
+def none_worse(ratios: Ratios) -> Check:
+    """Return whether error feedback does no layer harm."""
+    worse = [f"{name} ({fed - alone:+.2f} dB)" for name, (alone, fed) in ratios.items() if fed < alone]
+    said = ", ".join(worse) or f"none of {len(ratios)}"
+    return Check("layers that error feedback makes worse", "none", said, not worse)
+
+
+def sheet(ratios: Ratios) -> Sheet:
+    """Return the layers one by one."""
+    head = ["layer", "each weight by itself, dB", "error feedback, dB"]
+    lines: list[list[int | float | str | None]] = [
+        [name, round(alone, 2), round(fed, 2)] for name, (alone, fed) in ratios.items()
+    ]
+    return Sheet("Signal to noise of each layer's output alone, all at 6x6, on validation", head, lines)
+
+
+def _remarks(quick: bool) -> list[str]:
+    return [
+        "Accuracy is agreement: the share of test images on which the reloaded file decides as the float network.",
+        "The file is computed by ONNX Runtime; no label was seen.",
+        "Of the images a quarter calibrates, a quarter chose the settings, and half is test, seen once.",
+        "Arm's encoder has the same ranges of channels and the same exempt layers; its blocks know no importance.",
+        "Bits count all weights, the depthwise and the stem's with them; integers are coded by context (CABAC).",
+        *(["Quick form: its figures are not results."] if quick else []),
+    ]

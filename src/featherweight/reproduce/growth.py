@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from featherweight.events import Events
 from featherweight.report.plot import new_figure, svg
 from featherweight.reproduce.results import Check, Measured, Plot, Sheet
-from featherweight.search.evaluate import measured, predictor
 from featherweight.zoo.alexnet import AlexNet, AlexNet32
 from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
@@ -21,7 +20,6 @@ from featherweight.zoo.mobilenet_v2 import mobilenet_v2, mobilenet_v2_32
 from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet56
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
 from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
-from featherweight.zoo.tasks import resolve
 from featherweight.zoo.vgg import VGG16
 
 ABOUT = "Parameters and multiply-accumulates of published networks over the years, counted from the zoo."
@@ -104,33 +102,25 @@ SMALL = (
     Network("MobileNetV2", 2018, mobilenet_v2_32),
 )
 
-KEPT = {  # tasks that come trained
-    "AlexNet": "alexnet-cifar10",
-    "VGG-16": "vgg16-cifar10",
-    "ResNet-20": "resnet20-cifar10",
-    "SqueezeNet 1.1": "squeezenet-cifar10",
-}
 
 REMARKS = """
 One multiply-accumulate is a product and its sum, in convolutions and linear layers, for one image.
 Years are of the first publication; AlexNet is counted in its single-tower form of 2014.
 ResNet-50 and ResNet-152 have the stride in the 3x3 convolution, as torchvision has, not in the 1x1 before it.
 Forms for 32 x 32 pixels have ten classes, and are not in the papers of networks that are for ImageNet alone.
-Accuracy on CIFAR-10: the baselines kept with the zoo, on the whole test set; docs/results/baselines made them.
 EfficientNet-Lite's README says 407 M multiply-adds where this counts 385 M.
 """
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
-    """Count every network, and measure those that come trained; quick: only count, which takes seconds."""
-    accuracies = {} if quick else {name: _accuracy(task, events) for name, task in KEPT.items()}
+    """Count every network; the quick form is the same, as it takes seconds."""
     large, small = [count(network) for network in IMAGENET], [count(network) for network in SMALL]
     return Measured(
         rows=[],
         checks=[_growth(large)],
         plots=[_plot([*small[:2], *large])],
         remarks=REMARKS.strip().splitlines(),
-        sheets=[_large(large), _small(small, accuracies)],
+        sheets=[_large(large), _small(small)],
     )
 
 
@@ -166,18 +156,9 @@ def _large(counted: Sequence[Counted]) -> Sheet:
     return Sheet("ImageNet, 224 x 224 pixels", head, rows)
 
 
-def _accuracy(name: str, events: Events) -> float:
-    """Return the percentage of the test set that a trained network of the zoo gets right."""
-    task = resolve(name, events)
-    return round(100 * measured(task, predictor(task.model()), "test")[task.primary], 2)
-
-
-def _small(counted: Sequence[Counted], accuracies: Mapping[str, float]) -> Sheet:
-    head = ["year", "network", "parameters", "MACs", "bytes, float32", "pixels", "accuracy on CIFAR-10, %"]
-    rows = [
-        [*_facts(c), f"{c.network.pixels} x {c.network.pixels}", accuracies.get(c.network.name)]
-        for c in counted
-    ]
+def _small(counted: Sequence[Counted]) -> Sheet:
+    head = ["year", "network", "parameters", "MACs", "bytes, float32", "pixels"]
+    rows = [[*_facts(c), f"{c.network.pixels} x {c.network.pixels}"] for c in counted]
     return Sheet("MNIST and CIFAR-10, ten classes", head, rows)
 
 

@@ -46,7 +46,7 @@ CASES = (
         {FEWEST: [*LENET5, *shared(replace(TUNING, epochs=3), 3, Cabac())]},
         Paper("39x, 0.80 to 0.74 % error", HAN),
     ),
-    Case("ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, {SWEPT: swept(0.05)}),
+    Case("ResNet-20", "resnet20-cifar10", (0,), 0.5, 12, {SWEPT: swept(0.045)}),
     Case(
         "VGG-16", "vgg16-cifar10", (0,), 0.5, 40,
         {FEWEST: [*VGG, *integers(replace(DESCENT, lr=5e-3, epochs=1), 0.1)]},

@@ -232,6 +232,7 @@ def plot(name: str, cases: Sequence[Case], rows: Sequence[Row]) -> Plot:
         ax.axhline(floor, color="#4d4d4d", linestyle="--", linewidth=1, label="float")
         ax.axvline(case.goal, color="#b2182b", linestyle=":", linewidth=1, label="goal")
         logarithmic(ax)
+        ax.set_xlim(1, 1.4 * max(case.goal, *(row.ratio for row in here)))
         ax.set_title(f"{case.network}, {here[0].data}", fontsize=9)
         ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
         ax.set_ylabel("test accuracy, %")

@@ -55,7 +55,8 @@ def test_every_step_has_a_name_and_a_first_line():
     assert len(set(tags)) == len(tags)
     assert all(step.__doc__ for step in STEPS)
     said = {said_needs(step) for step in STEPS}
-    assert said == {"none", "unlabelled", "labelled", "What its saliency needs"}
+    of_options = {"What its saliency needs", "`none`; `unlabelled` where samples weigh the errors"}
+    assert said == {"none", "unlabelled", "labelled", *of_options}
 
 
 def test_the_key_of_a_step_has_the_training_of_a_task_whose_fingerprint_has_not(tmp_path):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from featherweight.activations import Quantizer
@@ -21,6 +21,7 @@ def seen(values):
 
 
 @given(numbers, numbers)
+@example([1.0], [2.0])
 @settings(max_examples=200, deadline=None)
 def test_two_histograms_are_that_of_both(a, b):
     total, both = seen(a) + seen(b), seen(a + b)

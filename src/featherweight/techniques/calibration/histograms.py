@@ -23,7 +23,7 @@ class Histogram:
 
     Attributes:
         counts: `[BINS]`, int64.
-        limit: a power of two.
+        limit: a power of two, greater than any number seen.
         low: the least number seen, counted or not.
         high: the greatest.
     """
@@ -45,7 +45,8 @@ class Histogram:
                 "an activation is NaN or infinite on the calibration data", got=f"{low} to {high}",
                 hint="look for NaN in the data, and for weights that diverged",
             )  # fmt: skip
-        limit = 2.0 ** np.ceil(np.log2(max(abs(low), abs(high), 2.0**-100)))
+        # Above them: a number at an end has a bin, which is the same in wider histograms.
+        limit = 2.0 ** np.frexp(max(abs(low), abs(high), 2.0**-100))[1]
         places = np.floor(values * np.float32(BINS // 2 / limit)).astype(np.int32) + BINS // 2
         counts = np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
         return cls(counts.astype(np.int64), float(limit), float(low), float(high))

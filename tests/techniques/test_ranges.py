@@ -22,6 +22,7 @@ def seen(values):
 
 @given(numbers, numbers)
 @example([1.0], [2.0])
+@example([4096.0], [-1.401298464324817e-45])
 @settings(max_examples=200, deadline=None)
 def test_two_histograms_are_that_of_both(a, b):
     total, both = seen(a) + seen(b), seen(a + b)

@@ -47,7 +47,7 @@ class Histogram:
             )  # fmt: skip
         # Above them: a number at an end has a bin, which is the same in wider histograms.
         limit = 2.0 ** np.frexp(max(abs(low), abs(high), 2.0**-100))[1]
-        places = np.floor(values * np.float32(BINS // 2 / limit)).astype(np.int32) + BINS // 2
+        places = np.floor(values * np.float64(BINS // 2 / limit)).astype(np.int32) + BINS // 2
         counts = np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
         return cls(counts.astype(np.int64), float(limit), float(low), float(high))
 

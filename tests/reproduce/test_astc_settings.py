@@ -32,15 +32,15 @@ def outcome(ratio, change, *, retrained=False, method="ASTC", on_test=0.0):
     """Two seeds of a network of 1,000 bytes, right on half of validation before."""
     found = [
         SimpleNamespace(
-            primary="accuracy", float_bytes=1000, file_bytes=1000 / ratio, difference=1e-7,
+            seed=seed, primary="accuracy", float_bytes=1000, file_bytes=1000 / ratio, difference=1e-7,
             baseline={"validation": {"accuracy": 0.5}, "test": {"accuracy": 0.5}},
             validation={"accuracy": 0.5 + change / 100 + noise}, test={"accuracy": 0.5 + on_test / 100},
             paired=Paired(on_test / 100, 0.001, 0.5, 1, 1, 1000),
             stages=[SimpleNamespace(step="finetune", seconds=3.0)],
         )
-        for noise in (-0.0004, 0.0004)
+        for seed, noise in enumerate((-0.0004, 0.0004))
     ]  # fmt: skip
-    return Outcome("Net", "MNIST", Setting(method, f"{ratio}x", [], retrained), [0, 1], found)
+    return Outcome("Net", "MNIST", Setting(method, f"{ratio}x", [], retrained), found)
 
 
 def test_the_smallest_that_keeps_the_demand_on_validation():
@@ -64,6 +64,7 @@ def test_a_check_is_of_test(ratio, on_test, holds):
 def test_rows_costs_and_the_plot():
     found = [outcome(10, 0), outcome(25, 0.0, retrained=True), outcome(40, 0, method="k-means")]
     assert [row(one, "none").ratio for one in found] == pytest.approx([10, 25, 40])
+    assert [row(one, "none").seeds for one in found] == [[0, 1]] * 3
     assert len(costs(found).rows) == 1 and costs(found).rows[0][-1] == 3
     assert astc(found) == found[:2]
     text = plot([row(one, "none") for one in found], {"MNIST": [(13.0, 0.0)]}, 2.0).svg

@@ -90,7 +90,7 @@ def test_checks_and_bits():
     found = SimpleNamespace(
         primary="accuracy", rows=weights, validation={"accuracy": 0.95}, test={"accuracy": 0.885}
     )
-    outcome = Outcome("Net", "data", Setting("ASTC", "5x5", []), [0], [found])
+    outcome = Outcome("Net", "data", Setting("ASTC", "5x5", []), [found])
     assert bits([outcome]).rows == [["ASTC", "5x5", "6.00", "95.0 %", "88.5 %"]]
     assert check(outcome, 0.88).holds
     assert not check(outcome, 0.89).holds

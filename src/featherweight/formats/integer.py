@@ -60,7 +60,7 @@ class Int(Format, frozen=True, tag="int"):
         super().__post_init__()
         if COUNTED_BITS < self.bits < 32:
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
-        if self.bits > COUNTED_LEVELS and isinstance(self.scale_by, float):
+        if self.bits > COUNTED_LEVELS and not isinstance(self.scale_by, str):
             raise ConfigError(
                 "too many integers to weigh their entropy", where="int.bits", got=self.bits, expected="1 to 8"
             )

@@ -14,7 +14,7 @@ from featherweight.model import Model
 from featherweight.recipe import Recipe, run
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread
+from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.reproduce.short import Short
 from featherweight.search import Compressed, compress
 from featherweight.task.classification import Classification
@@ -52,7 +52,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     channels, shares = spared(task, threads, events)
     names = WAYS[1:3] if quick else WAYS
     ways = [_way(task, name, channels, shares, seeds, threads, events) for name in names]
-    rows = [_row(task.dataset, way, seeds) for way in ways]
+    rows = [_row(task.dataset, way) for way in ways]
     checks = [] if quick else _checks(ways)
     return Measured(rows, checks, [_plot(ways)], _remarks(quick), [_shares(channels, shares), _ways(ways)])
 
@@ -119,22 +119,13 @@ def _accuracy(way: Way) -> tuple[float, float]:
     return mean_spread([f.summary.test[f.summary.primary] for f in way.found])
 
 
-def _row(data: str, way: Way, seeds: Sequence[int]) -> Row:
-    summaries = [f.summary for f in way.found]
-    base = summaries[0]
-    accuracy, spread = _accuracy(way)
-    nbytes = mean_spread([summary.file_bytes for summary in summaries])[0]
-    return Row(
+def _row(data: str, way: Way) -> Row:
+    return row_of(
+        [f.summary for f in way.found],
         network="ResNet-20",
         data=data,
         method=way.name,
         setting="twice as wide, pruned again",
-        seeds=list(seeds),
-        accuracy=accuracy,
-        spread=spread,
-        baseline=base.baseline["test"][base.primary],
-        nbytes=nbytes,
-        ratio=base.float_bytes / nbytes,
         exempt="nothing is encoded (float32)",
     )
 

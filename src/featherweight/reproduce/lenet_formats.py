@@ -9,10 +9,9 @@ from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, mean_spread
+from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, row_of
 from featherweight.search import compress
 from featherweight.search.options import label
-from featherweight.search.paired import pooled
 from featherweight.search.summary import Summary
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Train
@@ -88,25 +87,15 @@ def _one(task: Task, setting: Setting, seed: int, threads: int, events: Events) 
 
 
 def _row(network: str, task: Task, setting: Setting, seeds: list[int], found: Sequence[Summary]) -> Row:
-    accuracy, spread = mean_spread([s.test[s.primary] for s in found])
-    baseline, _ = mean_spread([s.baseline["test"][s.primary] for s in found])
-    nbytes, _ = mean_spread([s.file_bytes for s in found])
-    return Row(
+    data = getattr(task, "dataset", task.name)
+    return row_of(
+        found,
         network=network,
-        data=getattr(task, "dataset", task.name),
+        data=data,
         method=setting.method,
         setting=setting.setting,
-        seeds=seeds,
-        accuracy=accuracy,
-        spread=spread,
-        baseline=baseline,
-        nbytes=nbytes,
-        ratio=found[0].float_bytes / nbytes,
         exempt=EXEMPT,
-        paired=pooled([s.paired for s in found if s.paired]),
-        paper=POSTER
-        if (network, setting.method) == ("LeNet", "allocated") and getattr(task, "dataset", "") == "MNIST"
-        else None,
+        paper=POSTER if (network, setting.method, data) == ("LeNet", "allocated", "MNIST") else None,
     )
 
 

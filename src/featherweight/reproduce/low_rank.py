@@ -10,7 +10,7 @@ from featherweight.events import Events
 from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet
+from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
 from featherweight.reproduce.short import Short
 from featherweight.reproduce.sosp import spent
 from featherweight.search import Compressed, compress
@@ -52,20 +52,13 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 
 def _row(data: str, name: str, found: Compressed) -> Row:
-    summary = found.summary
-    return Row(
+    return row_of(
+        [found.summary],
         network="AlexNet",
         data=data,
         method=name,
         setting=f"rank {RANK.rank}",
-        seeds=[0],
-        accuracy=summary.test[summary.primary],
-        spread=0.0,
-        baseline=summary.baseline["test"][summary.primary],
-        nbytes=summary.file_bytes,
-        ratio=summary.ratio,
         exempt="convolutions and the last layer; nothing is encoded (float32)",
-        paired=summary.paired,
     )
 
 

@@ -14,7 +14,7 @@ from featherweight.formats import AnyFormat, Clustered, Float, Int
 from featherweight.formats.coders import Cabac, Coder, Gaps, Huffman
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Paper, Plot, Row, Sheet, mean_spread
+from featherweight.reproduce.results import Check, Paper, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.search import compress
 from featherweight.search.paired import pooled
 from featherweight.search.summary import Summary
@@ -145,19 +145,12 @@ def hurried(case: Case) -> Case:
 def row(outcome: Outcome) -> Row:
     """Return the line of one setting, over its seeds."""
     case, found = outcome.case, outcome.summaries
-    accuracy, spread = mean_spread([s.test[s.primary] for s in found])
-    nbytes, _ = mean_spread([s.file_bytes for s in found])
-    return Row(
+    return row_of(
+        found,
         network=case.network,
         data=outcome.data,
         method=outcome.setting,
         setting=", ".join(sorted({row.format for row in found[0].rows if len(row.shape) > 1})),
-        seeds=list(case.seeds),
-        accuracy=accuracy,
-        spread=spread,
-        baseline=mean_spread([s.baseline["test"][s.primary] for s in found])[0],
-        nbytes=nbytes,
-        ratio=found[0].float_bytes / nbytes,
         exempt=EXEMPT,
         paper=case.paper if outcome.setting == case.last else None,
     )

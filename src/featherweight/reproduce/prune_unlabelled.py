@@ -10,7 +10,7 @@ from featherweight.events import Events
 from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet
+from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
 from featherweight.reproduce.sosp import spent
 from featherweight.search import Compressed, compress
 from featherweight.task import Task
@@ -74,20 +74,13 @@ def own_answers(task: Task) -> Classification:
 
 
 def _row(data: str, name: str, found: Compressed) -> Row:
-    summary = found.summary
-    return Row(
+    return row_of(
+        [found.summary],
         network="EfficientNet-Lite0",
         data=data,
         method=name,
         setting=f"{100 * KEEP:g} % of MACs",
-        seeds=[0],
-        accuracy=summary.test[summary.primary],
-        spread=0.0,
-        baseline=summary.baseline["test"][summary.primary],
-        nbytes=summary.file_bytes,
-        ratio=summary.ratio,
         exempt="nothing is encoded (float32)",
-        paired=summary.paired,
     )
 
 

@@ -15,7 +15,7 @@ from featherweight.formats.coders import Rans
 from featherweight.recipe import Recipe
 from featherweight.report.plot import new_figure, svg
 from featherweight.reproduce.relu import Wiped, wiped
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet
+from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import Timing, interleaved
 from featherweight.search import Compressed, compress
@@ -143,20 +143,13 @@ def _speeds(task: Task, made: Sequence[Made], threads: int, seconds: float) -> M
 
 
 def _row(network: str, task: Task, made: Made) -> Row:
-    summary = made.result.summary
-    return Row(
+    return row_of(
+        [made.result.summary],
         network=network,
         data=getattr(task, "dataset", task.name),
         method=made.method.name,
         setting=made.method.bits,
-        seeds=[0],
-        accuracy=summary.test[summary.primary],
-        spread=0.0,
-        baseline=summary.baseline["test"][summary.primary],
-        nbytes=summary.file_bytes,
-        ratio=summary.ratio,
         exempt=EXEMPT if made.method.steps else "everything (float32)",
-        paired=summary.paired,
     )
 
 

@@ -12,7 +12,8 @@ import msgspec
 from featherweight.files import write_whole
 from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
-from featherweight.search.paired import Paired
+from featherweight.search.paired import Paired, pooled
+from featherweight.search.summary import Summary
 from featherweight.units import nbytes, percent
 
 
@@ -124,6 +125,37 @@ class Measured:
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation (0 for one value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def row_of(
+    found: Sequence[Summary],
+    *,
+    network: str,
+    data: str,
+    method: str,
+    setting: str,
+    exempt: str,
+    paper: Paper | None = None,
+) -> Row:
+    """Return the line of one setting; `found`: what each seed came to, the other arguments as in `Row`."""
+    accuracy, spread = mean_spread([s.test[s.primary] for s in found])
+    size, _ = mean_spread([s.file_bytes for s in found])
+    compared = [s.paired for s in found if s.paired]
+    return Row(
+        network=network,
+        data=data,
+        method=method,
+        setting=setting,
+        seeds=[s.seed for s in found],
+        accuracy=accuracy,
+        spread=spread,
+        baseline=mean_spread([s.baseline["test"][s.primary] for s in found])[0],
+        nbytes=size,
+        ratio=found[0].float_bytes / size,
+        exempt=exempt,
+        paired=pooled(compared) if compared else None,
+        paper=paper,
+    )
 
 
 def write(results: Results, plots: Sequence[Plot], folder: Path) -> None:

@@ -10,7 +10,7 @@ from featherweight.formats import AnyFormat, Astc
 from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Plot, Row, Sheet, mean_spread
+from featherweight.reproduce.results import Check, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.search import compress
 from featherweight.search.allocation import allocate
 from featherweight.search.front import damages
@@ -45,7 +45,6 @@ class Outcome:
     network: str
     data: str
     setting: Setting
-    seeds: list[int]
     summaries: list[Summary]
 
     @property
@@ -103,7 +102,6 @@ def measured(
             network,
             data,
             setting,
-            seeds,
             [
                 compress(task, Recipe(list(setting.steps)), seed=seed, threads=threads, events=events).summary
                 for seed in seeds
@@ -115,21 +113,14 @@ def measured(
 
 def row(outcome: Outcome, exempt: str) -> Row:
     """Return the line of an outcome."""
-    found, setting = outcome.summaries, outcome.setting
-    accuracy, spread = mean_spread([s.test[s.primary] for s in found])
-    return Row(
+    setting = outcome.setting
+    return row_of(
+        outcome.summaries,
         network=outcome.network,
         data=outcome.data,
         method=setting.method,
         setting=setting.setting,
-        seeds=outcome.seeds,
-        accuracy=accuracy,
-        spread=spread,
-        baseline=mean_spread([s.baseline["test"][s.primary] for s in found])[0],
-        nbytes=mean_spread([s.file_bytes for s in found])[0],
-        ratio=outcome.ratio,
         exempt=exempt,
-        paired=pooled([s.paired for s in found if s.paired]),
     )
 
 

@@ -18,7 +18,7 @@ from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
 from featherweight.reproduce import torch_pruning
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread
+from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.reproduce.short import Short
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import interleaved
@@ -162,20 +162,17 @@ def spent(module: nn.Module, example: Any) -> tuple[int, int]:
 
 def _row(base: Summary, data: str, point: Point) -> Row:
     found = [m.result.summary for m in point.made]
-    accuracy, spread = point.accuracy
-    nbytes = mean_spread([summary.file_bytes for summary in found])[0]
-    return Row(
+    line = row_of(
+        found,
         network=NETWORK,
         data=data,
         method=point.method,
         setting=point.rate.name,
-        seeds=[summary.seed for summary in found],
-        accuracy=accuracy,
-        spread=spread,
-        baseline=base.baseline["test"][base.primary],
-        nbytes=nbytes,
-        ratio=base.float_bytes / nbytes,
         exempt="nothing is encoded (float32)",
+    )
+    size = line.nbytes  # what a rival has pruned is compared with the whole network, too
+    return replace(
+        line, baseline=base.baseline["test"][base.primary], ratio=base.float_bytes / size, paired=None
     )
 
 

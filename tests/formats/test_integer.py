@@ -223,6 +223,23 @@ def test_32_bits_is_float32_within_two_units_in_the_last_place():
         assert (error <= step / 2 + np.abs(weight) * 2.0**-22).all()
 
 
+@pytest.mark.parametrize("weighed", [False, True])
+def test_squared_error_is_that_of_the_rounded_weights(weighed):
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(4, 37)).astype(np.float32)
+    importance = rng.random((4, 37)) if weighed else None
+    encoded = Int(bits=3, scheme="affine").encode(weight / 2)  # clips
+    scale, zero_point = encoded.parts["scale"], encoded.parts["zero_point"].astype(np.int64)
+    least, most = grid(3)
+    steps = np.clip(
+        np.rint(weight / scale[:, None]), (least - zero_point)[:, None], (most - zero_point)[:, None]
+    )
+    expected = ((weight - scale[:, None] * steps) ** 2 * (1 if importance is None else importance)).sum(
+        axis=1
+    )
+    np.testing.assert_allclose(squared_error(weight, importance, scale, zero_point, 3), expected, rtol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("scale", "zero_point"), [(0.0, 0), (-1.0, 0), (1.0, 8), (1.0, -9), (3e38, 0)], ids=str
 )

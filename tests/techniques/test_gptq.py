@@ -9,10 +9,11 @@ from torch import nn
 from featherweight.curvature.moments import Moments, moments
 from featherweight.curvature.sequence import in_sequence, prefix
 from featherweight.errors import ConfigError, UnsupportedError
-from featherweight.formats import Clustered, Int, Log2
+from featherweight.formats import Clustered, Int, Log2, View
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Gptq, Sparsify
+from featherweight.techniques.gptq import swept
 
 TASK = Tiny(size=48)
 
@@ -159,3 +160,34 @@ def test_refuses_no_damping_other_types_and_nan():
         broken[8].weight[0, 0] = torch.nan
     with pytest.raises(UnsupportedError, match=r"8.weight: NaN"):
         applied(Gptq(where="8.weight"), model=Model.of(broken))
+
+
+GRIDS = [
+    Int(bits=8, scale_by="mse"),
+    Int(bits=3, per=7),
+    Int(bits=4, per="tensor", scheme="affine"),
+    Int(bits=2, scheme="affine", per=16),
+    Int(bits=16),
+]
+
+
+@pytest.mark.parametrize("format", GRIDS, ids=repr)
+@pytest.mark.parametrize(("groups", "rows", "cols"), [(1, 5, 150), (3, 6, 9), (12, 12, 4), (1, 3, 1)])
+def test_compiled_loop_rounds_as_columns_encoded_in_turn(monkeypatch, format, groups, rows, cols):
+    rng = np.random.default_rng(rows)
+    weight = (rng.normal(size=(rows, cols)) * (rng.random((rows, cols)) > 0.2)).astype(np.float32)
+    inputs = rng.normal(size=(groups, 3 * cols, cols)) @ rng.normal(size=(cols, cols))
+    of = Moments(inputs.transpose(0, 2, 1) @ inputs, None)
+    view = View((rows, cols), groups=groups)
+    compiled = swept(weight, of, format, view, damping=0.01, order="activation")
+    assert (compiled.decode()[weight == 0] == 0).all()
+    monkeypatch.setattr(Int, "uniform", lambda *_: None)
+    columns = swept(weight, of, format, view, damping=0.01, order="activation")
+    assert columns.symbols.tolist() == compiled.symbols.tolist()
+    assert columns.symbols.dtype == compiled.symbols.dtype
+
+
+def test_integers_beyond_16_bits_have_no_uniform_grid_in_float32():
+    weight = np.array([[0.3, -0.1]], np.float32)
+    encoded = Int(bits=32).encode(weight)
+    assert encoded.format.uniform(encoded.parts, encoded.view) is None

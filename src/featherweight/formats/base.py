@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
+from featherweight.formats.uniform import Uniform
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -195,6 +196,10 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         Here: nothing in the parts depends on the column.
         """
         return self, parts, View((view.rows, len(columns)), groups=view.groups)
+
+    def uniform(self, parts: Parts, view: View) -> Uniform | None:
+        """Return the uniform grid of each number, if that is what they are rounded to, one by one."""
+        return None
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return what the format keeps beside its symbols: name to type and shape."""

@@ -13,7 +13,8 @@ from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
 from featherweight.formats.scales import Scheme, grid, least_squares, min_max, to_steps
-from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
+from featherweight.formats.uniform import Uniform
+from featherweight.formats.units import Per, blocks, join, narrowed, split, spread, units_shape
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -118,6 +119,14 @@ class Int(Format, frozen=True, tag="int"):
         if not isinstance(self.per, int):
             return super().columns(parts, view, columns)
         return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
+
+    def uniform(self, parts: Parts, view: View) -> Uniform | None:
+        """Return the grid of each weight; None beyond 16 bits, whose steps float32 does not count."""
+        if self.bits > COUNTED_BITS:
+            return None
+        scale, zero_point = (spread(part, view, self.per) for part in self._columns(parts))
+        least, most = grid(self.bits)
+        return Uniform((view.rows, view.cols), scale, least - zero_point, most - zero_point)
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""

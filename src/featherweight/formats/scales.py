@@ -150,15 +150,15 @@ def squared_error(
 
     Summed in steps of the scale, so that no weight is too small or too great to square.
     """
-    error = np.zeros(len(weight))
-    for rows, cols in blocks(weight.shape):
-        ratio = weight[rows, cols] / scale[rows, None]
-        ratio -= to_steps(ratio, zero_point[rows, None], bits)
-        ratio *= ratio
-        if importance is not None:
-            ratio *= importance[rows, cols]
-        error[rows] += ratio.sum(axis=1)
-    return error * np.square(scale, dtype=np.float64)
+    from featherweight.formats.scales_loop import missed_steps
+
+    least, most = grid(bits)
+    given = np.empty((len(weight), 0)) if importance is None else importance
+    low, high = (np.asarray(end - zero_point, np.float32) for end in (least, most))
+    error = np.empty(len(weight))
+    missed_steps(weight, given, scale, low, high, error)
+    squared: Array = error * np.square(scale, dtype=np.float64)
+    return squared
 
 
 def best_scale(weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int) -> Array:

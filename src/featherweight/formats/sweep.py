@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtri
 
 from featherweight.errors import UnsupportedError
+from featherweight.formats.uniform import Uniform
 
 Array = NDArray[Any]
 Order = Literal["given", "activation"]
@@ -22,7 +23,7 @@ LAZY = 64  # columns whose errors reach the columns beyond them in one product o
 def sweep(
     weight: Array,
     hessian: Array,
-    quantise_columns: QuantiseColumns,
+    quantise_columns: QuantiseColumns | Uniform,
     *,
     width: int = 1,
     damping: float = 0.01,
@@ -46,7 +47,8 @@ def sweep(
         weight: `[rows, cols]`.
         hessian: `[cols, cols]`, symmetric, positive semi-definite; or `[groups, cols, cols]`: of each of so
             many equal runs of rows.
-        quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer.
+        quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer. Or a
+            uniform grid for each number: the same by a compiled loop.
         width: columns in a block.
         damping: added to the diagonal, times its mean.
         order: `given`, or `activation`: blocks of greatest summed diagonal first.
@@ -66,19 +68,40 @@ def sweep(
     lazy = width * max(1, LAZY // width)
     for start in range(0, cols, lazy):
         stop = min(start + lazy, cols)
-        errors = np.empty_like(left[:, start:stop])
-        for first in range(start, stop, width):
-            last = min(first + width, stop)
-            block = left[:, first:last]
-            made = quantise_columns(by_rows(block), columns[first:last])
-            done[:, columns[first:last]] = made
-            missed = block - made.reshape(len(groups), -1, last - first).transpose(0, 2, 1)
-            corner = upper[:, first:last, first:last]
-            error = missed / corner if width == 1 else np.linalg.solve(corner.transpose(0, 2, 1), missed)
-            left[:, last:stop] -= upper[:, first:last, last:stop].transpose(0, 2, 1) @ error
-            errors[:, first - start : last - start] = error
+        run = left[:, start:stop]
+        corner, these = upper[:, start:stop, start:stop], columns[start:stop]
+        if isinstance(quantise_columns, Uniform):
+            made, errors = quantise_columns.in_turn(run, corner, these)
+        else:
+            made, errors = in_turn(run, corner, these, quantise_columns, width)
+        done[:, these] = by_rows(made)
         left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
     return done
+
+
+def in_turn(
+    left: Array, corner: Array, columns: Array, quantise_columns: QuantiseColumns, width: int
+) -> tuple[Array, Array]:
+    """Return what is written of a run of columns, and the errors that the columns after it make good.
+
+    Args:
+        left: `[groups, k, rows of a group]`; changes.
+        corner: `[groups, k, k]`, the rows and columns of the inverse factor that are theirs.
+        columns: which they are, `[k]`.
+        quantise_columns: the encoder.
+        width: columns that it encodes jointly.
+    """
+    made, errors = np.empty_like(left), np.empty_like(left)
+    for first in range(0, len(columns), width):
+        here, after = slice(first, first + width), slice(first + width, None)
+        block = left[:, here]
+        found = quantise_columns(by_rows(block), columns[here])
+        made[:, here] = found.reshape(len(left), -1, block.shape[1]).transpose(0, 2, 1)
+        missed, pivot = block - made[:, here], corner[:, here, here]
+        error = missed / pivot if width == 1 else np.linalg.solve(pivot.transpose(0, 2, 1), missed)
+        left[:, after] -= corner[:, here, after].transpose(0, 2, 1) @ error
+        errors[:, here] = error
+    return made, errors
 
 
 def by_rows(block: Array) -> Array:

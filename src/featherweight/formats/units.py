@@ -54,6 +54,13 @@ def join(units: Array, view: View, per: Per) -> Array:
     return units.reshape(rows, groups * _length(view, per))[:, : view.cols]
 
 
+def spread(part: Array, view: View, per: Per) -> Array:
+    """Return one number a unit as one a weight, `[rows, cols]`, or one a row, `[rows, 1]`."""
+    if isinstance(per, int):
+        return np.repeat(part.reshape(view.rows, -1), _length(view, per), axis=1)[:, : view.cols]
+    return np.repeat(part.reshape(-1, 1), view.rows // max(part.size, 1), axis=0)
+
+
 def narrowed(parts: Mapping[str, Array], view: View, per: int, columns: Array) -> dict[str, Array]:
     """Return parts that hold one number a group as parts that hold one a weight of `columns: [k]`."""
     return {name: part[:, columns // _length(view, per)] for name, part in parts.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -169,6 +170,13 @@ def swept(
     with np.errstate(over="ignore", under="ignore"):
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
 
+        settings: dict[str, Any] = {"width": format.width, "damping": damping, "order": order}
+        uniform = format.uniform(parts, view)
+        if uniform is not None:
+            held = replace(uniform, low=np.where(zero, 0, uniform.low), high=np.where(zero, 0, uniform.high))
+            made = sweep(target, moments.hessian, held, **settings).astype(np.float32)
+            return Encoded(format, Fixed(), view, format.assign(made, parts, view=view).reshape(-1), parts)
+
         spec = format.stream(view, parts)
         symbols = np.zeros(spec.count, spec.dtype)
 
@@ -180,5 +188,5 @@ def swept(
             format.put(symbols, columns, found, view=view)
             return alone.dequantize(found, narrow, view=part)
 
-        sweep(target, moments.hessian, quantise_columns, width=format.width, damping=damping, order=order)
+        sweep(target, moments.hessian, quantise_columns, **settings)
     return Encoded(format, Fixed(), view, symbols, parts)

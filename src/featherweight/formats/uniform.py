@@ -1,0 +1,50 @@
+"""Uniform grids: what rounds to them one number at a time can be swept by a compiled loop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Uniform:
+    """A grid for each number of a matrix `[rows, cols]`: `scale` times a whole step, ties to even steps.
+
+    Attributes:
+        shape: of the matrix.
+        scale: float32, and the steps' ends, whole numbers: all broadcast to `shape`.
+        low: least step.
+        high: greatest step.
+    """
+
+    shape: tuple[int, int]
+    scale: Array
+    low: Array
+    high: Array
+
+    def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
+        """Return what is written of a run of columns, and the errors that the columns after it make good.
+
+        Args:
+            left: `[groups, k, rows of a group]`.
+            corner: `[groups, k, k]`, the rows and columns of the inverse factor that are theirs.
+            columns: which they are, `[k]`.
+        """
+        from featherweight.formats.sweep_loop import round_in_turn
+
+        made, errors = np.array(left, np.float64, order="C"), np.empty(left.shape)
+        scale, low, high = (
+            self._part(part, columns, len(left)) for part in (self.scale, self.low, self.high)
+        )
+        round_in_turn(made, np.ascontiguousarray(corner), scale, low, high, errors)
+        return made, errors
+
+    def _part(self, part: Array, columns: Array, groups: int) -> Array:
+        """Return some columns of a part, float32 `[groups, k, rows of a group]`."""
+        chosen = np.broadcast_to(part, self.shape)[:, columns].reshape(groups, -1, len(columns))
+        return np.ascontiguousarray(chosen.transpose(0, 2, 1), np.float32)

@@ -10,8 +10,8 @@ from featherweight import Classification
 from featherweight.formats import Astc
 from featherweight.recipe import Recipe
 from featherweight.reproduce import effnet_astc
+from featherweight.reproduce.agreement import agreement
 from featherweight.reproduce.effnet_astc import (
-    agreement,
     bits,
     check,
     layers,

@@ -16,11 +16,11 @@ from featherweight.formats import AnyFormat, Astc, Fixed, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.formats.coders import AnyCoder, Cabac
 from featherweight.model import Model
+from featherweight.reproduce.agreement import agreement
 from featherweight.reproduce.pipeline import REST, Steps, parity
 from featherweight.reproduce.results import Check, Measured, Sheet
 from featherweight.reproduce.settings import Outcome, Setting, measured, plot, row
-from featherweight.task import Split, Task, call
-from featherweight.task.classification import Classification, logits
+from featherweight.task import Task
 from featherweight.techniques import Context, Encode, Fold, Gptq
 from featherweight.zoo.tasks import resolve
 
@@ -33,7 +33,6 @@ EXEMPT = "depthwise and stem (int8), biases (float16)"
 INT8 = Int(bits=8, scale_by="mse")
 FRAGILE: dict[str, AnyFormat] = {"*depthwise.conv.weight": INT8, "stem.conv.weight": INT8}
 OTHERS = ["weights", *(f"!{name}" for name in FRAGILE)]
-SPLITS: tuple[Split, ...] = ("calibration", "validation", "test")
 SWEEP = Gptq(samples=512, places=24, damping=0.2)  # of few images: with 0.01 it learns them by heart
 
 
@@ -77,31 +76,6 @@ def encoded(format_: AnyFormat) -> Steps:
 def fed_back(format_: AnyFormat, coder: AnyCoder) -> Steps:
     """Return each weight making good what those before it did to the outputs."""
     return [Fold(), replace(SWEEP, format=format_, formats=FRAGILE, coder=coder), REST]
-
-
-Decided = dict[Split, tuple[Tensor, Tensor]]
-
-
-def decided(task: Task, splits: Sequence[Split] = SPLITS) -> Decided:
-    """Return the inputs of splits, each with what the network of the task decides."""
-    network, found = task.model().eval(), {}
-    for split in splits:
-        inputs = [task.inputs(batch) for batch in task.batches(split, seed=0, epoch=0)]
-        with torch.inference_mode():
-            decisions = [logits(call(network, some)).argmax(1) for some in inputs]
-        found[split] = torch.cat(inputs), torch.cat(decisions).clone()
-    return found
-
-
-def agreement(task: Task) -> tuple[Classification, Decided]:
-    """Return the task whose accuracy is how often a network decides as that of `task`, and its data."""
-    data = decided(task)
-    calibration, validation, test = (data[split] for split in SPLITS)
-    made = Classification(
-        task.model(), train=calibration, validation=validation, test=test, name=f"{task.name}-agreement",
-        dataset=f"agreement, {getattr(task, 'dataset', task.name)}", batch_size=25,
-    )  # fmt: skip
-    return made, data
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:

@@ -207,3 +207,37 @@ def test_only_zeros_around_images_merge_into_convolutions():
     assert len(padded([0, 1, 0, 0, 0, 0, 1, 1])) == 2, "channels"
     assert len(padded([0, 0, 0, 0, 0, 0, 1, 1], value=1.0)) == 2
     assert len(padded([0, 0, -1, 0, 0, 0, 1, 1])) == 2
+
+
+class Tokens(nn.Module):
+    """Linear layers over `[n, tokens, in]`, with and without a bias: a Transpose stands before their weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(256, 24), nn.Linear(24, 8, bias=False)
+
+    def forward(self, x):
+        return self.second(torch.relu(self.first(x.flatten(2))))
+
+
+@pytest.mark.parametrize("runtime", RUNTIMES)
+def test_linear_layers_over_tokens_run_in_integers(runtime):
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    torch.manual_seed(0)
+    encoded = Encode(format=Int(bits=8)).apply(Model.of(Tokens()), Given(), Context())
+    made = Calibrate(samples=64).apply(encoded, Given(), Context())
+    graph = export(made.module, Given().example())
+    qdq = integers(made, graph)
+    assert not qdq.floats
+    stored = {tuple(t.dims) for t in qdq.onnx.graph.initializer if t.name.endswith("/weight")}
+    assert stored == {(256, 24), (24, 8)}
+    assert "Transpose" not in {node.op_type for node in qdq.onnx.graph.node}
+    images = Given().batches("test", seed=0, epoch=0)[0][0]
+    session = Session.of_onnx(qdq.onnx, runtime=runtime)
+    with torch.no_grad():
+        expected = made.module(images).numpy()
+    got = session.run(images.numpy())
+    assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
+    if runtime == "onnxruntime":
+        assert not {"Gemm", "MatMul"} & {kernel.op for kernel in kernels(qdq.onnx, runtime)}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
 from featherweight.runtime.build import build_onnx, graph_of
 from featherweight.runtime.qdq import Qdq
+from featherweight.runtime.transposes import swap_weights
 
 Array = NDArray[Any]
 
@@ -70,10 +71,9 @@ def build_linear(
         UnsupportedError: no linear layer has a weight that fits.
     """
     model = build_onnx(graph, tensors)
-    writer = _Writer(model.graph, weights, linear, reduced)
-    stored = _stored(model.graph, graph.initialisers)
+    writer = _Writer(swap_weights(model.graph, graph.initialisers), weights, linear, reduced)
     for node in model.graph.node:
-        writer.node(node, stored)
+        writer.node(node)
     if not writer.made:
         raise UnsupportedError(
             "no linear layer can compute in integers", where="graph",
@@ -86,25 +86,11 @@ def build_linear(
     return Qdq(model, writer.floats)
 
 
-def _stored(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) -> dict[str, tuple[str, bool]]:
-    """Values that are whole tensors: their names, and whether their axes are swapped."""
-    found = {
-        entry.name: (entry.tensor, entry.permutation == (1, 0))
-        for entry in initialisers
-        if not entry.shape and entry.permutation in ((), (0, 1), (1, 0))
-    }
-    for node in graph.node:
-        if node.op_type == "Transpose" and node.input[0] in found and _attributes(node).get("perm") == [1, 0]:
-            tensor, swapped = found[node.input[0]]
-            found[node.output[0]] = tensor, not swapped
-    return found
-
-
 def _attributes(node: NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def _weight(node: NodeProto, stored: Mapping[str, tuple[str, bool]]) -> str:
+def _weight(node: NodeProto, table: Mapping[str, Initialiser]) -> str:
     """Return the tensor `W` of a node that computes `x W'` or `x W' + b`, or an empty string."""
     given = _attributes(node)
     gemm = (
@@ -114,19 +100,19 @@ def _weight(node: NodeProto, stored: Mapping[str, tuple[str, bool]]) -> str:
     )
     if not (gemm or node.op_type == "MatMul"):
         return ""
-    tensor, swapped = stored.get(node.input[1], ("", False))
-    return tensor if swapped != bool(given.get("transB", 0)) else ""
+    entry = table.get(node.input[1])
+    if entry is None or entry.shape or sorted(entry.permutation) not in ([], [0, 1]):
+        return ""
+    swapped = entry.permutation == (1, 0)
+    return entry.tensor if swapped != bool(given.get("transB", 0)) else ""
 
 
 def _replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: list[TensorProto]) -> None:
     """Put new nodes and initialisers into `graph`; what only the old ones read is left out."""
-    outputs = {value.name for value in graph.output}
-    read = {value for node in nodes for value in node.input} | outputs
-    kept = [node for node in nodes if node.op_type != "Transpose" or node.output[0] in read]
-    read = {value for node in kept for value in node.input} | outputs
+    read = {value for node in nodes for value in node.input} | {value.name for value in graph.output}
     tensors = [tensor for tensor in [*graph.initializer, *made] if tensor.name in read]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     graph.initializer.extend(tensors)
 
 
@@ -166,7 +152,7 @@ def packed(encoded: Encoded) -> tuple[Array, Array, int]:
 class _Writer:
     """Writes the nodes of a graph anew, in order."""
 
-    graph: onnx.GraphProto
+    table: Mapping[str, Initialiser]
     weights: Mapping[str, Encoded]
     linear: Linear
     reduced: bool
@@ -175,9 +161,9 @@ class _Writer:
     made: list[TensorProto] = field(default_factory=list)
     quantized: set[str] = field(default_factory=set)
 
-    def node(self, node: NodeProto, stored: Mapping[str, tuple[str, bool]]) -> None:
+    def node(self, node: NodeProto) -> None:
         """Write the next node: a linear layer in integers where its weight allows, all else as it is."""
-        name = _weight(node, stored)
+        name = _weight(node, self.table)
         encoded = self.weights.get(name)
         reason = "it is a convolution" if node.op_type == "Conv" else ""
         if name:

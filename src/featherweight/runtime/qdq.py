@@ -19,6 +19,7 @@ from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.runtime.averages import pool_means
 from featherweight.runtime.build import build_onnx, graph_of, values_of
 from featherweight.runtime.padding import merge_padding
+from featherweight.runtime.transposes import swap_weights
 
 Array = NDArray[Any]
 
@@ -84,7 +85,7 @@ def build_qdq(
         )
     merge_padding(model.graph)
     activations = pool_means(model, activations)
-    table = {entry.name: entry for entry in graph.initialisers}
+    table = swap_weights(model.graph, graph.initialisers)
     builder = _Builder(model.graph, _before_clamps(model.graph, activations), table, weights, reduced)
     builder.build()
     return Qdq(model, builder.floats)

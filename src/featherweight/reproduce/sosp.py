@@ -46,7 +46,8 @@ RIVALS: dict[str, torch_pruning.Importance] = {
     "Torch-Pruning, Taylor": "taylor",
 }
 ROUNDS = "SOSP-I in 3 rounds"
-MAIN = ["SOSP-H", "SOSP-I", "Taylor", "L2", ROUNDS]  # at rates other than the first
+BY_EIGHT = "SOSP-I, channels by 8"  # numbers of them that vector instructions fill
+MAIN = ["SOSP-H", "SOSP-I", "Taylor", "L2", ROUNDS, BY_EIGHT]  # at rates other than the first
 EPOCHS, STEPS, BATCH = 4, 12, 128
 VALIDATION = 1000
 FINETUNE = Finetune(epochs=EPOCHS, optimizer="nesterov", lr=0.02, weight_decay=5e-4, precision="bfloat16")
@@ -122,7 +123,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def methods() -> list[str]:
     """Return every method that can be measured here."""
-    return [*SALIENCIES, *(RIVALS if torch_pruning.installed() else ()), ROUNDS]
+    return [*SALIENCIES, *(RIVALS if torch_pruning.installed() else ()), ROUNDS, BY_EIGHT]
 
 
 def made(task: Short, method: str, rate: Rate, seed: int, threads: int, events: Events) -> Made:
@@ -144,9 +145,10 @@ def recipe(method: str, rate: Rate) -> Recipe:
     """Return the steps of a method; what comes pruned is fine-tuned alone."""
     if method in RIVALS:
         return Recipe([FINETUNE])
-    saliency = SALIENCIES["SOSP-I" if method == ROUNDS else method]
+    saliency = SALIENCIES["SOSP-I" if method in (ROUNDS, BY_EIGHT) else method]
     rounds = (1, 1, EPOCHS - 2) if method == ROUNDS else (EPOCHS,)
-    prune = Prune(keep=rate.keep ** (1 / len(rounds)), of=rate.of, saliency=saliency)
+    multiple = 8 if method == BY_EIGHT else 1
+    prune = Prune(keep=rate.keep ** (1 / len(rounds)), of=rate.of, saliency=saliency, multiple=multiple)
     steps: list[AnyStep] = []
     for epochs in rounds:
         steps += [prune, replace(FINETUNE, epochs=epochs)]
@@ -211,8 +213,8 @@ def _sheet(task: Short, base: Compressed, points: Sequence[Point], threads: int,
 def _checks(rate: Rate, points: Sequence[Point]) -> list[Check]:
     """Return whether costs are equal at a rate, whether SOSP-H leads, and what rounds give."""
     here = {point.method: point for point in points if point.rate == rate}
-    one_shot = {name: point for name, point in here.items() if name != ROUNDS}
-    shares = [point.left(rate.of) for name, point in here.items() if name not in RIVALS]
+    one_shot = {name: point for name, point in here.items() if name not in (ROUNDS, BY_EIGHT)}
+    shares = [point.left(rate.of) for name, point in here.items() if name not in (*RIVALS, BY_EIGHT)]
     best = max(one_shot, key=lambda name: one_shot[name].accuracy[0])
     led = here[best].accuracy
     first, second, rounds = (here[name].accuracy for name in ("SOSP-H", "SOSP-I", ROUNDS))

@@ -126,6 +126,9 @@ def test_nbits_is_the_decoded_network(per, runtime):
     with torch.no_grad():
         expected = model.module(EXAMPLE).numpy()
     np.testing.assert_allclose(ran, expected, atol=1e-5 * np.abs(expected).max())
+    if runtime == "onnxruntime":
+        precisions = {kernel.op: kernel.precision for kernel in kernels(graph, runtime) if kernel.weighted}
+        assert precisions["MatMulNBits"] == "int4"
     block = per if isinstance(per, int) else 128
     width = -(-40 // block) * block // 2
     assert all(

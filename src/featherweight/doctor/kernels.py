@@ -20,7 +20,7 @@ WEIGHTED = (
     "QLinearConv", "QLinearMatMul", "QGemm", "MatMulInteger", "MatMulIntegerToFloat", "ConvInteger",
     "DynamicQuantizeMatMul", "MatMulNBits", "Convolution", "Deconvolution", "FullyConnected",
 )  # fmt: skip
-_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits")
+_INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
 _FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh")
 _PRECISIONS = {"u8": "int8", "i8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
@@ -32,7 +32,8 @@ class Kernel:
     Attributes:
         layer: names of the operators of the given graph that it stands for; the first is the layer's own.
         op: the runtime's name of it.
-        precision: of its products: `int8`, `float32`, `bfloat16`, ...
+        precision: of its products: `int8`, `float32`, `bfloat16`, ...; `int4`: weights of 4 bits, activations
+            float.
     """
 
     layer: tuple[str, ...]
@@ -96,7 +97,7 @@ def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
 
 
 def _of(op: str) -> str:
-    return "int8" if op.startswith(_INTEGER) else "float32"
+    return "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
 
 
 def _openvino(content: bytes, threads: int) -> list[Kernel]:

@@ -77,7 +77,7 @@ def _gathers(wiring: Wiring) -> Iterator[Finding]:
 
 def _floats(wiring: Wiring, runtime: Runtime, executed: Sequence[Kernel]) -> Iterator[Finding]:
     """Layers with integers on both sides that are executed in float, by reason; and layers without integers."""
-    integer = {name for kernel in executed if kernel.precision == "int8" for name in kernel.layer}
+    integer = {name for kernel in executed if kernel.precision in ("int8", "int4") for name in kernel.layer}
     # OpenVINO and ONNX Runtime drop or rename a layer now and then: only one that is seen in float counts.
     seen = {name: kernel for kernel in executed for name in kernel.layer if kernel.weighted}
     reasons: dict[str, list[str]] = {}

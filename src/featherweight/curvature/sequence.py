@@ -14,7 +14,7 @@ from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
 from featherweight.graph.nest import flatten_inputs
 from featherweight.graph.trace import graph_of
-from featherweight.model import Model
+from featherweight.model import Model, Note
 from featherweight.task import Task
 
 LIMIT = 1 << 29  # bytes of activations that are kept between layers
@@ -47,6 +47,11 @@ class Prefix:
     def samples(self) -> int:
         """How many samples there are."""
         return sum(length(batch) for batch in self.inputs)
+
+    def few(self, asked: int) -> list[Note]:
+        """Return a note where there are fewer samples than were asked for."""
+        reason = f"only {self.samples} inputs of the {asked} asked for"
+        return [Note("chose", "calibration", reason)] if self.samples < asked else []
 
 
 def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:

@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta, field
 from numpy.typing import NDArray
 
-from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
@@ -126,13 +126,9 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         """
         from featherweight.curvature.moments import moments
         from featherweight.graph.views import views
-        from featherweight.techniques.floats import array
+        from featherweight.techniques.floats import array, finite
 
-        weight, view = array(model, site.weight), views(model.module)[site.weight]
-        if not np.isfinite(weight).all():
-            raise UnsupportedError(
-                "NaN or infinity", where=site.weight, hint="look for a diverged training run"
-            )
+        weight, view = finite(array(model, site.weight), site.weight), views(model.module)[site.weight]
         drift = self.inputs == "asymmetric"
         found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
@@ -143,10 +139,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
 
         reasons = {name: ahead.without.get(name, "no operator reads it") for name in rounded}
         notes = [Note("chose", name, f"rounded to nearest: {reason}") for name, reason in reasons.items()]
-        if ahead.samples < self.samples:
-            few = f"only {ahead.samples} inputs of the {self.samples} asked for"
-            notes.append(Note("chose", "calibration", few))
-        return notes
+        return [*notes, *ahead.few(self.samples)]
 
 
 def swept(

@@ -1,4 +1,7 @@
-"""Saliencies: how much a channel matters. `AnySaliency` is the union of built-ins and plug-ins. No torch yet."""
+"""Saliencies: how much a channel matters, or a weight. No torch yet.
+
+`AnySaliency` is the union of those of channels, built-ins and plug-ins. `sparsify` takes `Obd` and `SparseGpt`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from featherweight.techniques.saliencies.magnitude import Magnitude
 from featherweight.techniques.saliencies.obd import Obd
 from featherweight.techniques.saliencies.sosp_h import SospH
 from featherweight.techniques.saliencies.sosp_i import SospI
+from featherweight.techniques.saliencies.sparsegpt import SparseGpt
 from featherweight.techniques.saliencies.taylor import Taylor
 
 SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
@@ -23,5 +27,6 @@ else:
     AnySaliency: Any = Union[SALIENCIES]  # noqa: UP007
 
 __all__ = [
-    "SALIENCIES", "AnySaliency", "Fpgm", "Magnitude", "Obd", "Saliency", "Scores", "SospH", "SospI", "Taylor",
+    "SALIENCIES", "AnySaliency", "Fpgm", "Magnitude", "Obd", "Saliency", "Scores", "SospH", "SospI", "SparseGpt",
+    "Taylor",
 ]  # fmt: skip

@@ -48,10 +48,20 @@ class Prefix:
         """How many samples there are."""
         return sum(length(batch) for batch in self.inputs)
 
-    def few(self, asked: int) -> list[Note]:
-        """Return a note where there are fewer samples than were asked for."""
-        reason = f"only {self.samples} inputs of the {asked} asked for"
-        return [Note("chose", "calibration", reason)] if self.samples < asked else []
+    def notes(self, others: Iterable[str], instead: str, asked: int) -> list[Note]:
+        """Return why tensors are treated otherwise, and whether the samples are few.
+
+        Args:
+            others: tensors without a site.
+            instead: what was done with them.
+            asked: samples that were asked for.
+        """
+        reasons = {name: self.without.get(name, "no operator reads it") for name in others}
+        notes = [Note("chose", name, f"{instead}: {reason}") for name, reason in reasons.items()]
+        if self.samples < asked:
+            few = f"only {self.samples} inputs of the {asked} asked for"
+            notes.append(Note("chose", "calibration", few))
+        return notes
 
 
 def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.curvature.moments import Moments
-    from featherweight.curvature.sequence import Pairs, Prefix
+    from featherweight.curvature.sequence import Pairs
     from featherweight.curvature.sites import Site
-    from featherweight.model import Model, Note
+    from featherweight.model import Model
 
 Array = NDArray[Any]
 Order = Literal["given", "activation"]
@@ -96,7 +96,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         written = {name: recoded(encoded[name], self.coder, name) for name in formats}
         twice = [again(name, had[name], written[name]) for name in formats if name in had]
         others = [name for name in fresh if name not in layers]
-        return model.with_encoded(written, [*self.notes(ahead, others), *twice])
+        notes = ahead.notes(others, "rounded to nearest", self.samples)
+        return model.with_encoded(written, [*notes, *twice])
 
     def chosen(self, model: Model) -> dict[str, Format]:
         """Return the format of each selected tensor.
@@ -132,14 +133,6 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         drift = self.inputs == "asymmetric"
         found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
-
-    def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:
-        """Return why tensors were rounded to nearest, and whether the inputs were few."""
-        from featherweight.model import Note
-
-        reasons = {name: ahead.without.get(name, "no operator reads it") for name in rounded}
-        notes = [Note("chose", name, f"rounded to nearest: {reason}") for name, reason in reasons.items()]
-        return [*notes, *ahead.few(self.samples)]
 
 
 def swept(

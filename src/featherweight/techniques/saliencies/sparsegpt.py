@@ -87,7 +87,6 @@ class SparseGpt(
             context: of the step.
         """
         from featherweight.curvature.sequence import in_sequence, prefix
-        from featherweight.model import Note
         from featherweight.techniques.floats import masked, matrix
 
         ahead = prefix(model, task, self.samples, seed=context.seed)
@@ -103,9 +102,7 @@ class SparseGpt(
         made = in_sequence(
             ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt"
         )
-        reasons = {name: ahead.without.get(name, "no operator reads it") for name in others}
-        notes = [Note("chose", name, f"by magnitude: {reason}") for name, reason in reasons.items()]
-        return made, [*notes, *ahead.few(self.samples)]
+        return made, ahead.notes(others, "by magnitude", self.samples)
 
     def layer(
         self, model: Model, site: Site, pairs: Pairs, sparsity: float, pattern: Pattern | None

@@ -20,7 +20,7 @@ from featherweight.curvature.hvp import hessian_product
 from featherweight.curvature.sampling import drawn
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
-from featherweight.techniques.saliencies import Fpgm, Magnitude, Taylor
+from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor
 from featherweight.techniques.structured.eligible import eligible
 from featherweight.techniques.structured.surgery import silenced
 from featherweight.techniques.structured.theta import only_makers, per_channel, scaled_once
@@ -34,7 +34,11 @@ def predictions(model: Model, channels: Channels, task, samples: int) -> dict[st
     once = scaled_once(model, channels, task.example())
     found = {
         "L2": Magnitude().scores(model, channels, task, 0).linear,
+        "LAMP of L2": Magnitude(relative="lamp").scores(model, channels, task, 0).linear,
         "FPGM": Fpgm().scores(model, channels, task, 0).linear,
+        "network slimming": Slimming().scores(model, channels, task, 0).linear,
+        "HRank": Hrank().scores(model, channels, task, 0).linear,
+        "Fisher": Fisher(samples=samples).scores(model, channels, task, 0).linear,
         "Taylor": Taylor(samples=samples).scores(model, channels, task, 0).linear,
     }
     for name, those in (("SOSP-H, weight and batch norm both count", channels), ("SOSP-H", once)):

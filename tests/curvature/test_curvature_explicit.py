@@ -14,7 +14,7 @@ from featherweight.curvature.hvp import central_difference, hessian_product, par
 from featherweight.curvature.sampling import drawn
 from featherweight.errors import TaskError
 from featherweight.model import Model
-from featherweight.techniques.saliencies import Obd, SospH, SospI, Taylor
+from featherweight.techniques.saliencies import Fisher, Obd, SospH, SospI, Taylor
 from featherweight.techniques.structured.select import greedy
 from featherweight.techniques.structured.theta import only_makers, per_channel, scaled_once
 
@@ -101,6 +101,15 @@ def test_taylor_of_one_batch(setting):
     single = Taylor(reduction="parameters").scores(model, channels, task, 0).linear
     np.testing.assert_allclose(structure, products.sum(1).square().numpy(), **EXACT)
     np.testing.assert_allclose(single, products.square().sum(1).numpy(), **EXACT)
+
+
+def test_fisher_is_the_mean_square_of_each_samples_derivative(setting):
+    model, task, channels, whole, _ = setting
+    gates = whole.per_sample @ once(setting).T
+    found = Fisher().scores(model, channels, task, 0).linear
+    np.testing.assert_allclose(found, gates.square().mean(0).numpy() / 2, **EXACT)
+    single = Taylor().scores(model, channels, Images(task.make, batch=1), 0).linear
+    np.testing.assert_allclose(found, single / 2, **EXACT)
 
 
 def test_taylor_of_batches_is_the_mean_of_squares():

@@ -4,18 +4,19 @@ import numpy as np
 import pytest
 import torch
 from networks import HardReshape
-from structured_networks import Images, Joined, Plain, SmallViT, coupled, random
+from structured_networks import Images, Joined, Mlp, Plain, Residual, SmallViT, coupled, random
 from torch import nn
 
 from featherweight.artifact import dumps, loads
-from featherweight.errors import ConfigError
+from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Int
+from featherweight.graph.coupling import couple
 from featherweight.model import Model
 from featherweight.recipe.packing import pack
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize, Prune, Widen
 from featherweight.techniques.lowrank.ranks import Given
-from featherweight.techniques.saliencies import Fpgm, Magnitude
+from featherweight.techniques.saliencies import Fpgm, Hrank, Magnitude, Slimming
 from featherweight.techniques.saliencies.fpgm import distances
 
 
@@ -130,13 +131,81 @@ def test_magnitude_and_geometric_median_by_hand():
     model, channels = Model.of(random(Plain)), coupled(Plain)
     filters = model.tensors["one.weight"].detach().flatten(1).double()
     for norm in (1, 2):
-        found = Magnitude(norm=norm, relative=False).scores(model, channels, task_of(Plain), 0).linear[:3]
+        found = Magnitude(norm=norm, relative=None).scores(model, channels, task_of(Plain), 0).linear[:3]
         np.testing.assert_allclose(found, filters.norm(norm, dim=1).numpy(), rtol=1e-6)
     slow = [sum(float((a - b).norm()) for b in filters) for a in filters]
     np.testing.assert_allclose(distances(filters.numpy()), slow, rtol=1e-9)
     np.testing.assert_allclose(distances(filters.numpy() + 5), slow, rtol=1e-9)
     found = Fpgm().scores(model, channels, task_of(Plain), 0).linear[:3]
     np.testing.assert_allclose(found, slow / np.mean(slow), rtol=1e-6)
+
+
+def test_lamp_of_channels_is_its_equation_with_norms():
+    model, channels = Model.of(random(Joined)), coupled(Joined)
+    norms = channels.split(Magnitude(relative=None).scores(model, channels, task_of(Joined), 0).linear)
+    found = channels.split(Magnitude(relative="lamp").scores(model, channels, task_of(Joined), 0).linear)
+    for norm, score in zip(norms, found, strict=True):
+        slow = [n**2 / sum(other**2 for other in norm if other >= n) for n in norm]
+        np.testing.assert_allclose(score, slow, rtol=1e-9)
+        assert score.max() == 1
+
+
+def test_slimming_is_the_scale_of_batch_norm():
+    model, channels = Model.of(random(Residual)), coupled(Residual)
+    names = {group.name: scores for group, scores in zip(channels.groups, channels.split(
+        Slimming().scores(model, channels, task_of(Residual), 0).linear), strict=True)}  # fmt: skip
+    scale = {
+        name: model.tensors[f"{name}.weight"].detach().abs().numpy()
+        for name in ("norm", "mid_norm", "back_norm")
+    }
+    np.testing.assert_allclose(names["mid"], scale["mid_norm"], rtol=1e-6)
+    np.testing.assert_allclose(names["stem"], (scale["norm"] + scale["back_norm"]) / 2, rtol=1e-6)
+    negative = model.with_tensors({"mid_norm.weight": -model.tensors["mid_norm.weight"].detach()})
+    found = Slimming().scores(negative, channels, task_of(Residual), 0).linear
+    assert found.tolist() == np.concatenate(list(names.values())).tolist()
+
+
+def test_slimming_needs_batch_norm():
+    with pytest.raises(UnsupportedError, match=r"two: no batch norm .*\n?.*leave the layer out"):
+        prune(Plain, keep=0.9, saliency=Slimming())
+    assert kept(prune(Plain, keep=0.9, saliency=Slimming(), where="one.weight")).keys() == {"one"}
+
+
+class Maps(nn.Module):
+    """Two convolutions with batch norm; of the first, maps that are silent, constant, and anything."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm, self.two = nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 3)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.one(x)))
+        return self.fc(torch.relu(self.two(x)).flatten(1))
+
+
+def test_hrank_is_the_mean_rank_of_what_the_activation_makes():
+    task = task_of(Maps)
+    model = Model.of(task.model())
+    weight, shift = model.tensors["one.weight"].detach().clone(), torch.tensor([-1e3, 2.0, 0.1, 0.0])
+    weight[1] = 0
+    model = model.with_tensors({"one.weight": weight, "norm.bias": shift})
+    channels = couple(model.module, task.example())
+    images = torch.cat([images for images, _ in task.batches("calibration", seed=0, epoch=0)])
+    with torch.no_grad():
+        maps = torch.relu(model.module.norm(model.module.one(images))).numpy()
+    slow = [np.mean([np.linalg.matrix_rank(image[channel]) for image in maps]) / 4 for channel in range(4)]
+    found = Hrank().scores(model, channels.only([0]), Restricted(task, "unlabelled"), 0).linear
+    np.testing.assert_allclose(found, slow)
+    assert found[:2].tolist() == [0, 0.25] and found[2] > 0.25
+    after = Prune(keep=0.5, of="channels", where="one.weight", saliency=Hrank()).apply(model, task, Context())
+    stay = np.sort(np.argsort(found)[2:]).tolist()
+    assert torch.equal(after.tensors["one.weight"], model.tensors["one.weight"][stay])
+
+
+def test_hrank_refuses_channels_that_are_no_images():
+    with pytest.raises(UnsupportedError, match=r"a: .*no images"):
+        prune(Mlp, keep=0.9, saliency=Hrank())
 
 
 def test_a_file_of_a_pruned_factorised_quantised_network_fills_the_tasks_own():

@@ -17,7 +17,8 @@ from featherweight.formats.coders import Gaps
 from featherweight.model import Model, to_bytes
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune, Fold, Sparsify, Train
-from featherweight.techniques.sparsify import lamp, least, outside_pattern, together
+from featherweight.techniques.masks import lamp, least, outside_pattern, together
+from featherweight.techniques.saliencies import Obd
 from featherweight.training.methods import METHODS, Project
 
 TASK = Tiny(size=64)
@@ -144,6 +145,55 @@ def test_refuses_what_it_cannot_rank():
     counted = Model.of(nn.Sequential(nn.BatchNorm1d(3)))
     with pytest.raises(ConfigError, match="floating point"):
         apply(Sparsify(where="0.num_batches_tracked", sparsity=0.5), counted)
+
+
+class Line(Tiny):
+    """Correlated inputs, a linear network at its least squared error but for noise in the targets."""
+
+    def model(self):
+        x, y = self.data("train", self.size)
+        module = nn.Linear(6, 1, bias=False).double()
+        with torch.no_grad():
+            module.weight.copy_(torch.linalg.lstsq(x, y).solution.T)
+        return module.eval()
+
+    def data(self, split, count):
+        generator = torch.Generator().manual_seed(4)
+        x = (
+            torch.randn((count, 6), generator=generator, dtype=torch.float64)
+            * torch.arange(1.0, 7.0).double()
+        )
+        noise = torch.randn((count, 1), generator=generator, dtype=torch.float64)
+        return x, x @ torch.tensor([[0.6, 0.35, 0.25, 0.14, 0.11, 0.1]], dtype=torch.float64).T + noise
+
+    def loss(self, output, batch):
+        return (output - batch[1]).square().mean()
+
+
+def test_obd_removes_what_the_loss_loses_least_by():
+    task = Line(size=64)
+    model = Model.of(task.model())
+    x, y = task.data("train", 64)
+    losses = []
+    for column in range(6):
+        weight = model.tensors["weight"].detach().clone()
+        weight[0, column] = 0
+        losses.append(float((x @ weight.T - y).square().mean()))
+    step = Sparsify(sparsity=1 / 2, saliency=Obd(diagonal="gauss_newton"))
+    after = step.apply(model, Restricted(task, step.needs), Context())
+    assert (after.tensors["weight"][0] == 0).nonzero()[:, 0].tolist() == sorted(np.argsort(losses)[:3])
+    assert set(np.argsort(losses)[:3]) != {3, 4, 5}  # as by magnitude
+
+
+def test_zeros_of_before_count_by_obd():
+    pruned = apply(Sparsify(sparsity=0.6), Model.of(TASK.model()))
+    for scope in ("layer", "global"):
+        step = Sparsify(sparsity=0.6, scope=scope, saliency=Obd(samples=32))
+        assert apply(step, pruned).hash == pruned.hash
+    with pytest.raises(UnsupportedError, match=r"1\.running_var: is no parameter"):
+        apply(Sparsify(where="1.running_var", sparsity=0.5, saliency=Obd(samples=32)), pruned)
+    with pytest.raises(ConfigError, match="comparison of magnitudes"):
+        Sparsify(sparsity=0.5, scope="lamp", saliency=Obd())
 
 
 PRUNED = apply(Sparsify(sparsity=0.6), apply(Train(epochs=2), Model.of(TASK.model())))

@@ -27,7 +27,7 @@ from featherweight.techniques import (
     Train,
 )
 from featherweight.techniques.lowrank.ranks import Given
-from featherweight.techniques.saliencies import SospH
+from featherweight.techniques.saliencies import Obd, SospH, SparseGpt
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -51,6 +51,8 @@ STEPS = [
     Sparsify(sparsity={"0.weight": 0.3, "4.*": 0.8}),
     Sparsify(sparsity=0.7, scope="lamp"),
     Sparsify(pattern=(2, 4)),
+    Sparsify(sparsity=0.6, scope="global", saliency=Obd(samples=40)),
+    Sparsify(where=["weights", "1.weight"], pattern=(2, 4), saliency=SparseGpt(samples=40)),
     Fold(),
     Equalize(),
     CorrectBias(samples=40),

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.curvature.hvp import differentiating
+from featherweight.curvature.sampling import size_of
 from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
 from featherweight.model import Model, share
@@ -59,12 +60,8 @@ def channel_derivatives(
     model: Model, task: Task, batch: Batch, channels: Channels, draws: int | None, generator: torch.Generator
 ) -> Tensor:
     """Return `a' Phi theta_s` of each sample, for roots a of R: `[n, draws or outputs, channels]`, in float64."""
-    module = share(model.module)
-    gates: dict[str, Tensor] = {}
-    for path in makers(channels):
-        layer = module.get_submodule(path)
-        layer.register_forward_hook(lambda layer, _, out, path=path: _gated(layer, out, gates, path))
-    output = flat_output(call(module, task.inputs(batch)))
+    output, gates = gated(model, task, batch, channels)
+    output = flat_output(output)
     roots = roots_of(output_hessian(task, output, batch))
     if draws:
         shape = len(roots), draws, roots.shape[1]
@@ -76,6 +73,33 @@ def channel_derivatives(
         )
         rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(output)))
     return torch.stack(rows, 1)
+
+
+def gate_gradients(model: Model, task: Task, batch: Batch, channels: Channels) -> Tensor:
+    """Return the derivative of each sample's loss by a factor on each channel, float64 `[n, channels]`.
+
+    Args:
+        model: the network.
+        task: whose loss, a mean over the samples of a batch.
+        batch: the data.
+        channels: those that can go.
+    """
+    with differentiating():
+        output, gates = gated(model, task, batch, channels)
+        samples = size_of(task.inputs(batch))
+        loss = task.loss(output, batch) * samples
+        found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+    return _gathered(channels, dict(zip(gates, found, strict=True)), samples)
+
+
+def gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
+    """Return the network's output, and factors of one on each sample's output of the layers that make channels."""
+    module = share(model.module)
+    gates: dict[str, Tensor] = {}
+    for path in makers(channels):
+        layer = module.get_submodule(path)
+        layer.register_forward_hook(lambda layer, _, out, path=path: _gated(layer, out, gates, path))
+    return call(module, task.inputs(batch)), gates
 
 
 def roots_of(hessian: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
 from featherweight.graph.nest import flatten_inputs
 from featherweight.graph.trace import graph_of
-from featherweight.model import Model
+from featherweight.model import Model, Note
 from featherweight.task import Task
 
 LIMIT = 1 << 29  # bytes of activations that are kept between layers
@@ -47,6 +47,21 @@ class Prefix:
     def samples(self) -> int:
         """How many samples there are."""
         return sum(length(batch) for batch in self.inputs)
+
+    def notes(self, others: Iterable[str], instead: str, asked: int) -> list[Note]:
+        """Return why tensors are treated otherwise, and whether the samples are few.
+
+        Args:
+            others: tensors without a site.
+            instead: what was done with them.
+            asked: samples that were asked for.
+        """
+        reasons = {name: self.without.get(name, "no operator reads it") for name in others}
+        notes = [Note("chose", name, f"{instead}: {reason}") for name, reason in reasons.items()]
+        if self.samples < asked:
+            few = f"only {self.samples} inputs of the {asked} asked for"
+            notes.append(Note("chose", "calibration", few))
+        return notes
 
 
 def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:

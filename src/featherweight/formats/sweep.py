@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dtrtri
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats.uniform import Uniform
 
 Array = NDArray[Any]
 Order = Literal["given", "activation"]
 # A block `[rows, k]` of the weight, and which columns `[k]` it is, to what can be written of it, `[rows, k]`.
 QuantiseColumns = Callable[[Array, Array], Array]
 
-LAZY = 64  # columns whose errors reach the columns beyond them in one product of matrices
+LAZY = 64  # columns in a run
+
+
+class Run(Protocol):
+    """Writes a run of columns one after the other by itself."""
+
+    def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
+        """Return what `featherweight.formats.sweep.in_turn` returns."""
 
 
 def sweep(
     weight: Array,
     hessian: Array,
-    quantise_columns: QuantiseColumns | Uniform,
+    quantise_columns: QuantiseColumns | Run,
     *,
     width: int = 1,
     damping: float = 0.01,
     order: Order = "given",
+    lazy: int = LAZY,
 ) -> Array:
     """Return a matrix that `quantise_columns` has made, of small error `tr (W - Q) H (W - Q)'`.
 
@@ -47,11 +54,12 @@ def sweep(
         weight: `[rows, cols]`.
         hessian: `[cols, cols]`, symmetric, positive semi-definite; or `[groups, cols, cols]`: of each of so
             many equal runs of rows.
-        quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer. Or a
-            uniform grid for each number: the same by a compiled loop.
+        quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer. Or what
+            sees whole runs of columns: a uniform grid for each number, the same by a compiled loop.
         width: columns in a block.
         damping: added to the diagonal, times its mean.
         order: `given`, or `activation`: blocks of greatest summed diagonal first.
+        lazy: columns in a run, in whole blocks: their errors reach the columns beyond in one product of matrices.
 
     Raises:
         UnsupportedError: the Hessian is not finite, or not positive definite when it is damped.
@@ -65,15 +73,15 @@ def sweep(
     # [groups, cols, rows of a group]: a column lies together
     left = np.ascontiguousarray(weight.reshape(len(groups), -1, cols).transpose(0, 2, 1)[:, columns], float)
     done = np.empty((rows, cols))
-    lazy = width * max(1, LAZY // width)
-    for start in range(0, cols, lazy):
-        stop = min(start + lazy, cols)
+    length = width * max(1, lazy // width)
+    for start in range(0, cols, length):
+        stop = min(start + length, cols)
         run = left[:, start:stop]
         corner, these = upper[:, start:stop, start:stop], columns[start:stop]
-        if isinstance(quantise_columns, Uniform):
-            made, errors = quantise_columns.in_turn(run, corner, these)
-        else:
+        if callable(quantise_columns):
             made, errors = in_turn(run, corner, these, quantise_columns, width)
+        else:
+            made, errors = quantise_columns.in_turn(run, corner, these)
         done[:, these] = by_rows(made)
         left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
     return done

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded, Format
@@ -59,3 +60,30 @@ def array(model: Model, name: str) -> NDArray[Any]:
             hint="convert the network: module.float()",
         )
     return tensor.detach().numpy()
+
+
+def finite(values: NDArray[Any], name: str) -> NDArray[Any]:
+    """Return the values of a tensor.
+
+    Raises:
+        UnsupportedError: they hold NaN or infinity; names it.
+    """
+    if not np.isfinite(values).all():
+        raise UnsupportedError("NaN or infinity", where=name, hint="look for a diverged training run")
+    return values
+
+
+def matrix(model: Model, name: str) -> NDArray[Any]:
+    """Return a tensor as the matrix of its view, float32 `[rows, cols]`.
+
+    Raises:
+        UnsupportedError: it holds NaN or infinity.
+    """
+    values = finite(model.tensors[name].detach().float().numpy(), name)
+    return views(model.module)[name].matrix(values)
+
+
+def masked(model: Model, name: str, gone: NDArray[Any]) -> Tensor:
+    """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true."""
+    mask = torch.from_numpy(views(model.module)[name].tensor(gone))
+    return model.tensors[name].detach().masked_fill(mask, 0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 from msgspec import Meta, field
 from numpy.typing import NDArray
 
-from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.curvature.moments import Moments
-    from featherweight.curvature.sequence import Pairs, Prefix
+    from featherweight.curvature.sequence import Pairs
     from featherweight.curvature.sites import Site
-    from featherweight.model import Model, Note
+    from featherweight.model import Model
 
 Array = NDArray[Any]
 Order = Literal["given", "activation"]
@@ -96,7 +96,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         written = {name: recoded(encoded[name], self.coder, name) for name in formats}
         twice = [again(name, had[name], written[name]) for name in formats if name in had]
         others = [name for name in fresh if name not in layers]
-        return model.with_encoded(written, [*self.notes(ahead, others), *twice])
+        notes = ahead.notes(others, "rounded to nearest", self.samples)
+        return model.with_encoded(written, [*notes, *twice])
 
     def chosen(self, model: Model) -> dict[str, Format]:
         """Return the format of each selected tensor.
@@ -126,27 +127,12 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         """
         from featherweight.curvature.moments import moments
         from featherweight.graph.views import views
-        from featherweight.techniques.floats import array
+        from featherweight.techniques.floats import array, finite
 
-        weight, view = array(model, site.weight), views(model.module)[site.weight]
-        if not np.isfinite(weight).all():
-            raise UnsupportedError(
-                "NaN or infinity", where=site.weight, hint="look for a diverged training run"
-            )
+        weight, view = finite(array(model, site.weight), site.weight), views(model.module)[site.weight]
         drift = self.inputs == "asymmetric"
         found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
-
-    def notes(self, ahead: Prefix, rounded: Collection[str]) -> list[Note]:
-        """Return why tensors were rounded to nearest, and whether the inputs were few."""
-        from featherweight.model import Note
-
-        reasons = {name: ahead.without.get(name, "no operator reads it") for name in rounded}
-        notes = [Note("chose", name, f"rounded to nearest: {reason}") for name, reason in reasons.items()]
-        if ahead.samples < self.samples:
-            few = f"only {ahead.samples} inputs of the {self.samples} asked for"
-            notes.append(Note("chose", "calibration", few))
-        return notes
 
 
 def swept(

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.masks import chosen, together
+from featherweight.techniques.saliencies import Obd, SparseGpt
 
 if TYPE_CHECKING:
     from featherweight.model import Model
@@ -23,7 +25,7 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsify"):
-    """Set the selected weights of least magnitude to zero.
+    """Set the least salient of the selected weights to zero.
 
     A fraction `sparsity` is zero afterwards, weights that were zero before included, so that a rising
     sequence of these steps, each followed by `finetune` with `keep_zeros`, prunes little by little: after
@@ -37,17 +39,19 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
     Attributes:
         where: which tensors; see `featherweight.selectors`. By default `weights`.
         sparsity: fraction of zeros; or one for each item of a `where`, in its place.
-        scope: what competes: the weights of one tensor (`layer`), or of all selected tensors, by magnitude
+        scope: what competes: the weights of one tensor (`layer`), or of all selected tensors, by saliency
             (`global`) or by magnitude relative to the weights of their tensor that outlive them (`lamp`).
         pattern: `[n, m]` instead of a sparsity: of every m neighbours in a row, from its start, at most n
             are not zero.
+        saliency: how much a weight matters: its `magnitude`; `obd`, what the loss loses by it; or `sparsegpt`, what
+            the outputs of its layer lose by it when the other weights make up for it, which they do.
     """
 
-    needs: ClassVar[Needs] = "none"
     where: Where | None = None
     sparsity: Sparsity | dict[str, Sparsity] | None = None
     scope: Scope = "layer"
     pattern: tuple[Count, Count] | None = None
+    saliency: Literal["magnitude"] | Obd | SparseGpt = "magnitude"
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -64,27 +68,32 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             raise ConfigError("means nothing without one sparsity for all", where="sparsify.scope")
         if self.where is not None and isinstance(self.sparsity, dict):
             raise ConfigError("means nothing beside a sparsity for each item", where="sparsify.where")
+        if self.scope == "lamp" and self.saliency != "magnitude":
+            raise ConfigError("is a comparison of magnitudes", where="sparsify.scope", got="lamp")
+        if self.scope == "global" and isinstance(self.saliency, SparseGpt):
+            raise ConfigError("sparsegpt treats layer after layer", where="sparsify.scope", got="global")
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        """What its saliency needs; magnitude needs none."""
+        return "none" if self.saliency == "magnitude" else self.saliency.needs
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these zeros."""
-        import torch
-
-        from featherweight.graph.views import views
         from featherweight.model import Note
+        from featherweight.techniques.floats import masked
 
-        targets, layout = self.targets(model), views(model.module)
-        saliency = {name: layout[name].matrix(magnitude(model, name)) for name in targets}
-        if self.pattern is not None:
-            gone = {name: outside_pattern(matrix, *self.pattern) for name, matrix in saliency.items()}
-        elif self.scope == "layer":
-            gone = {name: least(matrix, targets[name]) for name, matrix in saliency.items()}
+        targets = self.targets(model)
+        if isinstance(self.saliency, SparseGpt):
+            return model.with_tensors(*self.saliency.pruned(model, targets, self.pattern, task, context))
+        saliency = self.saliencies(model, targets, task, context.seed)
+        if self.scope == "layer":
+            gone = {name: chosen(matrix, targets[name], self.pattern) for name, matrix in saliency.items()}
         else:
             gone = together(saliency, next(iter(targets.values())), relative=self.scope == "lamp")
-        masks = {name: torch.from_numpy(layout[name].tensor(matrix)) for name, matrix in gone.items()}
-        values = {name: model.tensors[name].detach().masked_fill(mask, 0.0) for name, mask in masks.items()}
-        shares = {name: f"{mask.float().mean():.2%} of it is zero" for name, mask in masks.items()}
-        chosen = [] if self.scope == "layer" else [Note("chose", *share) for share in shares.items()]
-        return model.with_tensors(values, chosen)
+        shares = {name: f"{matrix.mean():.2%} of it is zero" for name, matrix in gone.items()}
+        notes = [] if self.scope == "layer" else [Note("chose", *share) for share in shares.items()]
+        return model.with_tensors({name: masked(model, name, matrix) for name, matrix in gone.items()}, notes)
 
     def targets(self, model: Model) -> dict[str, float]:
         """Return the selected tensors and the sparsity of each; of a pattern, 0.
@@ -104,76 +113,23 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             targets |= dict.fromkeys(names, sparsity)
         return targets
 
+    def saliencies(self, model: Model, names: Iterable[str], task: Task, seed: int) -> dict[str, Array]:
+        """Return how much each weight of some tensors matters, as their matrices `[rows, cols]`; of zeros, least.
 
-def magnitude(model: Model, name: str) -> Array:
-    """Return the absolute values of a tensor, of its shape.
+        Raises:
+            UnsupportedError: a tensor holds NaN or infinity, or is no parameter and the loss is differentiated.
+        """
+        from featherweight.graph.views import views
+        from featherweight.techniques.floats import finite, matrix
+        from featherweight.training.loop import isolated
 
-    Raises:
-        UnsupportedError: it holds NaN or infinity.
-    """
-    tensor = model.tensors[name].detach()
-    found: Array = np.abs(tensor.float().numpy())
-    if not np.isfinite(found).all():
-        raise UnsupportedError("NaN or infinity", where=name, hint="look for a diverged training run")
-    return found
-
-
-def least(saliency: Array, sparsity: float) -> Array:
-    """Return where the `sparsity` share of least saliency is; of equals, those that come first.
-
-    >>> least(np.array([3.0, 0.0, 1.0, 1.0]), 0.5)
-    array([False,  True,  True, False])
-    """
-    flat = saliency.reshape(-1)
-    mask = np.zeros(flat.size, bool)
-    mask[np.argsort(flat, kind="stable")[: round(sparsity * flat.size)]] = True
-    return mask.reshape(saliency.shape)
-
-
-def together(saliency: Mapping[str, Array], sparsity: float, *, relative: bool) -> dict[str, Array]:
-    """Return where the `sparsity` share of least saliency of all tensors is, tensor by tensor.
-
-    Args:
-        saliency: magnitudes, one array a tensor.
-        sparsity: share of all of them together.
-        relative: compare LAMP scores.
-    """
-    flat = [(lamp(matrix) if relative else matrix).reshape(-1) for matrix in saliency.values()]
-    ends = np.cumsum([part.size for part in flat])
-    masks = np.split(least(np.concatenate(flat), sparsity), ends[:-1])
-    return {
-        name: mask.reshape(matrix.shape) for (name, matrix), mask in zip(saliency.items(), masks, strict=True)
-    }
-
-
-def lamp(magnitude: Array) -> Array:
-    """Return `w^2 / sum of all w'^2 with |w'| >= |w|`, of the shape of `magnitude`.
-
-    Of equals, the later one counts as greater. The greatest weight of every tensor scores 1, so that no
-    tensor is emptied before all are down to one.
-
-    >>> lamp(np.array([2.0, 2.0, 0.0])).tolist()
-    [0.5, 1.0, 0.0]
-    """
-    flat = magnitude.reshape(-1)
-    order = np.argsort(flat, kind="stable")
-    squares = np.square(flat[order] / (flat.max(initial=0) or 1), dtype=np.float64)
-    outlive = np.cumsum(squares[::-1])[::-1]
-    score = np.empty(flat.size)
-    score[order] = squares / np.where(outlive > 0, outlive, 1)
-    return score.reshape(magnitude.shape)
-
-
-def outside_pattern(saliency: Array, n: int, m: int) -> Array:
-    """Return where all but the n greatest of every m neighbours in a row are; of equals, the first stay.
-
-    >>> outside_pattern(np.array([[1.0, 2.0, 3.0, 4.0, 5.0, 5.0, 5.0]]), 2, 4).astype(int)
-    array([[1, 1, 0, 0, 0, 0, 1]])
-    """
-    rows, cols = saliency.shape
-    padded = np.full((rows, -(-cols // m) * m), -1.0)
-    padded[:, :cols] = saliency
-    blocks = padded.reshape(-1, m)
-    mask = np.zeros(blocks.shape, bool)
-    np.put_along_axis(mask, np.argsort(-blocks, axis=1, kind="stable")[:, n:], True, axis=1)
-    return mask.reshape(padded.shape)[:, :cols]
+        matrices = {name: matrix(model, name) for name in names}
+        if not isinstance(self.saliency, Obd):
+            return {name: np.abs(weight) for name, weight in matrices.items()}
+        with isolated():
+            found = self.saliency.of_parameters(model, task, seed)
+        if missing := matrices.keys() - found:
+            raise UnsupportedError("is no parameter", where=min(missing), hint="saliency = magnitude")
+        layout = views(model.module)
+        lost = {name: layout[name].matrix(finite(found[name].double().numpy(), name)) for name in matrices}
+        return {name: np.where(weight == 0, -1, lost[name]) for name, weight in matrices.items()}

@@ -1,4 +1,7 @@
-"""Saliencies: how much a channel matters. `AnySaliency` is the union of built-ins and plug-ins. No torch yet."""
+"""Saliencies: how much a channel matters, or a weight. No torch yet.
+
+`AnySaliency` is the union of those of channels, built-ins and plug-ins. `sparsify` takes `Obd` and `SparseGpt`.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,19 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
 from featherweight.techniques.saliencies.base import Saliency, Scores
+from featherweight.techniques.saliencies.fisher import Fisher
 from featherweight.techniques.saliencies.fpgm import Fpgm
+from featherweight.techniques.saliencies.hrank import Hrank
 from featherweight.techniques.saliencies.magnitude import Magnitude
 from featherweight.techniques.saliencies.obd import Obd
+from featherweight.techniques.saliencies.slimming import Slimming
 from featherweight.techniques.saliencies.sosp_h import SospH
 from featherweight.techniques.saliencies.sosp_i import SospI
+from featherweight.techniques.saliencies.sparsegpt import SparseGpt
 from featherweight.techniques.saliencies.taylor import Taylor
 
 SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
-    "featherweight.saliencies", (Magnitude, Fpgm, Taylor, Obd, SospI, SospH)
+    "featherweight.saliencies", (Magnitude, Fpgm, Slimming, Hrank, Taylor, Fisher, Obd, SospI, SospH)
 )
 
 if TYPE_CHECKING:
@@ -23,5 +30,6 @@ else:
     AnySaliency: Any = Union[SALIENCIES]  # noqa: UP007
 
 __all__ = [
-    "SALIENCIES", "AnySaliency", "Fpgm", "Magnitude", "Obd", "Saliency", "Scores", "SospH", "SospI", "Taylor",
+    "SALIENCIES", "AnySaliency", "Fisher", "Fpgm", "Hrank", "Magnitude", "Obd", "Saliency", "Scores", "Slimming",
+    "SospH", "SospI", "SparseGpt", "Taylor",
 ]  # fmt: skip

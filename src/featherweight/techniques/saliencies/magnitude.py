@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from featherweight.task import Task
+from featherweight.techniques.masks import lamp
 from featherweight.techniques.saliencies.base import Array, Saliency, Scores
 
 if TYPE_CHECKING:
@@ -18,15 +19,17 @@ class Magnitude(Saliency, frozen=True, tag="magnitude"):
     """The L1 or L2 norm of the rows of weights that make a channel, over all coupled layers.
 
     References: Li, Kadav, Durdanovic, Samet, Graf, Pruning filters for efficient ConvNets, 2017, arXiv 1608.08710,
-    section 3.1.
+    section 3.1; Lee et al., Layer-adaptive sparsity for the magnitude-based pruning, 2021, arXiv 2010.07611, eq. 4,
+    which is of single weights: of channels it is an adaptation.
 
     Attributes:
         norm: 1 or 2.
-        relative: divide by the mean of the group, so that layers of different scale compare.
+        relative: to what, so that layers of different scale compare: to the `mean` of the group; or, squared, to the
+            sum of squares of those that are no less (`lamp`), by which the last channel of a group scores 1.
     """
 
     norm: Literal[1, 2] = 2
-    relative: bool = True
+    relative: Literal["mean", "lamp"] | None = "mean"
 
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the norms."""
@@ -35,7 +38,9 @@ class Magnitude(Saliency, frozen=True, tag="magnitude"):
         weights = {name: tensor for name, tensor in model.tensors.items() if tensor.dim() > 1}
         powers = per_channel(channels, {name: tensor.abs() ** self.norm for name, tensor in weights.items()})
         norms = powers ** (1 / self.norm)
-        return Scores(relative_to_group(norms, channels) if self.relative else norms)
+        if self.relative == "lamp":
+            return Scores(np.concatenate([lamp(group) for group in channels.split(norms)]))
+        return Scores(norms if self.relative is None else relative_to_group(norms, channels))
 
 
 def relative_to_group(values: Array, channels: Channels) -> Array:

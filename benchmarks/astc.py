@@ -20,6 +20,7 @@ from featherweight.formats.astc.blocks import decode_texels, texel_values
 from featherweight.formats.astc.ise import WEIGHT_RANGES
 from featherweight.formats.astc.modes import FOOTPRINTS, configurations, size
 from featherweight.formats.astc.plan import build
+from featherweight.processors import taking
 
 ARM = {"arm medium": 60.0, "arm thorough": 98.0, "arm exhaustive": 100.0}
 
@@ -161,7 +162,11 @@ def main():
     parser.add_argument("--proof", action="store_true", help="both decoders on random blocks, nothing else")
     parser.add_argument("--layouts", action="store_true", help="rank layouts, nothing else")
     chosen = parser.parse_args()
-    encode._processors = lambda: 1
+    with taking(1):
+        run(chosen)
+
+
+def run(chosen):
     if chosen.proof:
         proof(100 if chosen.quick else 2000)
     elif chosen.layouts:

@@ -23,6 +23,7 @@ from featherweight.techniques import (
     Gptq,
     Prune,
     ReestimateBatchnorm,
+    Reorder,
     Sparsify,
     Train,
 )
@@ -58,6 +59,7 @@ STEPS = [
     CorrectBias(samples=40),
     Gptq(samples=40),
     Prune(keep=0.6, saliency=SospH(samples=40)),
+    Reorder(),
     Factorize(form="channel", rank=Given(1)),
     ReestimateBatchnorm(samples=40),
     Calibrate(),

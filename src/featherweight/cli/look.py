@@ -107,7 +107,7 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
-    from featherweight.recipe.runner import usable_processors
+    from featherweight.processors import usable_processors
     from featherweight.search.evaluate import measured, reloaded_predictor
     from featherweight.zoo.tasks import resolve
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import platform
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
 from featherweight.events import Events, Finished, Said, Started, silent
 from featherweight.formats.coders import tag
 from featherweight.model import Model
+from featherweight.processors import taking, usable_processors
 from featherweight.recipe.packing import pack, unpack
 from featherweight.recipe.recipe import Recipe
 from featherweight.recipe.store import Store, key_of
@@ -155,19 +155,15 @@ def versions() -> dict[str, str]:
     }
 
 
-def usable_processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
-    """Pin the number of threads of torch's arithmetic, and restore it after."""
+    """Pin the number of threads of torch's arithmetic and of our encoders, and restore it after."""
     if threads < 1:
         raise ConfigError("threads", got=threads, expected="1 or more")
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        yield
+        with taking(threads):
+            yield
     finally:
         torch.set_num_threads(before)

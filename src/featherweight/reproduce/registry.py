@@ -9,8 +9,9 @@ from pathlib import Path
 
 from featherweight.errors import ConfigError
 from featherweight.events import Events
+from featherweight.processors import usable_processors
 from featherweight.progress import default_events
-from featherweight.recipe.runner import usable_processors, versions
+from featherweight.recipe.runner import versions
 from featherweight.reproduce import (
     alexnet_astc,
     deep_compression,

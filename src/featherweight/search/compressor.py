@@ -10,9 +10,10 @@ from pathlib import Path
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Events
 from featherweight.formats import Clustered, Int
+from featherweight.processors import usable_processors
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
-from featherweight.recipe.runner import pinned, usable_processors
+from featherweight.recipe.runner import pinned
 from featherweight.search.check import check
 from featherweight.search.evaluate import comparable, metrics, scored
 from featherweight.search.finish import Compressed, Found, finish

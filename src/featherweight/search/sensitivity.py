@@ -13,8 +13,9 @@ import torch
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, Note, equal_bits
+from featherweight.processors import usable_processors
 from featherweight.recipe import Store
-from featherweight.recipe.runner import pinned, usable_processors, versions
+from featherweight.recipe.runner import pinned, versions
 from featherweight.recipe.store import key_of
 from featherweight.search.foretold import foretell
 from featherweight.search.options import Option

@@ -17,6 +17,7 @@ from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.load import Load
 from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
+from featherweight.techniques.reorder import Reorder
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.train import Train
 from featherweight.techniques.widen import Widen
@@ -30,6 +31,7 @@ STEPS: tuple[type[Step], ...] = with_plugins(
         Prune,
         Factorize,
         Widen,
+        Reorder,
         Encode,
         Gptq,
         Fold,
@@ -61,6 +63,7 @@ __all__ = [
     "Load",
     "Prune",
     "ReestimateBatchnorm",
+    "Reorder",
     "Sparsify",
     "Step",
     "Train",

@@ -105,7 +105,7 @@ def test_the_gradient_is_that_of_the_interpolation(footprint, channels):
     total = 0.0
     for n, weigh in enumerate(padded.reshape(30, -1, channels)):
         mode = grid_of(blocks.mode[n])
-        shares = np.eye(width * height) if mode == (width, height) else infill((width, height), mode)
+        shares = np.eye(width * height) if mode == (width, height) else infill(footprint, mode)
         mixed = torch.from_numpy(shares.T) @ grid[n, : mode[0] * mode[1]]
         partition = partitions(footprint)[blocks.partitions[n] - 1, blocks.seed[n]].astype(int)
         low, high = ends[n].reshape(-1, channels, 2)[partition].unbind(-1)

@@ -18,6 +18,7 @@ from featherweight.formats.compiled import compiled
 
 NBYTES = 16
 PADDED = NBYTES + 2  # a field may be written across the end
+ROOM = 96  # for a sequence: it is read in whole groups, and infill asks for points beyond its grid, in vain
 _TRIT_WIDTHS, _QUINT_WIDTHS = np.array(TRIT_WIDTHS), np.array(QUINT_WIDTHS)
 _TRIT_PLACES, _QUINT_PLACES = 3 ** np.arange(5), 5 ** np.arange(3)
 _REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
@@ -33,56 +34,59 @@ def shapes(kinds: tuple[Range, ...]) -> Array:
 
 
 @compiled
-def load(content: Array, windows: Array, backwards: Array) -> None:
-    """Set two arrays `[16]` to the 24 bits from every byte of a block on, and of it with its bits turned round.
+def reverse(half: int) -> int:
+    """Return 64 bits turned round."""
+    found = np.uint64(0)
+    for _ in range(8):
+        found = found << np.uint64(8) | np.uint64(_REVERSED[half & np.uint64(255)])
+        half = half >> np.uint64(8)  # type: ignore[assignment]
+    return found  # type: ignore[return-value]
 
-    Args:
-        content: the block, uint8 `[16]`; zeros follow it.
-        windows: int64, set.
-        backwards: int64, set; the first bit is the last one of the block.
+
+@compiled
+def get(low: int, high: int, position: int, width: int) -> int:
+    """Return `width` bits (0 to 62) from `position` on, of a block whose halves are two uint64."""
+    shift = np.uint64(position & 63)
+    across = high << np.uint64(1) << (np.uint64(63) - shift)
+    word = low >> shift | across if position < 64 else high >> shift
+    return np.int64(word) & ((1 << width) - 1)  # type: ignore[return-value]
+
+
+@compiled
+def read_sequence(low: int, high: int, position: int, count: int, shape: Shape, values: Array) -> None:
+    """Set the first `count` of `values` to a bounded integer sequence of a `Shape`; four more may change.
+
+    In a group of five, the bits of each value are followed by its share of the packed trits; in one of three,
+    of the packed quints.
     """
-    here, there = 0, 0
-    for i in range(NBYTES - 1, -1, -1):
-        here = (here << 8 | int(content[i])) & 0xFFFFFF
-        there = (there << 8 | int(_REVERSED[content[NBYTES - 1 - i]])) & 0xFFFFFF
-        windows[i], backwards[i] = here, there
-
-
-@compiled
-def get(windows: Array, position: int, width: int) -> int:
-    """Return `width` bits (0 to 16) of a block from `position` on; `windows` as `load` sets it."""
-    return windows[position >> 3] >> (position & 7) & ((1 << width) - 1)  # type: ignore[no-any-return]
-
-
-@compiled
-def read_sequence(windows: Array, position: int, count: int, shape: Shape, values: Array) -> None:
-    """Set the first `count` of `values` to a bounded integer sequence of a `Shape`."""
     trits, quints, bits = shape
+    mask, end = (1 << bits) - 1, position + count * bits
     if trits:
-        _read_groups(windows, position, count, bits, TRITS, _TRIT_WIDTHS, values)
+        end += (8 * count + 4) // 5
+        for first in range(0, count, 5):
+            word = get(low, high, position, min(5 * bits + 8, end - position))
+            second, third = word >> bits, word >> 2 * bits
+            fourth, fifth = word >> 3 * bits, word >> 4 * bits
+            digits = second & 3 | third & 12 | fourth & 16 | fifth & 96 | fifth >> bits & 128
+            values[first] = int(TRITS[digits, 0]) << bits | word & mask
+            values[first + 1] = int(TRITS[digits, 1]) << bits | second >> 2 & mask
+            values[first + 2] = int(TRITS[digits, 2]) << bits | third >> 4 & mask
+            values[first + 3] = int(TRITS[digits, 3]) << bits | fourth >> 5 & mask
+            values[first + 4] = int(TRITS[digits, 4]) << bits | fifth >> 7 & mask
+            position += 5 * bits + 8
     elif quints:
-        _read_groups(windows, position, count, bits, QUINTS, _QUINT_WIDTHS, values)
+        end += (7 * count + 2) // 3
+        for first in range(0, count, 3):
+            word = get(low, high, position, min(3 * bits + 7, end - position))
+            second, third = word >> bits, word >> 2 * bits
+            digits = second & 7 | third & 24 | third >> bits & 96
+            values[first] = int(QUINTS[digits, 0]) << bits | word & mask
+            values[first + 1] = int(QUINTS[digits, 1]) << bits | second >> 3 & mask
+            values[first + 2] = int(QUINTS[digits, 2]) << bits | third >> 5 & mask
+            position += 3 * bits + 7
     else:
         for k in range(count):
-            values[k] = get(windows, position + k * bits, bits)
-
-
-@compiled
-def _read_groups(
-    windows: Array, position: int, count: int, bits: int, digits: Array, widths: Array, values: Array
-) -> None:
-    """Read groups of trits or quints: of each value its bits, and then its share of the packed digits."""
-    group = widths.size
-    for first in range(0, count, group):
-        packed, shift = 0, 0
-        most = min(group, count - first)
-        for k in range(most):
-            values[first + k] = get(windows, position, bits)
-            position += bits
-            packed |= get(windows, position, widths[k]) << shift
-            position, shift = position + widths[k], shift + widths[k]
-        for k in range(most):
-            values[first + k] |= int(digits[packed, k]) << bits
+            values[k] = get(low, high, position + k * bits, bits)
 
 
 @compiled

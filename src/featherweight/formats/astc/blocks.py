@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.formats.astc.modes import Footprint, size
-from featherweight.formats.astc.partitions import partitions
+from featherweight.formats.astc.geometry import geometry
+from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Footprint, size
 
 Array = NDArray[Any]
 
@@ -59,17 +59,23 @@ class Blocks:
         """
         from featherweight.formats.astc.walk import read_all
 
-        fields, endpoints, weights, bad = read_all(content, size(footprint))
+        fields, endpoints, weights, bad = read_all(halves(content), *size(footprint))
         check(*bad)
-        mode, count, seed, _, apart = fields[:, :5].T
-        kinds = fields[:, 5:]
-        mixed = (kinds != kinds[:, :1]) & (np.arange(4) < count[:, None])
+        _, mode, count, seed, kinds, _, _, apart = fields.T
+        shifts = 4 * np.arange(4)
+        mixed = ((kinds[:, None] >> shifts ^ kinds[:, None]) & 15 > 0) & (np.arange(4) < count[:, None])
         if ((count == 0) | (apart >= 0) | mixed.any(axis=1)).any():
             raise UnsupportedError("blocks of one colour, two planes or mixed endpoints have no such meaning")
         return cls(
             footprint, mode.astype(np.uint16), count.astype(np.uint8), seed.astype(np.uint16),
-            kinds[:, 0].astype(np.uint8), endpoints.astype(np.uint8), weights.astype(np.uint8),
+            (kinds & 15).astype(np.uint8), endpoints[:, :MOST_ENDPOINTS].astype(np.uint8),
+            weights[:, :MOST_WEIGHTS].astype(np.uint8),
         )  # fmt: skip
+
+
+def halves(content: Array) -> Array:
+    """Return bytes of blocks, `[..., 16]`, as two integers each, uint64 `[..., 2]`."""
+    return np.ascontiguousarray(content).view("<u8").astype(np.uint64, copy=False)
 
 
 def check(number: int, fault: int) -> None:
@@ -106,7 +112,7 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
     touched = content[top : -(-rows.stop // height), left : -(-cols.stop // width)]
     texels = np.empty((rows.stop - rows.start, cols.stop - cols.start, channels), np.uint16)
     first = rows.start - top * height, cols.start - left * width
-    check(*paint(np.ascontiguousarray(touched), (width, height), partitions(footprint), first, texels))
+    check(*paint(halves(touched), geometry(footprint), first, texels))
     return texels
 
 

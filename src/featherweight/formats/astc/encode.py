@@ -1,8 +1,7 @@
-"""Texels to blocks: a tile of a texture, of whatever size, strip by strip on all processors."""
+"""Texels to blocks: a tile of a texture, of whatever size, strip by strip on the processors of the run."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +12,7 @@ from numpy.typing import NDArray
 from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, DecodeMode
 from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Footprint, size
 from featherweight.formats.astc.plan import Preset, plan_of
+from featherweight.processors import taken_processors
 
 Array = NDArray[Any]
 
@@ -48,7 +48,7 @@ def encode_tile(
         blocks = encode_blocks(values, heavy, footprint, plan)
         content[rows, cols] = blocks.pack().reshape(content[rows, cols].shape)
 
-    with ThreadPoolExecutor(_processors()) as pool:
+    with ThreadPoolExecutor(taken_processors()) as pool:
         list(pool.map(work, strips))
     return content
 
@@ -86,8 +86,3 @@ def _strips(rows: int, cols: int) -> Iterator[tuple[slice, slice]]:
     for top in range(0, rows, tall):
         for left in range(0, cols, wide):
             yield slice(top, min(top + tall, rows)), slice(left, min(left + wide, cols))
-
-
-def _processors() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from featherweight.formats.astc.geometry import Geometry
 from featherweight.formats.astc.ise import Array
 from featherweight.formats.astc.levels import RISING_ENDPOINTS, RISING_WEIGHTS
 from featherweight.formats.astc.modes import (
@@ -12,11 +13,10 @@ from featherweight.formats.astc.modes import (
     MODES,
     MORE_PARTITIONS,
     MOST_ENDPOINTS,
-    MOST_WEIGHTS,
     ONE_PARTITION,
 )
-from featherweight.formats.astc.paint import corners, interpolants, paint_block
-from featherweight.formats.astc.physical import APART, ENDPOINT_KIND, FIELDS, KINDS, MODE, PARTITIONS, SEED
+from featherweight.formats.astc.paint import interpolate, place_ends, scratch, spread_weights
+from featherweight.formats.astc.physical import Fields
 from featherweight.formats.astc.rising import (
     ENDPOINT_COUNTS,
     ENDPOINT_VALUES,
@@ -30,15 +30,13 @@ Layout = tuple[Array, Array, Array, Array]
 
 
 @compiled
-def look(layout: Layout, n: int, fields: Array) -> int:
-    """Set `fields: [FIELDS]` to those of block `n`; return its channels."""
+def look(layout: Layout, n: int) -> Fields:
+    """Return the fields of block `n`."""
     mode, partitions, seed, kind = layout
-    fields[MODE], fields[PARTITIONS], fields[SEED], fields[APART] = mode[n], partitions[n], seed[n], -1
-    fields[KINDS:] = kind[n]
-    channels = (kind[n] >> 2) + 1
+    pairs = ((kind[n] >> 2) + 1) * partitions[n]
     bits = BLOCK_BITS - MODES[mode[n], 4] - (MORE_PARTITIONS if partitions[n] > 1 else ONE_PARTITION)
-    fields[ENDPOINT_KIND] = ENDPOINT_RANGE[channels * partitions[n], bits]
-    return channels  # type: ignore[no-any-return]
+    kinds = kind[n] * 0x1111
+    return Fields(0, mode[n], partitions[n], seed[n], kinds, pairs, ENDPOINT_RANGE[pairs, bits], -1)
 
 
 @compiled
@@ -52,11 +50,11 @@ def round_all(layout: Layout, ends: Array, grid: Array, endpoints: Array, weight
         endpoints: uint8 `[n, 18]`, set.
         weights: uint8 `[n, 64]`, set.
     """
-    fields, ranks = np.zeros(FIELDS, np.int64), np.zeros(MOST_ENDPOINTS, np.int64)
+    ranks = np.zeros(MOST_ENDPOINTS, np.int64)
     for n in range(len(ends)):
-        channels = look(layout, n, fields)
-        of, kind = fields[ENDPOINT_KIND], MODES[fields[MODE], 2]
-        for p in range(fields[PARTITIONS]):
+        fields = look(layout, n)
+        channels, of, kind = fields.pairs // fields.partitions, fields.endpoints, MODES[fields.mode, 2]
+        for p in range(fields.partitions):
             first = 2 * channels * p
             for k in range(first, first + 2 * channels):
                 ranks[k] = nearest_endpoint(255.0 * ends[n, k], of)
@@ -64,7 +62,7 @@ def round_all(layout: Layout, ends: Array, grid: Array, endpoints: Array, weight
                 _put_in_order(ranks[first : first + 8], of)
             for k in range(first, first + 2 * channels):
                 endpoints[n, k] = RISING_ENDPOINTS[of, ranks[k]]
-        for k in range(MODES[fields[MODE], 0] * MODES[fields[MODE], 1]):
+        for k in range(MODES[fields.mode, 0] * MODES[fields.mode, 1]):
             weights[n, k] = RISING_WEIGHTS[kind, nearest_weight(grid[n, k], kind)]
 
 
@@ -87,29 +85,23 @@ def _put_in_order(ranks: Array, of: int) -> None:
 
 
 @compiled
-def paint_all(
-    layout: Layout, endpoints: Array, weights: Array, footprint: tuple[int, int], table: Array, texels: Array
-) -> None:
+def paint_all(layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, texels: Array) -> None:
     """Paint blocks, row by row; as `paint`, from integers in place of bytes."""
-    fields, numbers, levels = _scratch()
-    ends, spread = np.zeros((4, 2, 4), np.int64), np.zeros((2, footprint[0] * footprint[1]), np.int64)
-    across = -(-texels.shape[1] // footprint[0])
+    numbers, levels, ends, spread = scratch(geometry)
+    across = -(-texels.shape[1] // geometry.width)
     for n in range(len(endpoints)):
-        look(layout, n, fields)
-        numbers[:], levels[:] = endpoints[n], weights[n]
-        place = n // across * footprint[1], n % across * footprint[0]
-        paint_block(fields, numbers, levels, footprint, table, (ends, spread), texels, place)
-
-
-@compiled
-def _scratch() -> tuple[Array, Array, Array]:
-    return np.zeros(FIELDS, np.int64), np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
+        numbers[: endpoints.shape[1]], levels[: weights.shape[1]] = endpoints[n], weights[n]
+        place = n // across * geometry.height, n % across * geometry.width
+        fields = look(layout, n)
+        spread_weights(fields.mode, levels, geometry, spread)
+        place_ends(fields, numbers, ends)
+        interpolate(fields, geometry, ends, spread, texels, place)
 
 
 @compiled
 def pull_all(
-    layout: Layout, endpoints: Array, weights: Array, footprint: tuple[int, int], table: Array, slope: Array,
-    ends_slope: Array, grid_slope: Array,
+    layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, slope: Array, ends_slope: Array,
+    grid_slope: Array,
 ) -> None:  # fmt: skip
     """Add to the gradients of endpoints and weights what comes from that of the texels.
 
@@ -120,33 +112,32 @@ def pull_all(
         layout: of the blocks.
         endpoints: integers, as painted.
         weights: likewise.
-        footprint: width and height of a block.
-        table: of its `partitions`.
+        geometry: of their footprint.
         slope: `G`, by texels 0 to 1, `[height, width, channels]`.
         ends_slope: `[n, 8 or 16]`, added to.
         grid_slope: `[n, points]`, added to.
     """
-    width, height = footprint
-    fields, numbers, levels = _scratch()
-    ends, spread = np.zeros((4, 2, 4), np.int64), np.zeros((2, width * height), np.int64)
-    across, bends = -(-slope.shape[1] // width), np.zeros(width * height)
-    steps = (1024 + width // 2) // (width - 1), (1024 + height // 2) // (height - 1)
+    size = geometry.width, geometry.height
+    numbers, levels, ends, spread = scratch(geometry)
+    across, bends = -(-slope.shape[1] // geometry.width), np.zeros(spread.shape[1])
     for n in range(len(endpoints)):
-        look(layout, n, fields)
-        numbers[:], levels[:] = endpoints[n], weights[n]
-        interpolants(fields, numbers, levels, footprint, ends, spread)
-        grid = MODES[fields[MODE], 0], MODES[fields[MODE], 1]
-        partition = table[fields[PARTITIONS] - 1, fields[SEED]]
-        place = n // across * height, n % across * width
-        _pull_ends(n, slope, place, footprint, partition, ends, spread, ends_slope, bends)
-        for t in range(width * height):
-            if grid == footprint:
+        fields = look(layout, n)
+        numbers[: endpoints.shape[1]], levels[: weights.shape[1]] = endpoints[n], weights[n]
+        spread_weights(fields.mode, levels, geometry, spread)
+        place_ends(fields, numbers, ends)
+        partition = geometry.partitions[fields.partitions - 1, fields.seed]
+        place = n // across * geometry.height, n % across * geometry.width
+        _pull_ends(n, slope, place, size, partition, ends, spread, ends_slope, bends)
+        wide, high = MODES[fields.mode, 0], MODES[fields.mode, 1]
+        for t in range(bends.size):
+            if (wide, high) == size:
                 grid_slope[n, t] += bends[t]
                 continue
-            corner, shares = corners(t % width, t // width, steps, grid)
             for k in range(4):
-                if shares[k]:
-                    grid_slope[n, corner + (k & 1) + (k >> 1) * grid[0]] += bends[t] * shares[k] / 16
+                share = geometry.shares[wide, high, t, k]
+                if share:
+                    corner = geometry.corners[wide, high, t]
+                    grid_slope[n, corner + (k & 1) + (k >> 1) * wide] += bends[t] * share / 16
 
 
 @compiled
@@ -169,24 +160,21 @@ def _pull_ends(
 
 
 @compiled
-def mix_all(
-    layout: Layout, ends: Array, grid: Array, footprint: tuple[int, int], table: Array, values: Array
-) -> None:
+def mix_all(layout: Layout, ends: Array, grid: Array, geometry: Geometry, values: Array) -> None:
     """Set `values: [n, texels, channels]`, 0 to 255, to what blocks would show if nothing were rounded."""
-    width, height = footprint
-    fields = np.zeros(FIELDS, np.int64)
-    steps = (1024 + width // 2) // (width - 1), (1024 + height // 2) // (height - 1)
     for n in range(len(ends)):
-        channels = look(layout, n, fields)
-        size = MODES[fields[MODE], 0], MODES[fields[MODE], 1]
-        partition = table[fields[PARTITIONS] - 1, fields[SEED]]
-        for t in range(width * height):
-            a = grid[n, t] if size == footprint else 0.0
-            if size != footprint:
-                corner, shares = corners(t % width, t // width, steps, size)
+        fields, channels = look(layout, n), values.shape[2]
+        wide, high = MODES[fields.mode, 0], MODES[fields.mode, 1]
+        whole = (wide, high) == (geometry.width, geometry.height)
+        partition = geometry.partitions[fields.partitions - 1, fields.seed]
+        for t in range(values.shape[1]):
+            a = grid[n, t] if whole else 0.0
+            if not whole:
                 for k in range(4):
-                    if shares[k]:
-                        a += grid[n, corner + (k & 1) + (k >> 1) * size[0]] * shares[k] / 16
+                    share = geometry.shares[wide, high, t, k]
+                    if share:
+                        corner = geometry.corners[wide, high, t]
+                        a += grid[n, corner + (k & 1) + (k >> 1) * wide] * share / 16
             for c in range(channels):
                 k = 2 * (channels * partition[t] + c)
                 values[n, t, c] = 255 * (ends[n, k] + a * (ends[n, k + 1] - ends[n, k]))

@@ -9,6 +9,7 @@ import numpy as np
 from featherweight.formats.astc import gradient
 from featherweight.formats.astc.blocks import Blocks
 from featherweight.formats.astc.encode import cut_up, encode_blocks
+from featherweight.formats.astc.geometry import geometry
 from featherweight.formats.astc.ise import Array
 from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
 from featherweight.formats.astc.modes import (
@@ -20,7 +21,6 @@ from featherweight.formats.astc.modes import (
     ONE_PARTITION,
     size,
 )
-from featherweight.formats.astc.partitions import partitions
 from featherweight.formats.astc.search import Plan
 
 MOST_ENDS = {1: 8, 4: 16}  # by channels
@@ -47,9 +47,7 @@ def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
     """Return what `decode_texels` gives of all bytes, uint16 `[height, width, channels]`, without making them."""
     texels = np.empty(shape, np.uint16)
     integers = blocks.endpoints, blocks.weights
-    gradient.paint_all(
-        _layout(blocks), *integers, size(blocks.footprint), partitions(blocks.footprint), texels
-    )
+    gradient.paint_all(_layout(blocks), *integers, geometry(blocks.footprint), texels)
     return texels
 
 
@@ -59,8 +57,7 @@ def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
     of_ends = np.zeros((blocks.mode.size, MOST_ENDS[slope.shape[2]]), np.float32)
     of_grid = np.zeros((blocks.mode.size, min(width * height, MOST_WEIGHTS)), np.float32)
     gradient.pull_all(
-        _layout(blocks), blocks.endpoints, blocks.weights, (width, height), partitions(blocks.footprint),
-        slope, of_ends, of_grid,
+        _layout(blocks), blocks.endpoints, blocks.weights, geometry(blocks.footprint), slope, of_ends, of_grid
     )  # fmt: skip
     return of_ends, of_grid
 
@@ -78,9 +75,9 @@ def searched(
         share: of all blocks to search.
         plan: what to try.
     """
-    footprint, table = size(blocks.footprint), partitions(blocks.footprint)
+    footprint = size(blocks.footprint)
     wished = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
-    gradient.mix_all(_layout(blocks), ends, grid, footprint, table, wished)
+    gradient.mix_all(_layout(blocks), ends, grid, geometry(blocks.footprint), wished)
     inside = cut_up(np.ones((*shape[:2], 1)), footprint)[:, :, 0]
     error = _missed(rounded(blocks, ends, grid), wished, inside)
     worst = np.argsort(-error, kind="stable")[: round(share * error.size)]

@@ -2,180 +2,126 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-from featherweight.formats.astc.bits import NBYTES, load
+from featherweight.formats.astc.bits import ROOM, get
+from featherweight.formats.astc.geometry import Geometry
 from featherweight.formats.astc.ise import Array
 from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
-from featherweight.formats.astc.modes import MODES, MOST_ENDPOINTS, MOST_WEIGHTS
-from featherweight.formats.astc.physical import (
-    APART,
-    ENDPOINT_KIND,
-    FIELDS,
-    KINDS,
-    MODE,
-    PARTITIONS,
-    SEED,
-    read,
-)
+from featherweight.formats.astc.modes import MODES
+from featherweight.formats.astc.physical import Fields, read, read_integers
 from featherweight.formats.compiled import compiled
 
 
 @compiled
-def paint(
-    blocks: Array, footprint: tuple[int, int], table: Array, first: tuple[int, int], texels: Array
-) -> tuple[int, int]:
+def paint(blocks: Array, geometry: Geometry, first: tuple[int, int], texels: Array) -> tuple[int, int]:
     """Decode blocks to 16-bit channels; return which block is malformed, and why: -1, 0 if none is.
 
     Args:
-        blocks: uint8 `[rows, cols, 16]`.
-        footprint: width and height of a block.
-        table: of its `partitions`.
+        blocks: uint64 `[rows, cols, 2]`.
+        geometry: of their footprint.
         first: row and column of the first texel in the first block.
         texels: uint16 `[height, width, channels]`, set; channels are 1 (red) or 4.
     """
-    width, height = footprint
-    top, left = first
-    block, backwards, fields = (
-        np.zeros(NBYTES, np.int64),
-        np.zeros(NBYTES, np.int64),
-        np.zeros(FIELDS, np.int64),
-    )
-    numbers, weights = np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
-    ends, spread = np.zeros((4, 2, 4), np.int64), np.zeros((2, width * height), np.int64)
-    for number in range(blocks.shape[0] * blocks.shape[1]):
-        row, col = number // blocks.shape[1], number % blocks.shape[1]
-        load(blocks[row, col], block, backwards)
-        fault = read(block, backwards, footprint, fields, numbers, weights)
-        if fault:
-            return number, fault
-        place = row * height - top, col * width - left
-        paint_block(fields, numbers, weights, footprint, table, (ends, spread), texels, place)
+    numbers, weights, ends, spread = scratch(geometry)
+    for row in range(blocks.shape[0]):
+        for col in range(blocks.shape[1]):
+            low, high = blocks[row, col, 0], blocks[row, col, 1]
+            fields = read(low, high, geometry.width, geometry.height)
+            if fields.fault:
+                return row * blocks.shape[1] + col, fields.fault
+            y, x = row * geometry.height - first[0], col * geometry.width - first[1]
+            if fields.partitions == 0:
+                _fill(high, texels, (y, x, geometry.width, geometry.height))
+                continue
+            read_integers(low, high, fields, numbers, weights)
+            spread_weights(fields.mode, weights, geometry, spread)
+            place_ends(fields, numbers, ends)
+            interpolate(fields, geometry, ends, spread, texels, (y, x))
     return -1, 0
 
 
 @compiled
-def paint_block(
-    fields: Array, numbers: Array, weights: Array, footprint: tuple[int, int], table: Array,
-    scratch: tuple[Array, Array], texels: Array, place: tuple[int, int],
-) -> None:  # fmt: skip
-    """Decode the block that starts at row and column `place`, from what `read` sets."""
-    (ends, spread), (width, height), (y, x) = scratch, footprint, place
-    if fields[PARTITIONS] == 0:
-        _fill(numbers, texels, y, x, width, height)
-        return
-    interpolants(fields, numbers, weights, footprint, ends, spread)
-    partition = table[fields[PARTITIONS] - 1, fields[SEED]]
-    _interpolate(partition, ends, spread, fields[APART], texels, (y, x, width, height))
+def scratch(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
+    """Return room for endpoints and weights: integers `[ROOM]` of both, `[4, 2, 4]` and `[2, texels]`."""
+    return (
+        np.zeros(ROOM, np.int64), np.zeros(ROOM, np.int64),
+        np.zeros((4, 2, 4), np.int64), np.zeros((2, geometry.width * geometry.height), np.int64),
+    )  # fmt: skip
 
 
 @compiled
-def interpolants(
-    fields: Array, numbers: Array, weights: Array, footprint: tuple[int, int], ends: Array, spread: Array
-) -> None:
-    """Set what a block interpolates, from what `read` sets; `numbers` and `weights` become levels.
-
-    Args:
-        fields: as `read` sets them.
-        numbers: likewise, the integers of the endpoints.
-        weights: likewise.
-        footprint: width and height in texels.
-        ends: `[4, 2, 4]`, set: of each partition, 0 to 255.
-        spread: `[2, texels]`, set: the interpolation weight of each texel in each plane, 0 to 64.
-    """
-    _spread(fields, weights, footprint[0], footprint[1], spread)
-    position = 0
-    for k in range(fields[PARTITIONS]):
-        position = _ends(numbers, position, fields, k, ends)
-
-
-@compiled
-def _fill(colour: Array, texels: Array, y: int, x: int, width: int, height: int) -> None:
-    """Paint a block of one colour."""
+def _fill(colour: int, texels: Array, window: tuple[int, int, int, int]) -> None:
+    """Paint a block of one colour, 16 bits of each channel."""
+    y, x, width, height = window
     for j in range(max(y, 0), min(y + height, texels.shape[0])):
         for i in range(max(x, 0), min(x + width, texels.shape[1])):
             for c in range(texels.shape[2]):
-                texels[j, i, c] = colour[c]
+                texels[j, i, c] = get(colour, colour, 16 * c, 16)
 
 
 @compiled
-def _spread(fields: Array, weights: Array, width: int, height: int, spread: Array) -> None:
-    """Set `spread: [2, texels]` to the interpolation weight, 0 to 64, of each texel in each plane."""
-    mode = fields[MODE]
+def spread_weights(mode: int, weights: Array, geometry: Geometry, spread: Array) -> None:
+    """Set `spread: [2, texels]` to the interpolation weight, 0 to 64, of each texel in each plane.
+
+    `weights: [ROOM]` are integers, and become levels.
+    """
     wide, high, kind, planes = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 3]
     for k in range(wide * high * planes):
         weights[k] = WEIGHTS[kind, weights[k]]
-    if wide == width and high == height:
-        for plane in range(planes):
-            for k in range(width * height):
-                spread[plane, k] = weights[k * planes + plane]
-        return
-    steps = (1024 + width // 2) // (width - 1), (1024 + height // 2) // (height - 1)
-    for y in range(height):
-        for x in range(width):
-            corner, shares = corners(x, y, steps, (wide, high))
-            for plane in range(planes):
-                total = 8
-                for k in range(4):
-                    if shares[k]:
-                        total += shares[k] * weights[(corner + (k & 1) + (k >> 1) * wide) * planes + plane]
-                spread[plane, y * width + x] = total >> 4
+    whole, (corners, shares) = wide * high == spread.shape[1], (geometry.corners, geometry.shares)
+    for plane in range(planes):
+        for t in range(spread.shape[1]):
+            if whole:
+                spread[plane, t] = weights[t * planes + plane]
+            else:
+                k = corners[wide, high, t] * planes + plane
+                below = k + wide * planes
+                total = 8 + shares[wide, high, t, 0] * weights[k]
+                total += shares[wide, high, t, 1] * weights[k + planes]
+                total += shares[wide, high, t, 2] * weights[below]
+                total += shares[wide, high, t, 3] * weights[below + planes]
+                spread[plane, t] = total >> 4
 
 
 @compiled
-def corners(
-    x: int, y: int, steps: tuple[int, int], grid: tuple[int, int]
-) -> tuple[int, tuple[int, int, int, int]]:
-    """Return the first of the four points of a grid around a texel, and the sixteenths of each in its weight.
-
-    The others are one to the right, one below, and both. `steps` are those of one texel, of 1024 a block.
-    """
-    s = (steps[0] * x * (grid[0] - 1) + 32) >> 6
-    t = (steps[1] * y * (grid[1] - 1) + 32) >> 6
-    right, below = s & 15, t & 15
-    both = (right * below + 8) >> 4
-    return (s >> 4) + (t >> 4) * grid[0], (16 - right - below + both, right - both, below - both, both)
-
-
-@compiled
-def _interpolate(
-    partition: Array, ends: Array, spread: Array, apart: int, texels: Array, place: tuple[int, int, int, int]
+def interpolate(
+    fields: Fields, geometry: Geometry, ends: Array, spread: Array, texels: Array, place: tuple[int, int]
 ) -> None:
-    """Paint a block: between the ends of its partition, each texel by its weight."""
-    y, x, width, height = place
+    """Paint the block that begins at row and column `place`: texels between the ends of their partitions."""
+    (y, x), width, height = place, geometry.width, geometry.height
+    partition = geometry.partitions[fields.partitions - 1, fields.seed]
+    left, right = max(x, 0), min(x + width, texels.shape[1])
     for c in range(texels.shape[2]):
-        weights = spread[1 if c == apart else 0]
+        plane = 1 if c == fields.apart else 0
         for j in range(max(y, 0), min(y + height, texels.shape[0])):
-            for i in range(max(x, 0), min(x + width, texels.shape[1])):
-                t = (j - y) * width + i - x
-                weight = weights[t]
-                low, high = ends[partition[t], 0, c], ends[partition[t], 1, c]
+            first = (j - y) * width - x
+            for i in range(left, right):
+                weight, p = spread[plane, first + i], partition[first + i]
+                low, high = ends[p, 0, c], ends[p, 1, c]
                 texels[j, i, c] = (257 * (low * (64 - weight) + high * weight) + 32) >> 6
 
 
 @compiled
-def _ends(numbers: Array, position: int, fields: Array, partition: int, ends: Array) -> Any:
-    """Set `ends: [4, 2, 4]` of a partition, 0 to 255, from its integers; return where the next one's start."""
-    kind, of = fields[KINDS + partition], fields[ENDPOINT_KIND]
-    count = 2 * (kind >> 2) + 2
-    if kind == 0:  # luminance, without views of arrays: what nearly all blocks of weights have
-        for e in range(2):
-            end = ENDPOINTS[of, numbers[position + e]]
-            ends[partition, e, 0], ends[partition, e, 1] = end, end
-            ends[partition, e, 2], ends[partition, e, 3] = end, 255
-        return position + count
-    v = numbers[position:]
-    for k in range(count):
-        v[k] = ENDPOINTS[of, v[k]]
-    _other_ends(v, kind, count, ends[partition])
-    return position + count
+def place_ends(fields: Fields, numbers: Array, ends: Array) -> None:
+    """Set `ends: [4, 2, 4]`, 0 to 255, of each partition; `numbers: [ROOM]` are integers, and become levels."""
+    position = 0
+    for k in range(2 * fields.pairs):
+        numbers[k] = ENDPOINTS[fields.endpoints, numbers[k]]
+    for p in range(fields.partitions):
+        kind = fields.kinds >> 4 * p & 15
+        if kind == 0:  # luminance: what nearly all blocks of weights have
+            for e in range(2):
+                end = numbers[position + e]
+                ends[p, e, 0], ends[p, e, 1], ends[p, e, 2], ends[p, e, 3] = end, end, end, 255
+        else:
+            _ends(numbers[position : position + 2 * (kind >> 2) + 2], kind, ends[p])
+        position += 2 * (kind >> 2) + 2
 
 
 @compiled
-def _other_ends(v: Array, kind: int, count: int, ends: Array) -> None:
-    """Set the ends `[2, 4]` of a partition from `v: [count]`, 0 to 255, in any mode but luminance."""
+def _ends(v: Array, kind: int, ends: Array) -> None:
+    """Set the ends `[2, 4]` of a partition from the levels of its endpoint mode, any but luminance."""
     if kind == 1:
         low = v[0] >> 2 | v[1] & 0xC0
         ends[0, :3], ends[1, :3], ends[:, 3] = low, min(low + (v[1] & 0x3F), 255), 255
@@ -186,7 +132,7 @@ def _other_ends(v: Array, kind: int, count: int, ends: Array) -> None:
             ends[0, c], ends[1, c] = v[c] * v[3] >> 8, v[c]
         ends[0, 3], ends[1, 3] = (v[4], v[5]) if kind == 10 else (255, 255)
     else:
-        _colour(v, kind, count, ends)
+        _colour(v, kind, ends)
 
 
 @compiled
@@ -211,9 +157,9 @@ def _offset(base: int, offset: int) -> tuple[int, int]:
 
 
 @compiled
-def _colour(v: Array, kind: int, count: int, ends: Array) -> None:
+def _colour(v: Array, kind: int, ends: Array) -> None:
     """Endpoint modes 8 and 12 (direct), 9 and 13 (base and offset), with or without alpha."""
-    low, high = 0, 0
+    low, high, count = 0, 0, v.size
     for c in range(4):
         ends[0, c], ends[1, c] = (v[2 * c], v[2 * c + 1]) if 2 * c < count else (255, 255)
         if kind & 1 and 2 * c < count:

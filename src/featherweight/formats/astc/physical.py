@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
 from featherweight.formats.astc.bits import (
@@ -10,6 +12,7 @@ from featherweight.formats.astc.bits import (
     get,
     put,
     read_sequence,
+    reverse,
     shapes,
     turned,
     write_sequence,
@@ -28,10 +31,32 @@ from featherweight.formats.compiled import compiled
 
 _WEIGHT_SHAPES, _ENDPOINT_SHAPES = shapes(WEIGHT_RANGES), shapes(ENDPOINT_RANGES)
 
-# The fields of a block: its mode, partitions (0: all of one colour), seed, position of the range of endpoints,
-# the channel whose weights are apart (-1: none), and how the endpoints of four partitions are written.
-MODE, PARTITIONS, SEED, ENDPOINT_KIND, APART, KINDS = 0, 1, 2, 3, 4, 5
-FIELDS = KINDS + 4
+
+class Fields(NamedTuple):
+    """What a block says of itself.
+
+    Attributes:
+        fault: position in `FAULTS` of why it is malformed; 0 if it is not.
+        mode: 11 bits.
+        partitions: 1 to 4; 0: all of one colour, the upper half of the block.
+        seed: of the partitioning.
+        kinds: how the endpoints of each partition are written, four bits each, the first one lowest.
+        pairs: number of pairs of endpoints.
+        endpoints: position of their range.
+        apart: the channel whose weights are apart; -1: none.
+    """
+
+    fault: int
+    mode: int = 0
+    partitions: int = 0
+    seed: int = 0
+    kinds: int = 0
+    pairs: int = 0
+    endpoints: int = 0
+    apart: int = -1
+
+
+FIELDS = len(Fields._fields)
 
 FAULTS = (
     "",
@@ -52,115 +77,107 @@ def _shape(table: Array, kind: int) -> Shape:
 
 
 @compiled
-def read(
-    block: Array,
-    backwards: Array,
-    footprint: tuple[int, int],
-    fields: Array,
-    endpoints: Array,
-    weights: Array,
-) -> int:
-    """Read one block; return 0, or the position in `FAULTS` of why it is malformed.
+def read(low: int, high: int, width: int, height: int) -> Fields:
+    """Return the fields of a block.
 
     Args:
-        block: its bits, as `load` sets them.
-        backwards: its bits turned round.
-        footprint: width and height in texels.
-        fields: `[FIELDS]`, set.
-        endpoints: `[MOST_ENDPOINTS]`, set to their integers; of a block of one colour, to four of 16 bits.
-        weights: `[64]`, set to their integers.
+        low: its first 64 bits, uint64.
+        high: the others.
+        width: of the footprint, in texels.
+        height: likewise.
     """
-    code = get(block, 0, 11)
-    fields[MODE], fields[PARTITIONS], fields[SEED], fields[APART] = code, 0, 0, -1
-    if code & 0x1FF == VOID:
-        return _read_void(block, endpoints)
-    wide, high, kind = MODES[code, 0], MODES[code, 1], MODES[code, 2]
-    planes, nbits = MODES[code, 3], MODES[code, 4]
-    count = get(block, 11, 2) + 1
-    if wide == 0:
-        return 1
-    if wide > footprint[0] or high > footprint[1]:
-        return 2
+    mode, count = get(low, high, 0, 11), get(low, high, 11, 2) + 1
+    if mode & 0x1FF == VOID:
+        return _read_void(low, high, mode)
+    planes, nbits = MODES[mode, 3], MODES[mode, 4]
+    if planes == 0:
+        return _malformed(1)
+    if MODES[mode, 0] > width or MODES[mode, 1] > height:
+        return _malformed(2)
     if planes == 2 and count == 4:
-        return 3
-    fields[PARTITIONS] = count
-    if count > 1:
-        fields[SEED] = get(block, 13, 10)
-    extra = _read_kinds(block, count, BLOCK_BITS - nbits, fields)
+        return _malformed(3)
     start = MORE_PARTITIONS if count > 1 else ONE_PARTITION
-    end = BLOCK_BITS - nbits - extra
+    seed = get(low, high, 13, 10) if count > 1 else 0
+    kinds, extra = _read_kinds(low, high, count, BLOCK_BITS - nbits)
+    end, apart = BLOCK_BITS - nbits - extra, -1
     if planes == 2:
         end -= 2
-        fields[APART] = get(block, end, 2)
+        apart = get(low, high, end, 2)
     pairs = 0
     for k in range(count):
-        if HIGH_RANGE >> fields[KINDS + k] & 1:
-            return 5
-        pairs += (fields[KINDS + k] >> 2) + 1
+        kind = kinds >> 4 * k & 15
+        if HIGH_RANGE >> kind & 1:
+            return _malformed(5)
+        pairs += (kind >> 2) + 1
     if 2 * pairs > MOST_ENDPOINTS or end < start or ENDPOINT_RANGE[pairs, end - start] < 0:
-        return 4
-    fields[ENDPOINT_KIND] = ENDPOINT_RANGE[pairs, end - start]
-    read_sequence(block, start, 2 * pairs, _shape(_ENDPOINT_SHAPES, fields[ENDPOINT_KIND]), endpoints)
-    read_sequence(backwards, 0, wide * high * planes, _shape(_WEIGHT_SHAPES, kind), weights)
-    return 0
+        return _malformed(4)
+    return Fields(0, mode, count, seed, kinds, pairs, ENDPOINT_RANGE[pairs, end - start], apart)
 
 
 @compiled
-def _read_void(block: Array, colour: Array) -> int:
-    """Read a block of one colour: four channels of 16 bits."""
-    if get(block, 9, 1):
-        return 5
-    least_x, most_x, least_y, most_y = (
-        get(block, 12, 13),
-        get(block, 25, 13),
-        get(block, 38, 13),
-        get(block, 51, 13),
-    )
+def _malformed(fault: int) -> Fields:
+    return Fields(fault, 0, 0, 0, 0, 0, 0, -1)
+
+
+@compiled
+def read_integers(low: int, high: int, fields: Fields, endpoints: Array, weights: Array) -> None:
+    """Set the integers of endpoints and weights, `[ROOM]`, of a block that is not of one colour."""
+    start = MORE_PARTITIONS if fields.partitions > 1 else ONE_PARTITION
+    shape = _shape(_ENDPOINT_SHAPES, fields.endpoints)
+    read_sequence(low, high, start, 2 * fields.pairs, shape, endpoints)
+    mode = fields.mode
+    shape, count = _shape(_WEIGHT_SHAPES, MODES[mode, 2]), MODES[mode, 0] * MODES[mode, 1] * MODES[mode, 3]
+    read_sequence(reverse(high), reverse(low), 0, count, shape, weights)
+
+
+@compiled
+def _read_void(low: int, high: int, mode: int) -> Fields:
+    """Read a block of one colour."""
+    if mode & 0x200:
+        return _malformed(5)
+    least_x, most_x = get(low, high, 12, 13), get(low, high, 25, 13)
+    least_y, most_y = get(low, high, 38, 13), get(low, high, 51, 13)
     everywhere = least_x & most_x & least_y & most_y == 0x1FFF
-    if get(block, 10, 2) != 3 or not (everywhere or (least_x < most_x and least_y < most_y)):
-        return 6
-    for c in range(4):
-        colour[c] = get(block, 64 + 16 * c, 16)
-    return 0
+    if get(low, high, 10, 2) != 3 or not (everywhere or (least_x < most_x and least_y < most_y)):
+        return _malformed(6)
+    return Fields(0, mode, 0, 0, 0, 0, 0, -1)
 
 
 @compiled
-def _read_kinds(block: Array, count: int, end: int, fields: Array) -> int:
-    """Read how the endpoints of each partition are written; return the bits of it that lie below `end`."""
+def _read_kinds(low: int, high: int, count: int, end: int) -> tuple[int, int]:
+    """Return how the endpoints of each partition are written, and the bits of it that lie below `end`."""
     if count == 1:
-        fields[KINDS] = get(block, 13, 4)
-        return 0
-    if get(block, 23, 2) == 0:
-        for k in range(count):
-            fields[KINDS + k] = get(block, 25, 4)
-        return 0
+        return get(low, high, 13, 4), 0
+    if get(low, high, 23, 2) == 0:
+        return get(low, high, 25, 4) * 0x1111, 0
     extra = 3 * count - 4
-    code = get(block, 23, 6) | get(block, end - extra, extra) << 6
-    least = (code & 3) - 1
+    code = get(low, high, 23, 6) | get(low, high, end - extra, extra) << 6
+    kinds, least = 0, (code & 3) - 1
     for k in range(count):
-        fields[KINDS + k] = (least + (code >> (2 + k) & 1)) << 2 | code >> (2 + count + 2 * k) & 3
-    return extra
+        kind = (least + (code >> (2 + k) & 1)) << 2 | code >> (2 + count + 2 * k) & 3
+        kinds |= kind << 4 * k
+    return kinds, extra
 
 
 @compiled
-def write(block: Array, fields: Array, endpoints: Array, weights: Array) -> None:
-    """Write one block of one plane whose partitions have one kind of endpoints; undoes `read`.
+def write(
+    block: Array, mode: int, partitions: int, seed: int, kind: int, endpoints: Array, weights: Array
+) -> None:
+    """Write one block of one plane, all partitions with one kind of endpoints; undoes the reading.
 
-    `block: [PADDED]` is 0 before; the other arguments are those of `read`.
+    `block: [PADDED]` is 0 before; the other arguments are those of `Blocks`.
     """
-    mode = fields[MODE]
-    wide, high, kind, nbits = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 4]
-    count = fields[PARTITIONS]
-    put(block, 0, 11, fields[MODE])
-    put(block, 11, 2, count - 1)
+    wide, high, of, nbits = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 4]
+    put(block, 0, 11, mode)
+    put(block, 11, 2, partitions - 1)
     start, place = ONE_PARTITION, 13
-    if count > 1:
-        put(block, 13, 10, fields[SEED])
+    if partitions > 1:
+        put(block, 13, 10, seed)
         start, place = MORE_PARTITIONS, 25
-    put(block, place, 4, fields[KINDS])
-    pairs = count * ((fields[KINDS] >> 2) + 1)
+    put(block, place, 4, kind)
+    pairs = partitions * ((kind >> 2) + 1)
     shape = _shape(_ENDPOINT_SHAPES, ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits])
     write_sequence(block, start, 2 * pairs, shape, endpoints)
     backwards = np.zeros(PADDED, np.uint8)
-    write_sequence(backwards, 0, wide * high, _shape(_WEIGHT_SHAPES, kind), weights)
+    write_sequence(backwards, 0, wide * high, _shape(_WEIGHT_SHAPES, of), weights)
     block |= turned(backwards)

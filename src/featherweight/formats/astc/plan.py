@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.formats.astc.blocks import DecodeMode
+from featherweight.formats.astc.geometry import geometry
 from featherweight.formats.astc.layouts import layouts
 from featherweight.formats.astc.modes import Configuration, Footprint, Size, size
 from featherweight.formats.astc.partitions import SEEDS, partitions
@@ -45,24 +46,14 @@ def members(footprint: Footprint) -> tuple[Array, Array, Array]:
     return inside, seeds, distinct
 
 
-@lru_cache
-def infill(footprint: Size, grid: Size) -> Array:
-    """Return the share of each point of a grid in the weight of each texel, `[points, texels]`.
-
-    References: Khronos Data Format Specification, weight infill.
-    """
-    scale = [(1024 + n // 2) // (n - 1) for n in footprint]
-    y, x = np.mgrid[: footprint[1], : footprint[0]].reshape(2, -1)
-    s, t = ((scale[k] * place * (grid[k] - 1) + 32) >> 6 for k, place in enumerate((x, y)))
-    right, below = s & 15, t & 15
-    both = (right * below + 8) >> 4
-    shares, corner = np.zeros((x.size, grid[0] * grid[1] + grid[0] + 1)), (s >> 4) + (t >> 4) * grid[0]
-    rows = np.arange(x.size)
-    for offset, share in (
-        (0, 16 - right - below + both), (1, right - both), (grid[0], below - both), (grid[0] + 1, both),
-    ):  # fmt: skip
-        shares[rows, corner + offset] += share / 16
-    return np.ascontiguousarray(shares[:, : grid[0] * grid[1]].T)
+def infill(footprint: Footprint, grid: Size) -> Array:
+    """Return the share of each point of a grid in the weight of each texel, `[points, texels]`."""
+    tables, (wide, high) = geometry(footprint), grid
+    corner, share = tables.corners[wide, high].astype(int), tables.shares[wide, high] / 16
+    found = np.zeros((wide * high + wide + 1, len(corner)))
+    for k, offset in enumerate((0, 1, wide, wide + 1)):
+        found[corner + offset, np.arange(len(corner))] += share[:, k]
+    return found[: wide * high]
 
 
 def sparse(grids: list[Array]) -> tuple[Array, Array, Array, Array]:
@@ -108,6 +99,6 @@ def build(
         for c, seeds in sorted(chosen, key=lambda entry: entry[0].partitions)
     ]  # fmt: skip
     return Plan(
-        np.array(rows, np.int64), *sparse([infill(texels, grid) for grid in sizes]), partitions(footprint),
+        np.array(rows, np.int64), *sparse([infill(footprint, grid) for grid in sizes]), partitions(footprint),
         *members(footprint), mode == "unorm8", effort, hope,
     )  # fmt: skip

@@ -1,0 +1,16 @@
+"""The threads of a run are those of torch and of our encoders."""
+
+import torch
+
+from featherweight.processors import taken_processors, usable_processors
+from featherweight.recipe.runner import pinned
+
+
+def test_a_run_says_how_many_threads_share_its_work():
+    assert taken_processors() == usable_processors()
+    with pinned(3):
+        assert taken_processors() == torch.get_num_threads() == 3
+        with pinned(1):
+            assert taken_processors() == 1
+        assert taken_processors() == 3
+    assert taken_processors() == usable_processors()

@@ -55,7 +55,11 @@ def test_every_step_has_a_name_and_a_first_line():
     assert len(set(tags)) == len(tags)
     assert all(step.__doc__ for step in STEPS)
     said = {said_needs(step) for step in STEPS}
-    of_options = {"What its saliency needs", "`none`; `unlabelled` where samples weigh the errors"}
+    of_options = {
+        "What its saliency needs",
+        "What its saliency needs; magnitude needs none",
+        "`none`; `unlabelled` where samples weigh the errors",
+    }
     assert said == {"none", "unlabelled", "labelled", *of_options}
 
 

@@ -134,7 +134,7 @@ def smallest(outcomes: Sequence[Outcome], demand: Demand) -> Outcome | None:
     kept = [
         outcome
         for outcome in outcomes
-        if outcome.change >= -demand.most_drop and (demand.retrained or not outcome.setting.retrained)
+        if outcome.change >= -demand.most_drop - 1e-9 and (demand.retrained or not outcome.setting.retrained)
     ]
     return max(kept, key=lambda outcome: outcome.ratio, default=None)
 

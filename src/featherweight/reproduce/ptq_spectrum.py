@@ -258,7 +258,7 @@ def _plot(rows: Sequence[Row]) -> Plot:
         room = 0.15 * (high - low) + 0.02
         ax.set_xlim(max(0.0, low - room), min(100.0, high + room))
         ax.invert_yaxis()
-        ax.set_title(f"{network}\n{here[0].data}", fontsize=8)
+        ax.set_title(f"{network}\n{here[0].data}", fontsize=7)
         ax.set_xlabel("test accuracy, %")
         ax.tick_params(labelsize=7)
     return Plot("ptq-spectrum.svg", svg(figure))

@@ -11,7 +11,7 @@ from onnx import helper
 from torch import nn
 
 from featherweight.activations import Quantizer
-from featherweight.artifact import dumps, loads
+from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import IntegrityError
 from featherweight.export import export
@@ -22,6 +22,7 @@ from featherweight.integers import integer_layer
 from featherweight.model import Model
 from featherweight.recipe.packing import pack
 from featherweight.runtime import Session, build_qdq, qdq_of, values_of
+from featherweight.runtime.linear import build_linear
 from featherweight.runtime.padding import merge_padding
 from featherweight.search.layer_parity import layer_parity
 from featherweight.simulation import fake_quantize, interpreter, simulate
@@ -241,3 +242,37 @@ def test_linear_layers_over_tokens_run_in_integers(runtime):
     assert np.abs(got - expected).max() < 0.05 * np.abs(expected).max()
     if runtime == "onnxruntime":
         assert not {"Gemm", "MatMul"} & {kernel.op for kernel in kernels(qdq.onnx, runtime)}
+
+
+def operator(op, inputs, **attributes):
+    return helper.make_node(op, inputs, ["t"], **attributes)
+
+
+PRODUCT = helper.make_node("MatMul", ["x", "t"], ["y"])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([operator("Transpose", ["w"], perm=[0, 5]), PRODUCT], "axes that are not there"),
+        ([operator("Transpose", ["w"], perm=[0]), PRODUCT], "axes that are not there"),
+        ([operator("Transpose", ["w"], perm=[1, 1]), PRODUCT], "axes that are not there"),
+        ([operator("Transpose", ["w"], perm=1.5)], "malformed operator"),
+        ([operator("Transpose", [])], "malformed operator"),
+        ([operator("MatMul", ["x"])], "malformed operator"),
+        ([operator("Gemm", ["x"])], "malformed operator"),
+    ],
+)
+@pytest.mark.parametrize("build", ["qdq", "dynamic"])
+def test_a_damaged_graph_is_refused(nodes, message, build):
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in ("x", "y")]
+    stub = onnx.TensorProto(name="w", data_type=onnx.TensorProto.FLOAT, dims=[4, 3])
+    made = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], [stub]))
+    graph = StoredGraph(made.SerializeToString(), (Initialiser("w", "w"),), 0)
+    weight = np.ones((4, 3), np.float32)
+    encoded = {"w": Int().encode(weight)}
+    with pytest.raises(IntegrityError, match=message):
+        if build == "qdq":
+            build_qdq(graph, {"w": weight}, encoded, {})
+        else:
+            build_linear(graph, {"w": weight}, encoded, "dynamic")

@@ -125,8 +125,8 @@ class Int(Format, frozen=True, tag="int"):
         if self.bits > COUNTED_BITS:
             return None
         scale, zero_point = (spread(part, view, self.per) for part in self._columns(parts))
-        least, most = grid(self.bits)
-        return Uniform((view.rows, view.cols), scale, least - zero_point, most - zero_point)
+        low, high = (np.asarray(end - zero_point, np.float32) for end in grid(self.bits))
+        return Uniform((view.rows, view.cols), scale, low, high)
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""

@@ -17,7 +17,7 @@ class Uniform:
 
     Attributes:
         shape: of the matrix.
-        scale: float32, and the steps' ends, whole numbers: all broadcast to `shape`.
+        scale: float32; as the ends of the steps, it broadcasts to `shape`.
         low: least step.
         high: greatest step.
     """

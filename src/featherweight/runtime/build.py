@@ -33,6 +33,7 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
         raise IntegrityError("the stored graph is not an ONNX model", where="graph") from None
     if any(tensor.external_data for tensor in _tensors(model.graph)):
         raise IntegrityError("the stored graph refers to other files", where="graph")
+    _check_operators(model)
     types = {stub.name: stub.data_type for stub in model.graph.initializer if not _filled(stub)}
     constants = [tensor for tensor in model.graph.initializer if tensor.name not in types]
     del model.graph.initializer[:]
@@ -50,6 +51,24 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
         array = np.ascontiguousarray(array.astype(dtype, copy=False))
         model.graph.initializer.append(onnx.numpy_helper.from_array(array.reshape(array.shape), entry.name))
     return model
+
+
+def _check_operators(model: onnx.ModelProto) -> None:
+    """Refuse operators that lack inputs, or whose attributes are not of their type; the runtime refuses the rest."""
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version = model.ir_version
+    context.opset_imports = {entry.domain: entry.version for entry in model.opset_import}
+    try:
+        for node in model.graph.node:
+            inner = any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute)
+            if (
+                onnx.defs.has(node.op_type, node.domain) and not inner
+            ):  # a graph inside reads values of this one
+                onnx.checker.check_node(node, context)
+    except onnx.checker.ValidationError as error:
+        raise IntegrityError(
+            f"the stored graph has a malformed operator: {str(error).splitlines()[0]}", where="graph"
+        ) from None
 
 
 def onnx_of(artifact: Artifact) -> onnx.ModelProto:

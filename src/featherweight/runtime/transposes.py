@@ -9,6 +9,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from featherweight.artifact import Initialiser
+from featherweight.errors import IntegrityError
 
 
 def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) -> dict[str, Initialiser]:
@@ -17,6 +18,9 @@ def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) ->
     Args:
         graph: a complete one; changes, and computes the same.
         initialisers: where its own come from.
+
+    Raises:
+        IntegrityError: a Transpose does not fit its tensor.
     """
     table = {entry.name: entry for entry in initialisers}
     values = {tensor.name: tensor for tensor in graph.initializer}
@@ -28,6 +32,10 @@ def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) ->
         array, made = numpy_helper.to_array(values[entry.name]), node.output[0]
         given = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
         order = given.get("perm", range(array.ndim)[::-1])
+        if sorted(order) != list(range(array.ndim)):
+            raise IntegrityError(
+                "a Transpose of axes that are not there", where=made, got=list(order), expected=array.ndim
+            )
         before = entry.permutation or range(array.ndim)
         table[made] = Initialiser(made, entry.tensor, tuple(before[axis] for axis in order))
         values[made] = numpy_helper.from_array(np.ascontiguousarray(array.transpose(order)), made)

@@ -187,7 +187,7 @@ def plot(rows: Sequence[Row], paper: Mapping[str, Sequence[tuple[float, float]]]
 
     Args:
         rows: what was measured.
-        paper: published ratios and changes in points, by data set.
+        paper: published ratios and changes in points, by what the data set's name begins with.
         floor: how many points below the float network a panel shows.
     """
     panels = list(dict.fromkeys((r.network, r.data) for r in rows))
@@ -203,7 +203,8 @@ def plot(rows: Sequence[Row], paper: Mapping[str, Sequence[tuple[float, float]]]
                 ax.errorbar(
                     x, y, spread, fmt="o-", color=f"C{number}", linewidth=0.8, capsize=2, label=method
                 )
-        published = [(ratio, base + change) for ratio, change in paper.get(panel[1], ())]
+        theirs = (points for data, points in paper.items() if panel[1].startswith(data))
+        published = [(ratio, base + change) for ratio, change in next(theirs, ())]
         if published:
             ax.scatter(*zip(*published, strict=True), marker="*", s=70, color="k", label="poster", zorder=3)
         ax.axhline(base, color="#4d4d4d", linestyle="--", linewidth=1)

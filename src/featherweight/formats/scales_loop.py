@@ -29,10 +29,15 @@ def missed_steps(
     units, count = weight.shape
     squares = np.empty(count, np.float32)  # apart from the sum, which goes one by one: so these need not
     for u in range(units):
+        one, least, most = scale[u], low[u], high[u]
         for i in range(count):
-            ratio = weight[u, i] / scale[u]
-            ratio -= min(max(np.rint(ratio), low[u]), high[u])
-            squares[i] = ratio * ratio
+            ratio = weight[u, i] / one
+            step = np.rint(ratio)
+            step = (
+                least if step < least else step
+            )  # min and max would be calls, and the loop not one of vectors
+            step = most if step > most else step
+            squares[i] = (ratio - step) * (ratio - step)
         total = 0.0
         for i in range(count):
             total += squares[i] * importance[u, i] if importance.shape[1] else squares[i]

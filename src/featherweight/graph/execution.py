@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge
+from featherweight.graph.layout import ANY, channels_last
 from featherweight.graph.program import Program
 from featherweight.graph.trace import edges_of, size
 from featherweight.graph.views import canonical_names
@@ -64,7 +65,7 @@ class Execution:
 
     def start(self, inputs: Tensors) -> Values:
         """Return the values at position 0, given the network's inputs by name."""
-        return {node: inputs[name] for name, node in self._placeholders.items()}
+        return {node: channels_last(inputs[name]) for name, node in self._placeholders.items()}
 
     def run(self, values: Values, start: int, stop: int, tensors: Tensors | None = None) -> Values:
         """Return the values that are alive at position `stop`, given those at `start`.
@@ -82,7 +83,7 @@ class Execution:
                 args, kwargs = fx.map_arg(
                     (node.args, node.kwargs), lambda operand: self._value(operand, alive, tensors or {})
                 )
-                alive[node] = node.target(*args, **kwargs)
+                alive[node] = ANY.get(node.target, node.target)(*args, **kwargs)
                 for operand in (*node.all_input_nodes, node):
                     if self._last.get(operand, -1) <= position:
                         alive.pop(operand, None)

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge
+from featherweight.graph.layout import ANY, channels_last
 from featherweight.graph.program import Program
 from featherweight.graph.trace import edges_of
 
@@ -56,10 +57,14 @@ class Interpreter(fx.Interpreter):
             result = super().run_node(n)
         return self._visit(edge, result) if edge and isinstance(result, Tensor) else result
 
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call an operator on arguments of any layout."""
+        return super().call_function(ANY.get(target, target), args, kwargs)
+
 
 def arguments(program: Program, inputs: Mapping[str, Tensor]) -> list[Any]:
     """Return the captured function's arguments: the network's tensors, its constants, its inputs."""
-    given = iter(inputs.values())
+    given = map(channels_last, inputs.values())
     found = []
     for spec in program.exported.graph_signature.input_specs:
         own = spec.kind != InputKind.USER_INPUT

@@ -47,9 +47,9 @@ class Histogram:
             )  # fmt: skip
         # Above them: a number at an end has a bin, which is the same in wider histograms.
         limit = 2.0 ** np.frexp(max(abs(low), abs(high), 2.0**-100))[1]
-        places = np.floor(values * np.float64(BINS // 2 / limit)).astype(np.int32) + BINS // 2
-        counts = np.bincount(np.clip(places, 0, BINS - 1), minlength=BINS)
-        return cls(counts.astype(np.int64), float(limit), float(low), float(high))
+        places = np.floor(values * np.float64(BINS // 2 / limit))
+        counts = np.bincount(places.astype(np.int64) + BINS // 2, minlength=BINS)
+        return cls(counts, float(limit), float(low), float(high))
 
     def __add__(self, other: Histogram) -> Histogram:
         """Return the histogram of what either has seen."""
@@ -77,8 +77,8 @@ def histogram(activation: Tensor) -> Histogram:
     """Return the histogram of `activation: [n, ...]`: the ends of all of it, counts of evenly spaced numbers."""
     if not activation.numel():
         return Histogram(np.zeros(BINS, np.int64), 2.0**-100, 0.0, 0.0)
-    low, high = activation.aminmax()
     flat = flattened(activation)
+    low, high = flat.aminmax()
     stride = max(1, len(flat) // (SAMPLED * activation.shape[0] if activation.dim() else 1)) | 1
     return Histogram.of(flat[::stride].numpy(), float(low), float(high))
 

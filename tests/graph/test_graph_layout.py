@@ -1,0 +1,59 @@
+"""Networks run channels last give what they give in the layout that they were captured in."""
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight.graph.execution import Execution
+from featherweight.graph.interpret import Interpreter
+from featherweight.graph.layout import channels_last
+from featherweight.graph.program import capture
+
+
+class Views(nn.Module):
+    """Flattens by `view`, which refuses channels that lie last."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        x = self.conv(x)
+        x = x.view(len(x), 2, 2, 6, 6).transpose(1, 2).contiguous().view(len(x), 4, 6, 6)
+        return self.fc(x.view(len(x), -1))
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(0)
+    return Views().eval()
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 8, 8)
+
+
+def test_captured_network_that_views(network, images):
+    program = capture(network, images)
+    (name,) = program.example
+    run, execution = Interpreter(network, program, lambda _, value: value), Execution(network, program)
+    with torch.no_grad():
+        expected = network(images)
+        torch.testing.assert_close(run({name: images})[0], expected)
+    values = execution.run(execution.start({name: images}), 0, len(execution))
+    torch.testing.assert_close(execution.outputs(values)[0], expected)
+
+
+def test_activations_of_convolutions_stay_channels_last(network, images):
+    program = capture(network, images)
+    seen = {}
+    run = Interpreter(network, program, lambda edge, value: seen.setdefault(edge, value))
+    run(dict.fromkeys(program.example, images))
+    made = next(value for value in seen.values() if value.shape == (2, 4, 6, 6))
+    assert made.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("tensor", [torch.rand(2, 3), torch.zeros(2, 3, 4, 4, dtype=torch.int64)])
+def test_what_is_no_image_stays_as_it_is(tensor):
+    assert channels_last(tensor) is tensor

@@ -18,9 +18,9 @@ from featherweight.reproduce.effnet_astc import (
     none_worse,
     settings,
     sheet,
-    sqnr,
 )
 from featherweight.reproduce.settings import Outcome, Setting
+from featherweight.reproduce.single_layer import sqnr
 
 
 @pytest.fixture(scope="module")

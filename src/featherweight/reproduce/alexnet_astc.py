@@ -45,6 +45,7 @@ LARGEST = "classifier.4.weight"
 TUNE = Finetune(epochs=1, optimizer="adamw", lr=1e-4, warmup=0.1, clip=5.0, precision="bfloat16")
 FOOTPRINTS: tuple[Footprint, ...] = ("5x5", "6x6", "8x8", "12x12")
 RATIOS = (8, 12, 16, 24)
+SAMPLES = 1024  # inputs that error feedback sees
 POSTER = {"CIFAR-10": [(6.0, 0.0), (8.7, 0.0), (10.8, -5.0)]}
 DEMANDS = (
     Demand("no loss, without re-training", False, 0.1, 8, "poster, ImageNet: 6x"),
@@ -58,13 +59,16 @@ SHAPES = (
 
 def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
     """Return every setting; `formats` are those of the tensors by ratio."""
-    made = [
-        Setting("tuned integers", f"{bits} bits", [Encode(format=integers, coder="smallest"), REST])
-        for bits in (4, 3)
-        for integers in (Int(bits=bits, per="channel", scale_by="mse"),)
-    ]
+    made: list[Setting] = []
+    for bits in (4, 3, 2):
+        integers = Int(bits=bits, per="channel", scale_by="mse")
+        swept = Gptq(format=integers, samples=SAMPLES, coder="smallest")
+        made.append(Setting("tuned integers, error feedback", f"{bits} bits", [swept, REST]))
+        if bits > 2:
+            alone = Encode(format=integers, coder="smallest")
+            made.append(Setting("tuned integers", f"{bits} bits", [alone, REST]))
     made.append(Setting("ASTC, encoded", "6x6", [Encode(format=blocks("6x6")), REST]))
-    fed = {ratio: Gptq(formats=dict(chosen), samples=1024) for ratio, chosen in formats.items()}
+    fed = {ratio: Gptq(formats=dict(chosen), samples=SAMPLES) for ratio, chosen in formats.items()}
     made += [Setting("ASTC, error feedback", said(formats[r]), [fed[r], REST]) for r in RATIOS]
     for ratio in RATIOS[1:3]:
         format_, name = formats[ratio][LARGEST], said(formats[ratio])

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import log10, prod
-from typing import Any
+from math import prod
 
-import torch
 from msgspec.structs import replace
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.events import Events, silent
 from featherweight.formats import AnyFormat, Astc, Fixed, Int
@@ -20,6 +18,7 @@ from featherweight.reproduce.agreement import agreement
 from featherweight.reproduce.pipeline import REST, Steps, parity
 from featherweight.reproduce.results import Check, Measured, Sheet
 from featherweight.reproduce.settings import Outcome, Setting, measured, plot, row
+from featherweight.reproduce.single_layer import sqnr
 from featherweight.task import Task
 from featherweight.techniques import Context, Encode, Fold, Gptq
 from featherweight.zoo.tasks import resolve
@@ -131,35 +130,6 @@ def layers(task: Task, inputs: Tensor, footprint: Footprint, events: Events = si
     steps = Encode(format=blocks), replace(SWEEP, format=blocks, inputs="float")
     alone, fed = (sqnr(floats.module, step.apply(floats, task, context).module, inputs) for step in steps)
     return {name: (ratio, fed[name]) for name, ratio in alone.items()}
-
-
-def sqnr(network: nn.Module, other: nn.Module, inputs: Tensor, batch: int = 25) -> dict[str, float]:
-    """Return, in dB, the energy of each layer's outputs over that of the error with the other's weights.
-
-    Every layer has the inputs that it has in `network`.
-    """
-    energy, error = dict[str, float](), dict[str, float]()
-    others = dict(other.named_modules())
-
-    def add(name: str) -> Any:
-        def hook(layer: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-            energy[name] = energy.get(name, 0.0) + float(output.square().sum())
-            missed = (others[name](*given) - output).square().sum()
-            error[name] = error.get(name, 0.0) + float(missed)
-
-        return hook
-
-    hooks = [
-        layer.register_forward_hook(add(name))
-        for name, layer in network.named_modules()
-        if isinstance(layer, nn.Conv2d | nn.Linear)
-    ]
-    with torch.inference_mode():
-        for start in range(0, len(inputs), batch):
-            network(inputs[start : start + batch])
-    for handle in hooks:
-        handle.remove()
-    return {name: 10 * log10(value / max(error[name], 1e-30 * value)) for name, value in energy.items()}
 
 
 def none_worse(ratios: Ratios) -> Check:

@@ -26,6 +26,7 @@ from featherweight.reproduce.settings import (
     row,
     said,
 )
+from featherweight.reproduce.single_layer import Alone, gains, lines_of, ratios
 from featherweight.search.options import Option
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.search.sensitivity import measure as sensitivity
@@ -130,6 +131,14 @@ def sensitivities(task: Task, threads: int, events: Events) -> Sensitivity:
     return sensitivity(model, task, [*made, Option()], threads=threads, events=events)
 
 
+def alone(threads: int, events: Events) -> Alone:
+    """Return what fc1 puts out over its error on MNIST, of the network of seed 0."""
+    task = resolve("lenet-mnist", events)
+    model = run(Recipe([TRAIN]), task, threads=threads, events=events)[-1].model
+    sweep = Gptq(where="fc1.weight", samples=SAMPLES, damping=DAMPING, inputs="float")
+    return ratios(model, task, sweep, ("8x6", "10x6"), events)
+
+
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure both data sets; quick: MNIST alone, one seed, the cheapest settings."""
     outcomes: list[Outcome] = []
@@ -148,9 +157,16 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     for data, demands in DEMANDS.items():
         here = [outcome for outcome in outcomes if outcome.data == data]
         checks += [check(f"LeNet, {data}", astc(here), demand) for demand in demands if here and not quick]
+    sheets = [
+        costs(outcomes),
+        Sheet("Each tensor alone, seed 0", ["task", "tensor", "footprint", "bytes", "loss"], lines),
+    ]
+    if not quick:
+        found = alone(threads, events)
+        checks += gains(found)
+        sheets.append(lines_of(found, "fc1 alone, one range, MNIST, seed 0"))
     rows = [row(o, "everything" if o.setting.method == FLOAT else EXEMPT) for o in outcomes]
-    table_ = Sheet("Each tensor alone, seed 0", ["task", "tensor", "footprint", "bytes", "loss"], lines)
-    return Measured(rows, checks, [plot(rows, POSTER, 2.5)], _remarks(quick), [costs(outcomes), table_])
+    return Measured(rows, checks, [plot(rows, POSTER, 2.5)], _remarks(quick), sheets)
 
 
 def _remarks(quick: bool) -> list[str]:

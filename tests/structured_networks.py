@@ -71,6 +71,22 @@ class Joined(nn.Module):
         return self.fc(F.relu(x).flatten(1))
 
 
+class Sloped(nn.Module):
+    """Slopes of channels and one slope of all, around a gate of squeeze and excite."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.slopes = nn.Conv2d(1, 4, 3, padding=1), nn.PReLU(4)
+        self.squeeze, self.excite = nn.Conv2d(4, 3, 1), nn.Conv2d(3, 4, 1)
+        self.back, self.one, self.fc = nn.Conv2d(4, 4, 1), nn.PReLU(), nn.Linear(16, 3)
+        nn.init.uniform_(self.slopes.weight)
+
+    def forward(self, x):
+        x = self.slopes(self.stem(x))
+        gate = torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3), keepdim=True)))))
+        return self.fc(F.max_pool2d(self.one(self.back(x * gate) + x), 2).flatten(1))
+
+
 class SmallViT(nn.Module):
     """Patches, learned places, two blocks of attention and MLP."""
 

@@ -32,6 +32,7 @@ STOCK = (
     "BatchNorm3d",
     "LayerNorm",
     "GroupNorm",
+    "PReLU",
 )
 
 
@@ -47,6 +48,7 @@ ARGUMENTS = {
     **{f"Conv{n}d": _CONVOLUTION for n in (1, 2, 3)},
     **{f"ConvTranspose{n}d": (*_CONVOLUTION, "output_padding") for n in (1, 2, 3)},
     **{f"BatchNorm{n}d": _BATCH_NORM for n in (1, 2, 3)},
+    "PReLU": ("num_parameters",),
 }
 
 
@@ -123,6 +125,8 @@ def resized(module: Any, shape: Sequence[int]) -> LayerSpec:
         return spec_of(module, num_embeddings=rows, embedding_dim=rest[0])
     if kind.startswith("BatchNorm"):
         return spec_of(module, num_features=rows)
+    if kind == "PReLU":
+        return spec_of(module, num_parameters=rows)
     groups: int = module.groups
     if kind.startswith("ConvTranspose"):
         return spec_of(module, in_channels=rows, out_channels=rest[0] * groups)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import NETWORKS
-from structured_networks import Joined, Plain, Residual, SmallViT, coupled, random
+from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupled, random
 
 from featherweight.graph.coupling import couple
 from featherweight.graph.labels import Labels
@@ -67,7 +67,9 @@ def test_pruned_equals_silenced(make, shape, count):
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.sampled_from([Plain, Residual, Joined, SmallViT]), st.integers(0, 2**32 - 1), st.floats(0, 1))
+@given(
+    st.sampled_from([Plain, Residual, Joined, Sloped, SmallViT]), st.integers(0, 2**32 - 1), st.floats(0, 1)
+)
 def test_pruned_equals_silenced_whatever_goes(make, seed, share):
     kept = some(coupled(make), np.random.default_rng(seed), share)
     assert_law(Model.of(random(make)), coupled(make), kept, torch.randn(2, 1, 4, 4))
@@ -90,6 +92,12 @@ def test_channels_tied_by_a_shortcut_are_one_group():
     stem = next(group for group in coupled(Residual).groups if group.name == "stem")
     assert {m.tensor for m in stem.makers} >= {"stem.weight", "norm.bias", "back.weight", "back_norm.weight"}
     assert {m.tensor for m in stem.members if m.reads} == {"mid.weight", "fc.weight"}
+
+
+def test_slopes_go_with_their_channels():
+    stem = next(group for group in coupled(Sloped).groups if group.name == "stem")
+    assert stem.size == 4
+    assert {m.tensor for m in stem.members} >= {"slopes.weight", "back.weight", "excite.weight", "fc.weight"}
 
 
 def test_a_flattened_image_is_read_pixel_by_pixel():

@@ -116,6 +116,12 @@ def _batch_norm(follow: Follower, node: fx.Node, arguments: dict[str, Any]) -> A
     return (axes, (channels,), (channels,))[: len(node.meta["val"])]
 
 
+def _slopes(follow: Follower, node: fx.Node, arguments: dict[str, Any]) -> Axes:
+    """A slope for each channel, or one for all."""
+    x, slopes = follow.of(node.args[0]), follow.of(node.args[1])
+    return (x[0], follow.merged([x[1], slopes[0]]), *x[2:]) if shape_of(node.args[1]) != (1,) else x
+
+
 def _layer_norm(follow: Follower, node: fx.Node, arguments: dict[str, Any]) -> Any:
     x, *others = (n for n in node.all_input_nodes if shape_of(n))
     count, dims = len(arguments["normalized_shape"]), len(shape_of(x))
@@ -242,7 +248,7 @@ _RULES: dict[str, Rule] = {
     **dict.fromkeys(("mean", "sum", "amax", "amin"), _reduction),
     **dict.fromkeys(("split", "split_with_sizes", "chunk"), _pieces),
     **dict.fromkeys(("pad", "constant_pad_nd"), _padding),
-    "linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "cat": _concatenation,
+    "linear": _linear, "batch_norm": _batch_norm, "layer_norm": _layer_norm, "prelu": _slopes, "cat": _concatenation,
     "slice": _slice, "select": _select, "permute": _permutation, "transpose": _transposition,
     "expand": _expansion, "embedding": _lookup,
 }  # fmt: skip

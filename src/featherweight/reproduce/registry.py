@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from featherweight.errors import ConfigError
@@ -49,7 +50,8 @@ REPRODUCTIONS = {
     "low-rank": Reproduction(low_rank.ABOUT, low_rank.measure),
     "prune-unlabelled": Reproduction(prune_unlabelled.ABOUT, prune_unlabelled.measure),
     "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
-    "sosp": Reproduction(sosp.ABOUT, sosp.measure),
+    "sosp": Reproduction(sosp.ABOUT, partial(sosp.measure, sosp.RESNET20)),
+    "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, partial(sosp.measure, sosp.VGG16)),
     "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),
     "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
 }

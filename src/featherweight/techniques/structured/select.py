@@ -54,11 +54,12 @@ def select(
     """
     order = removal_order(scores, channels, guard.least, price)
     low, high = 0, len(order)
-    if cost(without(order, channels, guard.multiple)) > limit:
-        least = cost(without(order, channels, guard.multiple))
+    least, whole = cost(without(order, channels, guard.multiple)), cost(np.ones(channels.count, bool))
+    if least > limit:
         raise ConfigError(
-            "cannot be reached", where="prune.keep", got=f"{limit:g}", expected=f"at least {least:g}"
-        )
+            "cannot be reached: other layers keep their channels, see the notes of a run that keeps more",
+            where="prune.keep", got=f"{limit / whole:.3g}", expected=f"{least / whole:.3g} or more",
+        )  # fmt: skip
     while low < high:
         middle = (low + high) // 2
         if cost(without(order[:middle], channels, guard.multiple)) <= limit:

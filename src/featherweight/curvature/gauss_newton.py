@@ -156,7 +156,7 @@ def flat_output(output: Output) -> Tensor:
         raise UnsupportedError(
             "Gauss-Newton needs a network that returns one tensor",
             got=type(output).__name__,
-            hint="use sosp_h",
+            hint="use taylor or sosp_h",
         )
     return output.flatten(1) if output.dim() > 1 else output[:, None]
 

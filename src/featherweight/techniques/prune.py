@@ -10,7 +10,7 @@ from msgspec import Meta
 from featherweight.errors import UnsupportedError
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.saliencies import AnySaliency, SospH
+from featherweight.techniques.saliencies import AnySaliency, Taylor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
     Attributes:
         keep: share of the cost that is left, of what the network costs before this step.
         of: what is counted: multiply-accumulates, parameters, or channels that can go.
-        saliency: how much a channel matters. By default `sosp_h`, from 1,000 samples.
+        saliency: how much a channel matters. By default `taylor`, which any network can have; `sosp_i` led it where
+            it fits in memory.
         where: which weights' output channels may go; see `featherweight.selectors`.
         least: channels that stay in every group of coupled channels.
         multiple: of which their number stays a multiple, as far as there are so many.
@@ -41,7 +42,7 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     keep: Annotated[float, Meta(gt=0, le=1)]
     of: Literal["macs", "parameters", "channels"] = "macs"
-    saliency: AnySaliency = SospH()
+    saliency: AnySaliency = Taylor()
     where: Where = "weights"
     least: Count = 1
     multiple: Count = 1

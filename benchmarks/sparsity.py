@@ -15,13 +15,14 @@ import torch
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, ReestimateBatchnorm, Sparsify
-from featherweight.techniques.saliencies import Obd, SparseGpt
+from featherweight.techniques.saliencies import Obd, SparseGpt, WoodFisher
 from featherweight.zoo.tasks import resolve
 
 IMAGES = 1500
 SALIENCIES: dict[str, Any] = {
     "magnitude": "magnitude",
     "obd (256 labelled images)": Obd(samples=256),
+    "wood_fisher (256 labelled images)": WoodFisher(),
     "sparsegpt (128 unlabelled images)": SparseGpt(),
 }
 AMOUNTS: dict[str, dict[str, Any]] = {

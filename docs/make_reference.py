@@ -15,7 +15,7 @@ from featherweight.formats.coders import tag
 from featherweight.techniques import STEPS
 from featherweight.techniques.base import said_needs
 from featherweight.techniques.lowrank.ranks import RANKS
-from featherweight.techniques.saliencies import SALIENCIES, SparseGpt
+from featherweight.techniques.saliencies import SALIENCIES, SparseGpt, WoodFisher
 from featherweight.training.methods import METHODS
 
 FOLDER = Path(__file__).parent / "reference"
@@ -24,7 +24,7 @@ PAGES = {
     "formats": FORMATS,
     "coders": CODERS,
     "methods": METHODS,
-    "saliencies": (*SALIENCIES, SparseGpt),
+    "saliencies": (*SALIENCIES, WoodFisher, SparseGpt),
     "ranks": RANKS,
 }
 

@@ -28,7 +28,7 @@ from featherweight.techniques import (
     Train,
 )
 from featherweight.techniques.lowrank.ranks import Given
-from featherweight.techniques.saliencies import Obd, SospH, SparseGpt
+from featherweight.techniques.saliencies import Obd, SospH, SparseGpt, WoodFisher
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough
 
@@ -54,6 +54,7 @@ STEPS = [
     Sparsify(pattern=(2, 4)),
     Sparsify(sparsity=0.6, scope="global", saliency=Obd(samples=40)),
     Sparsify(where=["weights", "1.weight"], pattern=(2, 4), saliency=SparseGpt(samples=40)),
+    Sparsify(sparsity=0.5, scope="global", saliency=WoodFisher(samples=40, block=7)),
     Fold(),
     Equalize(),
     CorrectBias(samples=40),

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featherweight.curvature.blocks import Blocks
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded, Format
 from featherweight.graph.views import views
@@ -87,3 +88,9 @@ def masked(model: Model, name: str, gone: NDArray[Any]) -> Tensor:
     """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true."""
     mask = torch.from_numpy(views(model.module)[name].tensor(gone))
     return model.tensors[name].detach().masked_fill(mask, 0.0)
+
+
+def surgery(model: Model, name: str, gone: NDArray[Any], curvature: Blocks) -> Tensor:
+    """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true, the other numbers moved."""
+    made = curvature.without(matrix(model, name), gone)
+    return torch.from_numpy(views(model.module)[name].tensor(made)).to(model.tensors[name].dtype)

@@ -13,9 +13,10 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 from featherweight.techniques.masks import chosen, together
-from featherweight.techniques.saliencies import Obd, SparseGpt
+from featherweight.techniques.saliencies import Obd, SparseGpt, WoodFisher
 
 if TYPE_CHECKING:
+    from featherweight.curvature.blocks import Blocks
     from featherweight.model import Model
 
 Array = NDArray[Any]
@@ -43,15 +44,16 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             (`global`) or by magnitude relative to the weights of their tensor that outlive them (`lamp`).
         pattern: `[n, m]` instead of a sparsity: of every m neighbours in a row, from its start, at most n
             are not zero.
-        saliency: how much a weight matters: its `magnitude`; `obd`, what the loss loses by it; or `sparsegpt`, what
-            the outputs of its layer lose by it when the other weights make up for it, which they do.
+        saliency: how much a weight matters: its `magnitude`; `obd`, what the loss loses by it; `wood_fisher`, the same
+            when the weights beside it make up for it, which they do; or `sparsegpt`, what the outputs of its
+            layer lose by it when the other weights make up for it, which they do.
     """
 
     where: Where | None = None
     sparsity: Sparsity | dict[str, Sparsity] | None = None
     scope: Scope = "layer"
     pattern: tuple[Count, Count] | None = None
-    saliency: Literal["magnitude"] | Obd | SparseGpt = "magnitude"
+    saliency: Literal["magnitude"] | Obd | WoodFisher | SparseGpt = "magnitude"
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -81,19 +83,25 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these zeros."""
         from featherweight.model import Note
-        from featherweight.techniques.floats import masked
+        from featherweight.techniques.floats import masked, surgery
 
         targets = self.targets(model)
         if isinstance(self.saliency, SparseGpt):
             return model.with_tensors(*self.saliency.pruned(model, targets, self.pattern, task, context))
-        saliency = self.saliencies(model, targets, task, context.seed)
+        saliency, curvature = self.saliencies(model, targets, task, context.seed)
         if self.scope == "layer":
             gone = {name: chosen(matrix, targets[name], self.pattern) for name, matrix in saliency.items()}
         else:
             gone = together(saliency, next(iter(targets.values())), relative=self.scope == "lamp")
         shares = {name: f"{matrix.mean():.2%} of it is zero" for name, matrix in gone.items()}
         notes = [] if self.scope == "layer" else [Note("chose", *share) for share in shares.items()]
-        return model.with_tensors({name: masked(model, name, matrix) for name, matrix in gone.items()}, notes)
+        made = {
+            name: surgery(model, name, mask, curvature[name])
+            if name in curvature
+            else masked(model, name, mask)
+            for name, mask in gone.items()
+        }
+        return model.with_tensors(made, notes)
 
     def targets(self, model: Model) -> dict[str, float]:
         """Return the selected tensors and the sparsity of each; of a pattern, 0.
@@ -113,23 +121,34 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             targets |= dict.fromkeys(names, sparsity)
         return targets
 
-    def saliencies(self, model: Model, names: Iterable[str], task: Task, seed: int) -> dict[str, Array]:
+    def saliencies(
+        self, model: Model, names: Iterable[str], task: Task, seed: int
+    ) -> tuple[dict[str, Array], dict[str, Blocks]]:
         """Return how much each weight of some tensors matters, as their matrices `[rows, cols]`; of zeros, least.
+
+        Beside it, the curvature by which the weights that stay are moved, if they are.
 
         Raises:
             UnsupportedError: a tensor holds NaN or infinity, or is no parameter and the loss is differentiated.
         """
+        from featherweight.curvature.hvp import parameters
         from featherweight.graph.views import views
         from featherweight.techniques.floats import finite, matrix
         from featherweight.training.loop import isolated
 
         matrices = {name: matrix(model, name) for name in names}
-        if not isinstance(self.saliency, Obd):
-            return {name: np.abs(weight) for name, weight in matrices.items()}
-        with isolated():
-            found = self.saliency.of_parameters(model, task, seed)
-        if missing := matrices.keys() - found:
+        if self.saliency == "magnitude":
+            return {name: np.abs(weight) for name, weight in matrices.items()}, {}
+        if missing := matrices.keys() - parameters(model):
             raise UnsupportedError("is no parameter", where=min(missing), hint="saliency = magnitude")
-        layout = views(model.module)
-        lost = {name: layout[name].matrix(finite(found[name].double().numpy(), name)) for name in matrices}
-        return {name: np.where(weight == 0, -1, lost[name]) for name, weight in matrices.items()}
+        curvature: dict[str, Blocks] = {}
+        with isolated():
+            if not isinstance(self.saliency, Obd):
+                assert isinstance(self.saliency, WoodFisher), "sparsegpt prunes by itself"
+                curvature = self.saliency.blocks(model, list(matrices), task, seed)
+                lost = {name: blocks.lost(matrices[name]) for name, blocks in curvature.items()}
+            else:
+                layout, found = views(model.module), self.saliency.of_parameters(model, task, seed)
+                lost = {name: layout[name].matrix(found[name].double().numpy()) for name in matrices}
+        known = {name: finite(values, name) for name, values in lost.items()}
+        return {name: np.where(weight == 0, -1, known[name]) for name, weight in matrices.items()}, curvature

@@ -1,6 +1,7 @@
 """Saliencies: how much a channel matters, or a weight. No torch yet.
 
-`AnySaliency` is the union of those of channels, built-ins and plug-ins. `sparsify` takes `Obd` and `SparseGpt`.
+`AnySaliency` is the union of those of channels, built-ins and plug-ins. `sparsify` takes `Obd`, `WoodFisher` and
+`SparseGpt`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from featherweight.techniques.saliencies.sosp_h import SospH
 from featherweight.techniques.saliencies.sosp_i import SospI
 from featherweight.techniques.saliencies.sparsegpt import SparseGpt
 from featherweight.techniques.saliencies.taylor import Taylor
+from featherweight.techniques.saliencies.wood_fisher import WoodFisher
 
 SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
     "featherweight.saliencies", (Magnitude, Fpgm, Slimming, Hrank, Taylor, Fisher, Obd, SospI, SospH)
@@ -31,5 +33,5 @@ else:
 
 __all__ = [
     "SALIENCIES", "AnySaliency", "Fisher", "Fpgm", "Hrank", "Magnitude", "Obd", "Saliency", "Scores", "Slimming",
-    "SospH", "SospI", "SparseGpt", "Taylor",
+    "SospH", "SospI", "SparseGpt", "Taylor", "WoodFisher",
 ]  # fmt: skip

@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from featherweight.graph.cost import Cost
+from featherweight.graph.folding import fold_sites
 from featherweight.graph.follower import Follower, shape_of
 from featherweight.graph.groups import Channels, Group, Member
 from featherweight.graph.labels import Labels, Slot
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
 from featherweight.graph.rules import rule_of
-from featherweight.graph.trace import named_arguments, placeholders
+from featherweight.graph.trace import graph_of, named_arguments, placeholders
 from featherweight.graph.views import canonical_names
 from featherweight.structure import is_plain
 from featherweight.task import Inputs
@@ -47,7 +48,10 @@ def couple(module: nn.Module, example: Inputs) -> Channels:
             labels.fix(slot.labels, reasons[slot.tensor])
     component, fixed = labels.components()
     groups = gathered(labels, component, fixed)
-    return Channels(groups, stays(labels, component, fixed), cost_of(module, program, sources)).measured()
+    sites, _ = fold_sites(graph_of(module, program))
+    inner = frozenset(name for site in sites if site.gamma for name in (site.weight, site.bias) if name)
+    cost = cost_of(module, program, sources)
+    return Channels(groups, stays(labels, component, fixed), cost, inner).measured()
 
 
 def unshapeable(module: nn.Module) -> dict[str, str]:

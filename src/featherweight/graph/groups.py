@@ -71,11 +71,13 @@ class Channels:
         groups: coupled channels.
         fixed: layers none of whose output channels can go, with the reason.
         cost: what the network costs.
+        inner: weights and biases of layers that a batch norm follows, which scales the same output as they do.
     """
 
     groups: tuple[Group, ...]
     fixed: Mapping[str, str]
     cost: Cost
+    inner: frozenset[str] = frozenset()
 
     @property
     def count(self) -> int:
@@ -94,6 +96,19 @@ class Channels:
     def only(self, chosen: Sequence[int]) -> Channels:
         """Return the same with these groups alone."""
         return replace(self, groups=tuple(self.groups[number] for number in chosen))
+
+    def scaled_once(self) -> Channels:
+        """Return the same with those makers alone whose derivative is that of one factor on each layer's output.
+
+        A weight and the batch norm that it feeds both scale the channel. Removing it takes one of them to zero; along
+        both, every order of the loss counts the channel more than once. So the weight is left out where a batch norm
+        follows.
+        """
+        groups = (
+            replace(group, members=tuple(m for m in group.members if m.reads or m.tensor not in self.inner))
+            for group in self.groups
+        )
+        return replace(self, groups=tuple(groups))
 
     def sizes(self, kept: Array) -> dict[tuple[str, int], int]:
         """Return the sizes of axes (tensor and number of axis) that change."""

@@ -146,6 +146,7 @@ def _remarks(quick: bool) -> list[str]:
         "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once; the whole file counts.",
         "The poster has the AlexNet of 61 million parameters on ImageNet: not like for like.",
         "One baseline; footprints are allocated by sensitivities on validation.",
+        "Integers have the same bits in every layer, footprints are allocated: their rows differ in that, too.",
         "A and B train fc7 (72 % of the weights) for one epoch at the same rate; the other weights stay encoded.",
         *(["Quick form: its figures are not results."] if quick else []),
     ]

@@ -27,9 +27,8 @@ class Fisher(Sampled, frozen=True, tag="fisher"):
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the mean squares."""
         from featherweight.curvature.gauss_newton import gate_gradients
-        from featherweight.techniques.structured.theta import scaled_once
 
-        channels = scaled_once(model, channels, task.example())
+        channels = channels.scaled_once()
         total, samples = np.zeros(channels.count), 0
         for batch in self.drawn(task, seed):
             found = gate_gradients(model, task, batch, channels)

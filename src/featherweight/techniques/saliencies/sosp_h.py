@@ -26,9 +26,9 @@ class SospH(Sampled, frozen=True, tag="sosp_h"):
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the saliencies."""
         from featherweight.curvature.hvp import hessian_product
-        from featherweight.techniques.structured.theta import only_makers, per_channel, scaled_once
+        from featherweight.techniques.structured.theta import only_makers, per_channel
 
-        channels = scaled_once(model, channels, task.example())
+        channels = channels.scaled_once()
         theta = only_makers(channels, dict(model.module.named_parameters()))
         found = hessian_product(model, task, self.drawn(task, seed), theta)
         first = per_channel(channels, {name: value * found.gradient[name] for name, value in theta.items()})

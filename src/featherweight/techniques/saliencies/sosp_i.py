@@ -33,9 +33,9 @@ class SospI(Sampled, frozen=True, tag="sosp_i"):
         """Return the first orders and the matrix of pairs."""
         from featherweight.curvature.gauss_newton import pair_matrix
         from featherweight.curvature.hvp import gradients
-        from featherweight.techniques.structured.theta import per_channel, scaled_once
+        from featherweight.techniques.structured.theta import per_channel
 
-        channels = scaled_once(model, channels, task.example())
+        channels = channels.scaled_once()
         batches = self.drawn(task, seed)
         total, samples = np.zeros(channels.count), 0
         for gradient, count in gradients(model, task, batches):

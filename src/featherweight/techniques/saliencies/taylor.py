@@ -32,9 +32,9 @@ class Taylor(Sampled, frozen=True, tag="taylor"):
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the mean squares."""
         from featherweight.curvature.hvp import gradients
-        from featherweight.techniques.structured.theta import per_channel, scaled_once
+        from featherweight.techniques.structured.theta import per_channel
 
-        channels = scaled_once(model, channels, task.example())
+        channels = channels.scaled_once()
         total, batches = np.zeros(channels.count), self.drawn(task, seed)
         for gradient, _ in gradients(model, task, batches):
             change = {name: value * model.tensors[name].detach() for name, value in gradient.items()}

@@ -3,38 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featherweight.graph.folding import fold_sites
 from featherweight.graph.groups import Channels, Member
-from featherweight.graph.trace import trace
-from featherweight.task import Inputs
-
-if TYPE_CHECKING:
-    from featherweight.model import Model
 
 Array = NDArray[Any]
-
-
-def scaled_once(model: Model, channels: Channels, example: Inputs) -> Channels:
-    """Return the channels with those makers alone whose derivative is that of one factor on each layer's output.
-
-    A weight and the batch norm that it feeds both scale the channel. Removing it takes one of them to zero; along both,
-    every order of the loss counts the channel more than once. So the weight is left out where a batch norm follows.
-    """
-    sites, _ = fold_sites(trace(model.module, example))
-    inner = {name for site in sites if site.gamma for name in (site.weight, site.bias)}
-    groups = (
-        replace(group, members=tuple(m for m in group.members if m.reads or m.tensor not in inner))
-        for group in channels.groups
-    )
-    return replace(channels, groups=tuple(groups))
 
 
 def per_channel(channels: Channels, values: Mapping[str, Tensor]) -> Array:

@@ -105,6 +105,11 @@ def test_no_layer_is_float(model, graph):
     assert {t.data_type for t in stored} == {onnx.TensorProto.INT8}
 
 
+def test_zero_points_of_zero_are_stored_where_a_merge_asks_for_them_alone(model, graph):
+    stored = [t.name for t in integers(model, graph).onnx.graph.initializer if t.name.endswith("/zero")]
+    assert stored == ["linear/weight/zero"]
+
+
 def test_a_file_keeps_its_quantizers_and_runs_by_them(model, graph):
     content = dumps(pack(model, graph))
     artifact = loads(content)

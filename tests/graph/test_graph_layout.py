@@ -6,7 +6,7 @@ from torch import nn
 
 from featherweight.graph.execution import Execution
 from featherweight.graph.interpret import Interpreter
-from featherweight.graph.layout import channels_last
+from featherweight.graph.layout import channels_last, takes_channels_last
 from featherweight.graph.program import capture
 
 
@@ -57,3 +57,26 @@ def test_activations_of_convolutions_stay_channels_last(network, images):
 @pytest.mark.parametrize("tensor", [torch.rand(2, 3), torch.zeros(2, 3, 4, 4, dtype=torch.int64)])
 def test_what_is_no_image_stays_as_it_is(tensor):
     assert channels_last(tensor) is tensor
+
+
+def test_a_network_that_views_refuses_it_and_others_take_it(images):
+    class Flat(nn.Sequential):
+        def forward(self, x):
+            return self[1](self[0](x).view(len(x), -1))
+
+    assert not takes_channels_last(Flat(nn.Conv2d(3, 4, 3), nn.Linear(144, 2)).eval(), images)
+    plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
+    assert takes_channels_last(plain, images)
+    assert not takes_channels_last(nn.Linear(8, 2), images)
+
+
+def test_one_that_looks_at_its_memory_is_found_out(images):
+    class Looks(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x.as_strided(x.shape, (192, 64, 8, 1)))
+
+    assert not takes_channels_last(Looks().eval(), images)

@@ -1,7 +1,7 @@
 """Channels last in memory: the layout that torch's convolutions are quickest in on a processor.
 
 EfficientNet-Lite0 takes half the time in it. Convolutions, and all that works element by element, hand it on from
-the network's inputs; what a captured network asks of its layout, `ANY` asks not.
+the network's inputs; what a captured network asks of its layout, `ANY` asks not. A network's own code may ask.
 """
 
 from __future__ import annotations
@@ -10,7 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from featherweight.graph.nest import flatten_outputs
+from featherweight.task import Inputs, call
+from featherweight.task.samples import mapped
 
 # Operators that refuse some layouts, and those that compute the same of all.
 ANY: dict[Any, Callable[..., Any]] = {torch.ops.aten.view.default: torch.ops.aten.reshape.default}
@@ -20,3 +24,16 @@ def channels_last(tensor: Tensor) -> Tensor:
     """Return `tensor`, its channels next to each other in memory where it is `[n, channels, height, width]`."""
     images = tensor.dim() == 4 and tensor.is_floating_point()
     return tensor.contiguous(memory_format=torch.channels_last) if images else tensor
+
+
+def takes_channels_last(module: nn.Module, example: Inputs) -> bool:
+    """Return whether a network, as it is written, computes of channels-last inputs what it does of others."""
+    if not any(parameter.dim() == 4 for parameter in module.parameters()):
+        return False
+    with torch.inference_mode():
+        _, expected = flatten_outputs(call(module, example))
+        try:
+            _, found = flatten_outputs(call(module, mapped(channels_last, example)))
+        except RuntimeError:  # a view of what does not lie together
+            return False
+    return all(torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in zip(found, expected, strict=True))

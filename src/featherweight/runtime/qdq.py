@@ -264,7 +264,9 @@ class _Builder:
 
     def _dequantized(self, name: str, integers: Array, scale: Array, axis: int) -> str:
         parts = {"": integers, "/scale": scale}
-        if integers.ndim == 2:  # ONNX Runtime merges no Gemm without them; elsewhere they are zero unless said
+        if (
+            integers.ndim == 2
+        ):  # ONNX Runtime merges no Gemm without them; elsewhere they are zero unless said
             parts["/zero"] = np.zeros(scale.shape, integers.dtype)
         inputs = [self._constant(array, f"{name}{part}") for part, array in parts.items()]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/real"], axis=axis))

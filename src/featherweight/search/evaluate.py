@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from featherweight.artifact import Artifact
 from featherweight.errors import TaskError, UnsupportedError
+from featherweight.graph.layout import channels_last, takes_channels_last
 from featherweight.graph.nest import flatten_outputs
 from featherweight.model import Model
 from featherweight.recipe import Store
@@ -25,6 +26,7 @@ from featherweight.simulation import simulate
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
+from featherweight.task.samples import mapped
 from featherweight.task.scores import scores
 
 Array = NDArray[np.float64]
@@ -43,7 +45,11 @@ def predictor(module: nn.Module) -> Predict:
 
 def model_predictor(model: Model, task: Task) -> Predict:
     """Return `predict` of a model: of its network, or with quantized activations of the simulation of it."""
-    return predictor(simulate(model, task.example()))
+    example = task.example()
+    predict = predictor(simulate(model, example))
+    if model.activations or not takes_channels_last(model.module, example):
+        return predict
+    return lambda inputs: predict(mapped(channels_last, inputs))
 
 
 def session_predictor(session: Session) -> Predict:
@@ -93,23 +99,33 @@ def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:
     return found
 
 
-def metrics(model: Model, task: Task, split: Split, store: Store, threads: int) -> dict[str, float]:
-    """Return the metrics of a model on a split, out of the store where they stand there already."""
+def metrics(
+    model: Model, task: Task, split: Split, store: Store, threads: int, predict: Predict | None = None
+) -> dict[str, float]:
+    """Return the metrics of a model on a split, out of the store where they stand there already.
+
+    `predict` is the model's, where the caller has it.
+    """
     key = key_of("metrics", model.hash, task.fingerprint(), split, threads, versions())
     kept = store.get(key)
     if kept is None:
-        kept = msgspec.json.encode(measured(task, model_predictor(model, task), split))
+        kept = msgspec.json.encode(measured(task, predict or model_predictor(model, task), split))
         store.put(key, kept)
     return msgspec.json.decode(kept, type=dict[str, float])
 
 
-def scored(model: Model, task: Task, split: Split, store: Store, threads: int) -> Array | None:
-    """Return the primary metric of each sample `[n]`, None if unknown; out of the store where it stands there."""
+def scored(
+    model: Model, task: Task, split: Split, store: Store, threads: int, predict: Predict | None = None
+) -> Array | None:
+    """Return the primary metric of each sample `[n]`, None if unknown; out of the store where it stands there.
+
+    `predict` is the model's, where the caller has it.
+    """
     own = identity_of(getattr(type(task), "scores", None))
     key = key_of("scores", model.hash, task.fingerprint(), own, split, threads, versions())
     kept = store.get(key)
     if kept is None:
-        found = scores(task, model_predictor(model, task), split)
+        found = scores(task, predict or model_predictor(model, task), split)
         kept = b"" if found is None else found.tobytes()
         store.put(key, kept)
     return np.frombuffer(kept, np.float64) if kept else None

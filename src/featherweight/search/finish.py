@@ -80,7 +80,10 @@ def finish(
     """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
     base = baseline(made)
     with pinned(threads):
-        before = {split: metrics(base, task, split, store, threads) for split in ("validation", "test")}
+        whole = remembered(model_predictor(base, task))
+        before = {
+            split: metrics(base, task, split, store, threads, whole) for split in ("validation", "test")
+        }
         writer = Writer(task, about, before["validation"], seed, threads, store, events)
         model, content = writer.file(made, metrics(made[-1].model, task, "validation", store, threads))
         artifact = loads(content)
@@ -97,7 +100,7 @@ def finish(
             model = model.with_notes(integer_notes(model, artifact, predict, runtime, task))
         after = measured(task, predict, "test")
         stages = writer.stages(made)
-        old = comparable(scored(base, task, "test", store, threads), before["test"], task)
+        old = comparable(scored(base, task, "test", store, threads, whole), before["test"], task)
         new = None if old is None else comparable(scores(task, predict, "test"), after, task)
     summary = summarise(
         task=task,

@@ -139,7 +139,7 @@ def measure(case: Case, quick: bool, threads: int, events: Events) -> Measured:
         rows=[_row(base.summary, case.network, task.dataset, point) for point in points],
         checks=[] if quick else [check for rate in rates for check in _checks(rate, points)],
         plots=[_plot(base.summary, case.network, points)],
-        remarks=_remarks(quick),
+        remarks=_remarks(quick, any(point.method in RIVALS for point in points)),
         sheets=[_sheet(task, base, points, threads, 0.05 if quick else 0.5)],
     )
 
@@ -268,14 +268,14 @@ def _said(accuracy: tuple[float, float]) -> str:
     return f"{100 * accuracy[0]:.2f} +- {100 * accuracy[1]:.2f} %"
 
 
-def _remarks(quick: bool) -> list[str]:
-    own = torch_pruning.installed()
+def _remarks(quick: bool, rivals: bool) -> list[str]:
+    own = f"Torch-Pruning {torch_pruning.installed()}, its defaults." if rivals else ""
     return [
         "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
         "Seeds draw the samples of the saliencies and the order of fine-tuning; the float network is one.",
         f"Fine-tuning is {EPOCHS * STEPS} batches of {BATCH} images for all: a comparison, not what can be reached.",
         f"Settings were chosen on validation images ({VALIDATION} here); saliencies see {SAMPLES} training images.",
-        f"Torch-Pruning {own}, its defaults." if own else "Torch-Pruning was not installed.",
+        own or "Torch-Pruning was not measured.",
         "Speeds are of the first seed, one image a call, every file in turns in one run.",
         "ImageNet's ResNet-50, which the paper prunes, is more than the machine of this run trains.",
         *(["Quick form: its figures are not results."] if quick else []),

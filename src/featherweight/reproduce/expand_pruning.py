@@ -125,7 +125,7 @@ def _row(data: str, way: Way) -> Row:
         network="ResNet-20",
         data=data,
         method=way.name,
-        setting="twice as wide, pruned again",
+        setting="twice as wide, pruned again" if any(way.widened) else "pruned",
         exempt="nothing is encoded (float32)",
     )
 

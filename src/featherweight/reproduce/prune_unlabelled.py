@@ -133,5 +133,5 @@ def _plot(rows: list[Row]) -> Plot:
     ax = figure.subplots()
     ax.barh([row.method for row in rows], [100 * row.accuracy for row in rows], color="#4d7ea8")
     ax.invert_yaxis()
-    ax.set_xlabel("agreement with the float network on held-out images, %")
+    ax.set_xlabel("decides as the float network, % of images")
     return Plot("prune-unlabelled.svg", svg(figure))

@@ -13,6 +13,7 @@ from featherweight import Classification
 from featherweight.curvature.blocks import Blocks, fisher_blocks
 from featherweight.curvature.hvp import gradients
 from featherweight.curvature.sampling import singly
+from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.techniques import Context, Sparsify
 from featherweight.techniques.saliencies import WoodFisher
@@ -126,3 +127,10 @@ def test_more_zeros_keep_those_of_before():
         before = first.tensors[name] == 0
         assert (second.tensors[name][before] == 0).all()
         assert (second.tensors[name] == 0).float().mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_gradients_that_are_no_numbers_are_one_error():
+    model = Model.of(task().model())
+    broken = model.with_tensors({"2.bias": torch.full((4,), float("nan"))})
+    with pytest.raises(UnsupportedError, match="NaN or infinity"):
+        Sparsify(sparsity=0.5, saliency=WoodFisher(samples=40)).apply(broken, task(), Context())

@@ -80,3 +80,17 @@ def test_one_that_looks_at_its_memory_is_found_out(images):
             return self.conv(x.as_strided(x.shape, (192, 64, 8, 1)))
 
     assert not takes_channels_last(Looks().eval(), images)
+
+
+def test_outputs_of_any_kind_are_compared_and_the_example_is_not_written_to(images):
+    class Decides(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x):
+            return self.conv(x.mul_(2)).mean((2, 3)) > 0
+
+    before = images.clone()
+    assert takes_channels_last(Decides().eval(), images)
+    assert torch.equal(images, before)

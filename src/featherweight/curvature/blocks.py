@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from featherweight.curvature.hvp import gradients
 from featherweight.curvature.sampling import singly
+from featherweight.errors import UnsupportedError
 from featherweight.graph.views import views
 from featherweight.model import Model
 from featherweight.task import Batch, Task
@@ -102,6 +104,9 @@ def fisher_blocks(
         names: parameters.
         width: of a run.
         damping: times the mean diagonal of the tensor.
+
+    Raises:
+        UnsupportedError: a gradient holds NaN or infinity; names the parameter.
     """
     layout = views(model.module)
     sums: dict[str, Tensor] = {}
@@ -118,15 +123,17 @@ def fisher_blocks(
     for batch in batches:
         for gradient, _ in gradients(model, task, singly(task, batch)):
             for name in names:
-                matrix = layout[name].matrix(gradient[name].numpy())
+                matrix = layout[name].matrix(gradient[name].float().numpy())
                 waiting[name].append(torch.cat(list(next_of(matrix, width))))
             count += 1
             if count % TOGETHER == 0:
                 multiply()
     multiply()
-    return {name: _mean(total / count, layout[name].size, damping) for name, total in sums.items()}
+    return {name: _mean(name, total / count, layout[name].size, damping) for name, total in sums.items()}
 
 
-def _mean(curvature: Tensor, size: int, damping: float) -> Blocks:
+def _mean(name: str, curvature: Tensor, size: int, damping: float) -> Blocks:
     diagonal = float(curvature.diagonal(dim1=1, dim2=2).sum()) / max(size, 1)
+    if not isfinite(diagonal):
+        raise UnsupportedError("its gradients hold NaN or infinity", where=name)
     return Blocks(curvature, damping * diagonal if diagonal > 0 else 1.0)

@@ -33,9 +33,8 @@ def missed_steps(
         for i in range(count):
             ratio = weight[u, i] / one
             step = np.rint(ratio)
-            step = (
-                least if step < least else step
-            )  # min and max would be calls, and the loop not one of vectors
+            # min and max would be calls, and the loop not one of vectors
+            step = least if step < least else step
             step = most if step > most else step
             squares[i] = (ratio - step) * (ratio - step)
         total = 0.0

@@ -37,7 +37,7 @@ ZOO = {
     "alexnet-32": Entry(AlexNet32, SMALL, 10, 23_272_266, 117_153_792),
     "squeezenet-32": Entry(SqueezeNet32, SMALL, 10, 730_570, 23_511_040),
     "resnet18-32": Entry(resnet18_32, SMALL, 10, 11_173_962, 138_859_520),
-    "mobilenetv2-32": Entry(mobilenet_v2_32, SMALL, 10, 2_236_682, 87_976_448),
+    "mobilenetv2-32": Entry(mobilenet_v2_32, SMALL, 10, 2_236_682, 22_003_712),
     "densenet40-32": Entry(DenseNet40, SMALL, 10, 1_019_722, 264_812_928),
     "alexnet": Entry(AlexNet, LARGE, 1000, 61_100_840, 714_188_480),
     "squeezenet1.0": Entry(squeezenet1_0, LARGE, 1000, 1_248_424, 818_924_576),

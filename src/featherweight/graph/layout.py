@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -45,3 +46,16 @@ def takes_channels_last(module: nn.Module, example: Inputs) -> bool:
             return False
     pairs = zip(found, expected, strict=True)
     return all(torch.allclose(a.double(), b.double(), rtol=1e-3, atol=1e-5) for a, b in pairs)
+
+
+def trains_channels_last(module: nn.Module, example: Inputs) -> bool:
+    """Return whether a network takes channels-last inputs as it is, and runs on them in training mode too."""
+    if not takes_channels_last(module, example):
+        return False
+    with torch.no_grad():
+        try:
+            with suppress(ValueError):  # batch norm refuses a batch of one
+                call(copy.deepcopy(module).train(), mapped(channels_last, copy.deepcopy(example)))
+        except RuntimeError:  # a view in a branch that only training takes
+            return False
+    return True

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.graph.layout import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
 from featherweight.task.failures import failures, guarded
+from featherweight.task.samples import mapped
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
 from featherweight.training.state import State
@@ -78,13 +80,16 @@ def fit(
         checkpoint = (
             Checkpoint(scratch / "training.safetensors", run_key(options, seed, state)) if scratch else None
         )
+        with failures(f"{task.name}, network"):
+            last = trains_channels_last(model.module, task.example())
         module = share(model.module).train()
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
             epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
+            inputs = mapped(channels_last, task.inputs(batch)) if last else task.inputs(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 with failures(f"{task.name}, network"):
-                    output = state.forward(module, task.inputs(batch))
+                    output = state.forward(module, inputs)
                 value = (loss or task.loss)(output, batch)
             number = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)

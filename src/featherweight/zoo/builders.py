@@ -119,7 +119,7 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
     "alexnet": ("alexnet", "AlexNet32", 256, replace(_descent(7, 0.02), clip=5.0)),
     "squeezenet": ("squeezenet", "SqueezeNet32", 128, _descent(14, 0.1)),
     "resnet18": ("resnet_imagenet", "resnet18_32", 128, _descent(10, 0.1)),
-    "mobilenetv2": ("mobilenet_v2", "mobilenet_v2_32", 128, _descent(14, 0.1)),
+    "mobilenetv2": ("mobilenet_v2", "mobilenet_v2_32", 128, replace(_descent(12, 0.1), precision="float32")),
     "densenet40": ("densenet", "DenseNet40", 128, _descent(14, 0.1)),
 }
 

@@ -92,6 +92,6 @@ def mobilenet_v2() -> MobileNetV2:
 def mobilenet_v2_32() -> MobileNetV2:
     """Return MobileNetV2 for images of 32 x 32 pixels in ten classes, 2,236,682 parameters.
 
-    As is usual on CIFAR, the stem and the first strided stage keep the size of the image; it ends at 4 x 4.
+    The first strided stage keeps the size of its input; the network ends at 2 x 2.
     """
-    return MobileNetV2(1, STAGES_32, 10)
+    return MobileNetV2(2, STAGES_32, 10)

@@ -74,7 +74,7 @@ def ours(model: Model, graph, task: Images, weights: Step, **options) -> Callabl
         encoded = weights.apply(
             Model.of(model.module), seen, Context()
         )  # traced anew: that is part of the time
-        made = Calibrate(samples=CALIBRATION, **options).apply(encoded, seen, Context())
+        made = Calibrate(samples=48, **options).apply(encoded, seen, Context())
         return build_qdq(graph, arrays(made.module), made.weights, made.activations).onnx
 
     return make
@@ -121,7 +121,7 @@ def makers(task: Task, calibration: torch.Tensor, folder: Path) -> Iterator[tupl
     plain = build_onnx(graph, arrays(model.module))
     yield "float32", lambda: plain
     format = Int(scale_by="mse")
-    sweep = Gptq(format=format, samples=32, places=64, inputs="float")
+    sweep = Gptq(format=format, samples=24, places=64, inputs="float")
     yield "featherweight, w8a8", ours(model, graph, given, sweep)
     yield "featherweight, nearest", ours(model, graph, given, Encode(format=format))
     yield "featherweight, nearest, minmax", ours(model, graph, given, Encode(), ranges="minmax")

@@ -19,9 +19,10 @@ from torch.nn.parameter import is_lazy
 
 from featherweight.activations import Quantizer
 from featherweight.errors import UnsupportedError
-from featherweight.formats import Encoded
+from featherweight.formats import Encoded, View
 from featherweight.graph.graph import Edge
 from featherweight.graph.program import Program, capture
+from featherweight.graph.views import views
 from featherweight.structure import LayerSpec, Structure, copied, restructure
 from featherweight.task import Inputs
 from featherweight.task.identity import hashed
@@ -88,6 +89,11 @@ class Model:
         """Further names of tied tensors to their canonical name."""
         seen = {id(tensor): name for name, tensor in reversed(self._named())}
         return {name: seen[id(tensor)] for name, tensor in self._named() if seen[id(tensor)] != name}
+
+    @cached_property
+    def views(self) -> dict[str, View]:
+        """How each tensor is a matrix, by canonical name."""
+        return views(self.module)
 
     def _named(self) -> list[tuple[str, Tensor]]:
         return list(self.module.state_dict(keep_vars=True).items())

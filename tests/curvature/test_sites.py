@@ -22,6 +22,13 @@ LAYERS = {
 }
 
 
+def columns(site, *arguments):
+    """Return the patches as the weight's rows meet them, `[groups, channels * taps, count]`."""
+    patches = site.patches(*arguments)
+    lines = patches.written_out().unflatten(2, (patches.index.shape[1], -1))
+    return lines.permute(0, 3, 2, 1).flatten(1, 2)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_a_layer_is_its_rows_times_patches(name):
     layer, shape = LAYERS[name]
@@ -30,7 +37,7 @@ def test_a_layer_is_its_rows_times_patches(name):
     (site,) = sites(trace(network, inputs))[0].values()
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     kernel = tuple(weight.shape[2:])
-    patches = site.patches(inputs, kernel)
+    patches = columns(site, inputs, kernel)
     rows = weight.reshape(site.groups, -1, patches.shape[1])
     made = (rows @ patches).flatten(0, 1)
     expected = nn.functional.linear(inputs, weight) if site.op == "linear" else layer(inputs).detach()
@@ -53,8 +60,8 @@ def test_some_places_are_some_of_all_patches(name, places):
     inputs = torch.randn(shape)
     (site,) = sites(trace(nn.Sequential(layer).eval(), inputs))[0].values()
     kernel = tuple(layer.weight.shape[2:])
-    every = site.patches(inputs, kernel)
-    some = site.patches(inputs, kernel, places)
+    every = columns(site, inputs, kernel)
+    some = columns(site, inputs, kernel, places)
     assert some.shape[:2] == every.shape[:2] and len(inputs) <= some.shape[2] <= every.shape[2]
     whole, part = every.flatten(0, 1).T, some.flatten(0, 1).T
     assert all((patch == whole).all(1).any() for patch in part)

@@ -15,7 +15,6 @@ from torch import Tensor
 from featherweight.curvature.hvp import gradients
 from featherweight.curvature.sampling import singly
 from featherweight.errors import UnsupportedError
-from featherweight.graph.views import views
 from featherweight.model import Model
 from featherweight.task import Batch, Task
 
@@ -108,7 +107,7 @@ def fisher_blocks(
     Raises:
         UnsupportedError: a gradient holds NaN or infinity; names the parameter.
     """
-    layout = views(model.module)
+    layout = model.views
     sums: dict[str, Tensor] = {}
     waiting: dict[str, list[Tensor]] = {name: [] for name in names}
     count = 0

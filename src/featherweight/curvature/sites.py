@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from featherweight.curvature.sites_loop import multiply_taps
 from featherweight.graph import Graph, Node
 
+MARGIN = -1  # the place of what is padded
 DIMENSIONS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
@@ -50,8 +53,8 @@ class Site:
         )
         return made
 
-    def patches(self, inputs: Tensor, kernel: tuple[int, ...], places: int | None = None) -> Tensor:
-        """Return the vectors that the rows of the weight meet, `[groups, cols, count]`.
+    def patches(self, inputs: Tensor, kernel: tuple[int, ...], places: int | None = None) -> Patches:
+        """Return the vectors that the rows of the weight meet.
 
         Args:
             inputs: `[..., in]` of a linear layer, `[n, in, ...]` of a convolution.
@@ -59,19 +62,23 @@ class Site:
             places: of each sample, about as many at most, evenly spaced; None: all.
         """
         if self.op == "linear":
-            return thinned(inputs, range(1, inputs.dim() - 1), places).reshape(-1, inputs.shape[-1]).T[None]
-        if any(margins := self._margins(kernel)):
-            inputs = F.pad(inputs, margins)
+            lines = thinned(inputs, range(1, inputs.dim() - 1), places).reshape(-1, inputs.shape[-1])
+            return Patches(lines, torch.arange(len(lines))[:, None], 1)
+        every = inputs.movedim(1, -1)  # a view where the channels are last in memory, as they mostly are
+        position = torch.arange(prod(every.shape[:-1])).reshape(every.shape[:-1])
+        position = F.pad(position, self._margins(kernel), value=MARGIN)
+        starts = torch.arange(position.numel()).reshape(position.shape)
+        taps = starts[0]
         for axis, (k, s, d) in enumerate(
             zip(kernel, *map(self._each, (self.stride, self.dilation)), strict=True)
         ):
-            inputs = inputs.unfold(2 + axis, d * (k - 1) + 1, s)[..., ::d]
-        n, channels, dims = inputs.shape[0], inputs.shape[1], len(kernel)
-        inputs = thinned(inputs, range(2, 2 + dims), places)
-        # [n, channels, places..., k...] to [groups, channels of a group, k..., n, places...]
-        grouped = inputs.reshape(n, self.groups, channels // self.groups, *inputs.shape[2:])
-        spatial, taps = range(3, 3 + dims), range(3 + dims, 3 + 2 * dims)
-        return grouped.permute(1, 2, *taps, 0, *spatial).flatten(2 + dims).flatten(1, 1 + dims)
+            span = d * (k - 1) + 1
+            starts = starts.narrow(1 + axis, 0, starts.shape[1 + axis] - span + 1)
+            starts = starts[(*[slice(None)] * (1 + axis), slice(None, None, s))]
+            taps = taps[(*[slice(None)] * axis, slice(0, span, d))]
+        starts = thinned(starts, range(1, starts.dim()), places)
+        index = position.reshape(-1)[starts.reshape(-1, 1) + taps.reshape(1, -1)]
+        return Patches(every.reshape(-1, every.shape[-1]), index, self.groups)
 
     def _margins(self, kernel: tuple[int, ...]) -> list[int]:
         """Zeros before and after each axis, the last axis first, as `pad` takes them."""
@@ -130,6 +137,45 @@ def thinned(values: Tensor, axes: range, most: int | None) -> Tensor:
     return values
 
 
+@dataclass(frozen=True, eq=False)
+class Patches:
+    """What the rows of a weight meet, each patch as places in a list of vectors: neighbours share most of theirs.
+
+    Attributes:
+        lines: the channels at every place, `[n, in]`.
+        index: of the places that a patch is made of, in the order of the kernel's taps, `[count, taps]`; `MARGIN`:
+            zeros.
+        groups: blocks of channels that share nothing.
+    """
+
+    lines: Tensor
+    index: Tensor
+    groups: int
+
+    def written_out(self) -> Tensor:
+        """Return `[groups, count, taps * channels of a group]`."""
+        found, outside = self.lines[self.index], self.index == MARGIN
+        if outside.any():
+            found[outside] = 0
+        return found.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(2)
+
+    def product(self, others: Patches) -> Tensor:
+        """Return `sum x z'` over the patches x of these and z of others, `[groups, cols, cols]`.
+
+        The columns are the weight's: channels, of each the taps.
+        """
+        taps, width = self.index.shape[1], self.lines.shape[1] // self.groups
+        if width == 1 and taps > 1:
+            total = np.empty((self.groups, taps, taps), np.float32)
+            x, z = (np.ascontiguousarray(lines, np.float32) for lines in (self.lines, others.lines))
+            multiply_taps(x, z if others is not self else z[:0], self.index.numpy(), total)
+            return torch.from_numpy(total)
+        x = self.written_out()
+        z = x if others is self else others.written_out()
+        by_taps = torch.bmm(x.transpose(1, 2), z).reshape(-1, taps, width, taps, width)
+        return by_taps.permute(0, 2, 1, 4, 3).reshape(-1, taps * width, taps * width)
+
+
 def second_moment(
     site: Site,
     inputs: Tensor,
@@ -153,5 +199,5 @@ def second_moment(
     for start in range(0, len(inputs), size):
         x = site.patches(inputs[start : start + size], kernel, places)
         z = x if others is None else site.patches(others[start : start + size], kernel, places)
-        total = total + torch.bmm(x, z.transpose(1, 2)).double()
+        total = total + x.product(z).double()
     return total

@@ -7,7 +7,6 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dtrtri
 
 from featherweight.errors import UnsupportedError
 
@@ -17,6 +16,7 @@ Order = Literal["given", "activation"]
 QuantiseColumns = Callable[[Array, Array], Array]
 
 LAZY = 64  # columns in a run
+SMALL = 24  # columns of a matrix that is inverted as it is
 
 
 class Run(Protocol):
@@ -151,4 +151,17 @@ def inverse_factor(hessian: Array) -> Array:
         backward = np.linalg.cholesky(hessian[:, ::-1, ::-1])
     except np.linalg.LinAlgError:
         raise UnsupportedError("the Hessian is not positive definite", hint="more damping") from None
-    return np.stack([dtrtri(factor)[0] for factor in backward[:, ::-1, ::-1]])
+    return triangular_inverse(backward[:, ::-1, ::-1])
+
+
+def triangular_inverse(upper: Array) -> Array:
+    """Return the inverses of upper triangular matrices, `[groups, n, n]`: by halves, nearly all of it products."""
+    size = upper.shape[-1]
+    if size <= SMALL:
+        return np.triu(np.linalg.inv(upper))
+    first, last = slice(size // 2), slice(size // 2, size)
+    found = np.zeros_like(upper)
+    found[:, first, first] = triangular_inverse(upper[:, first, first])
+    found[:, last, last] = triangular_inverse(upper[:, last, last])
+    found[:, first, last] = -found[:, first, first] @ upper[:, first, last] @ found[:, last, last]
+    return found

@@ -12,7 +12,6 @@ from torch import Tensor
 from featherweight.events import Events
 from featherweight.formats import Clustered, Encoded, Format, Int, StreamSpec
 from featherweight.formats.coders import Cabac, Coder, Fixed, Huffman, Rans
-from featherweight.graph.views import views
 from featherweight.model import Model
 from featherweight.recipe.runner import pinned
 from featherweight.report.plot import new_figure, svg
@@ -129,7 +128,7 @@ def _recorded(
     events: Events,
 ) -> tuple[list[dict[str, Tensor]], Model]:
     """Return the weights, in float, at the start and after each epoch; and the model at the end."""
-    names, layout = select(model, "weights"), views(model.module)
+    names, layout = select(model, "weights"), model.views
     length = sum(1 for _ in task.batches("train", seed=seed, epoch=0))
     surrogates = {}
     for name in names:
@@ -145,7 +144,7 @@ def _recorded(
 
 
 def _changes(model: Model, weights: Sequence[Mapping[str, Tensor]], format: Format) -> list[Change]:
-    layout = views(model.module)
+    layout = model.views
     snapshots = [
         {name: format.encode(weight.numpy(), view=layout[name]) for name, weight in epoch.items()}
         for epoch in weights

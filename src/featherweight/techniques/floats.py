@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from featherweight.curvature.blocks import Blocks
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded, Format
-from featherweight.graph.views import views
 from featherweight.model import Model, Note
 
 
@@ -39,7 +38,7 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
         return old
     weight = array(model, name)
     try:
-        return format.encode(weight, view=views(model.module)[name])
+        return format.encode(weight, view=model.views[name])
     except UnsupportedError as error:
         raise UnsupportedError(
             error.what, where=name, got=error.got, expected=error.expected, hint=error.hint
@@ -81,16 +80,16 @@ def matrix(model: Model, name: str) -> NDArray[Any]:
         UnsupportedError: it holds NaN or infinity.
     """
     values = finite(model.tensors[name].detach().float().numpy(), name)
-    return views(model.module)[name].matrix(values)
+    return model.views[name].matrix(values)
 
 
 def masked(model: Model, name: str, gone: NDArray[Any]) -> Tensor:
     """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true."""
-    mask = torch.from_numpy(views(model.module)[name].tensor(gone))
+    mask = torch.from_numpy(model.views[name].tensor(gone))
     return model.tensors[name].detach().masked_fill(mask, 0.0)
 
 
 def surgery(model: Model, name: str, gone: NDArray[Any], curvature: Blocks) -> Tensor:
     """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true, the other numbers moved."""
     made = curvature.without(matrix(model, name), gone)
-    return torch.from_numpy(views(model.module)[name].tensor(made)).to(model.tensors[name].dtype)
+    return torch.from_numpy(model.views[name].tensor(made)).to(model.tensors[name].dtype)

@@ -126,10 +126,9 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
         """
         from featherweight.curvature.moments import moments
-        from featherweight.graph.views import views
         from featherweight.techniques.floats import array, finite
 
-        weight, view = finite(array(model, site.weight), site.weight), views(model.module)[site.weight]
+        weight, view = finite(array(model, site.weight), site.weight), model.views[site.weight]
         drift = self.inputs == "asymmetric"
         found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)

@@ -132,7 +132,6 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             UnsupportedError: a tensor holds NaN or infinity, or is no parameter and the loss is differentiated.
         """
         from featherweight.curvature.hvp import parameters
-        from featherweight.graph.views import views
         from featherweight.techniques.floats import finite, matrix
         from featherweight.training.loop import isolated
 
@@ -148,7 +147,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
                 curvature = self.saliency.blocks(model, list(matrices), task, seed)
                 lost = {name: blocks.lost(matrices[name]) for name, blocks in curvature.items()}
             else:
-                layout, found = views(model.module), self.saliency.of_parameters(model, task, seed)
+                layout, found = model.views, self.saliency.of_parameters(model, task, seed)
                 lost = {name: layout[name].matrix(found[name].double().numpy()) for name in matrices}
         known = {name: finite(values, name) for name, values in lost.items()}
         return {name: np.where(weight == 0, -1, known[name]) for name, weight in matrices.items()}, curvature

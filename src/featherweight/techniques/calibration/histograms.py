@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 BINS = 8192
-SAMPLED = 8192  # numbers of one sample of the batch that are counted; the ends are of all
+SAMPLED = 4096  # numbers of one sample of the batch that are counted; the ends are of all
 
 
 @dataclass(frozen=True, eq=False)

@@ -111,13 +111,12 @@ class SparseGpt(
         import torch
 
         from featherweight.curvature.moments import moments
-        from featherweight.graph.views import views
         from featherweight.techniques.floats import matrix
 
         tensor = model.tensors[site.weight]
         found = moments(site, pairs, tensor.shape[2:], drift=True, places=self.places)
         made = zeroed(matrix(model, site.weight), found, sparsity, pattern, damping=self.damping)
-        return torch.from_numpy(views(model.module)[site.weight].tensor(made)).to(tensor.dtype)
+        return torch.from_numpy(model.views[site.weight].tensor(made)).to(tensor.dtype)
 
 
 def zeroed(

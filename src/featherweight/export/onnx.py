@@ -135,12 +135,12 @@ def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
     found = {}
     for node in graph.nodes:
         value = node.meta.get("val")
-        if isinstance(value, Tensor) and node.meta.get("from_node"):
-            source = node.meta["from_node"][-1]
-            while source.from_node:
-                source = source.from_node[-1]
+        if isinstance(value, Tensor):
+            source, name = node.meta.get("from_node"), node.name
+            while source:
+                source, name = source[-1].from_node, source[-1].name
             part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
-            found[source.name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
+            found[name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
     return found
 
 

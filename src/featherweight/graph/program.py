@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
+from featherweight.graph.functional import functional
 from featherweight.graph.nest import Nest, flatten_inputs, flatten_outputs, rebuild
 from featherweight.graph.reasons import refusal
 from featherweight.task import Inputs, call
@@ -145,7 +146,7 @@ def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) ->
 def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
     try:
         traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
-        exported: ExportedProgram = traced.run_decompositions({})
+        exported = functional(traced)
     except FeatherweightError:
         raise
     except Exception as error:

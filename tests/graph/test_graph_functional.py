@@ -1,0 +1,61 @@
+"""Rewriting by hand gives the graph that torch's second trace gives, and leaves to it all that is more."""
+
+import pytest
+import torch
+from torch import nn
+
+from featherweight.graph import functional as module
+from featherweight.graph import trace
+from featherweight.zoo.efficientnet_lite import EfficientNetLite0
+from featherweight.zoo.lenet import LeNet5
+from featherweight.zoo.mobilenet_v2 import mobilenet_v2_32
+from featherweight.zoo.resnet_cifar import resnet20
+from featherweight.zoo.squeezenet import SqueezeNet32
+from featherweight.zoo.vgg import VGG16
+
+
+class Mixed(nn.Module):
+    """All that is rewritten, where sizes are fixed and where they are not."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, affine=False)
+        self.drop, self.first = nn.Dropout(0.3), first
+
+    def forward(self, x):
+        return self.drop(torch.relu(self.norm(self.conv(x)))).flatten(self.first)
+
+
+NETWORKS = {
+    "lenet": (LeNet5, (2, 1, 28, 28)),
+    "resnet": (resnet20, (2, 3, 32, 32)),
+    "mobilenet": (mobilenet_v2_32, (2, 3, 32, 32)),
+    "squeezenet": (SqueezeNet32, (2, 3, 32, 32)),
+    "vgg": (VGG16, (2, 3, 32, 32)),
+    "efficientnet": (EfficientNetLite0, (2, 3, 64, 64)),
+    "mixed": (lambda: Mixed(1), (2, 3, 6, 6)),
+    "mixed, inner axes": (lambda: Mixed(2), (2, 3, 6, 6)),
+    "mixed, batch too": (lambda: Mixed(0), (2, 3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("dynamic", [None, {}])
+def test_the_graph_is_that_of_the_second_trace(name, dynamic, monkeypatch):
+    build, shape = NETWORKS[name]
+    network = build().eval()
+    quick = trace(network, torch.randn(shape), dynamic=dynamic)
+    monkeypatch.setattr(module, "PLAIN", set())
+    assert trace(network, torch.randn(shape), dynamic=dynamic) == quick
+
+
+def test_only_what_needs_it_is_traced_twice(monkeypatch):
+    def second(*_):
+        raise AssertionError("traced twice")
+
+    monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", second)
+    for name in ("resnet", "mobilenet", "efficientnet"):
+        build, shape = NETWORKS[name]
+        assert len(trace(build().eval(), torch.randn(shape)).nodes) > 50
+    with pytest.raises(Exception, match="traced twice"):
+        trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus()), torch.randn(2, 3, 6, 6))

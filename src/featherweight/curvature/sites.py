@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherweight.curvature.sites_loop import multiply_taps
 from featherweight.graph import Graph, Node
 
 MARGIN = -1  # the place of what is padded
@@ -157,7 +156,8 @@ class Patches:
         found, outside = self.lines[self.index], self.index == MARGIN
         if outside.any():
             found[outside] = 0
-        return found.unflatten(2, (self.groups, -1)).permute(2, 0, 1, 3).flatten(2)
+        width = self.lines.shape[1] // self.groups
+        return found.reshape(*self.index.shape, self.groups, width).permute(2, 0, 1, 3).flatten(2)
 
     def product(self, others: Patches) -> Tensor:
         """Return `sum x z'` over the patches x of these and z of others, `[groups, cols, cols]`.
@@ -166,14 +166,21 @@ class Patches:
         """
         taps, width = self.index.shape[1], self.lines.shape[1] // self.groups
         if width == 1 and taps > 1:
-            total = np.empty((self.groups, taps, taps), np.float32)
-            x, z = (np.ascontiguousarray(lines, np.float32) for lines in (self.lines, others.lines))
-            multiply_taps(x, z if others is not self else z[:0], self.index.numpy(), total)
-            return torch.from_numpy(total)
+            return self._by_channel(others)
         x = self.written_out()
         z = x if others is self else others.written_out()
-        by_taps = torch.bmm(x.transpose(1, 2), z).reshape(-1, taps, width, taps, width)
+        by_taps: Tensor = torch.bmm(x.transpose(1, 2), z).reshape(-1, taps, width, taps, width)
         return by_taps.permute(0, 2, 1, 4, 3).reshape(-1, taps * width, taps * width)
+
+    def _by_channel(self, others: Patches) -> Tensor:
+        """Return the same where each channel is a group: nothing need be written out."""
+        from featherweight.curvature.sites_loop import multiply_taps
+
+        taps = self.index.shape[1]
+        total = np.empty((self.groups, taps, taps), np.float32)
+        x, z = (np.ascontiguousarray(lines.numpy(), np.float32) for lines in (self.lines, others.lines))
+        multiply_taps(x, z if others is not self else z[:0], self.index.numpy(), total)
+        return torch.from_numpy(total)
 
 
 def second_moment(

@@ -29,7 +29,8 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
     """
     nodes = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
     if not all(node.target in PLAIN or _by_hand(node) for node in nodes):
-        return traced.run_decompositions({})
+        again: ExportedProgram = traced.run_decompositions({})
+        return again
     for node in nodes:
         if node.target not in PLAIN:
             with traced.graph.inserting_before(node):
@@ -47,8 +48,9 @@ def _by_hand(node: fx.Node) -> bool:
         made, first = node.meta["val"], node.args[1] if len(node.args) > 1 else 0
         fixed = all(isinstance(size, int) for size in (*source.shape[1:], *made.shape[1:]))
         return bool(first) and fixed and made.dim() < source.dim()
-    position = {aten.dropout.default: 2, aten.batch_norm.default: 5}.get(node.target)
-    return position is not None and node.args[position] is False
+    training = {aten.dropout.default: 2, aten.batch_norm.default: 5}  # where that argument stands
+    place = training.get(node.target, len(node.args))  # type: ignore[call-overload]
+    return node.args[place : place + 1] == (False,)
 
 
 def _put(graph: fx.Graph, target: Any, args: tuple[Any, ...], like: fx.Node, value: Any) -> fx.Node:

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import Encoded, Fixed, Importance, Int, View
-from featherweight.formats.scales import entropy_bits, grid, least_squares, min_max, squared_error
+from featherweight.formats.scales import NARROWER, entropy_bits, grid, least_squares, min_max, squared_error
 
 BITS = (1, 2, 3, 4, 8, 12, 16)
 SCHEMES = ("symmetric", "affine")
@@ -138,6 +138,24 @@ def test_mse_is_near_a_dense_search(bits, scheme, weighed):
     importance = rng.exponential(size=weight.shape) if weighed else None
     found = squared_error(weight, importance, *least_squares(weight, importance, bits, scheme), bits)
     assert (found <= dense(weight, importance, bits, scheme) * (1.06 if bits < 8 else 1.15)).all()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("weighed", [False, True])
+@pytest.mark.parametrize("outliers", [0, 5])
+def test_no_narrower_range_than_those_that_were_tried_is_better(bits, weighed, outliers):
+    rng = np.random.default_rng(bits)
+    weight = (
+        rng.standard_t(3, (64, 200)).astype(np.float32)
+        * np.geomspace(1e-3, 1e3, 64, dtype=np.float32)[:, None]
+    )
+    weight[:, :outliers] *= 50
+    importance = rng.gamma(0.3, size=weight.shape) if weighed else None
+    found = squared_error(weight, importance, *least_squares(weight, importance, bits, "symmetric"), bits)
+    low, high = weight.min(axis=1), weight.max(axis=1)
+    for factor in (1.0, *NARROWER):
+        grids = min_max(low * factor, high * factor, bits, "symmetric")
+        assert (found <= squared_error(weight, importance, *grids, bits)).all()
 
 
 @settings(max_examples=50)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats.sweep import LAZY, inverse_factor, ordered, sweep
+from featherweight.formats.sweep import LAZY, SMALL, inverse_factor, ordered, sweep, triangular_inverse
 
 STEP = 0.25
 
@@ -138,3 +138,12 @@ def test_the_factor_is_that_of_the_inverse(seed):
     np.testing.assert_allclose(
         upper.transpose(0, 2, 1) @ upper @ hessian, np.broadcast_to(np.eye(12), (2, 12, 12)), atol=1e-6
     )
+
+
+@pytest.mark.parametrize("size", [1, SMALL, SMALL + 1, 5 * SMALL])
+def test_triangular_matrices_are_inverted(size):
+    rng = np.random.default_rng(size)
+    upper = np.triu(rng.normal(size=(3, size, size)), 1) / size + np.diag(rng.uniform(1, 2, size))
+    found = triangular_inverse(upper)
+    np.testing.assert_allclose(found @ upper, np.broadcast_to(np.eye(size), upper.shape), atol=1e-12)
+    assert (np.tril(found, -1) == 0).all()

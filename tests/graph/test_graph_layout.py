@@ -6,7 +6,7 @@ from torch import nn
 
 from featherweight.graph.execution import Execution
 from featherweight.graph.interpret import Interpreter
-from featherweight.graph.layout import channels_last, takes_channels_last
+from featherweight.graph.layout import channels_last, takes_channels_last, trains_channels_last
 from featherweight.graph.program import capture
 
 
@@ -68,6 +68,28 @@ def test_a_network_that_views_refuses_it_and_others_take_it(images):
     plain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2)).eval()
     assert takes_channels_last(plain, images)
     assert not takes_channels_last(nn.Linear(8, 2), images)
+
+
+class Branching(nn.Module):
+    """Has a branch that only training takes."""
+
+    def __init__(self, branch):
+        super().__init__()
+        self.conv, self.norm, self.branch = nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4), branch
+
+    def forward(self, x):
+        x = self.conv(x)
+        if self.training:
+            self.branch(x)
+        return self.norm(x.mean((2, 3)))
+
+
+def test_a_branch_that_only_training_takes_counts(images):
+    flat, views = Branching(lambda x: x.flatten(1)).eval(), Branching(lambda x: x.view(len(x), -1)).eval()
+    assert trains_channels_last(flat, images) and takes_channels_last(views, images)
+    assert not trains_channels_last(views, images)
+    assert trains_channels_last(flat, images[:1])  # batch norm cannot train on one sample: another batch may
+    assert not flat.training and flat.norm.num_batches_tracked == 0
 
 
 def test_one_that_looks_at_its_memory_is_found_out(images):

@@ -86,10 +86,10 @@ def fit(
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
             epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
-            inputs = mapped(channels_last, task.inputs(batch)) if last else task.inputs(batch)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 with failures(f"{task.name}, network"):
-                    output = state.forward(module, inputs)
+                    given = task.inputs(batch)
+                    output = state.forward(module, mapped(channels_last, given) if last else given)
                 value = (loss or task.loss)(output, batch)
             number = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)

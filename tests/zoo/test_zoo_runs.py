@@ -72,8 +72,8 @@ def test_dense_layers_keep_what_they_read():
     [
         ("resnet18-32", "maxpool", 16),
         ("resnet18-32", "layer4", 2),
-        ("mobilenetv2-32", "features.3", 32),
-        ("mobilenetv2-32", "features.18", 4),
+        ("mobilenetv2-32", "features.3", 16),
+        ("mobilenetv2-32", "features.18", 2),
         ("densenet40-32", "features", 8),
         ("alexnet-32", "features", 2),
         ("squeezenet-32", "features", 4),

@@ -249,8 +249,10 @@ def _remarks(quick: bool) -> list[str]:
 
 def _plot(rows: Sequence[Row]) -> Plot:
     networks = list(dict.fromkeys(row.network for row in rows))
-    figure = new_figure(4.2 * len(networks), 4.0)
-    for ax, network in zip(figure.subplots(1, len(networks), squeeze=False).flat, networks, strict=True):
+    columns = min(len(networks), 2)
+    lines = -(-len(networks) // columns)
+    figure = new_figure(4.2 * columns, 4.0 * lines)
+    for ax, network in zip(figure.subplots(lines, columns, squeeze=False).flat, networks, strict=False):
         here = [row for row in rows if row.network == network]
         names = [f"{row.setting} {row.method}" for row in here]
         ax.barh(names, [100 * row.accuracy for row in here], color="#4d7ea8")

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 in 8-bit integers: ours beside ONNX Runtime's own quantizer and NNCF, in one interleaved run.
 
-100 images calibrate; the others, as they are and mirrored, measure how often the greatest output is that of the
-float network. Run it as `python benchmarks/integers.py [OUT.json]`; it takes minutes. A file is made on all cores, as
-the rivals make theirs, and timed on one.
+100 images are given to calibrate; the others, as they are and mirrored, measure how often the greatest output is that
+of the float network. Run it as `python benchmarks/integers.py [OUT.json]`; it takes minutes. A file is made on all cores,
+as the rivals make theirs, and timed on one.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from featherweight.techniques import Calibrate, Context, Encode, Fold, Gptq, Ste
 from featherweight.zoo.tasks import resolve
 
 CALIBRATION, ROUNDS, SEED = 100, 60, 0
+CURVATURE, RANGES = 24, 48  # of these, as many as the recipe w8a8 takes for GPTQ and for activations
 RUNTIMES = ("onnxruntime", "openvino")
 
 
@@ -77,7 +78,7 @@ def ours(model: Model, graph, task: Images, weights: Step, **options) -> Callabl
         encoded = weights.apply(
             Model.of(model.module), seen, Context()
         )  # traced anew: that is part of the time
-        made = Calibrate(samples=48, **options).apply(encoded, seen, Context())
+        made = Calibrate(samples=RANGES, **options).apply(encoded, seen, Context())
         return build_qdq(graph, arrays(made.module), made.weights, made.activations).onnx
 
     return make
@@ -124,7 +125,7 @@ def makers(task: Task, calibration: torch.Tensor, folder: Path) -> Iterator[tupl
     plain = build_onnx(graph, arrays(model.module))
     yield "float32", lambda: plain
     format = Int(scale_by="mse")
-    sweep = Gptq(format=format, samples=24, places=64, inputs="float")
+    sweep = Gptq(format=format, samples=CURVATURE, places=64, inputs="float")
     yield "featherweight, w8a8", ours(model, graph, given, sweep)
     yield "featherweight, nearest", ours(model, graph, given, Encode(format=format))
     yield "featherweight, nearest, minmax", ours(model, graph, given, Encode(), ranges="minmax")

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.export import export
 from featherweight.graph import functional as module
 from featherweight.graph import trace
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
@@ -26,6 +27,18 @@ class Mixed(nn.Module):
         return self.drop(torch.relu(self.norm(self.conv(x)))).flatten(self.first)
 
 
+class Last(nn.Module):
+    """Returns what is rewritten, each of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.drop = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout()
+
+    def forward(self, x):
+        x = self.norm(self.conv(x))
+        return x, x.flatten(1), self.drop(x)
+
+
 NETWORKS = {
     "lenet": (LeNet5, (2, 1, 28, 28)),
     "resnet": (resnet20, (2, 3, 32, 32)),
@@ -33,6 +46,7 @@ NETWORKS = {
     "squeezenet": (SqueezeNet32, (2, 3, 32, 32)),
     "vgg": (VGG16, (2, 3, 32, 32)),
     "efficientnet": (EfficientNetLite0, (2, 3, 64, 64)),
+    "returned": (Last, (2, 3, 6, 6)),
     "mixed": (lambda: Mixed(1), (2, 3, 6, 6)),
     "mixed, inner axes": (lambda: Mixed(2), (2, 3, 6, 6)),
     "mixed, batch too": (lambda: Mixed(0), (2, 3, 6, 6)),
@@ -47,6 +61,10 @@ def test_the_graph_is_that_of_the_second_trace(name, dynamic, monkeypatch):
     quick = trace(network, torch.randn(shape), dynamic=dynamic)
     monkeypatch.setattr(module, "PLAIN", set())
     assert trace(network, torch.randn(shape), dynamic=dynamic) == quick
+
+
+def test_what_is_rewritten_may_be_returned():
+    export(Last().eval(), torch.randn(2, 3, 6, 6))  # compares every output with the network's
 
 
 def test_only_what_needs_it_is_traced_twice(monkeypatch):

@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 in 8-bit integers: ours beside ONNX Runtime's own quantizer and NNCF, in one interleaved run.
 
 100 images are given to calibrate; the others, as they are and mirrored, measure how often the greatest output is that
-of the float network. Run it as `python benchmarks/integers.py [OUT.json]`; it takes minutes. A file is made on all cores,
-as the rivals make theirs, and timed on one.
+of the float network. Run it as `python benchmarks/integers.py [OUT.json]`; it takes minutes.
+A file is made on all cores, as the rivals make theirs, and timed on one.
 """
 
 from __future__ import annotations

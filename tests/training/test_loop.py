@@ -12,12 +12,17 @@ import pytest
 import torch
 from tiny import Tiny
 from torch import nn
+from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
 
+from featherweight import Classification
 from featherweight.errors import IntegrityError, TaskError, UnsupportedError
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Clustered, Int
 from featherweight.model import Model, equal_bits, to_bytes
+from featherweight.task import Restricted
+from featherweight.task.failures import known_length
 from featherweight.task.training import Training, learning_rate
+from featherweight.training import loop
 from featherweight.training.loop import fit, mixed
 from featherweight.training.methods import Centroids, StraightThrough
 
@@ -304,3 +309,88 @@ def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_no
     fit(Model.of(Measuring(1.0)), ["linear.weight"], {}, TASK, one)
     with pytest.raises(TaskError, match="seen: training has diverged"):
         fit(Model.of(Measuring(1e38)), ["linear.weight"], {}, TASK, one)
+
+
+def rates(monkeypatch, task, options):
+    """The learning rate of every step of `fit`, and the number of steps that it said there would be."""
+    seen, heard = [], []
+    monkeypatch.setattr(loop, "learning_rate", lambda o, e: seen.append(learning_rate(o, e)) or seen[-1])
+    model = Model.of(task.model())
+    fit(model, floats(model), {}, task, options, events=heard.append)
+    groups = 2  # tensors with weight decay, and those without
+    return seen[::groups], heard[0].total
+
+
+class Unsized:
+    """Batches that do not tell how many they are."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+POINTS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+SPLITS = {"validation": POINTS, "test": POINTS, "calibration": POINTS}
+
+
+@pytest.mark.parametrize("train", [
+    POINTS,
+    TensorDataset(*POINTS),
+    DataLoader(TensorDataset(*POINTS), batch_size=6, shuffle=True),
+    DataLoader(TensorDataset(*POINTS), batch_size=6, sampler=RandomSampler(POINTS[0], replacement=True)),
+    list(zip(POINTS[0].split(6), POINTS[1].split(6), strict=True)),
+    Unsized(list(zip(POINTS[0].split(6), POINTS[1].split(6), strict=True))),
+], ids=["tensors", "dataset", "loader", "draws", "list", "unsized"])  # fmt: skip
+def test_the_rate_moves_with_every_step_whatever_the_batches_come_from(monkeypatch, train):
+    task = Classification(nn.Linear(4, 3), train=train, batch_size=6, **SPLITS)
+    expected = [(1 + math.cos(math.pi * (step + 0.5) / 10)) / 2 for step in range(10)]
+    assert rates(monkeypatch, task, Training(epochs=1, lr=1.0)) == (pytest.approx(expected), 10)
+    warm, total = rates(monkeypatch, task, Training(epochs=2, lr=1.0, schedule="constant", warmup=0.5))
+    assert warm == pytest.approx([min(1.0, (step + 0.5) / 10) for step in range(20)]) and total == 20
+    restricted = Restricted(task, "unlabelled").batches("train", seed=0, epoch=0)
+    assert known_length(restricted) == (None if isinstance(train, Unsized) else 10)
+
+
+class Drawing(Dataset):
+    """An augmentation that draws from torch's generator, as torchvision's do."""
+
+    def __len__(self):
+        return 60
+
+    def __getitem__(self, index):
+        return POINTS[0][index] + 0.1 * torch.randn(4), POINTS[1][index]
+
+
+def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(tmp_path):
+    network = nn.Sequential(nn.Linear(4, 16), nn.Dropout(0.5), nn.Linear(16, 3))
+    sampler = RandomSampler(Drawing(), replacement=True, num_samples=60)
+    loader = DataLoader(Drawing(), batch_size=6, sampler=sampler)
+    task = Classification(network, train=loader, **SPLITS)
+    model = Model.of(task.model())
+
+    def train(folder, loss=None):
+        return fit(
+            model,
+            floats(model),
+            {},
+            task,
+            Training(epochs=2, lr=0.1),
+            loss=loss,
+            scratch=folder,
+            save_seconds=0,
+        )
+
+    taken = []
+
+    def dying(output, batch):
+        taken.append(1)
+        if len(taken) == 15:
+            raise Killed
+        return task.loss(output, batch)
+
+    with pytest.raises(Killed):
+        train(tmp_path / "killed", dying)
+    resumed, whole = train(tmp_path / "killed"), train(tmp_path / "whole")
+    assert all(equal_bits(resumed[name], whole[name]) for name in whole)

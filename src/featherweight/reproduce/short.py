@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import permutation
 from featherweight.task.classification import Classification
+from featherweight.task.failures import known_length
 from featherweight.task.protocol import Split
 from featherweight.task.samples import Samples
 
@@ -50,10 +52,25 @@ class Short(Classification):
         )
         self.steps = steps
 
-    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterator[tuple[Any, Any]]:
-        """Yield the batches of a split, of `train` the first `steps`."""
+    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[tuple[Any, Any]]:
+        """Return the batches of a split, of `train` the first `steps`."""
         found = super().batches(split, seed=seed, epoch=epoch)
-        return islice(found, self.steps) if split == "train" else found
+        return First(found, self.steps) if split == "train" else found
+
+
+@dataclass(frozen=True, eq=False)
+class First:
+    """The first `count` of some batches."""
+
+    batches: Iterable[tuple[Any, Any]]
+    count: int
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        return islice(self.batches, self.count)
+
+    def __len__(self) -> int:
+        """Return their number."""
+        return min(self.count, known_length(self.batches) or self.count)
 
 
 def some(data: Samples, count: int) -> Samples:

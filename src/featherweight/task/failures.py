@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from featherweight.errors import TaskError
@@ -20,7 +21,30 @@ def failures(where: str) -> Iterator[None]:
         raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
 
 
-def guarded(where: str, items: Iterable[Any]) -> Iterator[Any]:
-    """Yield items; what fails while one is made is reported, not what is done with it."""
-    with failures(where):
-        yield from items
+@dataclass(frozen=True, eq=False)
+class Guarded:
+    """Items out of a user's code: what fails while one is made is reported, not what is done with it.
+
+    `len` is known where that of `items` is. Each iteration starts afresh if `items` can.
+    """
+
+    where: str
+    items: Iterable[Any]
+    change: Callable[[Any], Any] = lambda item: item
+
+    def __iter__(self) -> Iterator[Any]:
+        with failures(self.where):
+            for item in self.items:
+                yield self.change(item)
+
+    def __len__(self) -> int:
+        """Return the number of items; TypeError where it is not known."""
+        return len(self.items)  # type: ignore[arg-type]
+
+
+def known_length(items: Iterable[Any]) -> int | None:
+    """Return how many items there are, None where only iteration would tell."""
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):  # a DataLoader of an IterableDataset has `__len__` and raises
+        return None

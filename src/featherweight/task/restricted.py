@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from featherweight.errors import TaskError
-from featherweight.task.failures import failures, guarded
+from featherweight.task.failures import Guarded, failures
 from featherweight.task.protocol import Batch, Inputs, Needs, Output, Predict, Split, Task
 
 if TYPE_CHECKING:
@@ -64,8 +64,9 @@ class Restricted:
         batches = self.task.batches(split, seed=seed, epoch=epoch)
         if self.needs == "labelled":
             return batches
-        inputs = (Unlabelled(self.task.inputs(batch)) for batch in batches)
-        return guarded(f"{self.name}, {split} split", inputs)
+        return Guarded(
+            f"{self.name}, {split} split", batches, lambda batch: Unlabelled(self.task.inputs(batch))
+        )
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""

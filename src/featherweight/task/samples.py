@@ -119,6 +119,12 @@ class Stream:
             if self.most and count >= self.most:
                 return
 
+    def __len__(self) -> int:
+        """Return the number of batches if the loader tells its own; TypeError if it does not."""
+        if self.most:
+            raise TypeError("a part of a stream has no length that is known before it is read")
+        return len(self.loader)  # type: ignore[arg-type]
+
     @cached_property
     def digest(self) -> str:
         """A hash of the batches, as far as 64 MiB; of the first one's shapes if no two readings are alike.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +17,7 @@ from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import held_out, number, permutation
 from featherweight.errors import TaskError
 from featherweight.structure import copied
-from featherweight.task.failures import failures
+from featherweight.task.failures import Guarded, failures
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split, call
 from featherweight.task.samples import Samples, Stream, in_plain_order, leaves, rows, samples, seeded
@@ -101,15 +102,19 @@ class Supervised(ABC):
         inputs, _ = data.first()
         return rows(inputs, np.array([0, min(1, len(next(leaves(inputs))) - 1)]))
 
-    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterator[tuple[Any, Any]]:
-        """Yield `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike."""
-        data, training = self._splits[split], split == "train"
-        key = (seed, epoch) if training else (0, 0)
-        with failures(f"{self.name}, {split} split"):
-            for position, (inputs, labels) in enumerate(ordered(data, self.batch_size, training, key)):
-                if training and self._augment:
-                    inputs = self._augment(inputs, Generator().manual_seed(number(*key, position)))
-                yield inputs, labels
+    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[tuple[Any, Any]]:
+        """Return batches `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike.
+
+        `len` of it is their number, but for a loader that does not tell its own.
+        """
+        training = split == "train"
+        batches = Ordered(
+            self._splits[split],
+            self.batch_size,
+            (seed, epoch) if training else None,
+            self._augment if training else None,
+        )
+        return Guarded(f"{self.name}, {split} split", batches)
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""
@@ -207,13 +212,41 @@ def taken_batch_size(train: Any) -> int | None:
     return train.batch_size if isinstance(train, DataLoader) and in_plain_order(train) else None
 
 
-def ordered(data: Samples, batch_size: int, shuffle: bool, key: tuple[int, int]) -> Iterator[tuple[Any, Any]]:
-    """Yield the batches of `data`, each sample once, in equal parts of at most `batch_size`."""
-    if isinstance(data, Stream):
-        yield from data
-        return
-    order = permutation(len(data), *key) if shuffle else np.arange(len(data))
-    for position, part in enumerate(np.array_split(order, -(-len(data) // batch_size))):
-        with seeded(*key, position):
-            batch = data.take(part)
-        yield batch
+@dataclass(frozen=True, eq=False)
+class Ordered:
+    """The batches of `data`, each sample once, in equal parts of at most `batch_size`.
+
+    Attributes:
+        data: the samples.
+        batch_size: most samples of a batch; that of a stream is its own.
+        shuffled: the seeds of the order (and of what a data set draws from torch); None: the order of the data.
+        augment: changes the inputs of a batch.
+    """
+
+    data: Samples
+    batch_size: int
+    shuffled: tuple[int, int] | None = None
+    augment: Augment | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches; TypeError of a stream that does not tell."""
+        return len(self.data) if isinstance(self.data, Stream) else -(-len(self.data) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for position, (inputs, labels) in enumerate(self._plain()):
+            if self.augment:
+                generator = Generator().manual_seed(number(*(self.shuffled or (0, 0)), position))
+                yield self.augment(inputs, generator), labels
+            else:
+                yield inputs, labels
+
+    def _plain(self) -> Iterator[tuple[Any, Any]]:
+        if isinstance(self.data, Stream):
+            yield from self.data
+            return
+        key = self.shuffled or (0, 0)
+        order = permutation(len(self.data), *key) if self.shuffled else np.arange(len(self.data))
+        for position, part in enumerate(np.array_split(order, len(self))):
+            with seeded(*key, position):
+                batch = self.data.take(part)
+            yield batch

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.layout import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
-from featherweight.task.failures import failures, guarded
+from featherweight.task.failures import Guarded, failures, known_length
 from featherweight.task.samples import mapped
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
@@ -26,6 +26,7 @@ from featherweight.training.surrogates.base import Surrogate
 
 Loss = Callable[[Output, Batch], Tensor]
 REPORT_STEPS = 50
+_END = object()
 
 
 def fit(
@@ -85,7 +86,7 @@ def fit(
         module = share(model.module).train()
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
-            epoch = position.epoch + ((position.batch + 0.5) / length if length else 0.5)
+            epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 with failures(f"{task.name}, network"):
                     given = task.inputs(batch)
@@ -105,19 +106,23 @@ def fit(
 def steps(
     state: State, task: Task, epochs: int, seed: int, checkpoint: Checkpoint | None, save_seconds: float
 ) -> Iterator[tuple[Position, int, Batch]]:
-    """Yield position, batches in the epoch (0: not known) and batch of every step that is still to be taken.
+    """Yield position, number of batches in the epoch, and batch of every step that is still to be taken.
 
     A checkpoint is written before a step, never after the last one: what follows the last step is not
-    repeated.
+    repeated. A loader that does not tell its length is read once more beforehand, to count: the learning rate
+    moves with every step. What a loader draws from torch's generator and what training draws from it (dropout)
+    are two streams, so that a resumed run, which reads the batches it has taken but does not train on them,
+    sees the same of both.
     """
     resumed = checkpoint.restore(state) if checkpoint else None
     start, generator = resumed or (Position(), None)
-    taken, saved = start.taken, time.monotonic()
+    taken, saved, counted = start.taken, time.monotonic(), 0
     for epoch in range(start.epoch, epochs):
         torch.manual_seed(mixed(seed, epoch))
-        batches, count = task.batches("train", seed=seed, epoch=epoch), 0
-        length = len(batches) if isinstance(batches, Sized) else 0
-        for count, batch in enumerate(guarded(f"{task.name}, train split", batches), 1):
+        batches = Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
+        length, count = known_length(batches) or counted or count_batches(task, seed), 0
+        counted = length
+        for count, batch in enumerate(drawing_apart(batches), 1):
             position = Position(epoch, count - 1, taken)
             if position < start:
                 continue
@@ -133,6 +138,29 @@ def steps(
             raise TaskError(
                 "the training split has no batches", where=task.name, got=f"none in epoch {epoch}"
             )
+
+
+def count_batches(task: Task, seed: int) -> int:
+    """Return the number of batches of the first epoch by reading them."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed(seed, 0))
+        batches = task.batches("train", seed=seed, epoch=0)
+        return sum(1 for _ in Guarded(f"{task.name}, train split", batches))
+
+
+def drawing_apart(batches: Iterable[Batch]) -> Iterator[Batch]:
+    """Yield batches; what making them draws from torch's generator moves a state of its own."""
+    outside = torch.get_rng_state()
+    iterator = iter(batches)
+    while True:
+        batch = next(iterator, _END)
+        inside = torch.get_rng_state()
+        torch.set_rng_state(outside)
+        if batch is _END:
+            return
+        yield batch
+        outside = torch.get_rng_state()
+        torch.set_rng_state(inside)
 
 
 def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int) -> None:

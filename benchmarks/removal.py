@@ -21,9 +21,9 @@ from featherweight.curvature.sampling import drawn
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
 from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor
+from featherweight.techniques.structured.channel_sums import only_makers, per_channel, scaled_once
 from featherweight.techniques.structured.eligible import eligible
 from featherweight.techniques.structured.surgery import silenced
-from featherweight.techniques.structured.theta import only_makers, per_channel, scaled_once
 from featherweight.training.loop import isolated
 from featherweight.zoo.tasks import resolve
 

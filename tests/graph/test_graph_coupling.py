@@ -15,8 +15,8 @@ from featherweight.graph.labels import Labels
 from featherweight.graph.reshaping import reshaped
 from featherweight.graph.trace import trace
 from featherweight.model import Model
+from featherweight.techniques.structured.dry_run import computed
 from featherweight.techniques.structured.surgery import pruned, silenced
-from featherweight.techniques.structured.trial import computed
 from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5

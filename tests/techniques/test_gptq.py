@@ -6,8 +6,8 @@ import torch
 from tiny import Tiny
 from torch import nn
 
+from featherweight.curvature.layerwise import layerwise, prefix
 from featherweight.curvature.moments import Moments, moments
-from featherweight.curvature.sequence import in_sequence, prefix
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Int, Log2, View
 from featherweight.model import Model
@@ -100,13 +100,13 @@ def test_drift_is_that_of_the_inputs():
     ahead = prefix(Model.of(TASK.model()), Restricted(TASK, "unlabelled"), 20)
     module, found, kept = TASK.model(), {}, {}
 
-    def treat(site, pairs):
-        kernel = tuple(module.state_dict()[site.weight].shape[2:])
-        found[site.weight] = moments(site, pairs, kernel, drift=True)
-        kept[site.weight] = [torch.cat(part).double() for part in zip(*pairs, strict=True)]
-        return {site.weight: 1.2 * module.state_dict()[site.weight]}
+    def treat(layer, pairs):
+        kernel = tuple(module.state_dict()[layer.weight].shape[2:])
+        found[layer.weight] = moments(layer, pairs, kernel, drift=True)
+        kept[layer.weight] = [torch.cat(part).double() for part in zip(*pairs, strict=True)]
+        return {layer.weight: 1.2 * module.state_dict()[layer.weight]}
 
-    in_sequence(ahead, ["0.weight", "8.weight"], treat)
+    layerwise(ahead, ["0.weight", "8.weight"], treat)
     assert found["0.weight"].drift is None
     before, now = kept["8.weight"]
     np.testing.assert_allclose(found["8.weight"].hessian[0], now.T @ now, rtol=1e-4)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.curvature.sequence import Pairs
-from featherweight.curvature.sites import Site, second_moment
+from featherweight.curvature.layerwise import Pairs
+from featherweight.curvature.linear_ops import LinearOp, second_moment
 from featherweight.errors import UnsupportedError
 from featherweight.formats.sweep import damped
 
@@ -49,12 +49,12 @@ class Moments:
 
 
 def moments(
-    site: Site, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool, places: int | None = None
+    layer: LinearOp, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool, places: int | None = None
 ) -> Moments:
     """Return the moments of a layer's inputs, batch by batch.
 
     Args:
-        site: the layer.
+        layer: the layer.
         pairs: its inputs in the float network, and as they are.
         kernel: the weight's shape without its first two axes.
         drift: whether to sum the drift as well.
@@ -65,13 +65,13 @@ def moments(
     """
     hessian = moved = None
     for before, now in pairs:
-        new = second_moment(site, now, kernel, places=places)
+        new = second_moment(layer, now, kernel, places=places)
         hessian = new if hessian is None else hessian + new
         if drift and before is not now:
-            new = second_moment(site, before - now, kernel, now, places=places)
+            new = second_moment(layer, before - now, kernel, now, places=places)
             moved = new if moved is None else moved + new
     assert hessian is not None, "a prefix has inputs"
     found = hessian.numpy()
     if not np.isfinite(found).all():
-        raise UnsupportedError("its inputs hold NaN or infinity", where=site.weight)
+        raise UnsupportedError("its inputs hold NaN or infinity", where=layer.weight)
     return Moments(found, None if moved is None else moved.numpy())

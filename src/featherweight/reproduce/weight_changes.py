@@ -20,7 +20,7 @@ from featherweight.search.options import label
 from featherweight.selectors import select
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Train
-from featherweight.techniques.floats import trainable
+from featherweight.techniques.tensors import trainable
 from featherweight.training.loop import fit
 from featherweight.training.methods import Method, Project, StraightThrough
 from featherweight.training.surrogates.base import Group, Surrogate

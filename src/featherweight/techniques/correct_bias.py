@@ -14,8 +14,8 @@ from featherweight.techniques.base import Context, Step, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.curvature.sequence import Pairs
-    from featherweight.curvature.sites import Site
+    from featherweight.curvature.layerwise import Pairs
+    from featherweight.curvature.linear_ops import LinearOp
     from featherweight.model import Model, Note
 
 
@@ -46,13 +46,13 @@ class CorrectBias(Step, frozen=True, kw_only=True, omit_defaults=True, tag="corr
         Raises:
             UnsupportedError: there is no network of this structure with nothing encoded to compare with.
         """
-        from featherweight.curvature.sequence import in_sequence, prefix
+        from featherweight.curvature.layerwise import layerwise, prefix
         from featherweight.model import Note, equal_bits
         from featherweight.selectors import select
 
         floats = reference(model, context)
         ahead = prefix(floats, task, self.samples, seed=context.seed)
-        reasons = {name: obstacle(model, ahead.sites.get(name)) for name in select(model, self.where)}
+        reasons = {name: obstacle(model, ahead.linear_ops.get(name)) for name in select(model, self.where)}
         changed = {
             name: tensor.detach()
             for name, tensor in model.tensors.items()
@@ -60,16 +60,16 @@ class CorrectBias(Step, frozen=True, kw_only=True, omit_defaults=True, tag="corr
         }
         notes: list[Note] = []
 
-        def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
-            assert site.bias is not None, "layers without one have an obstacle"
-            bias, kept = corrected(site, pairs, floats, model)
-            notes.append(Note("chose", site.bias, f"{kept} of {len(bias)} channels corrected"))
-            return {site.bias: bias}
+        def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
+            assert layer.bias is not None, "layers without one have an obstacle"
+            bias, kept = corrected(layer, pairs, floats, model)
+            notes.append(Note("chose", layer.bias, f"{kept} of {len(bias)} channels corrected"))
+            return {layer.bias: bias}
 
         layers = [name for name, reason in reasons.items() if not reason]
-        made = in_sequence(ahead, layers, treat, changed=changed, events=context.events, name="correct_bias")
+        made = layerwise(ahead, layers, treat, changed=changed, events=context.events, name="correct_bias")
         left = [Note("skipped", name, f"bias not corrected: {why}") for name, why in reasons.items() if why]
-        biases = {ahead.sites[name].bias: made[str(ahead.sites[name].bias)] for name in layers}
+        biases = {ahead.linear_ops[name].bias: made[str(ahead.linear_ops[name].bias)] for name in layers}
         return model.with_tensors({str(name): value for name, value in biases.items()}, [*left, *notes])
 
 
@@ -91,18 +91,18 @@ def reference(model: Model, context: Context) -> Model:
     return floats
 
 
-def obstacle(model: Model, site: Site | None) -> str:
+def obstacle(model: Model, layer: LinearOp | None) -> str:
     """Return why the bias of a layer cannot be corrected, or an empty string."""
-    if site is None:
+    if layer is None:
         return "it is not the weight of one convolution or linear layer"
-    if site.bias is None:
+    if layer.bias is None:
         return "the layer has none"
-    if site.bias in model.weights:
+    if layer.bias in model.weights:
         return "it is encoded"
-    return "" if site.weight in model.weights else "the weight is not encoded"
+    return "" if layer.weight in model.weights else "the weight is not encoded"
 
 
-def corrected(site: Site, pairs: Pairs, floats: Model, model: Model) -> tuple[Tensor, int]:
+def corrected(layer: LinearOp, pairs: Pairs, floats: Model, model: Model) -> tuple[Tensor, int]:
     """Return the bias `[out]` of a layer, and how many of its channels were corrected.
 
     With the mean errors `d` on the even and `h` on the odd inputs, a correction by d adds `d^2 - 2 d h` to the
@@ -110,13 +110,13 @@ def corrected(site: Site, pairs: Pairs, floats: Model, model: Model) -> tuple[Te
     """
     import torch
 
-    weights = [network.tensors[site.weight].detach() for network in (floats, model)]
-    biases = [network.tensors[str(site.bias)].detach() for network in (floats, model)]
-    axis = -1 if site.op == "linear" else 1
+    weights = [network.tensors[layer.weight].detach() for network in (floats, model)]
+    biases = [network.tensors[str(layer.bias)].detach() for network in (floats, model)]
+    axis = -1 if layer.op == "linear" else 1
     each = []  # mean error of each input and channel
     with torch.no_grad():
         for before, now in pairs:
-            error = site.output(now, weights[1], biases[1]) - site.output(before, weights[0], biases[0])
+            error = layer.output(now, weights[1], biases[1]) - layer.output(before, weights[0], biases[0])
             each.append(
                 error.movedim(axis, 1).double().flatten(2).mean(2) if error.dim() > 2 else error.double()
             )

@@ -12,7 +12,7 @@ from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Int, tag
 from featherweight.formats.coders import Rans
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.coding import recoded
+from featherweight.techniques.coder_selection import recoded
 
 if TYPE_CHECKING:
     from featherweight.model import Model, Note
@@ -58,7 +58,7 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
         from featherweight.selectors import select
-        from featherweight.techniques.floats import encode
+        from featherweight.techniques.tensors import encode
 
         encoded, notes = {}, []
         for name in select(model, self.where):

@@ -17,8 +17,8 @@ from featherweight.techniques.lowrank.ranks import AnyRank, Evbmf
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from featherweight.curvature.sequence import Pairs
-    from featherweight.curvature.sites import Site
+    from featherweight.curvature.layerwise import Pairs
+    from featherweight.curvature.linear_ops import LinearOp
     from featherweight.graph.graph import Graph
     from featherweight.model import Model, Note
     from featherweight.techniques.lowrank.factors import Array
@@ -105,21 +105,21 @@ def input_roots(
     """Return the Cholesky factors `[cols, cols]` of the damped second moments of what weights of layers meet."""
     import numpy as np
 
+    from featherweight.curvature.layerwise import layerwise, prefix
     from featherweight.curvature.moments import moments
-    from featherweight.curvature.sequence import in_sequence, prefix
     from featherweight.formats.sweep import damped
 
     ahead = prefix(model, task, samples, seed=context.seed)
     roots: dict[str, Array] = {}
 
-    def look(site: Site, pairs: Pairs) -> dict[str, Tensor]:
-        found = moments(site, pairs, model.tensors[site.weight].shape[2:], drift=False)
-        if site.groups == 1:
-            roots[site.weight] = np.linalg.cholesky(damped(found.hessian, DAMPING)[0])
+    def look(layer: LinearOp, pairs: Pairs) -> dict[str, Tensor]:
+        found = moments(layer, pairs, model.tensors[layer.weight].shape[2:], drift=False)
+        if layer.groups == 1:
+            roots[layer.weight] = np.linalg.cholesky(damped(found.hessian, DAMPING)[0])
         return {}
 
-    weights = [name for name in ahead.sites if name.rpartition(".")[0] in paths]
-    in_sequence(ahead, weights, look, sequential=False, events=context.events, name="factorize")
+    weights = [name for name in ahead.linear_ops if name.rpartition(".")[0] in paths]
+    layerwise(ahead, weights, look, sequential=False, events=context.events, name="factorize")
     return roots
 
 
@@ -198,7 +198,7 @@ def running(model: Model, plan: Plan, example: Inputs) -> tuple[Plan, dict[str, 
 
 def failure(model: Model, plan: Plan, example: Inputs) -> str:
     """Return why the network does not run with these factors, or an empty string."""
-    from featherweight.techniques.structured.trial import computed
+    from featherweight.techniques.structured.dry_run import computed
 
     try:
         computed(factorised(model, plan, []), example)

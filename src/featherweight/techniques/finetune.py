@@ -10,7 +10,7 @@ from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task
 from featherweight.task.training import Training
 from featherweight.techniques.base import Context, Where
-from featherweight.techniques.coding import recoded
+from featherweight.techniques.coder_selection import recoded
 from featherweight.techniques.training import TrainingStep
 from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, StraightThrough
@@ -67,7 +67,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with the selected tensors encoded and everything else trained."""
-        from featherweight.techniques.floats import trainable
+        from featherweight.techniques.tensors import trainable
         from featherweight.training.loop import fit, isolated
 
         names, notes = trainable(model)
@@ -103,7 +103,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
         from featherweight.model import Note
         from featherweight.selectors import select
-        from featherweight.techniques.floats import encode
+        from featherweight.techniques.tensors import encode
 
         if self.format is None:
             return {}, []

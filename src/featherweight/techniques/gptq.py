@@ -14,14 +14,14 @@ from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
-from featherweight.techniques.coding import recoded
+from featherweight.techniques.coder_selection import recoded
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featherweight.curvature.layerwise import Pairs
+    from featherweight.curvature.linear_ops import LinearOp
     from featherweight.curvature.moments import Moments
-    from featherweight.curvature.sequence import Pairs
-    from featherweight.curvature.sites import Site
     from featherweight.model import Model
 
 Array = NDArray[Any]
@@ -73,23 +73,23 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         """Return the model with these tensors encoded."""
         import torch
 
-        from featherweight.curvature.sequence import in_sequence, prefix
+        from featherweight.curvature.layerwise import layerwise, prefix
         from featherweight.techniques.encode import again
-        from featherweight.techniques.floats import encode
+        from featherweight.techniques.tensors import encode
 
         formats, had = self.chosen(model), model.weights
         ahead = prefix(model, task, self.samples, seed=context.seed)
         fresh = [name for name, format in formats.items() if name not in had or had[name].format != format]
-        layers = [name for name in fresh if name in ahead.sites]
+        layers = [name for name in fresh if name in ahead.linear_ops]
         encoded = {name: encode(model, name, formats[name]) for name in formats if name not in layers}
 
-        def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
-            encoded[site.weight] = self.layer(model, site, pairs, formats[site.weight])
-            return {site.weight: torch.from_numpy(encoded[site.weight].decode())}
+        def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
+            encoded[layer.weight] = self.layer(model, layer, pairs, formats[layer.weight])
+            return {layer.weight: torch.from_numpy(encoded[layer.weight].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
         sequential = self.inputs != "float"
-        in_sequence(
+        layerwise(
             ahead, layers, treat, changed=rounded if sequential else None, sequential=sequential,
             events=context.events, name="gptq",
         )  # fmt: skip
@@ -119,18 +119,18 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             taken |= set(names)
         return chosen
 
-    def layer(self, model: Model, site: Site, pairs: Pairs, format: Format) -> Encoded:
+    def layer(self, model: Model, layer: LinearOp, pairs: Pairs, format: Format) -> Encoded:
         """Return the weight of one layer, encoded for these inputs.
 
         Raises:
             UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
         """
         from featherweight.curvature.moments import moments
-        from featherweight.techniques.floats import array, finite
+        from featherweight.techniques.tensors import array, finite
 
-        weight, view = finite(array(model, site.weight), site.weight), model.views[site.weight]
+        weight, view = finite(array(model, layer.weight), layer.weight), model.views[layer.weight]
         drift = self.inputs == "asymmetric"
-        found = moments(site, pairs, weight.shape[2:], drift=drift, places=self.places)
+        found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
         return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
 
 

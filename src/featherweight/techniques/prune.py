@@ -54,10 +54,10 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
+        from featherweight.techniques.structured.dry_run import mismatch, prunable
         from featherweight.techniques.structured.eligible import eligible
         from featherweight.techniques.structured.select import Guard, select
         from featherweight.techniques.structured.surgery import pruned
-        from featherweight.techniques.structured.trial import mismatch, prunable
         from featherweight.training.loop import isolated
 
         channels, fixed = eligible(model, task, self.where)

@@ -37,8 +37,8 @@ class Reorder(Step, frozen=True, kw_only=True, omit_defaults=True, tag="reorder"
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with its channels in another order."""
         from featherweight.model import Note
+        from featherweight.techniques.structured.dry_run import difference
         from featherweight.techniques.structured.eligible import eligible
-        from featherweight.techniques.structured.trial import difference
 
         channels, notes = eligible(model, task, self.where)
         before = model

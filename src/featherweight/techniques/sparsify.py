@@ -83,7 +83,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these zeros."""
         from featherweight.model import Note
-        from featherweight.techniques.floats import masked, surgery
+        from featherweight.techniques.tensors import masked, surgery
 
         targets = self.targets(model)
         if isinstance(self.saliency, SparseGpt):
@@ -132,7 +132,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             UnsupportedError: a tensor holds NaN or infinity, or is no parameter and the loss is differentiated.
         """
         from featherweight.curvature.hvp import parameters
-        from featherweight.techniques.floats import finite, matrix
+        from featherweight.techniques.tensors import finite, matrix
         from featherweight.training.loop import isolated
 
         matrices = {name: matrix(model, name) for name in names}

@@ -22,7 +22,7 @@ class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the trained model."""
-        from featherweight.techniques.floats import trainable
+        from featherweight.techniques.tensors import trainable
         from featherweight.training.loop import fit
 
         names, notes = trainable(model)

@@ -69,7 +69,7 @@ def preserving(
 
 def change(model: Model, channels: Channels, shares: Array, example: Inputs) -> str:
     """Return how the wider network differs from the model on `example`, or an empty string."""
-    from featherweight.techniques.structured.trial import difference
+    from featherweight.techniques.structured.dry_run import difference
     from featherweight.techniques.structured.widening import widened
 
     return difference(lambda: widened(model, channels, shares), model, example)

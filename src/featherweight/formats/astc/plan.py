@@ -85,7 +85,7 @@ def plan_of(footprint: Footprint, channels: int, mode: DecodeMode, preset: Prese
 
 def build(
     footprint: Footprint, channels: int, mode: DecodeMode, chosen: list[tuple[Configuration, int]],
-    effort: tuple[int, int, bool], hope: float,
+    effort: tuple[int, int, bool], prune_factor: float,
 ) -> Plan:  # fmt: skip
     """Return a plan of configurations, each with how many partitionings to try.
 
@@ -100,5 +100,5 @@ def build(
     ]  # fmt: skip
     return Plan(
         np.array(rows, np.int64), *sparse([infill(footprint, grid) for grid in sizes]), partitions(footprint),
-        *members(footprint), mode == "unorm8", effort, hope,
+        *members(footprint), mode == "unorm8", effort, prune_factor,
     )  # fmt: skip

@@ -35,7 +35,7 @@ class Plan(NamedTuple):
         distinct: how many there are.
         cut: whether the texture decodes to eight bits.
         effort: rounds of least squares, steps of a climb, and whether it counts the error exactly.
-        hope: factor on the least error so far beyond which rounded endpoints are not improved.
+        prune_factor: factor on the least error so far beyond which rounded endpoints are not improved.
     """
 
     layouts: Array
@@ -49,7 +49,7 @@ class Plan(NamedTuple):
     distinct: Array
     cut: bool
     effort: tuple[int, int, bool]
-    hope: float
+    prune_factor: float
 
 
 class Found(NamedTuple):
@@ -135,7 +135,7 @@ def try_separate(
         a, b = nearest_endpoint(ends[0], of), nearest_endpoint(ends[1], of)
         pair = ENDPOINT_VALUES[of, a], ENDPOINT_VALUES[of, b]
         found = error(scratch, texels, kind, pair, plan.cut, exact)
-        if total + found > plan.hope * least:
+        if total + found > plan.prune_factor * least:
             return 1e300
         found, a, b = climb(scratch, texels, (kind, of), (a, b), climbs, plan.cut, exact)
         ranks[2 * p], ranks[2 * p + 1] = a, b

@@ -23,7 +23,7 @@ class Fpgm(Saliency, frozen=True, tag="fpgm"):
 
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the sums of distances."""
-        from featherweight.techniques.structured.theta import rows
+        from featherweight.techniques.structured.channel_sums import rows
 
         found = []
         for group in channels.groups:

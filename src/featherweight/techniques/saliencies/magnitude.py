@@ -33,7 +33,7 @@ class Magnitude(Saliency, frozen=True, tag="magnitude"):
 
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the norms."""
-        from featherweight.techniques.structured.theta import per_channel
+        from featherweight.techniques.structured.channel_sums import per_channel
 
         weights = {name: tensor for name, tensor in model.tensors.items() if tensor.dim() > 1}
         powers = per_channel(channels, {name: tensor.abs() ** self.norm for name, tensor in weights.items()})

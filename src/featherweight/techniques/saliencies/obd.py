@@ -31,7 +31,7 @@ class Obd(Sampled, frozen=True, tag="obd"):
 
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the sums."""
-        from featherweight.techniques.structured.theta import per_channel
+        from featherweight.techniques.structured.channel_sums import per_channel
 
         return Scores(per_channel(channels, self.of_parameters(model, task, seed)))
 

@@ -36,7 +36,7 @@ class Slimming(Saliency, frozen=True, tag="slimming"):
 def scales(model: Model, group: Group) -> Array:
     """Return the mean magnitude of the scales of each channel of a group."""
     from featherweight.techniques.reestimate_batchnorm import batch_norms
-    from featherweight.techniques.structured.theta import rows
+    from featherweight.techniques.structured.channel_sums import rows
 
     norms, found = batch_norms(model.module), []
     for member in group.makers:

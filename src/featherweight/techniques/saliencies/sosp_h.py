@@ -26,7 +26,7 @@ class SospH(Sampled, frozen=True, tag="sosp_h"):
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the saliencies."""
         from featherweight.curvature.hvp import hessian_product
-        from featherweight.techniques.structured.theta import only_makers, per_channel
+        from featherweight.techniques.structured.channel_sums import only_makers, per_channel
 
         channels = channels.scaled_once()
         theta = only_makers(channels, dict(model.module.named_parameters()))

@@ -33,7 +33,7 @@ class SospI(Sampled, frozen=True, tag="sosp_i"):
         """Return the first orders and the matrix of pairs."""
         from featherweight.curvature.gauss_newton import pair_matrix
         from featherweight.curvature.hvp import gradients
-        from featherweight.techniques.structured.theta import per_channel
+        from featherweight.techniques.structured.channel_sums import per_channel
 
         channels = channels.scaled_once()
         batches = self.drawn(task, seed)

@@ -18,9 +18,9 @@ from featherweight.techniques.masks import Pattern, chosen
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featherweight.curvature.layerwise import Pairs
+    from featherweight.curvature.linear_ops import LinearOp
     from featherweight.curvature.moments import Moments
-    from featherweight.curvature.sequence import Pairs
-    from featherweight.curvature.sites import Site
     from featherweight.model import Model, Note
 
 Array = NDArray[Any]
@@ -86,37 +86,35 @@ class SparseGpt(
             task: whose calibration split is seen.
             context: of the step.
         """
-        from featherweight.curvature.sequence import in_sequence, prefix
-        from featherweight.techniques.floats import masked, matrix
+        from featherweight.curvature.layerwise import layerwise, prefix
+        from featherweight.techniques.tensors import masked, matrix
 
         ahead = prefix(model, task, self.samples, seed=context.seed)
-        others = [name for name in targets if name not in ahead.sites]
+        others = [name for name in targets if name not in ahead.linear_ops]
         saliency = {name: np.abs(matrix(model, name)) for name in others}
         gone = {name: chosen(saliency[name], targets[name], pattern) for name in others}
         by_magnitude = {name: masked(model, name, mask) for name, mask in gone.items()}
 
-        def treat(site: Site, pairs: Pairs) -> Mapping[str, Tensor]:
-            return {site.weight: self.layer(model, site, pairs, targets[site.weight], pattern)}
+        def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
+            return {layer.weight: self.layer(model, layer, pairs, targets[layer.weight], pattern)}
 
-        layers = [name for name in targets if name in ahead.sites]
-        made = in_sequence(
-            ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt"
-        )
+        layers = [name for name in targets if name in ahead.linear_ops]
+        made = layerwise(ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt")
         return made, ahead.notes(others, "by magnitude", self.samples)
 
     def layer(
-        self, model: Model, site: Site, pairs: Pairs, sparsity: float, pattern: Pattern | None
+        self, model: Model, layer: LinearOp, pairs: Pairs, sparsity: float, pattern: Pattern | None
     ) -> Tensor:
         """Return the weight of one layer, with zeros, for these inputs."""
         import torch
 
         from featherweight.curvature.moments import moments
-        from featherweight.techniques.floats import matrix
+        from featherweight.techniques.tensors import matrix
 
-        tensor = model.tensors[site.weight]
-        found = moments(site, pairs, tensor.shape[2:], drift=True, places=self.places)
-        made = zeroed(matrix(model, site.weight), found, sparsity, pattern, damping=self.damping)
-        return torch.from_numpy(model.views[site.weight].tensor(made)).to(tensor.dtype)
+        tensor = model.tensors[layer.weight]
+        found = moments(layer, pairs, tensor.shape[2:], drift=True, places=self.places)
+        made = zeroed(matrix(model, layer.weight), found, sparsity, pattern, damping=self.damping)
+        return torch.from_numpy(model.views[layer.weight].tensor(made)).to(tensor.dtype)
 
 
 def zeroed(

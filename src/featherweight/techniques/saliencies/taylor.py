@@ -32,7 +32,7 @@ class Taylor(Sampled, frozen=True, tag="taylor"):
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the mean squares."""
         from featherweight.curvature.hvp import gradients
-        from featherweight.techniques.structured.theta import per_channel
+        from featherweight.techniques.structured.channel_sums import per_channel
 
         channels = channels.scaled_once()
         total, batches = np.zeros(channels.count), self.drawn(task, seed)

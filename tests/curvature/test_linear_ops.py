@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight.curvature.sites import second_moment, sites
+from featherweight.curvature.linear_ops import linear_ops, second_moment
 from featherweight.graph import trace
 
 LAYERS = {
@@ -34,7 +34,7 @@ def test_a_layer_is_its_rows_times_patches(name):
     layer, shape = LAYERS[name]
     network = nn.Sequential(layer).eval()
     inputs = torch.randn(shape)
-    (site,) = sites(trace(network, inputs))[0].values()
+    (site,) = linear_ops(trace(network, inputs))[0].values()
     weight, bias = layer.weight.detach(), None if layer.bias is None else layer.bias.detach()
     kernel = tuple(weight.shape[2:])
     patches = columns(site, inputs, kernel)
@@ -58,7 +58,7 @@ def test_a_layer_is_its_rows_times_patches(name):
 def test_some_places_are_some_of_all_patches(name, places):
     layer, shape = LAYERS[name]
     inputs = torch.randn(shape)
-    (site,) = sites(trace(nn.Sequential(layer).eval(), inputs))[0].values()
+    (site,) = linear_ops(trace(nn.Sequential(layer).eval(), inputs))[0].values()
     kernel = tuple(layer.weight.shape[2:])
     every = columns(site, inputs, kernel)
     some = columns(site, inputs, kernel, places)
@@ -77,7 +77,7 @@ def test_some_places_are_some_of_all_patches(name, places):
 def test_what_has_no_site_has_a_reason():
     twice = nn.Linear(4, 4)
     network = nn.Sequential(nn.Embedding(7, 4), twice, nn.ReLU(), twice, nn.Linear(4, 2))
-    found, without = sites(trace(network, torch.tensor([[1, 2], [3, 4]])))
+    found, without = linear_ops(trace(network, torch.tensor([[1, 2], [3, 4]])))
     assert list(found) == ["4.weight"]
     assert without["1.weight"] == "it is used more than once"
     assert without["0.weight"].startswith("embedding")

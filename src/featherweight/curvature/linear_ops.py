@@ -19,7 +19,7 @@ DIMENSIONS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 @dataclass(frozen=True)
-class Site:
+class LinearOp:
     """The one place where a weight is used.
 
     Attributes:
@@ -93,9 +93,9 @@ class Site:
         return tuple(sizes) if len(sizes) > 1 else tuple(sizes) * DIMENSIONS[self.op]
 
 
-def sites(graph: Graph) -> tuple[dict[str, Site], dict[str, str]]:
-    """Return the site of each weight that has one, in order of execution, and why the others have none."""
-    found: dict[str, Site] = {}
+def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
+    """Return the operation of each weight that has one, in order of execution, and why the others have none."""
+    found: dict[str, LinearOp] = {}
     without: dict[str, str] = {}
     for node in graph.nodes:
         roles = dict(node.roles)
@@ -104,7 +104,7 @@ def sites(graph: Graph) -> tuple[dict[str, Site], dict[str, str]]:
             if len(graph.readers(name)) > 1:
                 without[name] = "it is used more than once"
             else:
-                found[name] = _site(node, roles)
+                found[name] = _linear_op(node, roles)
     for node in graph.nodes:
         for name in node.tensors:
             if name not in found:
@@ -112,12 +112,12 @@ def sites(graph: Graph) -> tuple[dict[str, Site], dict[str, str]]:
     return found, without
 
 
-def _site(node: Node, roles: Mapping[str, str]) -> Site:
+def _linear_op(node: Node, roles: Mapping[str, str]) -> LinearOp:
     arguments = dict(node.arguments)
     options: dict[str, Any] = {
         name: arguments[name] for name in ("groups", "stride", "padding", "dilation") if name in arguments
     }
-    return Site(roles["weight"], roles.get("bias"), node.name, node.op, **options)
+    return LinearOp(roles["weight"], roles.get("bias"), node.name, node.op, **options)
 
 
 def thinned(values: Tensor, axes: range, most: int | None) -> Tensor:
@@ -174,7 +174,7 @@ class Patches:
 
     def _by_channel(self, others: Patches) -> Tensor:
         """Return the same where each channel is a group: nothing need be written out."""
-        from featherweight.curvature.sites_loop import multiply_taps
+        from featherweight.curvature.linear_ops_loop import multiply_taps
 
         taps = self.index.shape[1]
         total = np.empty((self.groups, taps, taps), np.float32)
@@ -184,7 +184,7 @@ class Patches:
 
 
 def second_moment(
-    site: Site,
+    layer: LinearOp,
     inputs: Tensor,
     kernel: tuple[int, ...],
     others: Tensor | None = None,
@@ -194,17 +194,17 @@ def second_moment(
     """Return `sum x x'` over all patches x of `inputs`, float64 `[groups, cols, cols]`.
 
     Args:
-        site: the layer.
+        layer: the layer.
         inputs: of the layer.
         kernel: the weight's shape without its first two axes.
         others: inputs of the same shape, whose patches z stand in for the second factor: `sum x z'`.
-        places: of each sample; see `Site.patches`.
+        places: of each sample; see `LinearOp.patches`.
     """
     # Patches take more room than what they are cut from, unless they are single or few: one sample at a time.
     size = len(inputs) if places is not None or all(k == 1 for k in kernel) else 1
     total = torch.zeros(())
     for start in range(0, len(inputs), size):
-        x = site.patches(inputs[start : start + size], kernel, places)
-        z = x if others is None else site.patches(others[start : start + size], kernel, places)
+        x = layer.patches(inputs[start : start + size], kernel, places)
+        z = x if others is None else layer.patches(others[start : start + size], kernel, places)
         total = total + x.product(z).double()
     return total

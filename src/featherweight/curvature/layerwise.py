@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from featherweight.curvature.sites import Site, sites
+from featherweight.curvature.linear_ops import LinearOp, linear_ops
 from featherweight.errors import TaskError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.execution import Execution, Tensors
@@ -22,7 +22,7 @@ CACHED = 1 << 25  # bytes of activations that are worked on at once: beyond, tor
 
 # Inputs of a layer, batch by batch: in the network as it was, and as it is after the changes so far.
 Pairs = Iterable[tuple[Tensor, Tensor]]
-Treat = Callable[[Site, Pairs], Mapping[str, Tensor]]
+Treat = Callable[[LinearOp, Pairs], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +32,14 @@ class Prefix:
     Attributes:
         execution: the network.
         graph: the same as data.
-        sites: its layers that can be treated, in order of execution, by their weights.
+        linear_ops: its layers that can be treated, in order of execution, by their weights.
         without: why the other tensors have none.
         inputs: the network's inputs, by name, batch by batch.
     """
 
     execution: Execution
     graph: Graph
-    sites: Mapping[str, Site]
+    linear_ops: Mapping[str, LinearOp]
     without: Mapping[str, str]
     inputs: tuple[Mapping[str, Tensor], ...]
 
@@ -52,7 +52,7 @@ class Prefix:
         """Return why tensors are treated otherwise, and whether the samples are few.
 
         Args:
-            others: tensors without a site.
+            others: tensors of no such layer.
             instead: what was done with them.
             asked: samples that were asked for.
         """
@@ -73,7 +73,7 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
     """
     program = model.program(task.example())
     execution, graph = Execution(model.module, program), graph_of(model.module, program)
-    found, without = sites(graph)
+    found, without = linear_ops(graph)
     batches = (task.inputs(batch) for batch in task.batches("calibration", seed=seed, epoch=0))
     named = (flatten_inputs(model.module, batch) for batch in batches)
     inputs = tuple(cut(named, samples, execution))
@@ -109,7 +109,7 @@ def length(batch: Tensors) -> int:
     return len(first) if first.dim() else 1
 
 
-def in_sequence(
+def layerwise(
     prefix: Prefix,
     weights: Sequence[str],
     treat: Treat,
@@ -127,7 +127,7 @@ def in_sequence(
 
     Args:
         prefix: the network and its inputs.
-        weights: of the layers to treat; each has a site.
+        weights: of the layers to treat; each is in `prefix.linear_ops`.
         treat: given a layer and its inputs (anew each time they are iterated), what is to stand in for its
             tensors from then on, by canonical name.
         changed: tensors that are changed from the start.
@@ -138,11 +138,11 @@ def in_sequence(
     """
     walk, made = _Walk(prefix, limit), dict(changed or {})
     seen = dict(made)
-    chosen = [site for weight, site in prefix.sites.items() if weight in set(weights)]
+    chosen = [layer for weight, layer in prefix.linear_ops.items() if weight in set(weights)]
     events(Started(name, len(chosen)))
-    for number, site in enumerate(chosen):
-        pairs = walk.to(site.edge, seen)
-        made |= treat(site, pairs)
+    for number, layer in enumerate(chosen):
+        pairs = walk.to(layer.edge, seen)
+        made |= treat(layer, pairs)
         if sequential:
             seen = made
         events(Progress(name, number + 1))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from featherweight.curvature.sequence import in_sequence, prefix
+from featherweight.curvature.layerwise import layerwise, prefix
 from featherweight.model import Model
 from featherweight.task import Restricted
 
@@ -40,14 +40,14 @@ def test_inputs_are_those_of_the_changed_network(limit, sequential):
     floats, changed = seen_by_hooks(TASK.model()), TASK.model()
     seen = {}
 
-    def treat(site, pairs):
+    def treat(layer, pairs):
         before, now = zip(*pairs, strict=True)
         again = torch.cat([second for _, second in pairs])
-        seen[site.weight] = torch.cat(before), torch.cat(now)
-        assert torch.equal(again, seen[site.weight][1])
-        return {site.weight: 1.1 * module.state_dict()[site.weight]}
+        seen[layer.weight] = torch.cat(before), torch.cat(now)
+        assert torch.equal(again, seen[layer.weight][1])
+        return {layer.weight: 1.1 * module.state_dict()[layer.weight]}
 
-    made = in_sequence(ahead(), WEIGHTS, treat, sequential=sequential, limit=limit)
+    made = layerwise(ahead(), WEIGHTS, treat, sequential=sequential, limit=limit)
     assert list(made) == WEIGHTS == list(seen)
     if sequential:
         changed.load_state_dict({**module.state_dict(), **made})

@@ -14,8 +14,8 @@ from featherweight.activations import Quantizer
 from featherweight.errors import UnsupportedError
 from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter, Visit
-from featherweight.graph.nest import Nest, flatten_inputs
-from featherweight.graph.program import Program, still
+from featherweight.graph.program import Program, eval_mode
+from featherweight.graph.pytree import Nest, flatten_inputs
 from featherweight.graph.quantizable import AVERAGES, LAYERS
 from featherweight.graph.trace import graph_of
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
@@ -135,7 +135,7 @@ class Simulation(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output; dataclasses and named tuples come as dictionaries."""
         inputs: Inputs = kwargs or (args[0] if len(args) == 1 else args)
-        with still(self.module):
+        with eval_mode(self.module):
             flat = self._interpreter(flatten_inputs(self.module, inputs))
         return _nested(self._program.outputs, flat)
 

@@ -19,7 +19,7 @@ from featherweight.artifact import Contents, Raw, load, write
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export import export
 from featherweight.graph import canonical_names
-from featherweight.graph.nest import flatten_inputs
+from featherweight.graph.pytree import flatten_inputs
 from featherweight.runtime import Session, build_onnx, onnx_of
 from featherweight.task import call
 

@@ -11,8 +11,8 @@ from networks import NETWORKS
 from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupled, random
 
 from featherweight.graph.coupling import couple
-from featherweight.graph.labels import Labels
-from featherweight.graph.reshaping import reshaped
+from featherweight.graph.coupling.labels import Labels
+from featherweight.graph.coupling.reshaping import reshaped
 from featherweight.graph.trace import trace
 from featherweight.model import Model
 from featherweight.techniques.structured.dry_run import computed

@@ -5,9 +5,9 @@ import torch
 from networks import NETWORKS, captured
 
 from featherweight.graph.execution import Execution
-from featherweight.graph.layout import channels_last
-from featherweight.graph.nest import flatten_inputs
+from featherweight.graph.memory_format import channels_last
 from featherweight.graph.program import capture
+from featherweight.graph.pytree import flatten_inputs
 
 RUNS = ["residual", "two inputs", "fixed batch", "writes", "constants"]
 

@@ -12,7 +12,7 @@ from featherweight.errors import TaskError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
-from featherweight.graph.nest import flatten_inputs
+from featherweight.graph.pytree import flatten_inputs
 from featherweight.graph.trace import graph_of
 from featherweight.model import Model, Note
 from featherweight.task import Task

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from featherweight.artifact import StoredGraph
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export.locate import difference, first_difference, refusing_layer
-from featherweight.graph.nest import Nest
 from featherweight.graph.program import Program
+from featherweight.graph.pytree import Nest
 from featherweight.graph.views import canonical_names
 from featherweight.runtime import Session
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from featherweight.artifact import StoredGraph
 from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter
-from featherweight.graph.program import Program, still
+from featherweight.graph.program import Program, eval_mode
 from featherweight.graph.trace import graph_of
 from featherweight.runtime import build_onnx
 
@@ -69,7 +69,7 @@ def first_difference(
             known.append((edge, value))
         return value
 
-    with still(module):
+    with eval_mode(module):
         Interpreter(module, program, record)(inputs)
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)

@@ -17,10 +17,10 @@ from featherweight.export.check import check
 from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
-from featherweight.graph.nest import Nest
-from featherweight.graph.program import Dynamic, Program, capture, still
-from featherweight.graph.reasons import refusal
+from featherweight.graph.program import Dynamic, Program, capture, eval_mode
+from featherweight.graph.pytree import Nest
 from featherweight.graph.trace import edges_of, path_of, size
+from featherweight.graph.trace_errors import refusal
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
@@ -69,7 +69,7 @@ def stored_graph(module: nn.Module, program: Program) -> StoredGraph:
 
 def _convert(module: nn.Module, program: Program) -> StoredGraph:
     """Export the program with marks in the place of its tensors, then take the marked initialisers out."""
-    with still(module):
+    with eval_mode(module):
         exported, marks = _translate(module, program)
         model = exported.model
         table = match(model.graph, marks)

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge
-from featherweight.graph.layout import ANY, channels_last
+from featherweight.graph.memory_format import ANY, channels_last
 from featherweight.graph.program import Program
 from featherweight.graph.trace import edges_of, size
 from featherweight.graph.views import canonical_names

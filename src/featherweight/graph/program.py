@@ -17,8 +17,8 @@ from torch.export import Dim, ExportedProgram
 
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.graph.functional import functional
-from featherweight.graph.nest import Nest, flatten_inputs, flatten_outputs, rebuild
-from featherweight.graph.reasons import refusal
+from featherweight.graph.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
+from featherweight.graph.trace_errors import refusal
 from featherweight.task import Inputs, call
 
 # Which axes of which inputs may change in size; None: axis 0 of every input, where the network allows it.
@@ -48,7 +48,7 @@ class Program:
 
     def run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return what the module itself makes of flat inputs."""
-        with still(self.flat.module):
+        with eval_mode(self.flat.module):
             return tuple(self.flat(inputs))
 
     @cached_property
@@ -97,7 +97,7 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
     """
     named = {name: tensor.detach().contiguous() for name, tensor in flatten_inputs(module, example).items()}
     flat = Flat(module, example)
-    with still(module):
+    with eval_mode(module):
         try:
             outputs, _ = flatten_outputs(
                 call(module, rebuild(example, iter([t.clone() for t in named.values()])))
@@ -158,7 +158,7 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -
 
 
 @contextlib.contextmanager
-def still(module: nn.Module) -> Iterator[None]:
+def eval_mode(module: nn.Module) -> Iterator[None]:
     """Hold `module` in eval mode, without gradients or fused attention, torch silent; undone at the end."""
     training = [part for part in module.modules() if part.training]
     fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable

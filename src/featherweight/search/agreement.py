@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.errors import IntegrityError
-from featherweight.graph.nest import flatten_outputs
+from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Note
 from featherweight.task import Inputs, Predict, Task
 from featherweight.task.samples import leaves

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from featherweight.artifact import Artifact
 from featherweight.errors import TaskError, UnsupportedError
-from featherweight.graph.layout import channels_last, takes_channels_last
-from featherweight.graph.nest import flatten_outputs
+from featherweight.graph.memory_format import channels_last, takes_channels_last
+from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Model
 from featherweight.recipe import Store
 from featherweight.recipe.packing import unpack

@@ -11,7 +11,7 @@ from featherweight.errors import FeatherweightError
 from featherweight.events import Events, Said
 from featherweight.export import export
 from featherweight.export.check import arrays
-from featherweight.graph.nest import flatten_inputs
+from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
 from featherweight.recipe import Store
 from featherweight.recipe.runner import versions

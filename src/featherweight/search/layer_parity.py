@@ -14,8 +14,8 @@ from torch import Tensor
 from featherweight.artifact import StoredGraph
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
-from featherweight.graph.nest import flatten_inputs
-from featherweight.graph.program import still
+from featherweight.graph.program import eval_mode
+from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model
 from featherweight.runtime import Runtime, Session, build_qdq
 from featherweight.simulation import fake_quantize, interpreter
@@ -69,7 +69,7 @@ def layer_parity(
         return torch.from_numpy(quantizer.dequantize(integers[edge]))
 
     run = interpreter(model, program, visit)
-    with still(model.module):
+    with eval_mode(model.module):
         run(flat)
     return tuple(found)
 

@@ -116,8 +116,8 @@ def taken(task: Task, split: Literal["train", "calibration"], seed: int, samples
 def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs]) -> dict[Edge, Histogram]:
     """Return what passed over every edge of `plan` while the network computed `inputs`."""
     from featherweight.graph.interpret import Interpreter
-    from featherweight.graph.nest import flatten_inputs
-    from featherweight.graph.program import still
+    from featherweight.graph.program import eval_mode
+    from featherweight.graph.pytree import flatten_inputs
     from featherweight.techniques.calibration.histograms import histogram
 
     seen: dict[Edge, Histogram] = {}
@@ -130,7 +130,7 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
         return value
 
     run = Interpreter(model.module, program, visit)
-    with still(model.module):
+    with eval_mode(model.module):
         for item in inputs:
             flat = flatten_inputs(model.module, item)
             shapes = {name: list(tensor.shape) for name, tensor in flat.items()}

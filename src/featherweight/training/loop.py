@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.graph.layout import channels_last, trains_channels_last
+from featherweight.graph.memory_format import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
 from featherweight.task.failures import Guarded, failures, known_length

@@ -81,7 +81,7 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
     """
     import torch
 
-    from featherweight.graph.program import still
+    from featherweight.graph.program import eval_mode
     from featherweight.model import share
     from featherweight.task import call
     from featherweight.task.samples import mapped
@@ -102,6 +102,6 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
     copy = share(module)
     for path, layer in batch_norms(copy).items():
         layer.register_forward_pre_hook(hook(path))
-    with still(copy):
+    with eval_mode(copy):
         call(copy, mapped(lambda leaf: leaf[:LOOKED_AT], inputs[0]))
     return sorted(found.values())[len(found) // 2] if found else 0.0

@@ -52,8 +52,8 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
         """
         from featherweight.curvature.sampling import drawn
         from featherweight.graph.interpret import Interpreter
-        from featherweight.graph.nest import flatten_inputs
-        from featherweight.graph.program import still
+        from featherweight.graph.program import eval_mode
+        from featherweight.graph.pytree import flatten_inputs
         from featherweight.graph.trace import graph_of
 
         program = model.program(task.example())
@@ -67,7 +67,7 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
 
         run = Interpreter(model.module, program, visit)
         batches = drawn(task, self.split, self.samples, seed)
-        with still(model.module):
+        with eval_mode(model.module):
             for batch in batches:
                 run(flatten_inputs(model.module, task.inputs(batch)))
         return Scores(gathered(channels, places, totals) / len(batches))

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
-from featherweight.graph.nest import flatten_outputs
-from featherweight.graph.program import still
+from featherweight.graph.program import eval_mode
+from featherweight.graph.pytree import flatten_outputs
 from featherweight.task import Inputs, call
 from featherweight.techniques.structured.surgery import pruned, silenced
 
@@ -81,5 +81,5 @@ def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> s
 
 def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
     """Return the outputs of a model on `example`, flat."""
-    with still(model.module):
+    with eval_mode(model.module):
         return flatten_outputs(call(model.module, example))[1]

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, fx
 
-from featherweight.graph.labels import Axes, Axis, Labels
+from featherweight.graph.coupling.labels import Axes, Axis, Labels
 from featherweight.graph.trace import named_arguments, size
 
 Rule = Callable[["Follower", fx.Node, dict[str, Any]], Any]

@@ -6,7 +6,7 @@ from torch import nn
 
 from featherweight.graph.execution import Execution
 from featherweight.graph.interpret import Interpreter
-from featherweight.graph.layout import channels_last, takes_channels_last, trains_channels_last
+from featherweight.graph.memory_format import channels_last, takes_channels_last, trains_channels_last
 from featherweight.graph.program import capture
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import fx
 
-from featherweight.graph.follower import Follower, Rule, shape_of
-from featherweight.graph.labels import Axes, Axis
+from featherweight.graph.coupling.follower import Follower, Rule, shape_of
+from featherweight.graph.coupling.labels import Axes, Axis
+from featherweight.graph.coupling.reshaping import reshaped
 from featherweight.graph.macs import operator_name
-from featherweight.graph.reshaping import reshaped
 
 
 def rule_of(node: fx.Node) -> Rule:

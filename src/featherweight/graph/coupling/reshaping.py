@@ -7,7 +7,7 @@ from math import prod
 
 import numpy as np
 
-from featherweight.graph.labels import Axes, Axis, Labels
+from featherweight.graph.coupling.labels import Axes, Axis, Labels
 
 REASON = "it is reshaped into several axes"
 

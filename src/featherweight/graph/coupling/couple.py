@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 from torch import fx, nn
 
 from featherweight.graph.cost import Cost
+from featherweight.graph.coupling.follower import Follower, shape_of
+from featherweight.graph.coupling.labels import Labels, Slot
+from featherweight.graph.coupling.rules import rule_of
 from featherweight.graph.folding import fold_sites
-from featherweight.graph.follower import Follower, shape_of
 from featherweight.graph.groups import Channels, Group, Member
-from featherweight.graph.labels import Labels, Slot
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
-from featherweight.graph.rules import rule_of
 from featherweight.graph.trace import graph_of, named_arguments, placeholders
 from featherweight.graph.views import canonical_names
 from featherweight.structure import is_plain

@@ -36,7 +36,7 @@ class Slot:
 class Labels:
     """Labels and what is known of them: which are tied, which must stay and why, which a weight sums over.
 
-    Filled by following a network (`featherweight.graph.follower`), then read by `components`.
+    Filled by following a network (`featherweight.graph.coupling.follower`), then read by `components`.
     """
 
     slots: list[Slot] = field(default_factory=list)

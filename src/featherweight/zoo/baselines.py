@@ -1,18 +1,33 @@
-"""Baselines: weights of networks that come trained, as files of our own beside this one."""
+"""Baselines: weights of networks that come trained, as `.fw` files in the folder `baselines` of the repository.
+
+They are not in the wheel. A checkout reads them where they are; an installed package looks for them in the cache
+folder, and says what to copy there. Either way the SHA-256 decides whether it is the right file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import resources
 from pathlib import Path
 
 from torch import nn
 
+from featherweight.data.fetch import sha256
+from featherweight.errors import TaskError
+from featherweight.files import cache_dir
 from featherweight.task.training import Training
 from featherweight.techniques.load import fitting, read
 
-FOLDER = Path(str(resources.files("featherweight.zoo") / "baselines"))
+CHECKOUT = Path(__file__).parents[3] / "baselines"
 Build = Callable[[], nn.Module]
+
+# Task to the SHA-256 of its baseline, `TASK.fw`.
+BASELINES = {
+    "alexnet-cifar10": "e7a2804cc9787c3faa2c02f6f75013021cf07f7ccb19d4050008d534c8137bcd",
+    "mobilenetv2-cifar10": "7dfe3eb33944b9d71c85ec82ad26e3204aff6365551ba20a24af48e836d26b8b",
+    "resnet20-cifar10": "14b1b895598ea44ddd7ec5da09546d1dcee0c87b5ea89f059607852e5a40d7aa",
+    "squeezenet-cifar10": "4bbddb688e959eccfa8ed91d48de820bb07ecca15f26044c16318995f98620fd",
+    "vgg16-cifar10": "444b19a82d057893b993fb94c5f41e9253e998c8d397b9ac30fa707e378662d0",
+}
 
 
 def start(task: str, build: Build, training: Training, *, trained: bool) -> tuple[Build, Training | None]:
@@ -23,15 +38,38 @@ def start(task: str, build: Build, training: Training, *, trained: bool) -> tupl
         build: makes the untrained network.
         training: how it is trained.
         trained: whether the baseline is wanted, if there is one.
+
+    Raises:
+        TaskError: there is a baseline, but neither in a checkout nor in the cache folder.
     """
-    file = FOLDER / f"{task}.fw"
-    if not (trained and file.is_file()):
+    if not trained or task not in BASELINES:
         return build, training
+    file, known = located(task), BASELINES[task]
 
     def loaded() -> nn.Module:
         network = build()
         tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        network.load_state_dict(fitting(read(file), tensors, str(file)), strict=False)
+        network.load_state_dict(fitting(read(file, known), tensors, str(file)), strict=False)
         return network.eval()
 
     return loaded, None
+
+
+def located(task: str) -> Path:
+    """Return the file of a task's baseline.
+
+    Raises:
+        TaskError: it is not there, or is another file; says what to copy where.
+    """
+    name, cached = f"{task}.fw", cache_dir() / "baselines"
+    places = [CHECKOUT / name, cached / name]
+    for place in places:
+        if sha256(place) == BASELINES[task]:
+            return place
+    raise TaskError(
+        "its trained weights are not here",
+        where=task,
+        got=", ".join(f"{place} ({'another file' if place.is_file() else 'absent'})" for place in places),
+        expected=f"SHA-256 {BASELINES[task]}",
+        hint=f"copy baselines/{name} of featherweight's repository into {cached}; or start untrained (--untrained)",
+    )

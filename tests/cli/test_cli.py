@@ -125,7 +125,7 @@ def test_export_writes_an_onnx_file_that_runs(made, tmp_path, target):
     assert onnxruntime.InferenceSession(str(tmp_path / "m.onnx")).get_inputs()
 
 
-@pytest.mark.parametrize("what", ["formats", "coders", "steps", "tasks", "recipes", "reproductions"])
+@pytest.mark.parametrize("what", ["formats", "coders", "steps", "tasks", "recipes"])
 def test_lists(what):
     assert json.loads(featherweight("list", what, "--json").stdout)[what]
     assert featherweight("list", what).stdout.count("\n") > 2
@@ -141,7 +141,6 @@ def test_lists(what):
         (["compress", "int9", "--task", f"{TINY}:blobs", "-o", "x"], "int8"),
         (["compress", "int8", "--task", f"{TINY}:absent", "-o", "x"], "absent"),
         (["compress", "int8", "--task", f"{TINY}:blobs", "-o", "x", "--max-drop", "1"], "auto"),
-        (["reproduce", "nothing"], "lenet-formats"),
     ],
 )
 def test_bad_input_is_one_error_without_a_traceback(arguments, message, tmp_path):
@@ -161,6 +160,13 @@ def test_bad_usage_is_one_error_and_json(arguments):
     assert done.returncode == 2
     assert done.stderr.startswith("error:")
     assert "--help" in json.loads(done.stdout)["error"]["hint"]
+
+
+@pytest.mark.parametrize("arguments", [["reproduce", "sosp"], ["list", "reproductions"]])
+def test_published_results_are_a_command_of_a_checkout(arguments):
+    done = featherweight(*arguments, check=False)
+    assert done.returncode == 2
+    assert "python -m reproduce" in done.stderr
 
 
 def test_what_a_task_prints_does_not_spoil_the_json(tmp_path):

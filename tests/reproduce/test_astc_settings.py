@@ -6,8 +6,11 @@ import pytest
 
 from featherweight.formats import Astc
 from featherweight.recipe import Recipe
-from featherweight.reproduce import alexnet_astc, lenet_astc
-from featherweight.reproduce.settings import (
+from featherweight.search.options import Option
+from featherweight.search.paired import Paired
+from featherweight.search.sensitivity import Cell, Sensitivity
+from reproduce import alexnet_astc, lenet_astc
+from reproduce.settings import (
     Demand,
     Outcome,
     Setting,
@@ -21,9 +24,6 @@ from featherweight.reproduce.settings import (
     said,
     smallest,
 )
-from featherweight.search.options import Option
-from featherweight.search.paired import Paired
-from featherweight.search.sensitivity import Cell, Sensitivity
 
 DEMAND = Demand("no loss", True, 0.1, 20, "poster")
 

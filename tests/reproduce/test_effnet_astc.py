@@ -9,9 +9,9 @@ from torch import nn
 from featherweight import Classification
 from featherweight.formats import Astc
 from featherweight.recipe import Recipe
-from featherweight.reproduce import effnet_astc
-from featherweight.reproduce.agreement import agreement
-from featherweight.reproduce.effnet_astc import (
+from reproduce import effnet_astc
+from reproduce.agreement import agreement
+from reproduce.effnet_astc import (
     bits,
     check,
     layers,
@@ -19,8 +19,8 @@ from featherweight.reproduce.effnet_astc import (
     settings,
     sheet,
 )
-from featherweight.reproduce.settings import Outcome, Setting
-from featherweight.reproduce.single_layer import sqnr
+from reproduce.settings import Outcome, Setting
+from reproduce.single_layer import sqnr
 
 
 @pytest.fixture(scope="module")

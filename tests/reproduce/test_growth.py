@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from featherweight.reproduce import Results, Sheet, growth
-from featherweight.reproduce.results import page, write
+from reproduce import Results, Sheet, growth
+from reproduce.results import page, write
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "results" / "growth"
 

@@ -5,8 +5,9 @@ from msgspec.structs import replace
 
 from featherweight.formats.coders import Cabac
 from featherweight.recipe import Recipe
-from featherweight.reproduce import deep_compression, squeezenet
-from featherweight.reproduce.pipeline import (
+from featherweight.techniques import Finetune, Sparsify
+from reproduce import deep_compression, squeezenet
+from reproduce.pipeline import (
     FLOAT,
     REST,
     TAUGHT,
@@ -20,7 +21,6 @@ from featherweight.reproduce.pipeline import (
     shared,
     sheet,
 )
-from featherweight.techniques import Finetune, Sparsify
 
 PRUNING = pruned((0.8,), TAUGHT, last=3)
 SETTINGS = {"float16": [FLOAT], "fewer bits": [*PRUNING, *shared(TAUGHT, 3, Cabac())]}

@@ -9,10 +9,10 @@ from torch import nn
 
 from featherweight import Classification
 from featherweight.graph.coupling import couple
-from featherweight.reproduce import expand_pruning, prune_unlabelled, sosp, torch_pruning
-from featherweight.reproduce.short import Short
 from featherweight.techniques import Finetune, Prune
 from featherweight.zoo.resnet_cifar import resnet20
+from reproduce import expand_pruning, prune_unlabelled, sosp, torch_pruning
+from reproduce.short import Short
 
 
 @cache

@@ -8,8 +8,8 @@ from torch import nn
 from featherweight import Classification, compress
 from featherweight.formats import Int
 from featherweight.recipe import Recipe
-from featherweight.reproduce.ptq_spectrum import methods
-from featherweight.reproduce.relu import Wiped, _one, wiped
+from reproduce.ptq_spectrum import methods
+from reproduce.relu import Wiped, _one, wiped
 
 
 def test_the_error_of_a_layer_before_and_after():

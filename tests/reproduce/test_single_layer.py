@@ -7,8 +7,8 @@ from torch import nn
 from featherweight import Classification
 from featherweight.events import silent
 from featherweight.model import Model
-from featherweight.reproduce.single_layer import ARM, FED, gains, lines_of, ratios
 from featherweight.techniques import Gptq
+from reproduce.single_layer import ARM, FED, gains, lines_of, ratios
 
 pytest.importorskip("astc_encoder")
 

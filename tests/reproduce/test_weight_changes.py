@@ -10,9 +10,9 @@ from tiny import Tiny
 
 from featherweight.formats import Int
 from featherweight.model import Model
-from featherweight.reproduce import reproduce, weight_changes
 from featherweight.techniques import Context, Finetune, Train
 from featherweight.training.methods import StraightThrough
+from reproduce import reproduce, weight_changes
 
 TASK = Tiny(size=64)
 

@@ -24,7 +24,6 @@ app.command()(make.demo)
 app.command()(make.train)
 app.command()(make.compress)
 app.command()(make.sensitivity)
-app.command()(make.reproduce)
 app.command()(look.inspect)
 app.command("eval")(look.evaluate)
 app.command()(running.bench)
@@ -68,5 +67,8 @@ def usage(error: Any) -> int:
         error.show()
         return 2
     context = getattr(error, "ctx", None)
-    place = context.command_path if context else "featherweight"
-    return report_error(ConfigError(error.format_message(), hint=f"{place} --help"), 2)
+    hint = f"{context.command_path if context else 'featherweight'} --help"
+    message: str = error.format_message()
+    if "'reproduc" in message:
+        hint = "published results: `python -m reproduce --help` from a checkout"
+    return report_error(ConfigError(message, hint=hint), 2)

@@ -24,7 +24,6 @@ class Listed(StrEnum):
     steps = "steps"
     tasks = "tasks"
     recipes = "recipes"
-    reproductions = "reproductions"
 
 
 class Target(StrEnum):
@@ -247,10 +246,6 @@ def _entries(what: Listed) -> list[list[str]]:
             ["auto", "formats chosen for each tensor, under a demand"],
             *([n, read_recipe(n).about] for n in shipped_recipes()),
         ]
-    if what is Listed.reproductions:
-        from featherweight.reproduce import REPRODUCTIONS
-
-        return [[name, entry.about] for name, entry in REPRODUCTIONS.items()]
     if what is Listed.steps:
         from featherweight.techniques import STEPS
         from featherweight.techniques.base import said_needs

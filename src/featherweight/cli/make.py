@@ -1,4 +1,4 @@
-"""Commands that make something: demo, train, compress, sensitivity, reproduce."""
+"""Commands that make something: demo, train, compress, sensitivity."""
 
 from __future__ import annotations
 
@@ -143,25 +143,3 @@ def sensitivity(
     table(["tensor", "option", "bytes", "loss added", "relative error"], rows)
     for note in found.skipped:
         say(f"{note.name}: {note.reason}")
-
-
-def reproduce(
-    name: Annotated[str, typer.Argument(help="A published result of this project (list reproductions).")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder. Default: docs/results/NAME.")
-    ] = None,
-    quick: Annotated[bool, typer.Option(help="A small version of the same run, for tests.")] = False,
-    json: JsonFlag = False,
-    threads: ThreadsOption = None,
-) -> None:
-    """Make a published result again: results.json, plots and a page. A killed run goes on where it was."""
-    from featherweight.reproduce import reproduce as run
-
-    results = run(name, folder(out or Path("docs/results") / name), quick=quick, threads=threads)
-    if json:
-        emit(results)
-        return
-    table(
-        ["check", "goal", "measured", "holds"],
-        [[c.name, c.goal, c.measured, "yes" if c.holds else "NO"] for c in results.checks],
-    )

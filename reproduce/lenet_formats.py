@@ -9,7 +9,6 @@ from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Paper, Plot, Row, row_of
 from featherweight.search import compress
 from featherweight.search.options import label
 from featherweight.search.summary import Summary
@@ -17,6 +16,7 @@ from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Train
 from featherweight.training.methods import Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Measured, Paper, Plot, Row, row_of
 
 ABOUT = (
     "LeNet-300-100, LeNet-5 and LeNet in scalar formats: uniform, allocated by sensitivity, and fine-tuned."

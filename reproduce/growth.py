@@ -11,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight.events import Events
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Sheet
 from featherweight.zoo.alexnet import AlexNet, AlexNet32
 from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
@@ -21,6 +20,7 @@ from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet5
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
 from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
+from reproduce.results import Check, Measured, Plot, Sheet
 
 ABOUT = "Parameters and multiply-accumulates of published networks over the years, counted from the zoo."
 

@@ -17,9 +17,6 @@ from featherweight.events import Events
 from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce import torch_pruning
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
-from featherweight.reproduce.short import Short
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import interleaved
 from featherweight.search import Compressed, compress
@@ -28,6 +25,9 @@ from featherweight.task.classification import Classification
 from featherweight.techniques import AnyStep, Finetune, Prune
 from featherweight.techniques.saliencies import Fpgm, Magnitude, Obd, Saliency, SospH, SospI, Taylor
 from featherweight.zoo.tasks import resolve
+from reproduce import torch_pruning
+from reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
+from reproduce.short import Short
 
 ABOUT = "Structured pruning in one shot: SOSP-H and SOSP-I beside OBD, Taylor, norms and Torch-Pruning."
 ABOUT_VGG16 = "The comparison of sosp on VGG-16, a plain stack of convolutions without residuals."

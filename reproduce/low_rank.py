@@ -10,14 +10,14 @@ from featherweight.events import Events
 from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
-from featherweight.reproduce.short import Short
-from featherweight.reproduce.sosp import spent
 from featherweight.search import Compressed, compress
 from featherweight.task.classification import Classification
 from featherweight.techniques import AnyStep, Factorize, Finetune
 from featherweight.techniques.lowrank.ranks import Given
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
+from reproduce.short import Short
+from reproduce.sosp import spent
 
 ABOUT = (
     "AlexNet's linear layers as products of thinner ones: ranks, errors weighed by data, a short fine-tuning."

@@ -10,8 +10,6 @@ from featherweight.events import Events
 from featherweight.recipe import Recipe
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
-from featherweight.reproduce.sosp import spent
 from featherweight.search import Compressed, compress
 from featherweight.task import Task
 from featherweight.task.classification import Classification
@@ -19,6 +17,8 @@ from featherweight.techniques import AnyStep, Finetune, Prune
 from featherweight.techniques.saliencies import Magnitude, Saliency, SospH, SospI, Taylor
 from featherweight.training.distillation import Distillation
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
+from reproduce.sosp import spent
 
 ABOUT = "A fifth of the multiply-accumulates of EfficientNet-Lite0 pruned with images that have no labels."
 KEEP = 0.8

@@ -14,7 +14,6 @@ from featherweight.formats import AnyFormat, Clustered, Float, Int
 from featherweight.formats.coders import Cabac, Coder, Gaps, Huffman
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Paper, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.search import compress
 from featherweight.search.paired import pooled
 from featherweight.search.summary import Summary
@@ -22,6 +21,7 @@ from featherweight.techniques import AnyStep, Encode, Finetune, Fold, Gptq, Spar
 from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Paper, Plot, Row, Sheet, mean_spread, row_of
 
 Steps = list[AnyStep]
 

@@ -12,9 +12,16 @@ from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.model import Model
-from featherweight.reproduce.pipeline import REST, parity
-from featherweight.reproduce.results import Measured, Sheet
-from featherweight.reproduce.settings import (
+from featherweight.search.options import Option
+from featherweight.search.sensitivity import Sensitivity
+from featherweight.search.sensitivity import measure as sensitivity
+from featherweight.task import Task
+from featherweight.techniques import Encode, Finetune, Gptq
+from featherweight.training.methods import InBlocks, Project
+from featherweight.zoo.tasks import resolve
+from reproduce.pipeline import REST, parity
+from reproduce.results import Measured, Sheet
+from reproduce.settings import (
     Demand,
     Outcome,
     Setting,
@@ -28,13 +35,6 @@ from featherweight.reproduce.settings import (
     row,
     said,
 )
-from featherweight.search.options import Option
-from featherweight.search.sensitivity import Sensitivity
-from featherweight.search.sensitivity import measure as sensitivity
-from featherweight.task import Task
-from featherweight.techniques import Encode, Finetune, Gptq
-from featherweight.training.methods import InBlocks, Project
-from featherweight.zoo.tasks import resolve
 
 ABOUT = (
     "AlexNet (32x32, CIFAR-10) in ASTC blocks: fc6, fc7, fc8, files by allocation, re-training; the poster."

@@ -14,14 +14,14 @@ from featherweight.formats import AnyFormat, Astc, Fixed, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.formats.coders import AnyCoder, Cabac
 from featherweight.model import Model
-from featherweight.reproduce.agreement import agreement
-from featherweight.reproduce.pipeline import REST, Steps, parity
-from featherweight.reproduce.results import Check, Measured, Sheet
-from featherweight.reproduce.settings import Outcome, Setting, measured, plot, row
-from featherweight.reproduce.single_layer import sqnr
 from featherweight.task import Task
 from featherweight.techniques import Context, Encode, Fold, Gptq
 from featherweight.zoo.tasks import resolve
+from reproduce.agreement import agreement
+from reproduce.pipeline import REST, Steps, parity
+from reproduce.results import Check, Measured, Sheet
+from reproduce.settings import Outcome, Setting, measured, plot, row
+from reproduce.single_layer import sqnr
 
 ABOUT = (
     "EfficientNet-Lite0 (ImageNet weights) in ASTC blocks without training: agreement with the float network."

@@ -10,7 +10,6 @@ from featherweight.formats import AnyFormat, Astc
 from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.reproduce.results import Check, Plot, Row, Sheet, mean_spread, row_of
 from featherweight.search import compress
 from featherweight.search.allocation import allocate
 from featherweight.search.front import damages
@@ -19,6 +18,7 @@ from featherweight.search.sensitivity import Sensitivity
 from featherweight.search.summary import Summary
 from featherweight.task import Task
 from featherweight.techniques import AnyStep
+from reproduce.results import Check, Plot, Row, Sheet, mean_spread, row_of
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,17 @@ from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc, Clustered, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe, run
-from featherweight.reproduce.pipeline import REST, parity
-from featherweight.reproduce.results import Measured, Sheet
-from featherweight.reproduce.settings import (
+from featherweight.search.options import Option
+from featherweight.search.sensitivity import Sensitivity
+from featherweight.search.sensitivity import measure as sensitivity
+from featherweight.task import Task
+from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
+from featherweight.techniques.saliencies import Taylor
+from featherweight.training.methods import InBlocks, Project, StraightThrough
+from featherweight.zoo.tasks import resolve
+from reproduce.pipeline import REST, parity
+from reproduce.results import Measured, Sheet
+from reproduce.settings import (
     Demand,
     Outcome,
     Setting,
@@ -26,15 +34,7 @@ from featherweight.reproduce.settings import (
     row,
     said,
 )
-from featherweight.reproduce.single_layer import Alone, gains, lines_of, ratios
-from featherweight.search.options import Option
-from featherweight.search.sensitivity import Sensitivity
-from featherweight.search.sensitivity import measure as sensitivity
-from featherweight.task import Task
-from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
-from featherweight.techniques.saliencies import Taylor
-from featherweight.training.methods import InBlocks, Project, StraightThrough
-from featherweight.zoo.tasks import resolve
+from reproduce.single_layer import Alone, gains, lines_of, ratios
 
 ABOUT = (
     "LeNet in ASTC blocks, integers and k-means: without re-training, with it, and after pruning; the poster."

@@ -15,7 +15,6 @@ from featherweight.formats.coders import Cabac, Coder, Fixed, Huffman, Rans
 from featherweight.model import Model
 from featherweight.recipe.runner import pinned
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Sheet
 from featherweight.search.options import label
 from featherweight.selectors import select
 from featherweight.task import Task
@@ -26,6 +25,7 @@ from featherweight.training.methods import Method, Project, StraightThrough
 from featherweight.training.surrogates.base import Group, Surrogate
 from featherweight.training.surrogates.latent import Latent
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Measured, Plot, Sheet
 
 ABOUT = (
     "LeNet-300-100 on MNIST, epoch by epoch: how far weights move, how many of their 4-bit symbols change, and "

@@ -14,14 +14,14 @@ from featherweight.model import Model
 from featherweight.recipe import Recipe, run
 from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
-from featherweight.reproduce.short import Short
 from featherweight.search import Compressed, compress
 from featherweight.task.classification import Classification
 from featherweight.techniques import AnyStep, Finetune, Prune, Widen
 from featherweight.techniques.saliencies import SospI
 from featherweight.techniques.structured.eligible import eligible
 from featherweight.zoo.tasks import resolve
+from reproduce.results import Check, Measured, Plot, Row, Sheet, mean_spread, row_of
+from reproduce.short import Short
 
 ABOUT = (
     "Pruning finds the bottlenecks of ResNet-20; widened, retrained and pruned again, against other widths."

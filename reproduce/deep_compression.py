@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from featherweight.events import Events
 from featherweight.formats.coders import Cabac
-from featherweight.reproduce.pipeline import (
+from reproduce.pipeline import (
     DESCENT,
     TAUGHT,
     Case,
@@ -23,7 +23,7 @@ from featherweight.reproduce.pipeline import (
     sheet,
     swept,
 )
-from featherweight.reproduce.results import Measured, Paper
+from reproduce.results import Measured, Paper
 
 ABOUT = "Deep Compression: quantize, prune, both, and both with fewer bits and a better coder; four networks."
 HAN = "Han, Mao, Dally, Deep Compression, ICLR 2016, tables 1 to 5"

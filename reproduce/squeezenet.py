@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from featherweight.events import Events
-from featherweight.reproduce.pipeline import (
+from reproduce.pipeline import (
     DESCENT,
     FLOAT,
     Case,
@@ -22,7 +22,7 @@ from featherweight.reproduce.pipeline import (
     row,
     sheet,
 )
-from featherweight.reproduce.results import Check, Measured
+from reproduce.results import Check, Measured
 
 ABOUT = (
     "SqueezeNet against AlexNet, 32 x 32 pixels: the same accuracy, fewer parameters; then Deep Compression."

@@ -14,9 +14,6 @@ from featherweight.formats import Float, Int
 from featherweight.formats.coders import Rans
 from featherweight.recipe import Recipe
 from featherweight.report.plot import new_figure, svg
-from featherweight.reproduce.agreement import agreement
-from featherweight.reproduce.relu import Wiped, wiped
-from featherweight.reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import Timing, interleaved
 from featherweight.search import Compressed, compress
@@ -33,6 +30,9 @@ from featherweight.techniques import (
     Train,
 )
 from featherweight.zoo.tasks import resolve
+from reproduce.agreement import agreement
+from reproduce.relu import Wiped, wiped
+from reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
 
 ABOUT = "Post-training methods by what they need: data, graph, optimisation, time; and what they give."
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")

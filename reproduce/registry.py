@@ -13,7 +13,7 @@ from featherweight.events import Events
 from featherweight.processors import usable_processors
 from featherweight.progress import default_events
 from featherweight.recipe.runner import versions
-from featherweight.reproduce import (
+from reproduce import (
     alexnet_astc,
     deep_compression,
     effnet_astc,
@@ -28,7 +28,7 @@ from featherweight.reproduce import (
     squeezenet,
     weight_changes,
 )
-from featherweight.reproduce.results import Measured, Results, write
+from reproduce.results import Measured, Results, write
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def reproduce(
     results = Results(
         name=name,
         about=REPRODUCTIONS[name].about,
-        command=f"featherweight reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
+        command=f"python -m reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
         environment={**versions(), "python": platform.python_version(), "threads": str(threads)},
         rows=measured.rows,
         checks=measured.checks,

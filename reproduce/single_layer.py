@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from featherweight.events import Events
 from featherweight.formats.astc.modes import Footprint
 from featherweight.model import Model
-from featherweight.reproduce.results import Check, Sheet
-from featherweight.reproduce.settings import blocks
 from featherweight.task import Task
 from featherweight.techniques import AnyStep, Context, Encode, Gptq, Reorder
+from reproduce.results import Check, Sheet
+from reproduce.settings import blocks
 
 ARM, FED = "Arm's -thorough", "error feedback"
 # In dB, by footprint and method.

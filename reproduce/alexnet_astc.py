@@ -17,7 +17,7 @@ from featherweight.search.sensitivity import Sensitivity
 from featherweight.search.sensitivity import measure as sensitivity
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq
-from featherweight.training.methods import InBlocks, Project
+from featherweight.training.methods import AstcBlocks, Project
 from featherweight.zoo.tasks import resolve
 from reproduce.pipeline import REST, parity
 from reproduce.results import Measured, Sheet
@@ -72,7 +72,7 @@ def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
     made += [Setting("ASTC, error feedback", said(formats[r]), [fed[r], REST]) for r in RATIOS]
     for ratio in RATIOS[1:3]:
         format_, name = formats[ratio][LARGEST], said(formats[ratio])
-        for method in (Project(every=88), InBlocks()) if ratio == RATIOS[1] else (InBlocks(),):
+        for method in (Project(every=88), AstcBlocks()) if ratio == RATIOS[1] else (AstcBlocks(),):
             tuned = replace(TUNE, where=LARGEST, format=format_, method=method)
             letter = "interleaved (A)" if isinstance(method, Project) else "in blocks (B)"
             made.append(Setting(f"ASTC, {letter}", name, [fed[ratio], tuned, REST], True))

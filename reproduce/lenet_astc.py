@@ -16,7 +16,7 @@ from featherweight.search.sensitivity import measure as sensitivity
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
 from featherweight.techniques.saliencies import Taylor
-from featherweight.training.methods import InBlocks, Project, StraightThrough
+from featherweight.training.methods import AstcBlocks, Project, StraightThrough
 from featherweight.zoo.tasks import resolve
 from reproduce.pipeline import REST, parity
 from reproduce.results import Measured, Sheet
@@ -46,7 +46,7 @@ FLOAT = (
 TRAIN = Train(precision="bfloat16")
 TUNE = Finetune(epochs=1, optimizer="adamw", lr=2e-3, warmup=0.1, precision="bfloat16")
 FOOTPRINTS: tuple[Footprint, ...] = ("4x4", "5x5", "6x6", "8x6", "10x8", "12x12")
-IN_BLOCKS = InBlocks(share=0.02)
+IN_BLOCKS = AstcBlocks(share=0.02)
 RECOVER = replace(TUNE, epochs=4)  # after pruning, as floats: with one epoch validation lost 0.1 points
 RATE = 1e-3  # in blocks, and between projections
 RATIOS = (16, 30)

@@ -3,11 +3,12 @@
 import pytest
 
 from featherweight.errors import ConfigError
-from featherweight.formats import Int
+from featherweight.formats import Astc, Int
 from featherweight.recipe import Recipe, parse_recipe, read_recipe
 from featherweight.recipe.recipe import shipped_recipes
-from featherweight.techniques import STEPS, Encode
+from featherweight.techniques import STEPS, Encode, Finetune
 from featherweight.techniques.base import said_needs
+from featherweight.training.methods import AstcBlocks
 
 
 def test_round_trip_through_toml():
@@ -29,12 +30,19 @@ def test_round_trip_through_toml():
         ),
         ('[[steps]]\nstep = "train"\nepochs = -1', r"steps\[0\]\.epochs"),
         ("steps = [", "not TOML"),
+        ("steps = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
         ('[[step]]\nstep = "train"', "unknown field"),
     ],
 )
 def test_mistakes_are_named_with_their_path(text, message):
     with pytest.raises(ConfigError, match=message):
         parse_recipe(text)
+
+
+def test_names_of_earlier_versions_still_load():
+    step = 'step = "finetune"\nformat = {format = "astc"}\nmethod = {method = "%s"}'
+    old, new = (parse_recipe("[[steps]]\n" + step % name) for name in ("in_blocks", "astc_blocks"))
+    assert old == new == Recipe([Finetune(format=Astc(), method=AstcBlocks())])
 
 
 def test_shipped_recipes_are_recipes():

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import tomllib
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from featherweight.errors import ConfigError
 from featherweight.techniques import AnyStep
+
+# Tags that recipes written by earlier versions have: (field, old tag) to new tag.
+RENAMED = {("method", "in_blocks"): "astc_blocks"}
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -38,13 +43,31 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         ConfigError: the text is no TOML, or no recipe; names the path to the mistake.
     """
     try:
-        return msgspec.toml.decode(text, type=Recipe)
+        return msgspec.convert(with_new_names(tomllib.loads(text)), Recipe)
     except msgspec.ValidationError as error:
         what, _, path = str(error).partition(" - at `")
         spot = path.rstrip("`").removeprefix("$").lstrip(".")
         raise ConfigError(what, where=f"{where}: {spot}" if spot else where) from None
-    except msgspec.DecodeError as error:
-        raise ConfigError(f"not TOML: {error}", where=where) from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"not TOML: {error}", where=where) from error
+    except RecursionError as error:
+        raise ConfigError("nested too deeply for a recipe", where=where) from error
+
+
+def with_new_names(tree: Any) -> Any:
+    """Return a recipe as plain data, with the names of earlier versions replaced by those of today.
+
+    >>> with_new_names({"method": "in_blocks"})
+    {'method': 'astc_blocks'}
+    """
+    if isinstance(tree, list):
+        return [with_new_names(part) for part in tree]
+    if not isinstance(tree, dict):
+        return tree
+    return {
+        key: RENAMED.get((key, value), value) if isinstance(value, str) else with_new_names(value)
+        for key, value in tree.items()
+    }
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:

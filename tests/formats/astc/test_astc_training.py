@@ -21,7 +21,7 @@ from featherweight.model import Model
 from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune, Sparsify
-from featherweight.training.methods import InBlocks, Project
+from featherweight.training.methods import AstcBlocks, Project
 
 FORMATS = st.builds(
     Astc,
@@ -38,7 +38,7 @@ def gaussian(shape, seed=0):
 
 def made(format, shape, seed=0, **options):
     weight = gaussian(shape, seed)
-    return InBlocks(**options).surrogate(weight, format.encode(weight.numpy())), weight
+    return AstcBlocks(**options).surrogate(weight, format.encode(weight.numpy())), weight
 
 
 def shaken(surrogate, seed):
@@ -64,7 +64,7 @@ def test_painted_is_decoded_bit_for_bit(format, shape, seed):
 def test_on_a_transposed_view_in_groups():
     weight, view = gaussian((6, 4, 3, 3)), View((6, 4, 3, 3), permutation=(1, 0, 2, 3), groups=2)
     entry = Astc("5x4", per="tensor").encode(weight.numpy(), view=view)
-    surrogate = InBlocks().surrogate(weight, entry)
+    surrogate = AstcBlocks().surrogate(weight, entry)
     assert surrogate().detach().numpy().tobytes() == entry.decode().tobytes()
     assert surrogate.freeze().view == view
 
@@ -157,15 +157,15 @@ def test_a_search_lays_blocks_out_anew_where_that_is_nearer():
 def test_a_checkpoint_is_a_state_dict():
     one, weight = made(Astc("6x6"), (12, 30), every=1, share=0.5)
     shaken(one, 1)
-    other = InBlocks().surrogate(weight, Astc("6x6").encode(weight.numpy()))
+    other = AstcBlocks().surrogate(weight, Astc("6x6").encode(weight.numpy()))
     other.load_state_dict(one.state_dict())
     assert torch.equal(one(), other())
 
 
 def test_only_blocks_of_ours_train():
-    assert "blocks" in InBlocks().misfit(Int())
-    assert "planes" in InBlocks().misfit(Astc(preset="astcenc"))
-    assert InBlocks().misfit(Astc()) == ""
+    assert "blocks" in AstcBlocks().misfit(Int())
+    assert "planes" in AstcBlocks().misfit(Astc(preset="astcenc"))
+    assert AstcBlocks().misfit(Astc()) == ""
 
 
 def test_the_step_ends_in_textures_of_the_trained_weights(tmp_path):
@@ -176,7 +176,7 @@ def test_the_step_ends_in_textures_of_the_trained_weights(tmp_path):
 
     start = apply(Encode(format=format), Model.of(task.model()))
     tuned = apply(
-        Finetune(format=format, method=InBlocks(every=2), epochs=3, optimizer="adam", lr=0.02), start
+        Finetune(format=format, method=AstcBlocks(every=2), epochs=3, optimizer="adam", lr=0.02), start
     )
     assert not torch.equal(tuned.tensors["8.weight"], start.tensors["8.weight"])
     said = write_textures(loads(dumps(Contents(dict(tuned.weights)))), tmp_path)
@@ -188,7 +188,7 @@ def test_the_step_ends_in_textures_of_the_trained_weights(tmp_path):
         np.testing.assert_array_equal(weight.reshape(entry["shape"]), trained)
 
 
-@pytest.mark.parametrize("method", [InBlocks(), Project()], ids=lambda method: type(method).__name__)
+@pytest.mark.parametrize("method", [AstcBlocks(), Project()], ids=lambda method: type(method).__name__)
 def test_zeros_that_would_not_stay_are_refused(method):
     task = Tiny(size=32)
     pruned = Sparsify(sparsity=0.5).apply(Model.of(task.model()), task, Context())

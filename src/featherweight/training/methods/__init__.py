@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.plugins import with_plugins
+from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
-from featherweight.training.methods.blocks import InBlocks
 from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.project import Project
 from featherweight.training.methods.straight_through import StraightThrough
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, InBlocks)
+    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks)
 )
 
 if TYPE_CHECKING:
@@ -20,4 +20,4 @@ if TYPE_CHECKING:
 else:
     AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
-__all__ = ["METHODS", "AnyMethod", "Centroids", "InBlocks", "Method", "Project", "StraightThrough"]
+__all__ = ["METHODS", "AnyMethod", "AstcBlocks", "Centroids", "Method", "Project", "StraightThrough"]

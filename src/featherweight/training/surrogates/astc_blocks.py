@@ -1,4 +1,4 @@
-"""The surrogate of compressed training: endpoints and weights of ASTC blocks that train, painted to a texture."""
+"""The surrogate of compressed training: endpoints and weights of ASTC blocks that train, decoded to a texture."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from featherweight.training.surrogates.base import Group, Surrogate
 STAYING = ("mode", "partitions", "seed")
 
 
-class Paint(torch.autograd.Function):
+class Decode(torch.autograd.Function):
     """Forward the texels of rounded blocks; backward the gradient of their ends and weights."""
 
     @staticmethod
-    def forward(ctx: Any, ends: Tensor, grid: Tensor, painted: Painted) -> Tensor:
+    def forward(ctx: Any, ends: Tensor, grid: Tensor, blocks: TrainedBlocks) -> Tensor:
         """Return texels, 0 to 1, `[height, width, channels]`."""
-        ctx.blocks = painted.blocks
-        return torch.from_numpy(texel_values(texture(ctx.blocks, painted.texels), painted.format.mode))
+        ctx.blocks = blocks.blocks
+        return torch.from_numpy(texel_values(texture(ctx.blocks, blocks.texels), blocks.format.mode))
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
@@ -34,7 +34,7 @@ class Paint(torch.autograd.Function):
         return torch.from_numpy(ends), torch.from_numpy(grid), None
 
 
-class Painted(Surrogate):
+class TrainedBlocks(Surrogate):
     """Ends `[n, 8 or 16]` and grids of weights `[n, points]` as parameters, 0 to 1; layouts as buffers."""
 
     offset: Tensor
@@ -59,7 +59,7 @@ class Painted(Surrogate):
 
     @property
     def layout(self) -> Blocks:
-        """The blocks as they are laid out; of endpoints and weights, those of the start."""
+        """The modes and partitions now, with the endpoints and weights of the start."""
         own = {name: getattr(self, name).numpy() for name in STAYING}
         return replace(
             self.start, **{name: part.astype(getattr(self.start, name).dtype) for name, part in own.items()}
@@ -72,7 +72,7 @@ class Painted(Surrogate):
 
     def forward(self) -> Tensor:
         """Return `offset + scale * texel`."""
-        texels: Tensor = Paint.apply(self.ends, self.grid, self)  # type: ignore[no-untyped-call]
+        texels: Tensor = Decode.apply(self.ends, self.grid, self)  # type: ignore[no-untyped-call]
         view = self.encoded.view
         matrix = texels.flatten(1)[:, : view.cols] * self.scale + self.offset
         moved = matrix.reshape([view.shape[axis] for axis in view.permutation])
@@ -84,7 +84,7 @@ class Painted(Surrogate):
         return [Group([self.ends, self.grid], self.lr_scale, decays=False)]
 
     def after_step(self, step: int) -> None:
-        """Keep parameters where there are levels; search, if it is time."""
+        """Clamp the parameters to 0 to 1; search every so many steps."""
         self.ends.clamp_(0, 1)
         self.grid.clamp_(0, 1)
         if self.format.channels == 4:
@@ -93,7 +93,7 @@ class Painted(Surrogate):
             self.search()
 
     def search(self) -> None:
-        """Encode anew the blocks that rounding changes most, where that is better."""
+        """Re-encode the blocks that rounding changes most, where that lowers their error."""
         ends, grid = self.ends.detach().numpy(), self.grid.detach().numpy()
         preset: Preset = "best" if self.format.preset == "best" else "fast"
         plan = plan_of(self.format.footprint, self.format.channels, self.format.mode, preset)
@@ -109,9 +109,9 @@ class Painted(Surrogate):
 
 
 def put_in_order(ends: Tensor) -> None:
-    """Move ends `[n, 16]` whose red, green and blue add up to more in the first than in the second together.
+    """Make the red, green and blue of the first ends `[n, 16]` sum to no more than those of the second, in place.
 
-    Blocks with ends in that order mean another thing; the nearest that do not have equal sums.
+    ASTC reads ends in the opposite order differently. The nearest valid ends have equal sums.
     """
     colours = ends.view(len(ends), 2, 4, 2)[:, :, :3]
     excess = (colours[..., 0] - colours[..., 1]).sum(dim=2, keepdim=True).clamp_(min=0) / 6

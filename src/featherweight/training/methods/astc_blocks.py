@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from featherweight.training.surrogates.base import Surrogate
 
 
-class InBlocks(Method, frozen=True, tag="in_blocks"):
-    """Both ends of every partition and the grid of weights are parameters; modes and partitions stay.
+class AstcBlocks(Method, frozen=True, tag="astc_blocks"):
+    """The endpoints of every partition and the grid of weights are the parameters; modes and partitions are fixed.
 
-    Forward, they are rounded to their levels and painted as a GPU paints them, bit for bit. Backward, rounding
-    passes the gradient on, and of a texel `x = (1 - a) e0 + a e1`, `a = M g`, it is
-    `dL/de0 = sum (1 - a) dL/dx`, `dL/de1 = sum a dL/dx`, `dL/dg = M' (e1 - e0) dL/dx`. All are counted from 0 to 1,
-    of the tensor's range: Adam suits them, descent without it does not. No weight decay.
+    The forward pass rounds them to their levels and decodes them as a GPU does, bit for bit. In the backward pass
+    rounding is the identity, and a texel `x = (1 - a) e0 + a e1`, `a = M g`, gives
+    `dL/de0 = sum (1 - a) dL/dx`, `dL/de1 = sum a dL/dx`, `dL/dg = M' (e1 - e0) dL/dx`. Parameters are scaled to
+    0 to 1 over the tensor's range, which suits Adam and not plain gradient descent. No weight decay.
 
-    With a `share`, the blocks that rounding changes most are now and then encoded anew, with modes and partitions
-    of their own, from what their parameters say unrounded. That costs little and has gained nothing where it was
-    tried: hence the default.
+    With a `share`, the blocks that rounding changes most are re-encoded every `every` steps from their unrounded
+    parameters, with new modes and partitions. It costs little and gained nothing in our experiments, so it is off
+    by default.
 
     References: Sharma, Olson, Chalfin, Using ASTC compression for DNN weights, 2017 (compressed training); Bengio,
     Leonard, Courville, Estimating or propagating gradients through stochastic neurons for conditional
@@ -52,6 +52,6 @@ class InBlocks(Method, frozen=True, tag="in_blocks"):
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the blocks of `encoded`."""
-        from featherweight.training.surrogates.painted import Painted
+        from featherweight.training.surrogates.astc_blocks import TrainedBlocks
 
-        return Painted(encoded, self.lr_scale, self.every, self.share)
+        return TrainedBlocks(encoded, self.lr_scale, self.every, self.share)

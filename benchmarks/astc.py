@@ -20,7 +20,7 @@ from featherweight.formats.astc.blocks import decode_texels, texel_values
 from featherweight.formats.astc.ise import WEIGHT_RANGES
 from featherweight.formats.astc.modes import FOOTPRINTS, configurations, size
 from featherweight.formats.astc.plan import build
-from featherweight.processors import taking
+from featherweight.processors import thread_limit
 
 ARM = {"arm medium": 60.0, "arm thorough": 98.0, "arm exhaustive": 100.0}
 
@@ -162,7 +162,7 @@ def main():
     parser.add_argument("--proof", action="store_true", help="both decoders on random blocks, nothing else")
     parser.add_argument("--layouts", action="store_true", help="rank layouts, nothing else")
     chosen = parser.parse_args()
-    with taking(1):
+    with thread_limit(1):
         run(chosen)
 
 

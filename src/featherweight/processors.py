@@ -16,15 +16,15 @@ def usable_processors() -> int:
 
 
 def taken_processors() -> int:
-    """Return how many threads may share a piece of work: those of `taking`, else all usable ones."""
+    """Return how many threads may share a piece of work: those of `thread_limit`, else all usable ones."""
     return _taken.get() or usable_processors()
 
 
 @contextmanager
-def taking(threads: int) -> Iterator[None]:
+def thread_limit(threads: int) -> Iterator[None]:
     """Let what runs within share its work among so many threads.
 
-    >>> with taking(3):
+    >>> with thread_limit(3):
     ...     taken_processors()
     3
     """

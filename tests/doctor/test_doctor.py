@@ -11,8 +11,8 @@ from onnx import helper as h
 from onnx import numpy_helper as nh
 from torch import nn
 
-from featherweight.doctor import diagnose, kernels, slow
-from featherweight.doctor.slow import named
+from featherweight.doctor import diagnose, kernels, speed_findings
+from featherweight.doctor.speed import named
 from featherweight.errors import IntegrityError
 
 
@@ -56,7 +56,7 @@ def kinds(findings):
 
 def test_a_sound_graph_runs_in_integers():
     model = quantized()
-    assert kinds(slow(model, ["onnxruntime"])) == set()
+    assert kinds(speed_findings(model, ["onnxruntime"])) == set()
     assert "int8" in {k.precision for k in kernels(named(model), "onnxruntime") if k.weighted}
     assert {k.precision for k in kernels(named(model), "openvino") if k.weighted} == {"int8"}
 
@@ -72,15 +72,15 @@ def test_a_sound_graph_runs_in_integers():
     ],
 )
 def test_planted_faults(fault, kind):
-    found = slow(quantized(**fault), ["onnxruntime"])
+    found = speed_findings(quantized(**fault), ["onnxruntime"])
     assert kinds(found) == {kind}
     assert found[0].where == ["conv"]
     assert found[0].hint
 
 
 def test_openvino_says_what_it_computes_floats_in():
-    assert ("unpinned baseline" in kinds(slow(quantized(), ["openvino"]))) == _prefers_less()
-    assert "int4" in kinds(slow(quantized(weights="int4"), ["openvino"]))
+    assert ("unpinned baseline" in kinds(speed_findings(quantized(), ["openvino"]))) == _prefers_less()
+    assert "int4" in kinds(speed_findings(quantized(weights="int4"), ["openvino"]))
 
 
 def _prefers_less():
@@ -108,12 +108,12 @@ def exported(example):
 
 def test_an_export_from_a_channels_last_example():
     x = torch.randn(1, 3, 8, 8)
-    assert "gather" not in kinds(slow(exported(x), ["onnxruntime"]))
-    assert "gather" in kinds(slow(exported(x.contiguous(memory_format=torch.channels_last)), ["onnxruntime"]))
+    assert "gather" not in kinds(speed_findings(exported(x), ["onnxruntime"]))
+    assert "gather" in kinds(speed_findings(exported(x.contiguous(memory_format=torch.channels_last)), ["onnxruntime"]))
 
 
 def test_signed_activations_keep_a_clamp_among_floats():
-    assert kinds(slow(quantized(activation=np.int8, clamp=True), ["onnxruntime"])) == {
+    assert kinds(speed_findings(quantized(activation=np.int8, clamp=True), ["onnxruntime"])) == {
         "clamp", "signed activations",
     }  # fmt: skip
 
@@ -132,7 +132,7 @@ def test_a_layer_that_an_activation_is_fused_into_keeps_its_name():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(network, (torch.randn(1, 3, 12, 12),), dynamo=True, verbose=False)
-    (found,) = slow(program.model_proto, ["onnxruntime"])
+    (found,) = speed_findings(program.model_proto, ["onnxruntime"])
     layers = [node.name for node in named(program.model_proto).graph.node if node.op_type == "Conv"]
     assert found.kind == "float" and found.where == layers
 
@@ -142,7 +142,7 @@ def test_a_runtime_that_refuses_a_graph_is_a_finding():
     model.graph.node.append(onnx.helper.make_node("Unheard", ["y"], ["z"], domain="nowhere"))
     model.opset_import.append(onnx.helper.make_opsetid("nowhere", 1))
     model.graph.output.append(onnx.helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, None))
-    (found,) = slow(model, ["onnxruntime"])
+    (found,) = speed_findings(model, ["onnxruntime"])
     assert found.kind == "refused" and "Unheard" in found.what
 
 

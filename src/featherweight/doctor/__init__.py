@@ -8,12 +8,12 @@ from pathlib import Path
 from featherweight.artifact import Artifact, load
 from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
-from featherweight.doctor.large import large
-from featherweight.doctor.slow import slow
+from featherweight.doctor.size import size_findings
+from featherweight.doctor.speed import speed_findings
 from featherweight.runtime import Runtime, onnx_of, qdq_of
 from featherweight.runtime.build import read_onnx
 
-__all__ = ["Finding", "Kernel", "diagnose", "kernels", "large", "slow"]
+__all__ = ["Finding", "Kernel", "diagnose", "kernels", "size_findings", "speed_findings"]
 
 
 def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
@@ -25,13 +25,13 @@ def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1)
     """
     path = Path(file)
     if path.suffix == ".onnx":
-        return slow(read_onnx(path), runtimes, threads=threads)
+        return speed_findings(read_onnx(path), runtimes, threads=threads)
     artifact = load(path)
-    found = large(artifact)
+    found = size_findings(artifact)
     if artifact.graph is None:
         return [*found, _no_graph(artifact)]
     model = qdq_of(artifact).onnx if artifact.activations else onnx_of(artifact)
-    return [*found, *slow(model, runtimes, threads=threads)]
+    return [*found, *speed_findings(model, runtimes, threads=threads)]
 
 
 def _no_graph(artifact: Artifact) -> Finding:

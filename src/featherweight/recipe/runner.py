@@ -20,7 +20,7 @@ from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
 from featherweight.events import Events, Finished, Said, Started, silent
 from featherweight.formats.coders import tag
 from featherweight.model import Model
-from featherweight.processors import taking, usable_processors
+from featherweight.processors import thread_limit, usable_processors
 from featherweight.recipe.packing import pack, unpack
 from featherweight.recipe.recipe import Recipe
 from featherweight.recipe.store import Store, key_of
@@ -168,7 +168,7 @@ def pinned(threads: int) -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with taking(threads), threadpool_limits(1, user_api="blas"):
+        with thread_limit(threads), threadpool_limits(1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)

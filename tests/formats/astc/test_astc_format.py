@@ -7,7 +7,7 @@ from astc_oracle import oracle
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import Astc, Encoded, Fixed, Importance, View
 from featherweight.formats.astc import encode
-from featherweight.processors import taking
+from featherweight.processors import thread_limit
 from featherweight.testing import FormatSuite
 
 
@@ -78,7 +78,7 @@ def test_the_number_of_threads_changes_nothing(monkeypatch):
     monkeypatch.setattr(encode, "STRIP", 7)
     found = []
     for threads in (1, 3):
-        with taking(threads):
+        with thread_limit(threads):
             found.append(Astc(footprint="5x5").encode(gaussian(37, 60)).payload)
     assert found[0] == found[1]
 

@@ -10,14 +10,14 @@ from onnx import NodeProto, TensorProto
 
 from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
-from featherweight.doctor.wiring import Wiring
 from featherweight.errors import UnsupportedError
 from featherweight.runtime.compiled import TITLES, Runtime, openvino_model
+from featherweight.runtime.onnx_graph import OnnxGraph
 
 INT4 = (TensorProto.INT4, TensorProto.UINT4)
 
 
-def slow(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
+def speed_findings(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
     """Return why a graph is not faster in these runtimes.
 
     Args:
@@ -25,18 +25,18 @@ def slow(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 
         runtimes: where it is to run.
         threads: of their sessions.
     """
-    wiring = Wiring(named(model))
-    found = [*_gathers(wiring)]
+    graph = OnnxGraph(named(model))
+    found = [*_gathers(graph)]
     for runtime in runtimes:
         try:
-            executed = kernels(wiring.model, runtime, threads=threads)
+            executed = kernels(graph.model, runtime, threads=threads)
         except UnsupportedError as error:
             found.append(_refused(runtime, error))
             continue
-        found += _floats(wiring, runtime, executed)
-        found += _signed(wiring) if runtime == "onnxruntime" else []
+        found += _floats(graph, runtime, executed)
+        found += _signed(graph) if runtime == "onnxruntime" else []
         if runtime == "openvino":
-            found += _preferred(wiring.model, threads)
+            found += _preferred(graph.model, threads)
     return found
 
 
@@ -58,13 +58,13 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
     return copy
 
 
-def _gathers(wiring: Wiring) -> Iterator[Finding]:
+def _gathers(graph: OnnxGraph) -> Iterator[Finding]:
     """Activations that are gathered by flat indices: what an export from a strided example leaves behind."""
     where = [
         node.name
-        for node in wiring.model.graph.node
+        for node in graph.model.graph.node
         if node.op_type in ("Gather", "GatherND", "GatherElements")
-        and (maker := wiring.makers.get(node.input[0])) is not None
+        and (maker := graph.makers.get(node.input[0])) is not None
         and maker.op_type == "Reshape"
     ]
     if where:
@@ -75,15 +75,15 @@ def _gathers(wiring: Wiring) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _floats(wiring: Wiring, runtime: Runtime, executed: Sequence[Kernel]) -> Iterator[Finding]:
+def _floats(graph: OnnxGraph, runtime: Runtime, executed: Sequence[Kernel]) -> Iterator[Finding]:
     """Layers with integers on both sides that are executed in float, by reason; and layers without integers."""
     integer = {name for kernel in executed if kernel.precision in ("int8", "int4") for name in kernel.layer}
     # OpenVINO and ONNX Runtime drop or rename a layer now and then: only one that is seen in float counts.
     seen = {name: kernel for kernel in executed for name in kernel.layer if kernel.weighted}
     reasons: dict[str, list[str]] = {}
-    for layer in wiring.layers:
+    for layer in graph.layers:
         if layer.name in seen and layer.name not in integer:
-            reasons.setdefault(_reason(wiring, layer), []).append(layer.name)
+            reasons.setdefault(_reason(graph, layer), []).append(layer.name)
     for reason, where in reasons.items():
         what, hint = _REASONS[reason]
         yield Finding(
@@ -91,15 +91,15 @@ def _floats(wiring: Wiring, runtime: Runtime, executed: Sequence[Kernel]) -> Ite
         )
 
 
-def _reason(wiring: Wiring, layer: NodeProto) -> str:
-    weight, quantizer = wiring.weight(layer), wiring.quantizer_before(layer)
+def _reason(graph: OnnxGraph, layer: NodeProto) -> str:
+    weight, quantizer = graph.weight(layer), graph.quantizer_before(layer)
     if weight is not None and weight.data_type in INT4:
         return "int4"
     if weight is not None and weight.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16):
         return "float weights" if quantizer is not None else "float"
     if quantizer is None:
         return "float activations"
-    return "clamp" if wiring.clamp_after(layer) is not None else "fallback"
+    return "clamp" if graph.clamp_after(layer) is not None else "fallback"
 
 
 _REASONS = {
@@ -130,13 +130,13 @@ _REASONS = {
 }  # fmt: skip
 
 
-def _signed(wiring: Wiring) -> Iterator[Finding]:
+def _signed(graph: OnnxGraph) -> Iterator[Finding]:
     """Activations in S8: ONNX Runtime's fast kernels on x86 take U8."""
     where = [
         layer.name
-        for layer in wiring.layers
-        if (quantizer := wiring.quantizer_before(layer)) is not None
-        and wiring.type_of(quantizer) == TensorProto.INT8
+        for layer in graph.layers
+        if (quantizer := graph.quantizer_before(layer)) is not None
+        and graph.type_of(quantizer) == TensorProto.INT8
     ]
     if where:
         yield Finding(

@@ -13,7 +13,7 @@ from featherweight.units import nbytes, percent
 WORTH = 0.02
 
 
-def large(artifact: Artifact) -> list[Finding]:
+def size_findings(artifact: Artifact) -> list[Finding]:
     """Return why a file is not smaller.
 
     Raises:

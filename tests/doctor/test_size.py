@@ -3,7 +3,7 @@
 import pytest
 
 from featherweight.artifact import load, write
-from featherweight.doctor import diagnose, large
+from featherweight.doctor import diagnose, size_findings
 from featherweight.formats import Float, Int
 from featherweight.formats.coders import Rans
 from featherweight.model import Model
@@ -21,7 +21,7 @@ def file(tmp_path, *steps):
 
 
 def kinds(path):
-    return {finding.kind for finding in large(load(path))}
+    return {finding.kind for finding in size_findings(load(path))}
 
 
 REST = Encode(where=["*", "!weights"], format=Float("float16"))
@@ -44,7 +44,7 @@ def test_planted_faults(tmp_path, steps, found):
 def test_what_is_said_of_the_saving_is_true(tmp_path):
     sparse = Sparsify(sparsity=0.9)
     fixed = file(tmp_path, sparse, Encode(format=Int(bits=4)))
-    (finding,) = large(load(fixed))
+    (finding,) = size_findings(load(fixed))
     before = fixed.stat().st_size
     after = file(tmp_path, sparse, Encode(format=Int(bits=4), coder=Rans())).stat().st_size
     share = float(finding.what.split(" %")[0].split()[-1]) / 100

@@ -15,7 +15,7 @@ CLAMPS = ("Relu", "Clip")
 
 
 @dataclass(frozen=True, eq=False)
-class Wiring:
+class OnnxGraph:
     """A graph, read-only, by its values."""
 
     model: onnx.ModelProto

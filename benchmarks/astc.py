@@ -5,7 +5,7 @@
 One thread. Weights: Gaussian, and a pointwise convolution of EfficientNet-Lite0 if its ImageNet weights are at
 hand; one range a tensor, the same for all encoders, clipped to four standard deviations. `--proof` decodes
 random legal blocks of every configuration by both decoders; `--layouts` makes the lists of
-`featherweight.formats.astc.layouts` again.
+`featherweight.formats.astc.candidate_modes` again.
 """
 
 import argparse
@@ -15,11 +15,10 @@ from functools import partial
 import numpy as np
 
 from featherweight.errors import FeatherweightError
-from featherweight.formats.astc import arm, encode
+from featherweight.formats.astc import astcenc, encode
 from featherweight.formats.astc.blocks import decode_texels, texel_values
-from featherweight.formats.astc.ise import WEIGHT_RANGES
-from featherweight.formats.astc.modes import FOOTPRINTS, configurations, size
-from featherweight.formats.astc.plan import build
+from featherweight.formats.astc.modes import FOOTPRINTS, WEIGHT_RANGES, configurations, size
+from featherweight.formats.astc.presets import build
 from featherweight.processors import thread_limit
 
 ARM = {"arm medium": 60.0, "arm thorough": 98.0, "arm exhaustive": 100.0}
@@ -65,7 +64,7 @@ def encoders(texels, footprint, mode):
     """Yield name, bytes and seconds of every encoder, one thread each."""
     heavy = np.ones(texels.shape)
     for name, quality in ARM.items():
-        yield name, *timed(partial(arm.encode_tile, texels[:, :, None], footprint, quality=quality))
+        yield name, *timed(partial(astcenc.encode_tile, texels[:, :, None], footprint, quality=quality))
     for preset in ("fast", "best"):
         encode.encode_tile(texels[:12, :12, None], heavy[:12, :12], footprint, mode, preset)  # compile, plan
         call = partial(encode.encode_tile, texels[:, :, None], heavy, footprint, mode, preset)

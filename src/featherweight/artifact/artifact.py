@@ -10,6 +10,7 @@ from featherweight.activations import Quantizer
 from featherweight.artifact.check import Check
 from featherweight.artifact.compression import decompress
 from featherweight.artifact.contents import Array, Raw, StoredGraph
+from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
     MOST_GRAPH,
     EncodedEntry,
@@ -17,7 +18,6 @@ from featherweight.artifact.header import (
     RawEntry,
     from_json,
 )
-from featherweight.artifact.refusal import refusing
 from featherweight.errors import ConfigError
 from featherweight.formats import Encoded, View
 from featherweight.structure import LayerSpec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class SealedRaw:
+class LazyRaw:
     """A raw tensor still in the bytes of its file."""
 
     entry: RawEntry
@@ -43,7 +43,7 @@ class SealedRaw:
         Raises:
             IntegrityError: it is not the one that was written.
         """
-        with refusing(self.entry.name):
+        with error_context(self.entry.name):
             raw = Raw(self.entry.dtype, self.entry.shape, bytes(self.data))
             self.check.verify(raw)
         return raw
@@ -54,7 +54,7 @@ class SealedRaw:
 
 
 @dataclass(frozen=True, eq=False)
-class SealedEncoded:
+class LazyEncoded:
     """An encoded tensor whose symbols are still in the bytes of their file."""
 
     entry: EncodedEntry
@@ -76,7 +76,7 @@ class SealedEncoded:
         return self._decoded()[1]
 
     def _decoded(self) -> tuple[Encoded, Array]:
-        with refusing(self.entry.name):
+        with error_context(self.entry.name):
             spec = self.entry.format.stream(self.view, self.parts)
             symbols = self.entry.coder.decode(bytes(self.payload), spec)
             encoded = Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
@@ -86,7 +86,7 @@ class SealedEncoded:
 
 
 @dataclass(frozen=True, eq=False)
-class SealedGraph:
+class LazyGraph:
     """The stored graph, still compressed."""
 
     entry: GraphEntry
@@ -102,23 +102,23 @@ class SealedGraph:
         return StoredGraph(onnx, self.entry.initialisers, from_json(self.entry.outputs, "graph outputs"))
 
 
-Sealed = SealedEncoded | SealedRaw
+Lazy = LazyEncoded | LazyRaw
 
 
 @dataclass(frozen=True, eq=False)
 class Tensors(Mapping[str, Encoded | Raw]):
     """Tensors by canonical name, opened at each look."""
 
-    sealed: Mapping[str, Sealed]
+    lazy: Mapping[str, Lazy]
 
     def __getitem__(self, name: str) -> Encoded | Raw:
-        return self.sealed[name].open()
+        return self.lazy[name].open()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.sealed)
+        return iter(self.lazy)
 
     def __len__(self) -> int:
-        return len(self.sealed)
+        return len(self.lazy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +131,7 @@ class Artifact:
     Attributes:
         nbytes: bytes of the file.
         sha256: hash of its data, which names it.
-        sealed: tensors by canonical name, still in the bytes of the file.
+        lazy: tensors by canonical name, still in the bytes of the file.
         aliases: further names of tied tensors, to their canonical name.
         structure: what differs from the task's own network.
         activations: quantizers by edge of the network, which is a value of the graph.
@@ -140,27 +140,27 @@ class Artifact:
 
     nbytes: int
     sha256: str
-    sealed: Mapping[str, Sealed]
+    lazy: Mapping[str, Lazy]
     aliases: Mapping[str, str]
     structure: Mapping[str, LayerSpec]
-    sealed_graph: SealedGraph | None
+    lazy_graph: LazyGraph | None
     activations: Mapping[str, Quantizer]
     facts: Mapping[str, Any]
 
     @property
     def names(self) -> tuple[str, ...]:
         """Canonical names of the tensors, in the module's order."""
-        return tuple(self.sealed)
+        return tuple(self.lazy)
 
     @property
     def tensors(self) -> Mapping[str, Encoded | Raw]:
         """Tensors by canonical name."""
-        return Tensors(self.sealed)
+        return Tensors(self.lazy)
 
     @property
     def graph(self) -> StoredGraph | None:
         """The float graph without its weights, if the file has one."""
-        return self.sealed_graph.open() if self.sealed_graph else None
+        return self.lazy_graph.open() if self.lazy_graph else None
 
     def encoded(self, name: str) -> Encoded:
         """Return an encoded tensor, by its canonical name.
@@ -169,13 +169,13 @@ class Artifact:
             ConfigError: there is no such tensor, or it is raw.
             IntegrityError: it does not decode to what was written.
         """
-        sealed = self.sealed.get(name)
-        if not isinstance(sealed, SealedEncoded):
-            encoded = [known for known, tensor in self.sealed.items() if isinstance(tensor, SealedEncoded)]
+        lazy = self.lazy.get(name)
+        if not isinstance(lazy, LazyEncoded):
+            encoded = [known for known, tensor in self.lazy.items() if isinstance(tensor, LazyEncoded)]
             raise ConfigError(
                 "not an encoded tensor of the file", got=name, expected=f"one of {', '.join(encoded)}"
             )
-        return sealed.open()
+        return lazy.open()
 
     def weight(self, name: str) -> Array:
         """Return one tensor decoded: float32 if encoded, of its own type if raw.
@@ -183,7 +183,7 @@ class Artifact:
         Raises:
             IntegrityError: it does not decode to what was written.
         """
-        return self.sealed[name].decode()
+        return self.lazy[name].decode()
 
     def weights(self) -> dict[str, Array]:
         """Return every tensor decoded, by every name; tied names share one array.
@@ -191,7 +191,7 @@ class Artifact:
         Raises:
             IntegrityError: a tensor does not decode to what was written.
         """
-        values = {name: self.weight(name) for name in self.sealed}
+        values = {name: self.weight(name) for name in self.lazy}
         return values | {alias: values[name] for alias, name in self.aliases.items()}
 
     def into(self, module: nn.Module) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import zstandard
 
-from featherweight.artifact.refusal import refusing
+from featherweight.artifact.error_context import error_context
 from featherweight.errors import IntegrityError
 
 _GRAPH_WORDS = """
@@ -46,7 +46,7 @@ def decompress(frame: memoryview, where: str, most: int) -> bytes:
     Raises:
         IntegrityError: larger than `most` bytes, or not exactly one such frame.
     """
-    with refusing(where):
+    with error_context(where):
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= most:
             raise IntegrityError("decompressed size", got=size, expected=f"0 to {most} bytes")

@@ -8,7 +8,7 @@ from typing import Literal
 import msgspec
 import numpy as np
 
-from featherweight.artifact.artifact import Artifact, Sealed, SealedRaw
+from featherweight.artifact.artifact import Artifact, Lazy, LazyRaw
 from featherweight.artifact.contents import Array
 
 
@@ -47,15 +47,13 @@ def diff(a: Artifact, b: Artifact) -> list[Change]:
     Raises:
         IntegrityError: a tensor does not decode.
     """
-    changes = [
-        _change(name, a, b) for name in [*a.names, *(name for name in b.names if name not in a.sealed)]
-    ]
+    changes = [_change(name, a, b) for name in [*a.names, *(name for name in b.names if name not in a.lazy)]]
     return [change for change in changes if change is not None]
 
 
 def _change(name: str, a: Artifact, b: Artifact) -> Change | None:
-    before = _side(a.sealed[name]) if name in a.sealed else None
-    after = _side(b.sealed[name]) if name in b.sealed else None
+    before = _side(a.lazy[name]) if name in a.lazy else None
+    after = _side(b.lazy[name]) if name in b.lazy else None
     if before is None or after is None:
         return Change(name, "added" if before is None else "removed", before, after, None)
     same = before.shape == after.shape
@@ -63,11 +61,11 @@ def _change(name: str, a: Artifact, b: Artifact) -> Change | None:
     return Change(name, "changed", before, after, difference) if (before != after or difference) else None
 
 
-def _side(sealed: Sealed) -> Side:
-    entry = sealed.entry
-    if isinstance(sealed, SealedRaw):
-        return Side(sealed.entry.dtype, "", entry.shape, sum(entry.lengths))
-    form, coder = msgspec.json.encode(sealed.entry.format), msgspec.json.encode(sealed.entry.coder)
+def _side(lazy: Lazy) -> Side:
+    entry = lazy.entry
+    if isinstance(lazy, LazyRaw):
+        return Side(lazy.entry.dtype, "", entry.shape, sum(entry.lengths))
+    form, coder = msgspec.json.encode(lazy.entry.format), msgspec.json.encode(lazy.entry.coder)
     return Side(form.decode(), coder.decode(), entry.shape, sum(entry.lengths))
 
 

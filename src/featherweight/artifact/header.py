@@ -11,7 +11,7 @@ import msgspec
 from featherweight.activations import Quantizer
 from featherweight.artifact.compression import compress, decompress
 from featherweight.artifact.contents import Initialiser, itemsize
-from featherweight.artifact.refusal import refusing
+from featherweight.artifact.error_context import error_context
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import AnyCoder, AnyFormat
 from featherweight.structure import LayerSpec
@@ -109,7 +109,7 @@ def unpack(data: memoryview) -> tuple[Header, memoryview]:
     if not 0 < length <= len(data) - 4:
         raise IntegrityError("header", got=f"{length} bytes of {len(data)}")
     text = decompress(data[4 : 4 + length], "header", MOST_HEADER)
-    with refusing("header", hint=_NEWER):
+    with error_context("header", hint=_NEWER):
         header = msgspec.msgpack.decode(text, type=Header)
     return header, data[4 + length :]
 
@@ -130,7 +130,7 @@ def from_json(text: str, where: str) -> Any:
     Raises:
         IntegrityError: not JSON, or nested too deeply.
     """
-    with refusing(where):
+    with error_context(where):
         value = msgspec.json.decode(text)
         check_plain(value, where="")
         return value

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from featherweight.artifact.artifact import Artifact, SealedEncoded, SealedRaw
+from featherweight.artifact.artifact import Artifact, LazyEncoded, LazyRaw
 from featherweight.formats import tag
 
 
@@ -61,10 +61,10 @@ def index(artifact: Artifact) -> Index:
     Raises:
         IntegrityError: a tensor does not decode.
     """
-    encoded = [tensor for tensor in artifact.sealed.values() if isinstance(tensor, SealedEncoded)]
-    raw = [tensor for tensor in artifact.sealed.values() if isinstance(tensor, SealedRaw)]
+    encoded = [tensor for tensor in artifact.lazy.values() if isinstance(tensor, LazyEncoded)]
+    raw = [tensor for tensor in artifact.lazy.values() if isinstance(tensor, LazyRaw)]
     nbytes = {
-        "graph": artifact.sealed_graph.entry.length if artifact.sealed_graph else 0,
+        "graph": artifact.lazy_graph.entry.length if artifact.lazy_graph else 0,
         "payload": sum(tensor.entry.lengths[0] for tensor in encoded),
         "parts": sum(sum(tensor.entry.lengths[1:]) for tensor in encoded),
         "raw": sum(tensor.entry.decoded for tensor in raw),
@@ -74,18 +74,18 @@ def index(artifact: Artifact) -> Index:
 
 
 def _row(artifact: Artifact, name: str) -> Row:
-    sealed = artifact.sealed[name]
+    lazy = artifact.lazy[name]
     values = artifact.weight(name)
-    nbytes = sum(sealed.entry.lengths)
-    if isinstance(sealed, SealedRaw):
-        format_, options, coder, symbols = "raw", {"dtype": sealed.entry.dtype}, "", 0
+    nbytes = sum(lazy.entry.lengths)
+    if isinstance(lazy, LazyRaw):
+        format_, options, coder, symbols = "raw", {"dtype": lazy.entry.dtype}, "", 0
     else:
-        format_, coder = tag(sealed.entry.format), tag(sealed.entry.coder)
-        options = {k: v for k, v in msgspec.to_builtins(sealed.entry.format).items() if k != "format"}
-        symbols = sealed.entry.format.stream(sealed.view, sealed.parts).count
-    size = math.prod(sealed.entry.shape)
+        format_, coder = tag(lazy.entry.format), tag(lazy.entry.coder)
+        options = {k: v for k, v in msgspec.to_builtins(lazy.entry.format).items() if k != "format"}
+        symbols = lazy.entry.format.stream(lazy.view, lazy.parts).count
+    size = math.prod(lazy.entry.shape)
     zeros = size - int(np.count_nonzero(values))
     return Row(
-        name, sealed.entry.shape, format_, options, coder, symbols, nbytes,
+        name, lazy.entry.shape, format_, options, coder, symbols, nbytes,
         bits_per_weight=8 * nbytes / size if size else 0.0, sparsity=zeros / size if size else 0.0,
     )  # fmt: skip

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from featherweight.artifact.artifact import Artifact, SealedRaw
-from featherweight.artifact.refusal import refusing
+from featherweight.artifact.artifact import Artifact, LazyRaw
+from featherweight.artifact.error_context import error_context
 from featherweight.errors import ConfigError
 from featherweight.structure import copied, restructure
 
@@ -33,7 +33,7 @@ def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
         IntegrityError: a tensor does not decode, or a layer cannot be built.
     """
     shell = _copy(module, {})
-    with refusing("structure"), torch.device("meta"):
+    with error_context("structure"), torch.device("meta"):
         restructure(shell, artifact.structure)
     state = shell.state_dict(keep_vars=True)
     _check_names(artifact, state)
@@ -75,7 +75,7 @@ def _check_ties(artifact: Artifact, state: dict[str, Any]) -> None:
 
 
 def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
-    entry = artifact.sealed[name].entry
+    entry = artifact.lazy[name].entry
     if not isinstance(old, Tensor) or is_lazy(old):
         raise ConfigError("not a tensor of the network", where=name, got=type(old).__name__)
     if tuple(old.shape) != entry.shape:
@@ -88,10 +88,10 @@ def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
 
 
 def _tensor(artifact: Artifact, name: str) -> Tensor:
-    sealed = artifact.sealed[name]
-    if not isinstance(sealed, SealedRaw):
-        return torch.from_numpy(sealed.decode())
-    tensor = sealed.open()
+    lazy = artifact.lazy[name]
+    if not isinstance(lazy, LazyRaw):
+        return torch.from_numpy(lazy.decode())
+    tensor = lazy.open()
     if not tensor.data:
         return torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype])
     flat = torch.from_numpy(np.frombuffer(tensor.data, np.uint8).copy())

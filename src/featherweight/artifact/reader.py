@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from featherweight.activations import Quantizer
-from featherweight.artifact.artifact import Artifact, Sealed, SealedEncoded, SealedGraph, SealedRaw
+from featherweight.artifact.artifact import Artifact, Lazy, LazyEncoded, LazyGraph, LazyRaw
 from featherweight.artifact.check import Check, all_names
 from featherweight.artifact.contents import Initialiser
 from featherweight.artifact.envelope import unwrap
+from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
     MOST_AXES,
     MOST_ELEMENTS,
@@ -25,7 +26,6 @@ from featherweight.artifact.header import (
     from_json,
     unpack,
 )
-from featherweight.artifact.refusal import refusing
 from featherweight.errors import IntegrityError
 from featherweight.formats import View
 from featherweight.structure import STOCK, LayerSpec
@@ -42,7 +42,7 @@ def load(path: str | Path) -> Artifact:
         OSError: the file cannot be read.
     """
     content = Path(path).read_bytes()
-    with refusing(str(path)):
+    with error_context(str(path)):
         return loads(content)
 
 
@@ -59,11 +59,11 @@ def loads(content: bytes) -> Artifact:
     _check_sizes(header.tensors)
     runs = _cut(body, header)
     checks = _checks(next(runs), all_names(names, header.aliases))
-    graph = SealedGraph(header.graph, next(runs)) if header.graph else None
-    tensors: dict[str, Sealed] = {}
+    graph = LazyGraph(header.graph, next(runs)) if header.graph else None
+    tensors: dict[str, Lazy] = {}
     for entry, check in zip(header.tensors, checks, strict=True):
-        with refusing(entry.name):
-            tensors[entry.name] = _seal(entry, check, [next(runs) for _ in entry.lengths])
+        with error_context(entry.name):
+            tensors[entry.name] = _lazy(entry, check, [next(runs) for _ in entry.lengths])
     _check_structure(header.structure)
     activations = _activations(header)
     if header.graph:
@@ -78,7 +78,7 @@ def loads(content: bytes) -> Artifact:
 
 def _activations(header: Header) -> dict[str, Quantizer]:
     """Return the quantizers by edge; each checked itself when it was made."""
-    with refusing("activations"):
+    with error_context("activations"):
         _check_names(edge for entry in header.activations for edge in entry.edges)
     return {edge: entry.quantizer for entry in header.activations for edge in entry.edges}
 
@@ -98,11 +98,11 @@ def _checks(run: memoryview, names: Mapping[str, tuple[str, ...]]) -> list[Check
     return [Check(known, value) for known, value in zip(names.values(), values, strict=True)]
 
 
-def _seal(entry: Entry, check: Check, runs: list[memoryview]) -> Sealed:
+def _lazy(entry: Entry, check: Check, runs: list[memoryview]) -> Lazy:
     if not isinstance(entry, EncodedEntry):
         if entry.dtype == "bool" and runs[0].nbytes and int(np.frombuffer(runs[0], np.uint8).max()) > 1:
             raise IntegrityError("a truth value that is neither 0 nor 1")
-        return SealedRaw(entry, check, runs[0])
+        return LazyRaw(entry, check, runs[0])
     view = View(entry.shape, entry.permutation, entry.groups)
     layout = entry.format.parts(view)
     if len(runs) != 1 + len(layout):
@@ -110,13 +110,13 @@ def _seal(entry: Entry, check: Check, runs: list[memoryview]) -> Sealed:
     parts = {
         name: part.read(name, bytes(run)) for (name, part), run in zip(layout.items(), runs[1:], strict=True)
     }
-    return SealedEncoded(entry, check, view, runs[0], parts)
+    return LazyEncoded(entry, check, view, runs[0], parts)
 
 
 def _check_sizes(entries: Iterable[Entry]) -> None:
     beyond = 0
     for entry in entries:
-        with refusing(entry.name):
+        with error_context(entry.name):
             if len(entry.shape) > MOST_AXES or math.prod(max(n, 1) for n in entry.shape) >= MOST_ELEMENTS:
                 raise IntegrityError(
                     "shape", got=entry.shape, expected=f"{MOST_AXES} axes, 2**40 elements at most"
@@ -156,7 +156,7 @@ def _check_structure(structure: Mapping[str, LayerSpec]) -> None:
 def _check_graph(graph: GraphEntry, shapes: Mapping[str, tuple[int, ...]]) -> None:
     _check_names(initialiser.name for initialiser in graph.initialisers)
     for initialiser in graph.initialisers:
-        with refusing(f"initialiser {initialiser.name}"):
+        with error_context(f"initialiser {initialiser.name}"):
             _check_initialiser(initialiser, shapes)
     from_json(graph.outputs, "graph outputs")
 

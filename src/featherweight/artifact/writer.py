@@ -12,6 +12,7 @@ from featherweight.artifact.check import all_names, checksum
 from featherweight.artifact.compression import compress
 from featherweight.artifact.contents import Contents, Raw, StoredGraph
 from featherweight.artifact.envelope import wrap
+from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
     EncodedEntry,
     Entry,
@@ -23,7 +24,6 @@ from featherweight.artifact.header import (
     to_json,
 )
 from featherweight.artifact.reader import loads
-from featherweight.artifact.refusal import refusing
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.files import write_whole
 from featherweight.formats import Encoded
@@ -88,7 +88,7 @@ def _checks(contents: Contents) -> bytes:
     names = all_names(contents.tensors, contents.aliases)
     checks = []
     for name, tensor in contents.tensors.items():
-        with refusing(name):
+        with error_context(name):
             checks.append(checksum(names[name], tensor if isinstance(tensor, Raw) else tensor.decode()))
     return np.array(checks, "<u4").tobytes()
 

@@ -5,16 +5,19 @@ from itertools import product
 import numpy as np
 import pytest
 
-from featherweight.formats.astc.ise import (
+from featherweight.formats.astc.geometry import hash52, partitions
+from featherweight.formats.astc.ise import QUINT_CODES, QUINTS, TRIT_CODES, TRITS
+from featherweight.formats.astc.modes import (
     ENDPOINT_RANGES,
-    QUINT_CODES,
-    QUINTS,
-    TRIT_CODES,
-    TRITS,
+    FOOTPRINTS,
+    MODES,
     WEIGHT_RANGES,
     Range,
+    configurations,
+    mode,
+    size,
 )
-from featherweight.formats.astc.levels import (
+from featherweight.formats.astc.quantization import (
     ENDPOINTS,
     RISING_ENDPOINTS,
     RISING_WEIGHTS,
@@ -22,8 +25,6 @@ from featherweight.formats.astc.levels import (
     endpoints,
     weights,
 )
-from featherweight.formats.astc.modes import FOOTPRINTS, MODES, configurations, mode, size
-from featherweight.formats.astc.partitions import hash52, partitions
 
 
 def test_weights_and_endpoints_of_the_specification():

@@ -11,12 +11,12 @@ from tiny import Tiny
 from featherweight.artifact import Contents, dumps, loads
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Astc, Int, View
+from featherweight.formats.astc.astc_file import read_astc
 from featherweight.formats.astc.blocks import decode_texels
-from featherweight.formats.astc.container import read_astc
+from featherweight.formats.astc.geometry import partitions
 from featherweight.formats.astc.modes import FOOTPRINTS, MODES, size
-from featherweight.formats.astc.moving import levels, rounded, slopes, texture
-from featherweight.formats.astc.partitions import partitions
-from featherweight.formats.astc.plan import infill
+from featherweight.formats.astc.presets import infill
+from featherweight.formats.astc.trainable_blocks import levels, rounded, slopes, texture
 from featherweight.model import Model
 from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted

@@ -45,7 +45,7 @@ class Blocks:
 
     def pack(self) -> Array:
         """Return the bytes, uint8 `[n, 16]`."""
-        from featherweight.formats.astc.walk import pack_all
+        from featherweight.formats.astc.physical import pack_all
 
         return pack_all(self.mode, self.partitions, self.seed, self.kind, self.endpoints, self.weights)
 
@@ -57,7 +57,7 @@ class Blocks:
             IntegrityError: a block is malformed.
             UnsupportedError: a block has two planes, one colour alone or several kinds of endpoints.
         """
-        from featherweight.formats.astc.walk import read_all
+        from featherweight.formats.astc.physical import read_all
 
         fields, endpoints, weights, bad = read_all(halves(content), *size(footprint))
         check(*bad)
@@ -105,14 +105,14 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
     Raises:
         IntegrityError: a block is malformed.
     """
-    from featherweight.formats.astc.paint import paint
+    from featherweight.formats.astc.decode import decode_blocks
 
     width, height = size(footprint)
     top, left = rows.start // height, cols.start // width
     touched = content[top : -(-rows.stop // height), left : -(-cols.stop // width)]
     texels = np.empty((rows.stop - rows.start, cols.stop - cols.start, channels), np.uint16)
     first = rows.start - top * height, cols.start - left * width
-    check(*paint(halves(touched), geometry(footprint), first, texels))
+    check(*decode_blocks(halves(touched), geometry(footprint), first, texels))
     return texels
 
 

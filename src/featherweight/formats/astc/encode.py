@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, DecodeMode
 from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Footprint, size
-from featherweight.formats.astc.plan import Preset, plan_of
+from featherweight.formats.astc.presets import Preset, plan_of
 from featherweight.processors import taken_processors
 
 Array = NDArray[Any]

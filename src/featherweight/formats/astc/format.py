@@ -204,9 +204,9 @@ class Astc(Format, frozen=True, tag="astc"):
     def _encoded(self, texels: Array, weigh: Array, preset: Preset) -> Array:
         """Return the bytes of blocks, `[block rows, block columns, 16]`."""
         if preset == "astcenc":
-            from featherweight.formats.astc import arm
+            from featherweight.formats.astc import astcenc
 
-            return arm.encode_tile(texels, self.footprint)
+            return astcenc.encode_tile(texels, self.footprint)
         from featherweight.formats.astc.encode import encode_tile
 
         return encode_tile(texels, weigh, self.footprint, self.mode, preset)

@@ -1,54 +1,19 @@
-"""Bounded integer sequences (ISE): how ASTC writes numbers below 2, 3 or 5 times a power of two."""
+"""Bounded integer sequences (ISE): how the 128 bits of a block hold numbers below 2, 3 or 5 times 2**n. Compiled."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from featherweight.formats.astc.modes import Array, Range
+from featherweight.formats.compiled import compiled
+
+NBYTES = 16
+PADDED = NBYTES + 2  # a field may be written across the end
+ROOM = 96  # for a sequence: it is read in whole groups, and infill asks for points beyond its grid, in vain
 
 # Of a group of five trits or three quints: the bits of the packed code that follow each of its values.
 TRIT_WIDTHS = (2, 2, 1, 2, 1)
 QUINT_WIDTHS = (3, 2, 2)
-
-
-@dataclass(frozen=True)
-class Range:
-    """The integers `0 .. levels - 1`, each a trit or a quint above `bits` bits.
-
-    >>> Range(12), Range(12).size(16)
-    (Range(levels=12), 58)
-    """
-
-    levels: int
-
-    @property
-    def trits(self) -> int:
-        """1 if values have a trit."""
-        return int(self.levels % 3 == 0)
-
-    @property
-    def quints(self) -> int:
-        """1 if values have a quint."""
-        return int(self.levels % 5 == 0)
-
-    @property
-    def bits(self) -> int:
-        """Bits below the trit or quint."""
-        return (self.levels // (3 if self.trits else 5 if self.quints else 1)).bit_length() - 1
-
-    def size(self, count: int) -> int:
-        """Return the bits of `count` values."""
-        return count * self.bits + -(-8 * count * self.trits // 5) + -(-7 * count * self.quints // 3)
-
-
-WEIGHT_RANGES = tuple(Range(n) for n in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32))
-ENDPOINT_RANGES = tuple(
-    Range(n) for n in (6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
-)
 
 
 def _trits(code: int) -> list[int]:
@@ -92,3 +57,108 @@ TRITS = np.array([_trits(code) for code in range(256)], np.uint8)
 QUINTS = np.array([_quints(code) for code in range(128)], np.uint8)
 TRIT_CODES = _inverse(TRITS, 3)
 QUINT_CODES = _inverse(QUINTS, 5)
+_TRIT_WIDTHS, _QUINT_WIDTHS = np.array(TRIT_WIDTHS), np.array(QUINT_WIDTHS)
+_TRIT_PLACES, _QUINT_PLACES = 3 ** np.arange(5), 5 ** np.arange(3)
+_REVERSED = np.array([int(f"{byte:08b}"[::-1], 2) for byte in range(256)], np.uint8)
+
+Shape = tuple[int, int, int]
+"""Whether values of a range have a trit, whether a quint, and their bits."""
+
+
+def shapes(kinds: tuple[Range, ...]) -> Array:
+    """Return the shape of each range, `[n, 3]`."""
+    return np.array([(kind.trits, kind.quints, kind.bits) for kind in kinds])
+
+
+@compiled
+def reverse(half: int) -> int:
+    """Return 64 bits turned round."""
+    found = np.uint64(0)
+    for _ in range(8):
+        found = found << np.uint64(8) | np.uint64(_REVERSED[half & np.uint64(255)])
+        half = half >> np.uint64(8)  # type: ignore[assignment]
+    return found  # type: ignore[return-value]
+
+
+@compiled
+def get(low: int, high: int, position: int, width: int) -> int:
+    """Return `width` bits (0 to 62) from `position` on, of a block whose halves are two uint64."""
+    shift = np.uint64(position & 63)
+    across = high << np.uint64(1) << (np.uint64(63) - shift)
+    word = low >> shift | across if position < 64 else high >> shift
+    return np.int64(word) & ((1 << width) - 1)  # type: ignore[return-value]
+
+
+@compiled
+def read_sequence(low: int, high: int, position: int, count: int, shape: Shape, values: Array) -> None:
+    """Set the first `count` of `values` to a bounded integer sequence of a `Shape`; four more may change.
+
+    In a group of five, the bits of each value are followed by its share of the packed trits; in one of three,
+    of the packed quints.
+    """
+    trits, quints, bits = shape
+    mask, end = (1 << bits) - 1, position + count * bits
+    if trits:
+        end += (8 * count + 4) // 5
+        for first in range(0, count, 5):
+            word = get(low, high, position, min(5 * bits + 8, end - position))
+            second, third = word >> bits, word >> 2 * bits
+            fourth, fifth = word >> 3 * bits, word >> 4 * bits
+            digits = second & 3 | third & 12 | fourth & 16 | fifth & 96 | fifth >> bits & 128
+            values[first] = int(TRITS[digits, 0]) << bits | word & mask
+            values[first + 1] = int(TRITS[digits, 1]) << bits | second >> 2 & mask
+            values[first + 2] = int(TRITS[digits, 2]) << bits | third >> 4 & mask
+            values[first + 3] = int(TRITS[digits, 3]) << bits | fourth >> 5 & mask
+            values[first + 4] = int(TRITS[digits, 4]) << bits | fifth >> 7 & mask
+            position += 5 * bits + 8
+    elif quints:
+        end += (7 * count + 2) // 3
+        for first in range(0, count, 3):
+            word = get(low, high, position, min(3 * bits + 7, end - position))
+            second, third = word >> bits, word >> 2 * bits
+            digits = second & 7 | third & 24 | third >> bits & 96
+            values[first] = int(QUINTS[digits, 0]) << bits | word & mask
+            values[first + 1] = int(QUINTS[digits, 1]) << bits | second >> 3 & mask
+            values[first + 2] = int(QUINTS[digits, 2]) << bits | third >> 5 & mask
+            position += 3 * bits + 7
+    else:
+        for k in range(count):
+            values[k] = get(low, high, position + k * bits, bits)
+
+
+@compiled
+def put(block: Array, position: int, width: int, value: int) -> None:
+    """Set `width` bits (0 to 16) of `block: [PADDED]`, all 0 before, from `position` on."""
+    i, word = position >> 3, value << (position & 7)
+    block[i] |= word & 255
+    block[i + 1] |= word >> 8 & 255
+    block[i + 2] |= word >> 16 & 255
+
+
+@compiled
+def turned(block: Array) -> Array:
+    """Return `block: [PADDED]` with its 128 bits turned round."""
+    found = np.zeros(PADDED, np.uint8)
+    for i in range(NBYTES):
+        found[i] = _REVERSED[block[NBYTES - 1 - i]]
+    return found
+
+
+@compiled
+def write_sequence(block: Array, position: int, count: int, shape: Shape, values: Array) -> None:
+    """Undo `read_sequence`; the bits of the block are 0 before."""
+    trits, quints, bits = shape
+    group = 5 if trits else 3
+    for first in range(0, count, group):
+        number = 0
+        most = min(group, count - first)
+        for k in range(most):
+            place = _TRIT_PLACES[k] if trits else _QUINT_PLACES[k]
+            number += int(values[first + k] >> bits) * place
+        packed = int(TRIT_CODES[number]) if trits else int(QUINT_CODES[number]) if quints else 0
+        for k in range(most):
+            put(block, position, bits, int(values[first + k]) & ((1 << bits) - 1))
+            position += bits
+            width = _TRIT_WIDTHS[k] if trits else _QUINT_WIDTHS[k] if quints else 0
+            put(block, position, width, packed & ((1 << width) - 1))
+            position, packed = position + width, packed >> width

@@ -1,14 +1,13 @@
-"""Footprints, and the block modes: what 11 bits say of a block's grid of weights."""
+"""Footprints, ranges of integers, and the block modes: what 11 bits say of a block's grid of weights."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-
-from featherweight.formats.astc.ise import ENDPOINT_RANGES, WEIGHT_RANGES
 
 Array = NDArray[Any]
 
@@ -23,6 +22,42 @@ MOST_WEIGHTS, LEAST_WEIGHT_BITS, MOST_WEIGHT_BITS = 64, 24, 96
 MOST_ENDPOINTS = 18
 VOID = 0x1FC  # the low nine bits of the mode of a block of one colour
 ONE_PARTITION, MORE_PARTITIONS = 17, 29  # where endpoints start if all partitions have one kind of them
+
+
+@dataclass(frozen=True)
+class Range:
+    """The integers `0 .. levels - 1`, each a trit or a quint above `bits` bits.
+
+    >>> Range(12), Range(12).size(16)
+    (Range(levels=12), 58)
+    """
+
+    levels: int
+
+    @property
+    def trits(self) -> int:
+        """1 if values have a trit."""
+        return int(self.levels % 3 == 0)
+
+    @property
+    def quints(self) -> int:
+        """1 if values have a quint."""
+        return int(self.levels % 5 == 0)
+
+    @property
+    def bits(self) -> int:
+        """Bits below the trit or quint."""
+        return (self.levels // (3 if self.trits else 5 if self.quints else 1)).bit_length() - 1
+
+    def size(self, count: int) -> int:
+        """Return the bits of `count` values."""
+        return count * self.bits + -(-8 * count * self.trits // 5) + -(-7 * count * self.quints // 3)
+
+
+WEIGHT_RANGES = tuple(Range(n) for n in (2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32))
+ENDPOINT_RANGES = tuple(
+    Range(n) for n in (6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64, 80, 96, 128, 160, 192, 256)
+)
 
 
 def size(footprint: Footprint) -> Size:

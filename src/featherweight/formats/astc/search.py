@@ -6,12 +6,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.joint import descend, first_ends, least_squares, rounded, slopes
-from featherweight.formats.astc.levels import RISING_ENDPOINTS, RISING_WEIGHTS
-from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS
-from featherweight.formats.astc.rising import ENDPOINT_VALUES, nearest_endpoint
-from featherweight.formats.astc.separate import best_weight, climb, decoded, error, gather, start
+from featherweight.formats.astc.decimated import descend, first_ends, least_squares, rounded, slopes
+from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array
+from featherweight.formats.astc.quantization import (
+    ENDPOINT_VALUES,
+    RISING_ENDPOINTS,
+    RISING_WEIGHTS,
+    nearest_endpoint,
+)
+from featherweight.formats.astc.undecimated import best_weight, climb, decoded, error, gather, start
 from featherweight.formats.compiled import compiled
 
 # Columns of `Plan.layouts`.
@@ -35,7 +38,7 @@ class Plan(NamedTuple):
         distinct: how many there are.
         cut: whether the texture decodes to eight bits.
         effort: rounds of least squares, steps of a climb, and whether it counts the error exactly.
-        prune_factor: factor on the least error so far beyond which rounded endpoints are not improved.
+        prune_factor: rounded endpoints whose error exceeds this factor times the least so far are dropped.
     """
 
     layouts: Array
@@ -117,7 +120,7 @@ def _greatest(gain: Array, seeds: Array, wanted: int, best: Array) -> int:
 
 
 @compiled
-def try_separate(
+def try_undecimated(
     values: Array, importance: Array, plan: Plan, layout: Array, seed: int, least: float,
     scratch: tuple[Array, Array], ranks: Array,
 ) -> float:  # fmt: skip
@@ -146,7 +149,7 @@ def try_separate(
 
 
 @compiled
-def finish_separate(values: Array, plan: Plan, found: Found) -> None:
+def finish_undecimated(values: Array, plan: Plan, found: Found) -> None:
     """Choose the weights of the best block."""
     layout = plan.layouts[found.choice[0]]
     kind, of = layout[WEIGHT_KIND], layout[ENDPOINT_KIND]
@@ -160,7 +163,7 @@ def finish_separate(values: Array, plan: Plan, found: Found) -> None:
 
 
 @compiled
-def try_joint(
+def try_decimated(
     values: Array, aims: Array, importance: Array, plan: Plan, layout: Array, seed: int, ranks: Array,
     weights: Array,
 ) -> float:  # fmt: skip
@@ -242,15 +245,15 @@ def search(values: Array, importance: Array, plan: Plan, found: Found, symbols: 
             for j in range(min(tried, layout[SEEDS]) if count > 1 else 1):
                 seed = seeds[j] if count > 1 else 0
                 if layout[GRID] < 0:
-                    total = try_separate(line, importance[n], plan, layout, seed, least, scratch, ranks)
+                    total = try_undecimated(line, importance[n], plan, layout, seed, least, scratch, ranks)
                 else:
-                    total = try_joint(values[n], aims, importance[n], plan, layout, seed, ranks, weights)
+                    total = try_decimated(values[n], aims, importance[n], plan, layout, seed, ranks, weights)
                 if total < least:
                     least = total
                     found.choice[0], found.choice[1] = k, seed
                     found.endpoints[:], found.weights[:] = ranks, weights
         if plan.layouts[found.choice[0], GRID] < 0:
-            finish_separate(line, plan, found)
+            finish_undecimated(line, plan, found)
         _store(n, plan, channels, found, symbols)
 
 

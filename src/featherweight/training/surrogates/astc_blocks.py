@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from featherweight.formats import Astc, Encoded
 from featherweight.formats.astc.blocks import Blocks, texel_values
-from featherweight.formats.astc.moving import levels, rounded, searched, slopes, texture
-from featherweight.formats.astc.plan import Preset, plan_of
+from featherweight.formats.astc.presets import Preset, plan_of
+from featherweight.formats.astc.trainable_blocks import levels, rounded, searched, slopes, texture
 from featherweight.training.surrogates.base import Group, Surrogate
 
 STAYING = ("mode", "partitions", "seed")

@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.formats.astc.blocks import DecodeMode
-from featherweight.formats.astc.geometry import geometry
-from featherweight.formats.astc.layouts import layouts
+from featherweight.formats.astc.candidate_modes import candidate_modes
+from featherweight.formats.astc.geometry import SEEDS, geometry, partitions
 from featherweight.formats.astc.modes import Configuration, Footprint, Size, size
-from featherweight.formats.astc.partitions import SEEDS, partitions
 from featherweight.formats.astc.search import Plan
 
 Array = NDArray[Any]
@@ -74,8 +73,8 @@ def sparse(grids: list[Array]) -> tuple[Array, Array, Array, Array]:
 
 @lru_cache
 def plan_of(footprint: Footprint, channels: int, mode: DecodeMode, preset: Preset) -> Plan:
-    """Return what a preset tries: a few layouts and partitionings, or all of `layouts` and many."""
-    found = layouts(footprint, channels)
+    """Return what a preset tries: a few layouts and partitionings, or all of `candidate_modes` and many."""
+    found = candidate_modes(footprint, channels)
     if preset == "fast":
         return build(footprint, channels, mode, [(c, 4) for c in found[:3]], (2, 1, False), 3.0)
     separate = [channels == 1 and (c.width, c.height) == size(footprint) for c in found]

@@ -1,12 +1,11 @@
-"""Blocks whose endpoints and weights move: rounded to levels, painted, and the way of a gradient back. Compiled."""
+"""Kernels of trainable blocks: rounding to levels, decoding, and the gradients of endpoints and weights. Compiled."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from featherweight.formats.astc.decode import interpolate, place_ends, scratch, spread_weights
 from featherweight.formats.astc.geometry import Geometry
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.levels import RISING_ENDPOINTS, RISING_WEIGHTS
 from featherweight.formats.astc.modes import (
     BLOCK_BITS,
     ENDPOINT_RANGE,
@@ -14,12 +13,14 @@ from featherweight.formats.astc.modes import (
     MORE_PARTITIONS,
     MOST_ENDPOINTS,
     ONE_PARTITION,
+    Array,
 )
-from featherweight.formats.astc.paint import interpolate, place_ends, scratch, spread_weights
 from featherweight.formats.astc.physical import Fields
-from featherweight.formats.astc.rising import (
+from featherweight.formats.astc.quantization import (
     ENDPOINT_COUNTS,
     ENDPOINT_VALUES,
+    RISING_ENDPOINTS,
+    RISING_WEIGHTS,
     nearest_endpoint,
     nearest_weight,
 )
@@ -85,8 +86,8 @@ def _put_in_order(ranks: Array, of: int) -> None:
 
 
 @compiled
-def paint_all(layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, texels: Array) -> None:
-    """Paint blocks, row by row; as `paint`, from integers in place of bytes."""
+def decode_all(layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, texels: Array) -> None:
+    """Decode blocks, row by row, from integers; `decode_blocks` does so from bytes."""
     numbers, levels, ends, spread = scratch(geometry)
     across = -(-texels.shape[1] // geometry.width)
     for n in range(len(endpoints)):
@@ -99,7 +100,7 @@ def paint_all(layout: Layout, endpoints: Array, weights: Array, geometry: Geomet
 
 
 @compiled
-def pull_all(
+def backward_all(
     layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, slope: Array, ends_slope: Array,
     grid_slope: Array,
 ) -> None:  # fmt: skip
@@ -110,7 +111,7 @@ def pull_all(
 
     Args:
         layout: of the blocks.
-        endpoints: integers, as painted.
+        endpoints: integers, as decoded.
         weights: likewise.
         geometry: of their footprint.
         slope: `G`, by texels 0 to 1, `[height, width, channels]`.

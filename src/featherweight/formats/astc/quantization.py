@@ -1,15 +1,11 @@
-"""What the integers of a block stand for: interpolation weights from 0 to 64, endpoints from 0 to 255."""
+"""Levels that integers of a block stand for: weights 0 to 64, endpoints 0 to 255; by rank, and the nearest one."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
-from featherweight.formats.astc.ise import ENDPOINT_RANGES, WEIGHT_RANGES, Range
-
-Array = NDArray[Any]
+from featherweight.formats.astc.modes import ENDPOINT_RANGES, WEIGHT_RANGES, Array, Range
+from featherweight.formats.compiled import compiled
 
 # How the bits above the lowest one are spread, and by how much the trit or quint counts, by number of levels.
 _WEIGHT_BITS = {
@@ -81,3 +77,34 @@ WEIGHTS = _table([weights(kind) for kind in WEIGHT_RANGES], 32)
 ENDPOINTS = _table([endpoints(kind) for kind in ENDPOINT_RANGES], 256)
 RISING_WEIGHTS = _table([np.argsort(weights(kind)).tolist() for kind in WEIGHT_RANGES], 32)
 RISING_ENDPOINTS = _table([np.argsort(endpoints(kind)).tolist() for kind in ENDPOINT_RANGES], 256)
+
+FINE = 512  # steps from the first to the last weight in which the nearest one is looked up
+
+WEIGHT_COUNTS = np.array([kind.levels for kind in WEIGHT_RANGES])
+ENDPOINT_COUNTS = np.array([kind.levels for kind in ENDPOINT_RANGES])
+WEIGHT_VALUES: Array = np.take_along_axis(WEIGHTS, RISING_WEIGHTS, axis=1).astype(np.int64)
+ENDPOINT_VALUES: Array = np.take_along_axis(ENDPOINTS, RISING_ENDPOINTS, axis=1).astype(np.int64)
+NEAREST_WEIGHT: Array = np.array(
+    [
+        np.abs(np.arange(FINE + 1)[:, None] * 64 / FINE - values[:count]).argmin(axis=1)
+        for values, count in zip(WEIGHT_VALUES, WEIGHT_COUNTS, strict=True)
+    ]
+)
+
+
+@compiled
+def nearest_endpoint(value: float, kind: int) -> int:
+    """Return the rank of the endpoint nearest to a value."""
+    count = ENDPOINT_COUNTS[kind]
+    rank = min(max(int(value * (count - 1) / 255 + 0.5), 0), count - 1)
+    while rank > 0 and value - ENDPOINT_VALUES[kind, rank - 1] < ENDPOINT_VALUES[kind, rank] - value:
+        rank -= 1
+    while rank < count - 1 and ENDPOINT_VALUES[kind, rank + 1] - value < value - ENDPOINT_VALUES[kind, rank]:
+        rank += 1
+    return rank  # type: ignore[no-any-return]
+
+
+@compiled
+def nearest_weight(value: float, kind: int) -> int:
+    """Return the rank of the weight nearest to a value between 0 and 1."""
+    return NEAREST_WEIGHT[kind, min(max(int(value * FINE + 0.5), 0), FINE)]  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ MOST_QUOTED = 300  # characters
 
 
 @contextmanager
-def refusing(where: str, *, hint: str = "") -> Iterator[None]:
+def error_context(where: str, *, hint: str = "") -> Iterator[None]:
     """Turn any exception of the block into an `IntegrityError` at `where`; an inner place is kept beside it.
 
     Formats, coders (plug-ins too) and layer constructors meet forged options and bytes here, and raise what

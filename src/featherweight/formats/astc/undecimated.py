@@ -5,8 +5,8 @@ Values are texels from 0 to 255; `cut` says that what is interpolated is cut off
 
 from __future__ import annotations
 
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.rising import (
+from featherweight.formats.astc.modes import Array
+from featherweight.formats.astc.quantization import (
     ENDPOINT_COUNTS,
     ENDPOINT_VALUES,
     FINE,

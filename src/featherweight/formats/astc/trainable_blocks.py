@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from featherweight.formats.astc import gradient
+from featherweight.formats.astc import backward_kernels
 from featherweight.formats.astc.blocks import Blocks
 from featherweight.formats.astc.encode import cut_up, encode_blocks
 from featherweight.formats.astc.geometry import geometry
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
 from featherweight.formats.astc.modes import (
     BLOCK_BITS,
     ENDPOINT_RANGE,
@@ -19,8 +17,10 @@ from featherweight.formats.astc.modes import (
     MORE_PARTITIONS,
     MOST_WEIGHTS,
     ONE_PARTITION,
+    Array,
     size,
 )
+from featherweight.formats.astc.quantization import ENDPOINTS, WEIGHTS
 from featherweight.formats.astc.search import Plan
 
 MOST_ENDS = {1: 8, 4: 16}  # by channels
@@ -39,7 +39,7 @@ def levels(blocks: Blocks, channels: int) -> tuple[Array, Array]:
 def rounded(blocks: Blocks, ends: Array, grid: Array) -> Blocks:
     """Return the same blocks with the integers nearest to real endpoints and weights; undoes `levels`."""
     endpoints, weights = np.zeros_like(blocks.endpoints), np.zeros_like(blocks.weights)
-    gradient.round_all(_layout(blocks), ends, grid, endpoints, weights)
+    backward_kernels.round_all(_layout(blocks), ends, grid, endpoints, weights)
     return replace(blocks, endpoints=endpoints, weights=weights)
 
 
@@ -47,7 +47,7 @@ def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
     """Return what `decode_texels` gives of all bytes, uint16 `[height, width, channels]`, without making them."""
     texels = np.empty(shape, np.uint16)
     integers = blocks.endpoints, blocks.weights
-    gradient.paint_all(_layout(blocks), *integers, geometry(blocks.footprint), texels)
+    backward_kernels.decode_all(_layout(blocks), *integers, geometry(blocks.footprint), texels)
     return texels
 
 
@@ -56,7 +56,7 @@ def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
     width, height = size(blocks.footprint)
     of_ends = np.zeros((blocks.mode.size, MOST_ENDS[slope.shape[2]]), np.float32)
     of_grid = np.zeros((blocks.mode.size, min(width * height, MOST_WEIGHTS)), np.float32)
-    gradient.pull_all(
+    backward_kernels.backward_all(
         _layout(blocks), blocks.endpoints, blocks.weights, geometry(blocks.footprint), slope, of_ends, of_grid
     )  # fmt: skip
     return of_ends, of_grid
@@ -77,7 +77,7 @@ def searched(
     """
     footprint = size(blocks.footprint)
     wished = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
-    gradient.mix_all(_layout(blocks), ends, grid, geometry(blocks.footprint), wished)
+    backward_kernels.mix_all(_layout(blocks), ends, grid, geometry(blocks.footprint), wished)
     inside = cut_up(np.ones((*shape[:2], 1)), footprint)[:, :, 0]
     error = _missed(rounded(blocks, ends, grid), wished, inside)
     worst = np.argsort(-error, kind="stable")[: round(share * error.size)]
@@ -104,7 +104,7 @@ def _missed(blocks: Blocks, wished: Array, inside: Array) -> Array:
     return missed
 
 
-def _layout(blocks: Blocks) -> gradient.Layout:
+def _layout(blocks: Blocks) -> backward_kernels.Layout:
     mode, count, seed, kind = (
         part.astype(np.int64) for part in (blocks.mode, blocks.partitions, blocks.seed, blocks.kind)
     )

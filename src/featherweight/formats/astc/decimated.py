@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.rising import (
+from featherweight.formats.astc.modes import Array
+from featherweight.formats.astc.quantization import (
     ENDPOINT_COUNTS,
     ENDPOINT_VALUES,
     WEIGHT_VALUES,

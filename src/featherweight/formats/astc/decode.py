@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 
-from featherweight.formats.astc.bits import ROOM, get
 from featherweight.formats.astc.geometry import Geometry
-from featherweight.formats.astc.ise import Array
-from featherweight.formats.astc.levels import ENDPOINTS, WEIGHTS
-from featherweight.formats.astc.modes import MODES
+from featherweight.formats.astc.ise import ROOM, get
+from featherweight.formats.astc.modes import MODES, Array
 from featherweight.formats.astc.physical import Fields, read, read_integers
+from featherweight.formats.astc.quantization import ENDPOINTS, WEIGHTS
 from featherweight.formats.compiled import compiled
 
 
 @compiled
-def paint(blocks: Array, geometry: Geometry, first: tuple[int, int], texels: Array) -> tuple[int, int]:
+def decode_blocks(
+    blocks: Array, geometry: Geometry, first: tuple[int, int], texels: Array
+) -> tuple[int, int]:
     """Decode blocks to 16-bit channels; return which block is malformed, and why: -1, 0 if none is.
 
     Args:
@@ -52,7 +53,7 @@ def scratch(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
 
 @compiled
 def _fill(colour: int, texels: Array, window: tuple[int, int, int, int]) -> None:
-    """Paint a block of one colour, 16 bits of each channel."""
+    """Fill a block of one colour, 16 bits of each channel."""
     y, x, width, height = window
     for j in range(max(y, 0), min(y + height, texels.shape[0])):
         for i in range(max(x, 0), min(x + width, texels.shape[1])):
@@ -88,7 +89,7 @@ def spread_weights(mode: int, weights: Array, geometry: Geometry, spread: Array)
 def interpolate(
     fields: Fields, geometry: Geometry, ends: Array, spread: Array, texels: Array, place: tuple[int, int]
 ) -> None:
-    """Paint the block that begins at row and column `place`: texels between the ends of their partitions."""
+    """Decode the block that begins at row and column `place`: texels between the ends of their partitions."""
     (y, x), width, height = place, geometry.width, geometry.height
     partition = geometry.partitions[fields.partitions - 1, fields.seed]
     left, right = max(x, 0), min(x + width, texels.shape[1])

@@ -7,8 +7,7 @@ are worth most.
 
 from __future__ import annotations
 
-from featherweight.formats.astc.ise import WEIGHT_RANGES
-from featherweight.formats.astc.modes import Configuration, Footprint, configurations
+from featherweight.formats.astc.modes import WEIGHT_RANGES, Configuration, Footprint, configurations
 
 LUMINANCE: dict[Footprint, str] = {
     "4x4": "2:4x4:32 2:4x4:24 3:4x4:24 3:4x4:32 2:4x4:20 4:4x4:24 4:4x4:8 1:4x4:32",
@@ -45,10 +44,10 @@ RGBA: dict[Footprint, str] = {
 }
 
 
-def layouts(footprint: Footprint, channels: int) -> list[Configuration]:
+def candidate_modes(footprint: Footprint, channels: int) -> list[Configuration]:
     """Return the configurations worth trying, the best one first.
 
-    >>> [(c.partitions, c.width, c.height) for c in layouts("6x5", 1)][:2]
+    >>> [(c.partitions, c.width, c.height) for c in candidate_modes("6x5", 1)][:2]
     [(2, 6, 5), (3, 6, 5)]
     """
     known = {

@@ -27,17 +27,17 @@ from rivals.post_training import Rival, Trained, rivals
 
 from featherweight.data import Indexed
 from featherweight.data.digits import load, split
+from featherweight.delivery.summary import Summary
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Float
 from featherweight.formats.coders import Cabac
 from featherweight.recipe import Recipe, Store, run
-from featherweight.recipe.runner import versions
 from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
 from featherweight.search import compress
-from featherweight.search.summary import Summary
 from featherweight.techniques import AnyStep, Encode, Finetune, Fold, Sparsify, Train
 from featherweight.training.methods import Centroids
+from featherweight.workspace import versions
 from featherweight.zoo.tasks import resolve
 
 SPARSITIES = (0.8, 0.92, 0.95, 0.97)

@@ -28,10 +28,10 @@ from featherweight.export.check import arrays
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.processors import usable_processors
-from featherweight.recipe.runner import pinned
 from featherweight.runtime import Session, build_onnx, build_qdq
 from featherweight.task import Restricted, Task
 from featherweight.techniques import Calibrate, Context, Encode, Fold, Gptq, Step
+from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
 
 CALIBRATION, ROUNDS, SEED = 100, 60, 0

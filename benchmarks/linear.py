@@ -15,7 +15,7 @@ from featherweight.artifact import dumps, loads
 from featherweight.export import export
 from featherweight.formats import Int
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.runtime import Session, linear_of, onnx_of
 from featherweight.runtime.timing import interleaved
 

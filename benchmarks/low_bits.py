@@ -22,7 +22,7 @@ from featherweight.data.indexed import Subset
 from featherweight.data.order import permutation
 from featherweight.files import cache_dir
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.search import allocate, measure
 from featherweight.search.front import damages
 from featherweight.task import Restricted

@@ -1,4 +1,4 @@
-"""What saliencies foretell against what removing a channel does: ResNet-20, one channel at a time.
+"""What saliencies predict, and what removing a channel does: ResNet-20, one channel at a time.
 
     python benchmarks/removal.py [--quick]
 

@@ -11,8 +11,8 @@ import numpy as np
 from featherweight.events import Events
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
+from featherweight.packing import unpack
 from featherweight.recipe import Recipe, run
-from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
 from featherweight.search import Compressed, compress
 from featherweight.task.classification import Classification

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from featherweight.delivery.summary import Summary
 from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.search import compress
-from featherweight.search.options import label
-from featherweight.search.summary import Summary
+from featherweight.search.candidates import label
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Train
 from featherweight.training.methods import Centroids, StraightThrough

@@ -7,8 +7,8 @@ from typing import cast
 from msgspec.structs import replace
 
 from featherweight.events import Events
+from featherweight.packing import unpack
 from featherweight.recipe import Recipe
-from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
 from featherweight.search import Compressed, compress
 from featherweight.task.classification import Classification

@@ -9,14 +9,14 @@ from math import prod
 
 from msgspec.structs import replace
 
+from featherweight.delivery.summary import Summary
+from featherweight.evaluation.paired_test import pooled
 from featherweight.events import Events
 from featherweight.formats import AnyFormat, Clustered, Float, Int
 from featherweight.formats.coders import Cabac, Coder, Gaps, Huffman
 from featherweight.recipe import Recipe
 from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.search import compress
-from featherweight.search.paired import pooled
-from featherweight.search.summary import Summary
 from featherweight.techniques import AnyStep, Encode, Finetune, Fold, Gptq, Sparsify, Train
 from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, Centroids, StraightThrough

@@ -12,7 +12,7 @@ from featherweight.errors import ConfigError
 from featherweight.events import Events
 from featherweight.processors import usable_processors
 from featherweight.progress import default_events
-from featherweight.recipe.runner import versions
+from featherweight.workspace import versions
 from reproduce import (
     alexnet_astc,
     deep_compression,

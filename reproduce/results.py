@@ -9,11 +9,11 @@ from pathlib import Path
 
 import msgspec
 
+from featherweight.delivery.summary import Summary
+from featherweight.evaluation.paired_test import Paired, pooled
 from featherweight.files import write_whole
 from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
-from featherweight.search.paired import Paired, pooled
-from featherweight.search.summary import Summary
 from featherweight.units import nbytes, percent
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from featherweight.delivery.summary import Summary
+from featherweight.evaluation.paired_test import pooled
 from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc
 from featherweight.formats.astc.modes import Footprint
@@ -13,9 +15,7 @@ from featherweight.report.plot import logarithmic, new_figure, svg
 from featherweight.search import compress
 from featherweight.search.allocation import allocate
 from featherweight.search.front import damages
-from featherweight.search.paired import pooled
 from featherweight.search.sensitivity import Sensitivity
-from featherweight.search.summary import Summary
 from featherweight.task import Task
 from featherweight.techniques import AnyStep
 from reproduce.results import Check, Plot, Row, Sheet, mean_spread, row_of
@@ -170,7 +170,7 @@ def costs(outcomes: Sequence[Outcome]) -> Sheet:
 
 
 def allocated(table: Sensitivity, ratio: float) -> dict[str, AnyFormat]:
-    """Return the format of each tensor of least foretold loss at a ratio of the tensors alone."""
+    """Return the format of each tensor of least predicted loss at a ratio of the tensors alone."""
     rows = list(table.by_tensor().values())
     floats = sum(cell.nbytes for row in rows for cell in row if cell.option.format is None)
     coded = [[cell for cell in row if cell.option.format is not None] for row in rows]

@@ -13,14 +13,14 @@ from msgspec.structs import replace
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from featherweight.delivery.summary import Summary
 from featherweight.events import Events
+from featherweight.packing import unpack
 from featherweight.recipe import Recipe
-from featherweight.recipe.packing import unpack
 from featherweight.report.plot import new_figure, svg
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import interleaved
 from featherweight.search import Compressed, compress
-from featherweight.search.summary import Summary
 from featherweight.task.classification import Classification
 from featherweight.techniques import AnyStep, Finetune, Prune
 from featherweight.techniques.saliencies import Fpgm, Magnitude, Obd, Saliency, SospH, SospI, Taylor

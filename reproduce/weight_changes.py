@@ -13,9 +13,8 @@ from featherweight.events import Events
 from featherweight.formats import Clustered, Encoded, Format, Int, StreamSpec
 from featherweight.formats.coders import Cabac, Coder, Fixed, Huffman, Rans
 from featherweight.model import Model
-from featherweight.recipe.runner import pinned
 from featherweight.report.plot import new_figure, svg
-from featherweight.search.options import label
+from featherweight.search.candidates import label
 from featherweight.selectors import select
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Train
@@ -24,6 +23,7 @@ from featherweight.training.loop import fit
 from featherweight.training.methods import Method, Project, StraightThrough
 from featherweight.training.surrogates.base import Group, Surrogate
 from featherweight.training.surrogates.latent import Latent
+from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
 from reproduce.results import Check, Measured, Plot, Sheet
 

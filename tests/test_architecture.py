@@ -61,3 +61,38 @@ def test_every_public_name_is_importable_and_documented():
     for name in featherweight.__all__:
         thing = getattr(featherweight, name)
         assert isinstance(thing, str) or thing.__doc__, name
+
+
+# `Artifact.session()` is a line of convenience: it opens a runtime, which reads artifacts.
+CONVENIENCE = ("artifact", "runtime")
+
+
+def imports(path: Path) -> set[str]:
+    """The parts of the package that a file imports anywhere in it, those for the type checker aside."""
+    found, waiting = set(), [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting.extend(node.orelse)
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("featherweight."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {
+                alias.name.split(".")[1] for alias in node.names if alias.name.startswith("featherweight.")
+            }
+        waiting.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    below: dict[str, set[str]] = {}
+    for path in FILES:
+        part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
+        if part not in ("__init__", "__main__"):
+            below.setdefault(part, set()).update(imports(path) - {part})
+    below[CONVENIENCE[0]].discard(CONVENIENCE[1])
+    while free := [part for part, needs in below.items() if not needs & below.keys()]:
+        for part in free:
+            del below[part]
+    assert not below, "what is left imports itself by way of the others"

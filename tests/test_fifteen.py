@@ -9,10 +9,10 @@ from networks import NETWORKS, exported
 
 from featherweight.artifact import dumps, loads
 from featherweight.errors import FeatherweightError
+from featherweight.evaluation.metrics import parity
 from featherweight.formats import Encoded, Int
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
-from featherweight.search.evaluate import parity
+from featherweight.packing import pack
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
 

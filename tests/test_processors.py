@@ -4,7 +4,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 from featherweight.processors import taken_processors, usable_processors
-from featherweight.recipe.runner import pinned
+from featherweight.workspace import pinned
 
 
 def test_a_run_says_how_many_threads_share_its_work():

@@ -23,7 +23,7 @@ _HOMES = {
     "Cabac": "featherweight.formats.coders",
     "Classification": "featherweight.task",
     "Clustered": "featherweight.formats",
-    "Compressed": "featherweight.search",
+    "Compressed": "featherweight.delivery",
     "FeatherweightError": "featherweight.errors",
     "Fixed": "featherweight.formats.coders",
     "Float": "featherweight.formats",
@@ -36,7 +36,7 @@ _HOMES = {
     "Rans": "featherweight.formats.coders",
     "Recipe": "featherweight.recipe",
     "Regression": "featherweight.task",
-    "Store": "featherweight.recipe",
+    "Store": "featherweight.store",
     "Task": "featherweight.task",
     "View": "featherweight.formats",
     "Zstd": "featherweight.formats.coders",
@@ -76,12 +76,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact, load
+    from featherweight.delivery import Compressed
     from featherweight.errors import FeatherweightError
     from featherweight.formats import Clustered, Float, Int, Log2, View
     from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
     from featherweight.model import Model
-    from featherweight.recipe import Recipe, Store, run
-    from featherweight.search import Compressed, Option, compress
+    from featherweight.recipe import Recipe, run
+    from featherweight.search import Option, compress
+    from featherweight.store import Store
     from featherweight.task import Classification, Regression, Task
 
 

@@ -33,13 +33,13 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """One line for a person."""
 
     text: str
 
 
-Event = Started | Progress | Finished | Said
+Event = Started | Progress | Finished | Message
 Events = Callable[[Event], None]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from featherweight.events import Event, Events, Finished, Progress, Said, Started, silent
+from featherweight.events import Event, Events, Finished, Message, Progress, Started, silent
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ class Bars:
                 self._close(name)
                 took = "out of the store" if cached else f"{seconds:.1f} s" if seconds else "done"
                 self.console.print(f"[green]✓[/green] {name}  [dim]{took}[/dim]", highlight=False)
-            case Said(text):
+            case Message(text):
                 self.console.print(text, highlight=False, markup=False)
             case _:
                 pass

@@ -7,7 +7,7 @@ from featherweight.doctor import diagnose, size_findings
 from featherweight.formats import Float, Int
 from featherweight.formats.coders import Rans
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.techniques import Context, Encode, Sparsify
 from featherweight.zoo.lenet import LeNet300
 

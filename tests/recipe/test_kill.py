@@ -41,8 +41,8 @@ def work(store: str, out: str) -> None:
     from tiny_task import given
 
     from featherweight.artifact import write
+    from featherweight.packing import pack
     from featherweight.recipe import Store, parse_recipe, run
-    from featherweight.recipe.packing import pack
 
     made = run(parse_recipe(RECIPE), given(), seed=3, threads=1, store=Store(store))
     write(out, pack(made[-1].model, facts={"recipe": RECIPE}))

@@ -75,7 +75,7 @@ def test_the_key_of_a_step_has_the_training_of_a_task_whose_fingerprint_has_not(
     from tiny import Tiny
 
     from featherweight.recipe.runner import run
-    from featherweight.recipe.store import Store
+    from featherweight.store import Store
 
     recipe, store = parse_recipe('[[steps]]\nstep = "train"\nepochs = 1'), Store(tmp_path)
     made = [

@@ -1,8 +1,8 @@
 """Summaries to draw reports from: one with everything in it, one with nothing but a step, one with hostile names."""
 
+from featherweight.delivery.summary import Point, Row, Sensed, Stage, Summary
+from featherweight.evaluation.paired_test import Paired
 from featherweight.model import Note
-from featherweight.search.paired import Paired
-from featherweight.search.summary import Point, Row, Sensed, Stage, Summary
 
 HOSTILE = """</script><script>alert(1)</script><img src="http://evil" onerror='alert(2)'>&|%{x}"""
 

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from summaries import HOSTILE, bare, hostile, whole
 
+from featherweight.delivery.summary import Row, Stage
 from featherweight.report.chart_parts import byte_axis
 from featherweight.report.figures import BARS, figures
-from featherweight.search.summary import Row, Stage
 
 
 @pytest.mark.parametrize("summary", [whole(), bare(), hostile()], ids=["whole", "bare", "hostile"])

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from featherweight.evaluation.paired_test import Paired
 from featherweight.formats import Astc
 from featherweight.recipe import Recipe
-from featherweight.search.options import Option
-from featherweight.search.paired import Paired
+from featherweight.search.candidates import Option
 from featherweight.search.sensitivity import Cell, Sensitivity
 from reproduce import alexnet_astc, lenet_astc
 from reproduce.settings import (

@@ -12,7 +12,7 @@ from featherweight.errors import ConfigError, IntegrityError
 from featherweight.export import export
 from featherweight.formats import Int
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.runtime import onnx_of
 from featherweight.runtime.bench import bench
 from featherweight.techniques import Context, Encode

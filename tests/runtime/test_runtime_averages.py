@@ -7,11 +7,11 @@ from torch import nn
 
 from featherweight.activations import Quantizer
 from featherweight.doctor import kernels
+from featherweight.evaluation.layer_parity import layer_parity
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.model import Model
 from featherweight.runtime import build_qdq
-from featherweight.search.layer_parity import layer_parity
 from featherweight.simulation import simulate
 
 

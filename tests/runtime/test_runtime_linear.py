@@ -16,7 +16,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.export import export
 from featherweight.formats import Int, View
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.runtime import Session, linear_of
 from featherweight.runtime.linear import packed
 

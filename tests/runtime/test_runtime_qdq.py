@@ -14,17 +14,17 @@ from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import IntegrityError
+from featherweight.evaluation.layer_parity import layer_parity
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.formats import Int
 from featherweight.graph.program import capture
 from featherweight.integers import integer_layer
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.runtime import Session, build_qdq, qdq_of, values_of
 from featherweight.runtime.linear import build_linear
 from featherweight.runtime.padding import merge_padding
-from featherweight.search.layer_parity import layer_parity
 from featherweight.simulation import fake_quantize, interpreter, simulate
 from featherweight.techniques import Calibrate, Context, Encode
 

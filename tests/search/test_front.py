@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.formats import Int
+from featherweight.search.candidates import Option
 from featherweight.search.front import DOUBT, Allocator, Trial, choose, damages
-from featherweight.search.options import Option
 from featherweight.search.sensitivity import Cell, Sensitivity
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)] + [Option()]

@@ -12,7 +12,7 @@ from featherweight.artifact import dumps
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import Int
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Load
 

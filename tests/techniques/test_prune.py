@@ -12,7 +12,7 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Int
 from featherweight.graph.coupling import couple
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize, Prune, Widen
 from featherweight.techniques.lowrank.ranks import Given

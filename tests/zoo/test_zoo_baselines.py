@@ -9,7 +9,7 @@ from featherweight.data.fetch import sha256
 from featherweight.errors import IntegrityError, TaskError
 from featherweight.formats import Float
 from featherweight.model import Model
-from featherweight.recipe.packing import pack
+from featherweight.packing import pack
 from featherweight.task import Restricted
 from featherweight.task.training import Training
 from featherweight.techniques import Context, Encode

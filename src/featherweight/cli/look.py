@@ -106,8 +106,8 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
+    from featherweight.evaluation.metrics import measured, reloaded_predictor
     from featherweight.processors import usable_processors
-    from featherweight.search.evaluate import measured, reloaded_predictor
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)

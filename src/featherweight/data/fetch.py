@@ -12,7 +12,7 @@ from pathlib import Path
 
 from featherweight.data.sources import Source
 from featherweight.errors import TaskError
-from featherweight.events import Events, Finished, Progress, Said, Started, silent
+from featherweight.events import Events, Finished, Message, Progress, Started, silent
 from featherweight.files import cache_dir, write_whole
 
 
@@ -62,7 +62,7 @@ def _fetch(asset: Asset, events: Events) -> None:
     events(Started(f"fetch {asset.name}", len(asset.files)))
     failures = []
     for source in asset.sources:
-        events(Said(f"fetching {asset.name} from {source}"))
+        events(Message(f"fetching {asset.name} from {source}"))
         try:
             with tempfile.TemporaryDirectory() as scratch:
                 for name, content in source.read(asset.missing(), Path(scratch)):

@@ -2,6 +2,6 @@
 
 from featherweight.recipe.recipe import Recipe, parse_recipe, read_recipe
 from featherweight.recipe.runner import Made, run
-from featherweight.recipe.store import Store
+from featherweight.store import Store
 
 __all__ = ["Made", "Recipe", "Store", "parse_recipe", "read_recipe", "run"]

@@ -17,13 +17,13 @@ from threadpoolctl import threadpool_limits
 import featherweight
 from featherweight.artifact import dumps, loads
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
-from featherweight.events import Events, Finished, Said, Started, silent
+from featherweight.events import Events, Finished, Message, Started, silent
 from featherweight.formats.coders import tag
 from featherweight.model import Model
+from featherweight.packing import pack, unpack
 from featherweight.processors import thread_limit, usable_processors
-from featherweight.recipe.packing import pack, unpack
 from featherweight.recipe.recipe import Recipe
-from featherweight.recipe.store import Store, key_of
+from featherweight.store import Store, key_of
 from featherweight.task import Restricted, Task
 from featherweight.task.failures import failures
 from featherweight.task.identity import identity_of
@@ -124,7 +124,7 @@ def _step(
             done = Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
         except IntegrityError:
             store.drop(key)
-            events(Said(f"{name}: its stored result was damaged; made again"))
+            events(Message(f"{name}: its stored result was damaged; made again"))
         else:
             events(Finished(name, seconds, cached=True))
             return done

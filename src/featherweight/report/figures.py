@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from featherweight.delivery.summary import Point, Row, Sensed, Stage, Summary
 from featherweight.report.chart_parts import (
     ACCENT,
     FAINT,
@@ -22,7 +23,6 @@ from featherweight.report.chart_parts import (
     short,
 )
 from featherweight.report.tables import options_text, step_name
-from featherweight.search.summary import Point, Row, Sensed, Stage, Summary
 from featherweight.units import nbytes, percent, points
 
 LEAST_LOSS = 1e-4

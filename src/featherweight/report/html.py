@@ -10,10 +10,10 @@ from functools import cache
 from html import escape
 from importlib import resources
 
+from featherweight.delivery.summary import Point, Summary
 from featherweight.report.chart_parts import Figure
 from featherweight.report.figures import figures
 from featherweight.report.tables import Table, answer, commands, facts, headline, tables
-from featherweight.search.summary import Point, Summary
 from featherweight.units import nbytes, percent, points
 
 NUMBER = re.compile(r"-|([+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?)")

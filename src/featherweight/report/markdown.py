@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from featherweight.delivery.summary import Summary
 from featherweight.report.tables import Table, answer, commands, facts, headline, tables
-from featherweight.search.summary import Summary
 
 
 def markdown(summary: Summary) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from featherweight.search.paired import Paired
-from featherweight.search.summary import GIVEN, Row, Stage, Summary
+from featherweight.delivery.summary import GIVEN, Row, Stage, Summary
+from featherweight.evaluation.paired_test import Paired
 from featherweight.units import nbytes, percent, points
 
 

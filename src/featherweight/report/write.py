@@ -6,10 +6,10 @@ from pathlib import Path
 
 import msgspec
 
+from featherweight.delivery.summary import Summary
 from featherweight.files import write_whole
 from featherweight.report.html import html
 from featherweight.report.markdown import markdown
-from featherweight.search.summary import Summary
 
 
 def write_reports(summary: Summary, folder: str | Path) -> list[Path]:

@@ -1,12 +1,12 @@
 """Choosing: sensitivities, exact allocation, the front, and `compress`."""
 
+from featherweight.delivery import Compressed
+from featherweight.evaluation.paired_test import Paired, paired, pooled
 from featherweight.search.allocation import allocate, pareto
 from featherweight.search.bitops import bit_operations
+from featherweight.search.candidates import Option
 from featherweight.search.compressor import compress
-from featherweight.search.finish import Compressed
 from featherweight.search.front import Trial, choose, front_of, frontier
-from featherweight.search.options import Option
-from featherweight.search.paired import Paired, paired, pooled
 from featherweight.search.sensitivity import Cell, Sensitivity, measure
 
 __all__ = [

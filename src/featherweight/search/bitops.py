@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from featherweight.formats import Float, Int, Log2
 from featherweight.formats.floating import BITS
 from featherweight.graph import Graph
-from featherweight.search.options import Option
+from featherweight.search.candidates import Option
 from featherweight.search.sensitivity import Cell
 
 

@@ -7,23 +7,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from featherweight.delivery.delivery import Compressed, deliver
+from featherweight.delivery.preflight import check
+from featherweight.delivery.runtime_graph import graph_of
+from featherweight.delivery.summary import Point, Searched, Sensed
 from featherweight.errors import ConfigError, TaskError
+from featherweight.evaluation.metrics import comparable, metrics, scored
 from featherweight.events import Events
 from featherweight.formats import Clustered, Int
 from featherweight.processors import usable_processors
 from featherweight.progress import default_events
 from featherweight.recipe import Made, Recipe, Store, read_recipe, run
-from featherweight.recipe.runner import pinned
-from featherweight.search.check import check
-from featherweight.search.evaluate import comparable, metrics, scored
-from featherweight.search.finish import Compressed, Found, finish
-from featherweight.search.front import DOUBT, Allocator, Trial, choose, frontier
-from featherweight.search.graphs import graph_of
-from featherweight.search.options import Option
-from featherweight.search.sensitivity import Knowing, measure
+from featherweight.search.candidates import Option
+from featherweight.search.front import DOUBT, Allocator, Trial, choose, front_of, frontier
+from featherweight.search.sensitivity import Sensitivity, SensitivityMethod, measure
 from featherweight.selectors import Where
 from featherweight.task import Task
 from featherweight.techniques import Train
+from featherweight.workspace import pinned
 
 
 def default_options() -> list[Option]:
@@ -43,7 +44,7 @@ def compress(
     options: Sequence[Option] | None = None,
     where: Where | None = None,
     batches: int | None = None,
-    sensitivity: Knowing | None = None,
+    sensitivity: SensitivityMethod | None = None,
     seed: int = 0,
     threads: int | None = None,
     store: Store | None = None,
@@ -61,7 +62,7 @@ def compress(
         options: `auto`: what a tensor may become; by default `default_options`.
         where: `auto`: which tensors are chosen for; by default `weights`, if there are any.
         batches: `auto`: validation batches for the sensitivities, by default 16; what is chosen is verified on all.
-        sensitivity: `auto`: whether they are `measured` (by default), or foretold: by `fisher`, `empirical`, `hawq`.
+        sensitivity: `auto`: `measured` (by default), or predicted: by `fisher`, `empirical` or `hawq`.
         seed: of everything random.
         threads: of the arithmetic; they decide bytes.
         store: where results are kept, so that a killed run goes on.
@@ -83,16 +84,17 @@ def compress(
             max_drop = 0.5
         by = sensitivity or "measured"
         search = _Search(task, options_of(options), by, where, batches or 16, seed, threads, store, events)
-        made, found = search.made(max_drop, max_bytes)
+        made, searched = search.made(max_drop, max_bytes)
         about = f"chosen for {task.name}"
     else:
         if given := [name for name, value in demands.items() if value is not None]:
             hint = "a recipe says what it does by its steps"
             raise ConfigError("belongs to auto", where=", ".join(given), hint=hint)
         steps = recipe if isinstance(recipe, Recipe) else read_recipe(recipe)
-        made, found = run(steps, task, seed=seed, threads=threads, store=store, events=events), None
+        made = run(steps, task, seed=seed, threads=threads, store=store, events=events)
+        searched = Searched()
         about = steps.about
-    return finish(task, made, found, about, seed, threads, store, events, start)
+    return deliver(task, made, searched, about, seed, threads, store, events, start)
 
 
 def _check_kinds(task: object, recipe: object) -> None:
@@ -125,7 +127,7 @@ def options_of(given: Sequence[Option] | None) -> list[Option]:
 class _Search:
     task: Task
     options: list[Option]
-    by: Knowing
+    by: SensitivityMethod
     where: Where | None
     batches: int
     seed: int
@@ -133,7 +135,7 @@ class _Search:
     store: Store
     events: Events
 
-    def made(self, max_drop: float | None, max_bytes: int | None) -> tuple[list[Made], Found]:
+    def made(self, max_drop: float | None, max_bytes: int | None) -> tuple[list[Made], Searched]:
         """Train if the task says how, measure, allocate, verify, and run the recipe that was chosen."""
         task, seed, threads, store = self.task, self.seed, self.threads, self.store
         before = training_steps(task)
@@ -162,7 +164,26 @@ class _Search:
             raise _none_found(trials, max_drop, max_bytes)
         steps = Recipe([*before.steps, *chosen.steps], about=f"chosen for {task.name}")
         made = run(steps, task, seed=seed, threads=threads, store=store, events=self.events)
-        return made, Found(table, trials, chosen)
+        return made, _searched(table, trials, chosen)
+
+
+def _searched(table: Sensitivity, trials: Sequence[Trial], chosen: Trial) -> Searched:
+    front = front_of(trials)
+    points = [
+        Point(
+            nbytes=trial.nbytes,
+            value=trial.value,
+            drop=trial.drop,
+            error=trial.error,
+            on_front=trial in front,
+            chosen=trial is chosen,
+            formats={name: option.label for name, option in trial.choices.items()},
+        )
+        for trial in trials
+    ]
+    sensed = [Sensed(cell.tensor, cell.option.label, cell.nbytes, cell.loss) for cell in table.cells]
+    floats = [name for name, option in chosen.choices.items() if option.format is None]
+    return Searched(points, sensed, table.skipped, floats)
 
 
 def training_steps(task: Task) -> Recipe:

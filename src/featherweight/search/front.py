@@ -10,20 +10,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.artifact import StoredGraph, dumps
+from featherweight.evaluation.metrics import metrics, scored
+from featherweight.evaluation.paired_test import paired
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.formats import Encoded
 from featherweight.model import Model
+from featherweight.packing import pack
 from featherweight.recipe import Store
-from featherweight.recipe.packing import pack
-from featherweight.recipe.runner import pinned
 from featherweight.search.allocation import allocate, pareto
-from featherweight.search.evaluate import metrics, scored
-from featherweight.search.options import Option
-from featherweight.search.paired import paired
+from featherweight.search.candidates import Option
 from featherweight.search.sensitivity import Cell, Sensitivity, encode_step
 from featherweight.task import Task
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+from featherweight.workspace import pinned
 
 Array = NDArray[np.float64]
 # Of many trials some keep a demand by luck: the drop counts with so many of its standard errors (one-sided, 95 %).
@@ -41,7 +41,7 @@ class Trial(msgspec.Struct, frozen=True):
         value: the primary metric on the validation split.
         drop: what it lost against the float network there (fraction, not percent).
         error: standard error of the drop, from the samples that changed; 0 where the task cannot tell.
-        predicted: sum of the losses that the sensitivities foretold.
+        predicted: sum of the losses that the sensitivities predict.
     """
 
     choices: dict[str, Option]

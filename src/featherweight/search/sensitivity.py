@@ -15,17 +15,17 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, Note, equal_bits
 from featherweight.processors import usable_processors
 from featherweight.recipe import Store
-from featherweight.recipe.runner import pinned, versions
-from featherweight.recipe.store import key_of
-from featherweight.search.foretold import foretell
-from featherweight.search.options import Option
+from featherweight.search.candidates import Option
+from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.selectors import Where, select, weights
+from featherweight.store import key_of
 from featherweight.task import Task, call
 from featherweight.task.failures import failures
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+from featherweight.workspace import pinned, versions
 
-Knowing = Literal["measured", "fisher", "empirical", "hawq"]
+SensitivityMethod = Literal["measured", "fisher", "empirical", "hawq"]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -35,7 +35,7 @@ class Cell(msgspec.Struct, frozen=True):
         tensor: canonical name.
         option: what it was encoded as.
         nbytes: bytes of the tensor in a file.
-        loss: mean loss on the validation split minus that of the float network, measured or foretold.
+        loss: mean loss on the validation split minus that of the float network, measured or predicted.
         error: squared error of the tensor, relative to its energy.
     """
 
@@ -72,7 +72,7 @@ def measure(
     task: Task,
     options: Sequence[Option],
     *,
-    by: Knowing = "measured",
+    by: SensitivityMethod = "measured",
     where: Where | None = None,
     batches: int = 16,
     seed: int = 0,
@@ -80,7 +80,7 @@ def measure(
     store: Store | None = None,
     events: Events = silent,
 ) -> Sensitivity:
-    """Measure, or foretell, what every selected tensor does under every option, alone, on the validation split.
+    """Measure, or predict, what every selected tensor does under every option, alone, on the validation split.
 
     Each cell is kept in the store, so that a killed measurement goes on where it was.
 
@@ -88,8 +88,8 @@ def measure(
         model: the float network.
         task: gives the validation split and the loss.
         options: what a tensor may become.
-        by: `measured`: the loss, once a cell; else foretold from one curvature for all cells, see
-            `featherweight.search.foretold`.
+        by: `measured`: the loss, once a cell; else predicted from one curvature for all cells, see
+            `featherweight.search.predicted_sensitivity`.
         where: which tensors; without it `weights`, if the network has any.
         batches: how many validation batches; fewer if there are no more.
         seed: for what draws.
@@ -100,8 +100,8 @@ def measure(
     Raises:
         ConfigError: there is no such way to know.
     """
-    if by not in get_args(Knowing):
-        expected = ", ".join(get_args(Knowing))
+    if by not in get_args(SensitivityMethod):
+        expected = ", ".join(get_args(SensitivityMethod))
         raise ConfigError("not a way to know sensitivities", where="by", got=repr(by), expected=expected)
     threads, store = threads or usable_processors(), store or Store()
     names = weights(model) if where is None else select(model, where)
@@ -136,12 +136,18 @@ def measure(
 
 
 def _damage(
-    by: Knowing, model: Model, task: Task, names: Sequence[str], base: float, batches: int, seed: int
+    by: SensitivityMethod,
+    model: Model,
+    task: Task,
+    names: Sequence[str],
+    base: float,
+    batches: int,
+    seed: int,
 ) -> Callable[[Model, str], float]:
     """Return the function from a model, of which the tensor of that name alone was encoded, to the loss this adds."""
     if by == "measured":
         return lambda after, name: _mean_loss(after, task, batches) - base
-    known = cache(lambda: foretell(by, model, task, names, batches=batches, seed=seed))
+    known = cache(lambda: predict_damage(by, model, task, names, batches=batches, seed=seed))
     return lambda after, name: known()(name, after.tensors[name].detach() - model.tensors[name].detach())
 
 

@@ -9,19 +9,19 @@ from typing import Any
 import msgspec
 
 from featherweight.artifact import StoredGraph, dumps
+from featherweight.delivery.runtime_graph import graph_of
+from featherweight.delivery.summary import GIVEN, Stage
 from featherweight.errors import TaskError
-from featherweight.events import Events, Finished, Progress, Said, Started
+from featherweight.evaluation.metrics import metrics
+from featherweight.events import Events, Finished, Message, Progress, Started
 from featherweight.model import Model, Note
+from featherweight.packing import pack
 from featherweight.recipe import Made, Recipe, Store
-from featherweight.recipe.packing import pack
-from featherweight.recipe.runner import versions
-from featherweight.recipe.store import key_of
 from featherweight.runtime import values_of
-from featherweight.search.evaluate import metrics
-from featherweight.search.graphs import graph_of
-from featherweight.search.summary import GIVEN, Stage
+from featherweight.store import key_of
 from featherweight.task import Task
 from featherweight.techniques import Load, Train
+from featherweight.workspace import versions
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +79,7 @@ class Writer:
         try:
             found = metrics(entry.model, self.task, "validation", self.store, self.threads)
         except TaskError as error:  # not the end of the recipe: later steps may mend it
-            self.events(Said(f"after {name}: {error}"))
+            self.events(Message(f"after {name}: {error}"))
             found = {}
         _, content = self.file(made, found)
         return Stage(name, options, entry.seconds, entry.cached, len(content), found)

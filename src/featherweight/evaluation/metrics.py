@@ -17,17 +17,16 @@ from featherweight.errors import TaskError, UnsupportedError
 from featherweight.graph.memory_format import channels_last, takes_channels_last
 from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Model
-from featherweight.recipe import Store
-from featherweight.recipe.packing import unpack
-from featherweight.recipe.runner import versions
-from featherweight.recipe.store import key_of
+from featherweight.packing import unpack
 from featherweight.runtime import Runtime, Session
 from featherweight.simulation import simulate
+from featherweight.store import Store, key_of
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
 from featherweight.task.samples import mapped
 from featherweight.task.scores import scores
+from featherweight.workspace import versions
 
 Array = NDArray[np.float64]
 SAME = 1e-6

@@ -12,8 +12,8 @@ from featherweight.graph import trace
 from featherweight.model import Model
 from featherweight.search.allocation import allocate
 from featherweight.search.bitops import bit_operations
-from featherweight.search.foretold import foretell
 from featherweight.search.front import damages
+from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.search.sensitivity import measure
 from featherweight.techniques import Context, Fold, Train
 
@@ -40,13 +40,13 @@ def divergence(model, name, error):
     return float((p.exp() * (p - q)).sum(1).mean())
 
 
-def test_fisher_foretells_the_divergence_of_small_errors(trained):
-    damage = foretell("fisher", trained, TASK, ["4.weight", "8.weight"], batches=8)
+def test_fisher_predicts_the_divergence_of_small_errors(trained):
+    damage = predict_damage("fisher", trained, TASK, ["4.weight", "8.weight"], batches=8)
     for name in ("4.weight", "8.weight"):
         shape = trained.tensors[name].shape
         drawn = [0.01 * torch.randn(shape, generator=torch.Generator().manual_seed(i)) for i in range(20)]
-        foretold = sum(damage(name, error) for error in drawn)
-        assert 0.4 < foretold / sum(divergence(trained, name, error) for error in drawn) < 2.5
+        predicted = sum(damage(name, error) for error in drawn)
+        assert 0.4 < predicted / sum(divergence(trained, name, error) for error in drawn) < 2.5
 
 
 @pytest.mark.parametrize("by", ["fisher", "empirical", "hawq"])
@@ -59,7 +59,7 @@ def test_tables_of_one_kind(trained, tmp_path, by):
     assert table(trained, by, tmp_path) == found
     for row in found.by_tensor().values():
         losses = [cell.loss for cell in row]
-        assert losses == sorted(losses, reverse=True), "more bits are foretold to do less"
+        assert losses == sorted(losses, reverse=True), "more bits are predicted to do less"
 
 
 def test_a_budget_in_bit_operations_is_met_and_best(trained, tmp_path):
@@ -86,7 +86,7 @@ def test_refuses_what_it_does_not_know(trained, tmp_path):
             return torch.nn.Sequential(torch.nn.Flatten(0), torch.nn.ReLU())
 
     with pytest.raises(TaskError, match="not scores"):
-        foretell("fisher", Model.of(NoScores().model()), NoScores(), [])
+        predict_damage("fisher", Model.of(NoScores().model()), NoScores(), [])
 
 
 def test_compress_takes_it(tmp_path):
@@ -99,7 +99,7 @@ def test_compress_takes_it(tmp_path):
     )
     options = {"max_bytes": 100_000, "options": OPTIONS, "store": Store(tmp_path), "threads": 1}
     found = [compress(task, sensitivity=by, **options) for by in ("fisher", None)]
-    foretold, measured = ({(s.tensor, s.option): s.loss for s in f.summary.sensitivity} for f in found)
-    assert foretold.keys() == measured.keys() and foretold != measured
+    predicted, measured = ({(s.tensor, s.option): s.loss for s in f.summary.sensitivity} for f in found)
+    assert predicted.keys() == measured.keys() and predicted != measured
     with pytest.raises(ConfigError, match="belongs to auto"):
         compress(task, "int8", sensitivity="fisher")

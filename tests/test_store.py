@@ -1,6 +1,6 @@
 """The store: whole or absent entries, and a run that goes on after any kill."""
 
-from featherweight.recipe.store import Store, key_of
+from featherweight.store import Store, key_of
 
 
 def test_put_get_drop(tmp_path):

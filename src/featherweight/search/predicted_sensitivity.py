@@ -1,4 +1,4 @@
-"""What an error in a tensor does to the loss, foretold to second order from the curvature at the float network."""
+"""Second-order prediction of loss increase from the curvature at the float network."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from featherweight.task.classification import logits
 from featherweight.task.failures import failures
 from featherweight.techniques.reestimate_batchnorm import batch_size
 
-Foretelling = Literal["fisher", "empirical", "hawq"]
+PredictionMethod = Literal["fisher", "empirical", "hawq"]
 # The loss that an error of a tensor, by name, is expected to add.
 Damage = Callable[[str, Tensor], float]
 
 
-def foretell(
-    by: Foretelling, model: Model, task: Task, names: Sequence[str], *, batches: int = 16, seed: int = 0
+def predict_damage(
+    by: PredictionMethod, model: Model, task: Task, names: Sequence[str], *, batches: int = 16, seed: int = 0
 ) -> Damage:
     """Return the damage `e' H e / 2` of an error e in one of `names`, for a curvature H that is cheap.
 

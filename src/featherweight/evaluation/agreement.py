@@ -72,7 +72,7 @@ def check_agreement(simulated: Predict, run: Predict, runtime: str, task: Task) 
     if found.same < LEAST:
         raise IntegrityError(
             f"{runtime} does not compute the network that was measured", got=str(found), expected=f"{LEAST:.0%}",
-            hint="a layer of its graph is wrong: featherweight.search.layer_parity finds which",
+            hint="a layer of its graph is wrong: featherweight.evaluation.layer_parity finds which",
         )  # fmt: skip
     return Note("chose", runtime, f"computes in integers as the simulation does: {found}")
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from featherweight.search.evaluate import remembered
+from featherweight.evaluation.metrics import remembered
 
 
 def test_each_input_is_computed_once():

@@ -9,12 +9,10 @@ from typing import Any
 import msgspec
 
 from featherweight.artifact import Artifact
+from featherweight.evaluation.paired_test import Paired
 from featherweight.model import Model, Note
-from featherweight.recipe.runner import versions
-from featherweight.search.front import Trial, front_of
-from featherweight.search.paired import Paired
-from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
+from featherweight.workspace import versions
 
 GIVEN = "given"
 
@@ -99,6 +97,22 @@ class Sensed(msgspec.Struct, frozen=True):
     loss: float
 
 
+class Searched(msgspec.Struct, frozen=True):
+    """What a search saw on its way to a recipe; empty for a recipe that was given.
+
+    Attributes:
+        points: verified allocations, smallest file first.
+        sensitivity: the table behind them.
+        notes: tensors and options that could not be tried.
+        floats: tensors for which float was chosen.
+    """
+
+    points: list[Point] = []
+    sensitivity: list[Sensed] = []
+    notes: list[Note] = []
+    floats: list[str] = []
+
+
 class Summary(msgspec.Struct, frozen=True):
     """The report as data.
 
@@ -171,16 +185,13 @@ def summarise(
     threads: int,
     seed: int,
     seconds: float,
-    table: Sensitivity | None,
-    trials: Sequence[Trial],
-    chosen: Trial | None,
+    searched: Searched,
 ) -> Summary:
     """Gather the report from what was made and measured."""
     where = artifact.index()
     floats = sum(p.numel() for p in base.module.parameters())
     weights = where.nbytes["payload"] + where.nbytes["parts"]
-    front = front_of(trials)
-    skipped = [*model.notes, *(table.skipped if table else []), *([] if paired else [UNPAIRED])]
+    skipped = [*model.notes, *searched.notes, *([] if paired else [UNPAIRED])]
     return Summary(
         task=task.name,
         fingerprint=task.fingerprint(),
@@ -198,24 +209,11 @@ def summarise(
         validation=dict(artifact.facts["validation"]),
         runtime=runtime,
         difference=difference,
-        rows=rows(artifact, model.notes, chosen),
+        rows=rows(artifact, model.notes, searched.floats),
         stages=stages,
         notes=skipped,
-        points=[
-            Point(
-                t.nbytes,
-                t.value,
-                t.drop,
-                t.error,
-                t in front,
-                t is chosen,
-                {name: option.label for name, option in t.choices.items()},
-            )
-            for t in trials
-        ],
-        sensitivity=[
-            Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in (table.cells if table else [])
-        ],
+        points=searched.points,
+        sensitivity=searched.sensitivity,
         recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(),
         seed=seed,
         threads=threads,
@@ -224,12 +222,10 @@ def summarise(
     )
 
 
-def rows(artifact: Artifact, notes: Sequence[Note], chosen: Trial | None) -> list[Row]:
+def rows(artifact: Artifact, notes: Sequence[Note], floats: Sequence[str]) -> list[Row]:
     """Return a line for each tensor of a file, with the reason why it was left as it was."""
     said = {note.name: f"{note.kind}: {note.reason}" for note in notes if note.kind != "chose"}
-    if chosen:
-        floats = [name for name, option in chosen.choices.items() if option.format is None]
-        said.update(dict.fromkeys(floats, "the search chose float for it"))
+    said.update(dict.fromkeys(floats, "the search chose float for it"))
     return [
         Row(
             name=line.name,

@@ -4,7 +4,7 @@ from tiny import Tiny
 
 from featherweight import Int, Recipe, Store, compress
 from featherweight.errors import TaskError
-from featherweight.events import Said
+from featherweight.events import Message
 from featherweight.model import Note
 from featherweight.techniques import Encode, Fold, Sparsify, Train
 
@@ -38,10 +38,10 @@ def test_a_step_without_finite_metrics_is_no_end_of_the_run(tmp_path, monkeypatc
             raise TaskError("metric accuracy is not finite")
         return {"accuracy": 0.5}
 
-    monkeypatch.setattr("featherweight.search.written.metrics", fails)
+    monkeypatch.setattr("featherweight.delivery.artifact_builder.metrics", fails)
     summary = compress(Tiny(), Recipe([CODE]), threads=1, store=Store(tmp_path), events=said.append).summary
     assert [stage.metrics for stage in summary.stages] == [{}, {"accuracy": 0.5}]
-    assert any(isinstance(event, Said) and "not finite" in event.text for event in said)
+    assert any(isinstance(event, Message) and "not finite" in event.text for event in said)
 
 
 def test_a_graph_is_exported_once_a_structure(tmp_path, monkeypatch):
@@ -51,7 +51,7 @@ def test_a_graph_is_exported_once_a_structure(tmp_path, monkeypatch):
         asked.append(model.structure)
         return None, [Note("skipped", "graph", "why")]
 
-    monkeypatch.setattr("featherweight.search.written.graph_of", none)
+    monkeypatch.setattr("featherweight.delivery.artifact_builder.graph_of", none)
     summary = compress(Tiny(), Recipe([PRUNE, FOLD, CODE]), threads=1, store=Store(tmp_path)).summary
     assert len(asked) == 2, "before and after folding"
     assert summary.runtime == "torch"

@@ -7,15 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from featherweight.artifact import Artifact, loads
+from featherweight.delivery.artifact_builder import Writer, recipe_of
+from featherweight.delivery.summary import Searched, Summary, summarise
 from featherweight.errors import IntegrityError
-from featherweight.events import Events
-from featherweight.files import write_whole
-from featherweight.model import Model, Note
-from featherweight.recipe import Made, Recipe, Store
-from featherweight.recipe.runner import baseline, pinned
-from featherweight.runtime import qdq_of
-from featherweight.search.agreement import check_agreement
-from featherweight.search.evaluate import (
+from featherweight.evaluation.agreement import check_agreement
+from featherweight.evaluation.metrics import (
     comparable,
     measured,
     metrics,
@@ -25,13 +21,16 @@ from featherweight.search.evaluate import (
     remembered,
     scored,
 )
-from featherweight.search.front import Trial
-from featherweight.search.paired import paired
-from featherweight.search.sensitivity import Sensitivity
-from featherweight.search.summary import Summary, summarise
-from featherweight.search.written import Writer, recipe_of
+from featherweight.evaluation.paired_test import paired
+from featherweight.events import Events
+from featherweight.files import write_whole
+from featherweight.model import Model, Note
+from featherweight.recipe import Made, Recipe, Store
+from featherweight.recipe.runner import baseline
+from featherweight.runtime import qdq_of
 from featherweight.task import Predict, Task
 from featherweight.task.scores import scores
+from featherweight.workspace import pinned
 
 PARITY = 1e-5
 
@@ -57,19 +56,10 @@ class Compressed:
         return write_whole(path, self.content)
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a search saw on its way."""
-
-    table: Sensitivity
-    trials: list[Trial]
-    chosen: Trial
-
-
-def finish(
+def deliver(
     task: Task,
     made: list[Made],
-    found: Found | None,
+    searched: Searched,
     about: str,
     seed: int,
     threads: int,
@@ -116,9 +106,7 @@ def finish(
         threads=threads,
         seed=seed,
         seconds=time.perf_counter() - start,
-        table=found.table if found else None,
-        trials=found.trials if found else [],
-        chosen=found.chosen if found else None,
+        searched=searched,
     )
     return Compressed(artifact, summary, recipe_of(made, about), content)
 

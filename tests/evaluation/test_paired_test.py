@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featherweight.errors import ConfigError, TaskError
-from featherweight.search.paired import Paired, paired, pooled
+from featherweight.evaluation.paired_test import Paired, paired, pooled
 from featherweight.task.classification import Classification
 from featherweight.task.regression import Regression
 from featherweight.task.scores import scores

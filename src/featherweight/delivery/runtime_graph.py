@@ -8,18 +8,17 @@ import msgspec
 
 from featherweight.artifact import StoredGraph
 from featherweight.errors import FeatherweightError
-from featherweight.events import Events, Said
+from featherweight.evaluation.metrics import session_predictor
+from featherweight.events import Events, Message
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
-from featherweight.recipe import Store
-from featherweight.recipe.runner import versions
-from featherweight.recipe.store import key_of
 from featherweight.runtime import Session
-from featherweight.search.evaluate import session_predictor
+from featherweight.store import Store, key_of
 from featherweight.task import Inputs, Task
 from featherweight.task.failures import failures
+from featherweight.workspace import versions
 
 LOOKED_AT = 8
 
@@ -40,7 +39,7 @@ def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[St
         _takes(graph, model, batches)
     except FeatherweightError as error:
         reason = str(error).split("\n")[0]
-        events(Said(f"no runtime graph: {reason}"))
+        events(Message(f"no runtime graph: {reason}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {reason}")]
     store.put(key, msgspec.msgpack.encode(graph))
     return graph, []

@@ -1,0 +1,1 @@
+"""Measuring: metrics of models and files, paired tests, agreement of runtimes, parity of layers."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from math import prod
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,11 @@ from featherweight.formats import Encoded, Int
 Array = NDArray[Any]
 
 MOST_BIAS = 2.0**30  # of an int32 sum, so that what is added to it has room
+# Two weights that share an int16 sum: 255 * 128 and -255 * 128 fit, one step more does not.
+MOST_PAIR = 128
+
+# Which weights of a row share an int16 sum: none, input channels 2j and 2j + 1 of one place, or any two.
+Pairing = Literal["none", "neighbours", "any"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,31 +72,66 @@ def steps_of(encoded: Encoded) -> Array:
     return np.where(steps >= 1 << bits - 1, steps - (1 << bits), steps).reshape(view.rows, view.cols)
 
 
+def pairing(shape: tuple[int, ...], groups: int = 1) -> Pairing:
+    """Return which weights of a layer share a sum where 8-bit products are added in pairs.
+
+    x86 without VNNI multiplies 8-bit integers by `vpmaddubsw`: it adds products of unsigned activations and signed
+    weights in pairs, and saturates each sum at int16. Kernels put input channels innermost: neighbours share a
+    sum, the last of an odd number stands alone in one kernel and meets the next place of the window in
+    another. Depthwise kernels add in int32. Seen in ONNX Runtime 1.31 with AVX2 and in OpenVINO 2026.4 with
+    SSE4.1, AVX2 and AVX-512, by a weight of 127 at every two positions of a row.
+
+    Args:
+        shape: of the weight, `[out, in / groups, kernel ...]`.
+        groups: of a convolution.
+    """
+    out, channels, *kernel = shape
+    if channels == 1 and groups == out > 1:
+        return "none"
+    return "any" if channels % 2 and prod(kernel) > 1 else "neighbours"
+
+
+def greatest_pair(weight: Array, groups: int = 1) -> int:
+    """Return the greatest magnitude of the sum of two weights that share an int16 sum.
+
+    Above `MOST_PAIR`, activations exist whose products saturate on x86 without VNNI.
+
+    Args:
+        weight: int8 `[out, in / groups, kernel ...]`.
+        groups: of a convolution.
+    """
+    kind = pairing(weight.shape, groups)
+    if kind == "none" or not weight.size:
+        return 0
+    rows = weight.reshape(*weight.shape[:2], -1).astype(np.int16)
+    if kind == "neighbours":
+        rows = np.pad(rows, [(0, 0), (0, rows.shape[1] % 2), (0, 0)])
+        return int(np.abs(rows[:, 0::2] + rows[:, 1::2]).max())
+    ordered = np.sort(rows.reshape(len(rows), -1), axis=1)
+    return int(max(ordered[:, -2:].sum(axis=1).max(), -ordered[:, :2].sum(axis=1).min()))
+
+
 def integer_layer(
-    encoded: Encoded, bias: Array | None, activation: Quantizer, *, reduced: bool = False
+    encoded: Encoded, bias: Array | None, activation: Quantizer
 ) -> IntegerLayer:
     """Return a layer in integers; `obstacle(encoded)` is empty.
 
     A step so small that the bias would not fit into int32 is made larger, which moves weights of that row that
-    are about a billionth of its bias. `reduced`: weights of 8 bits are rounded to 7, for processors whose
-    8-bit products saturate in pairs (before VNNI).
+    are about a billionth of its bias.
 
     Args:
         encoded: the weight.
         bias: `[rows]`, or None.
         activation: quantizer of what the layer reads.
-        reduced: see above.
     """
-    view, bits = encoded.view, encoded.format.bits  # type: ignore[attr-defined]
-    steps = steps_of(encoded)
+    view, steps = encoded.view, steps_of(encoded)
     old = np.repeat(encoded.parts["scale"].astype(np.float32), view.rows // encoded.parts["scale"].size)
-    scale = old * np.float32(2) if reduced and bits == 8 else old
+    scale = old
     if bias is not None:
         least = np.abs(bias.astype(np.float64)) / (MOST_BIAS * activation.scale)
         scale = np.maximum(scale, least.astype(np.float32))
     if not np.array_equal(scale, old):
         steps = np.rint(steps * (old / scale)[:, None])
-        steps = np.clip(steps, -64, 63) if reduced else steps
     bias_scale = scale * np.float32(activation.scale)
     rounded = None if bias is None else np.rint(bias.astype(np.float32) / bias_scale).astype(np.int32)
     return IntegerLayer(view.tensor(steps.astype(np.int8)), scale, view.permutation[0], rounded, bias_scale)

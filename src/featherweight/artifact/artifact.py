@@ -69,13 +69,14 @@ class LazyEncoded:
         Raises:
             IntegrityError: its bytes do not decode, or not to the tensor that was written.
         """
-        return self._decoded()[0]
+        return self.both()[0]
 
     def decode(self) -> Array:
         """Return the values, float32; raises as `open` does."""
-        return self._decoded()[1]
+        return self.both()[1]
 
-    def _decoded(self) -> tuple[Encoded, Array]:
+    def both(self) -> tuple[Encoded, Array]:
+        """Return the tensor and its values; raises as `open` does."""
         with error_context(self.entry.name):
             spec = self.entry.format.stream(self.view, self.parts)
             symbols = self.entry.coder.decode(bytes(self.payload), spec)
@@ -191,8 +192,22 @@ class Artifact:
         Raises:
             IntegrityError: a tensor does not decode to what was written.
         """
-        values = {name: self.weight(name) for name in self.lazy}
-        return values | {alias: values[name] for alias, name in self.aliases.items()}
+        return self.opened()[0]
+
+    def opened(self) -> tuple[dict[str, Array], dict[str, Encoded]]:
+        """Return every tensor decoded, by every name, and the encoded ones, each read once.
+
+        Raises:
+            IntegrityError: a tensor does not decode to what was written.
+        """
+        values: dict[str, Array] = {}
+        encoded: dict[str, Encoded] = {}
+        for name, tensor in self.lazy.items():
+            if isinstance(tensor, LazyEncoded):
+                encoded[name], values[name] = tensor.both()
+            else:
+                values[name] = tensor.decode()
+        return values | {alias: values[name] for alias, name in self.aliases.items()}, encoded
 
     def into(self, module: nn.Module) -> nn.Module:
         """Return a copy of `module`, in eval mode, with the structure and the tensors of the file.

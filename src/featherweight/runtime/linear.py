@@ -34,15 +34,15 @@ EXPECTED = {
 MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
 
 
-def linear_of(artifact: Artifact, linear: Linear, *, reduced: bool = False) -> Qdq:
+def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
     """Return the graph of a file with its linear layers in integers; see `build_linear`.
 
     Raises:
         UnsupportedError: the file holds no graph, or no linear layer has a weight that fits.
         IntegrityError: the graph or a tensor is damaged.
     """
-    weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
-    return build_linear(graph_of(artifact), artifact.weights(), weights, linear, reduced=reduced)
+    tensors, weights = artifact.opened()
+    return build_linear(graph_of(artifact), tensors, weights, linear)
 
 
 def build_linear(
@@ -50,8 +50,6 @@ def build_linear(
     tensors: Mapping[str, Array],
     weights: Mapping[str, Encoded],
     linear: Linear,
-    *,
-    reduced: bool = False,
 ) -> Qdq:
     """Return `graph` with its linear layers in integers and all else in float; no quantizers are needed.
 
@@ -64,14 +62,13 @@ def build_linear(
         tensors: decoded tensors by canonical name.
         weights: those that are encoded.
         linear: how linear layers compute.
-        reduced: `dynamic`: round weights of 8 bits to 7, as for `build_qdq`.
 
     Raises:
         IntegrityError: the graph does not fit the tensors.
         UnsupportedError: no linear layer has a weight that fits.
     """
     model = build_onnx(graph, tensors)
-    writer = _Writer(swap_weights(model.graph, graph.initialisers), weights, linear, reduced)
+    writer = _Writer(swap_weights(model.graph, graph.initialisers), weights, linear)
     for node in model.graph.node:
         writer.node(node)
     if not writer.made:
@@ -155,7 +152,6 @@ class _Writer:
     table: Mapping[str, Initialiser]
     weights: Mapping[str, Encoded]
     linear: Linear
-    reduced: bool
     floats: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     made: list[TensorProto] = field(default_factory=list)
@@ -185,7 +181,7 @@ class _Writer:
             self._add("Add", [product, bias], node.output[0])
 
     def _dynamic(self, x: str, y: str, encoded: Encoded) -> None:
-        layer = integer_layer(encoded, None, Quantizer(1.0, 0), reduced=self.reduced)
+        layer = integer_layer(encoded, None, Quantizer(1.0, 0))
         weight = self._constant(f"{y}/weight", np.ascontiguousarray(layer.weight.T))
         scale = self._constant(f"{y}/scale", layer.scale)
         if x not in self.quantized:

@@ -53,9 +53,12 @@ class OnnxGraph:
             if node.op_type in LAYERS and self.weight(node) is not None:
                 yield node
 
-    def weight(self, layer: NodeProto) -> TensorProto | None:
-        """Return the stored weights of a layer, as they are before dequantization and transposition; or None."""
-        value = layer.input[1]
+    def weight(self, layer: NodeProto, place: int = 1) -> TensorProto | None:
+        """Return the stored weights of a layer, as they are before dequantization and transposition; or None.
+
+        `place`: of the weights among the inputs.
+        """
+        value = layer.input[place]
         while value not in self.stored:
             maker = self.makers.get(value)
             if maker is None or maker.op_type not in ("DequantizeLinear", "Transpose", "Reshape", "Identity"):

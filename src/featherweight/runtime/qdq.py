@@ -42,15 +42,15 @@ class Qdq:
     floats: dict[str, str]
 
 
-def qdq_of(artifact: Artifact, *, reduced: bool = False) -> Qdq:
+def qdq_of(artifact: Artifact) -> Qdq:
     """Return the graph of a file in integers; see `build_qdq`.
 
     Raises:
         UnsupportedError: the file holds no graph.
         IntegrityError: the graph, a tensor or a quantizer is damaged.
     """
-    weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
-    return build_qdq(graph_of(artifact), artifact.weights(), weights, artifact.activations, reduced=reduced)
+    tensors, weights = artifact.opened()
+    return build_qdq(graph_of(artifact), tensors, weights, artifact.activations)
 
 
 def build_qdq(
@@ -58,8 +58,6 @@ def build_qdq(
     tensors: Mapping[str, Array],
     weights: Mapping[str, Encoded],
     activations: Mapping[str, Quantizer],
-    *,
-    reduced: bool = False,
 ) -> Qdq:
     """Return `graph` with quantizers on its values, and layers of integer weights in int8 with int32 biases.
 
@@ -72,8 +70,6 @@ def build_qdq(
         tensors: decoded tensors by canonical name.
         weights: those that are encoded.
         activations: quantizers by value of the graph.
-        reduced: round weights of 8 bits to 7, for processors whose 8-bit products saturate in pairs (x86 before
-            VNNI).
 
     Raises:
         IntegrityError: the graph does not fit the tensors, or a quantizer is on no value of it.
@@ -86,7 +82,7 @@ def build_qdq(
     merge_padding(model.graph)
     activations = pool_means(model, activations)
     table = swap_weights(model.graph, graph.initialisers)
-    builder = _Builder(model.graph, _before_clamps(model.graph, activations), table, weights, reduced)
+    builder = _Builder(model.graph, _before_clamps(model.graph, activations), table, weights)
     builder.build()
     return Qdq(model, builder.floats)
 
@@ -139,7 +135,6 @@ class _Builder:
     activations: Mapping[str, Quantizer]
     table: Mapping[str, Initialiser]
     weights: Mapping[str, Encoded]
-    reduced: bool
     floats: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
     made: dict[str, TensorProto] = field(default_factory=dict)
@@ -250,7 +245,7 @@ class _Builder:
             self.floats[node.output[0]] = reason
             return None
         numbers = None if bias is None else numpy_helper.to_array(bias)
-        return integer_layer(encoded, numbers, quantizer, reduced=self.reduced)
+        return integer_layer(encoded, numbers, quantizer)
 
     def _parameters(self, node: NodeProto, layer: IntegerLayer) -> list[str]:
         """Write weight and bias of a layer; return the names of their numbers."""

@@ -16,6 +16,7 @@ from featherweight.errors import ConfigError, IntegrityError, MissingExtraError,
 from featherweight.runtime.build import build_onnx, graph_of
 from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled
 from featherweight.runtime.qdq import qdq_of
+from featherweight.runtime.saturation import PORTABLE, saturating
 
 Array = NDArray[Any]
 
@@ -63,7 +64,13 @@ class Session:
 
     @classmethod
     def of_onnx(
-        cls, model: onnx.ModelProto, outputs: Any = 0, *, runtime: Runtime = "onnxruntime", threads: int = 1
+        cls,
+        model: onnx.ModelProto,
+        outputs: Any = 0,
+        *,
+        runtime: Runtime = "onnxruntime",
+        threads: int = 1,
+        exact: bool = True,
     ) -> Session:
         """Return a session of a complete ONNX model.
 
@@ -72,9 +79,12 @@ class Session:
             outputs: as in `StoredGraph`.
             runtime: what runs it.
             threads: threads of one operator; operators run one after another.
+            exact: where 8-bit products of the model can saturate on this processor (x86 without VNNI), have ONNX
+                Runtime add them in int32, which is slower, and refuse to run in OpenVINO, which cannot.
+                Otherwise let them saturate.
 
         Raises:
-            UnsupportedError: the runtime cannot run the model.
+            UnsupportedError: the runtime cannot run the model, or not without saturation.
             IntegrityError: `outputs` does not fit the model.
             MissingExtraError: OpenVINO is not installed.
         """
@@ -82,8 +92,15 @@ class Session:
             raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
         _check_outputs(outputs, len(model.graph.output))
         name = TITLES[runtime]
+        narrow = saturating(model, runtime) if exact else []
+        if narrow and runtime == "openvino":
+            raise UnsupportedError(
+                "8-bit products saturate on this processor, which has no VNNI", where=name,
+                got=f"{len(narrow)} layers whose weights allow it, the first {narrow[0]}",
+                hint=f"{PORTABLE}; or run in ONNX Runtime, which can add them in 32 bits",
+            )  # fmt: skip
         try:
-            compute = compiled(model.SerializeToString(), runtime, threads)
+            compute = compiled(model.SerializeToString(), runtime, threads, wide=bool(narrow))
         except MissingExtraError:
             raise
         except Exception as error:

@@ -1,0 +1,97 @@
+"""Which 8-bit products saturate on the processor at hand, by runtime; and the layers of a graph that have such."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+import onnx
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from featherweight.integers import MOST_PAIR, greatest_pair
+from featherweight.runtime.compiled import Runtime, compiled
+from featherweight.runtime.onnx_graph import OnnxGraph
+
+PORTABLE = "make them with portable = true (steps gptq and encode): such weights are exact everywhere, at full speed"
+
+# ONNX Runtime's operators on integers, with the place of their weight. OpenVINO computes them in float.
+_OPERATORS = {
+    "MatMulInteger": 1, "ConvInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
+    "DynamicQuantizeMatMul": 1,
+}  # fmt: skip
+_QUANTIZED = {"DequantizeLinear", *_OPERATORS}
+
+
+@cache
+def saturates(runtime: Runtime) -> bool:
+    """Return whether a runtime's products of unsigned by signed 8-bit numbers saturate in pairs on this processor.
+
+    The runtime is asked, by a product of 16 pairs 255 x 127: flags of the processor do not tell what an emulator
+    does, or a limit on instruction sets (ONEDNN_MAX_CPU_ISA). It is so on x86 without VNNI; AArch64 adds in
+    int32.
+    """
+    output = compiled(_probe().SerializeToString(), runtime, 1)({"x": np.full((1, 16), 255, np.float32)})[0]
+    return bool(output.min() < 255)
+
+
+def _probe() -> onnx.ModelProto:
+    """A linear layer of 16 inputs and 16 outputs, every product 255 * 127, its outputs scaled to 255."""
+    constants = {
+        "step": np.float32(1), "zero": np.uint8(0), "weight": np.full((16, 16), 127, np.int8),
+        "steps": np.ones(16, np.float32), "zeros": np.zeros(16, np.int8), "bias": np.zeros(16, np.int32),
+        "wide": np.float32(16 * 127),
+    }  # fmt: skip
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["x/integer"]),
+        helper.make_node("DequantizeLinear", ["x/integer", "step", "zero"], ["x/real"]),
+        helper.make_node("DequantizeLinear", ["weight", "steps", "zeros"], ["weight/real"], axis=0),
+        helper.make_node("DequantizeLinear", ["bias", "steps"], ["bias/real"], axis=0),
+        helper.make_node("Gemm", ["x/real", "weight/real", "bias/real"], ["sum"], transB=1),
+        helper.make_node("QuantizeLinear", ["sum", "wide", "zero"], ["y/integer"]),
+        helper.make_node("DequantizeLinear", ["y/integer", "step", "zero"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "probe",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def saturating(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
+    """Return the layers of a graph whose products can saturate in this runtime on this processor.
+
+    By the name of the node, or of the value that it writes where it has none.
+    """
+    found = saturable(model, runtime)
+    return found if found and saturates(runtime) else []
+
+
+def saturable(model: onnx.ModelProto, runtime: Runtime = "onnxruntime") -> list[str]:
+    """Return the layers whose products could saturate on x86 without VNNI: see `featherweight.integers.pairing`.
+
+    By the name of the node, or of the value that it writes where it has none.
+    """
+    if not any(node.op_type in _QUANTIZED for node in model.graph.node):
+        return []
+    return [node.name or node.output[0] for node in _saturable(OnnxGraph(model), runtime)]
+
+
+def _saturable(graph: OnnxGraph, runtime: Runtime) -> Iterator[NodeProto]:
+    own = _OPERATORS if runtime == "onnxruntime" else {}
+    layers = [(node, own[node.op_type]) for node in graph.model.graph.node if node.op_type in own]
+    layers += [(node, 1) for node in graph.layers if graph.quantizer_before(node) is not None]
+    for node, place in layers:
+        weight = graph.weight(node, place)
+        if weight is not None and weight.data_type == TensorProto.INT8:
+            given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+            array = numpy_helper.to_array(weight)
+            if "Conv" not in node.op_type:
+                array = np.atleast_2d(array)
+                array = array if given.get("transB") else array.swapaxes(-1, -2)
+                array = array.reshape(-1, array.shape[-1])
+            if greatest_pair(array, given.get("group", 1)) > MOST_PAIR:
+                yield node

@@ -111,9 +111,7 @@ def greatest_pair(weight: Array, groups: int = 1) -> int:
     return int(max(ordered[:, -2:].sum(axis=1).max(), -ordered[:, :2].sum(axis=1).min()))
 
 
-def integer_layer(
-    encoded: Encoded, bias: Array | None, activation: Quantizer
-) -> IntegerLayer:
+def integer_layer(encoded: Encoded, bias: Array | None, activation: Quantizer) -> IntegerLayer:
     """Return a layer in integers; `obstacle(encoded)` is empty.
 
     A step so small that the bias would not fit into int32 is made larger, which moves weights of that row that

@@ -109,7 +109,9 @@ def exported(example):
 def test_an_export_from_a_channels_last_example():
     x = torch.randn(1, 3, 8, 8)
     assert "gather" not in kinds(speed_findings(exported(x), ["onnxruntime"]))
-    assert "gather" in kinds(speed_findings(exported(x.contiguous(memory_format=torch.channels_last)), ["onnxruntime"]))
+    assert "gather" in kinds(
+        speed_findings(exported(x.contiguous(memory_format=torch.channels_last)), ["onnxruntime"])
+    )
 
 
 def test_signed_activations_keep_a_clamp_among_floats():

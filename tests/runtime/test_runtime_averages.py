@@ -48,7 +48,7 @@ def test_means_are_the_runtimes(runtime, keepdim):
     for share in (0.5, 0.25):
         model = quantized(keepdim=keepdim, share=share)
         graph = export(model.module, inputs()[:2])
-        (found,) = layer_parity(model, graph, inputs(), runtime)
+        found = next(p for p in layer_parity(model, graph, inputs(), runtime) if p.edge == "mean")
         assert found.equal >= 0.999, found
 
 

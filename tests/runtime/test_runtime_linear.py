@@ -109,12 +109,6 @@ def test_dynamic_layers_run_in_integers():
     onnx.checker.check_model(dynamic.onnx, full_check=True)
 
 
-def test_reduced_weights_have_seven_bits():
-    _, artifact = made(dict.fromkeys(WEIGHTS, Int(bits=8)))
-    for array in stored(linear_of(artifact, "dynamic", reduced=True).onnx).values():
-        assert array.min() >= -64 and array.max() <= 63
-
-
 @pytest.mark.parametrize("per", [16, 32, "channel", "tensor"])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_nbits_is_the_decoded_network(per, runtime):

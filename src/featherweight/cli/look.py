@@ -161,9 +161,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
     ] = None,
-    reduce_range: Annotated[
-        bool, typer.Option("--reduce-range", help="int8 and dynamic: weights of 7 bits, for x86 before VNNI.")
-    ] = False,
+    reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,
 ) -> None:
     """Write a file for another system.
@@ -171,24 +169,36 @@ def export(
     onnx: a float model. onnx-int8: one in integers, calibrated. onnx-dynamic: linear layers in integers, ranges found
     at run time. onnx-nbits: linear layers with weights of 4 bits. astc: textures for GPUs.
     """
+    from featherweight.errors import ConfigError
     from featherweight.files import write_whole
+    from featherweight.runtime.saturation import PORTABLE, saturable
 
+    if reduce_range:
+        raise ConfigError(
+            "rounding weights to 7 bits afterwards loses too much", where="--reduce-range", hint=PORTABLE
+        )
     artifact = _load(file)
     if to is Target.astc:
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
         return
-    model, floats = _graph(artifact, file, to, reduce_range)
+    model, floats = _graph(artifact, file, to)
     content = model.SerializeToString(deterministic=True)
     path = write_whole(out or file.with_suffix(_SUFFIXES[to]), content)
+    narrow = saturable(model)
     if json:
-        emit({"file": str(path), "bytes": len(content), "float": floats})
+        emit({"file": str(path), "bytes": len(content), "float": floats, "saturable": narrow})
         return
     say(f"{path}: {len(content):,} bytes")
+    if narrow:
+        say(
+            f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]}): {PORTABLE}; "
+            "or set session.x64quantprecision=1 in ONNX Runtime"
+        )
     for layer, reason in floats.items():
         say(f"{layer} computes in float: {reason}")
 
 
-def _graph(artifact: Artifact, file: Path, to: Target, reduced: bool) -> tuple[Any, dict[str, str]]:
+def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, str]]:
     """The ONNX model to write, and its layers that compute in float, with the reasons."""
     from featherweight.errors import UnsupportedError
     from featherweight.runtime import linear_of, onnx_of, qdq_of
@@ -203,9 +213,9 @@ def _graph(artifact: Artifact, file: Path, to: Target, reduced: bool) -> tuple[A
         if not artifact.activations:
             hint = "add the step calibrate to its recipe, or export --to onnx-dynamic"
             raise UnsupportedError("no quantizers of activations", where=str(file), hint=hint)
-        made = qdq_of(artifact, reduced=reduced)
+        made = qdq_of(artifact)
     else:
-        made = linear_of(artifact, "dynamic" if to is Target.onnx_dynamic else "nbits", reduced=reduced)
+        made = linear_of(artifact, "dynamic" if to is Target.onnx_dynamic else "nbits")
     return made.onnx, made.floats
 
 

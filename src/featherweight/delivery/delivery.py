@@ -10,7 +10,8 @@ from featherweight.artifact import Artifact, loads
 from featherweight.delivery.artifact_builder import Writer, recipe_of
 from featherweight.delivery.summary import Searched, Summary, summarise
 from featherweight.errors import IntegrityError
-from featherweight.evaluation.agreement import check_agreement
+from featherweight.evaluation.agreement import agreement
+from featherweight.evaluation.layer_parity import check_parity
 from featherweight.evaluation.metrics import (
     comparable,
     measured,
@@ -87,7 +88,7 @@ def deliver(
         predict, runtime = reloaded_predictor(artifact, task, threads)
         predict = remembered(predict)
         if artifact.graph is not None and artifact.activations:
-            model = model.with_notes(integer_notes(model, artifact, predict, runtime, task))
+            model = model.with_notes(integer_notes(model, artifact, predict, task))
         after = measured(task, predict, "test")
         stages = writer.stages(made)
         old = comparable(scored(base, task, "test", store, threads, whole), before["test"], task)
@@ -111,14 +112,18 @@ def deliver(
     return Compressed(artifact, summary, recipe_of(made, about), content)
 
 
-def integer_notes(model: Model, artifact: Artifact, run: Predict, runtime: str, task: Task) -> list[Note]:
+def integer_notes(model: Model, artifact: Artifact, run: Predict, task: Task) -> list[Note]:
     """Return how the integers of a file compare with the model's, and which of its layers compute in float.
 
     Raises:
-        IntegrityError: they differ by more than roundings explain.
+        UnsupportedError: the runtime computes a layer otherwise than it was simulated.
     """
+    if artifact.graph is None:
+        return []
+    layers = check_parity(model, artifact.graph, task)
+    whole = agreement(model_predictor(model, task), run, task)
     floats = [
         Note("skipped", layer, f"computes in float: {reason}")
         for layer, reason in qdq_of(artifact).floats.items()
     ]
-    return [check_agreement(model_predictor(model, task), run, runtime, task), *floats]
+    return [layers, Note("chose", layers.name, f"against the simulation: {whole}"), *floats]

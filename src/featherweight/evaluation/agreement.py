@@ -9,13 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.errors import IntegrityError
 from featherweight.graph.pytree import flatten_outputs
-from featherweight.model import Note
 from featherweight.task import Inputs, Predict, Task
 from featherweight.task.samples import leaves
 
-LEAST = 0.9  # of the samples; integers that round otherwise now and then agree on more
 SAMPLES = 256
 LEVELS = 255  # steps of the range of an output
 NEAR = 8  # steps, within which numbers agree that are no scores of classes
@@ -60,21 +57,6 @@ def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLE
             break
     a, b, c, d = (numbers / max(numbers.sum(), 1)).tolist()
     return Agreement(seen, float(np.concatenate(same).mean()), (a, b, c, d))
-
-
-def check_agreement(simulated: Predict, run: Predict, runtime: str, task: Task) -> Note:
-    """Return how the simulation and the runtime compare.
-
-    Raises:
-        IntegrityError: they differ by more than roundings explain.
-    """
-    found = agreement(simulated, run, task)
-    if found.same < LEAST:
-        raise IntegrityError(
-            f"{runtime} does not compute the network that was measured", got=str(found), expected=f"{LEAST:.0%}",
-            hint="a layer of its graph is wrong: featherweight.evaluation.layer_parity finds which",
-        )  # fmt: skip
-    return Note("chose", runtime, f"computes in integers as the simulation does: {found}")
 
 
 def _inputs(task: Task) -> Iterator[Inputs]:

@@ -12,16 +12,27 @@ from onnx import helper
 from torch import Tensor
 
 from featherweight.artifact import StoredGraph
+from featherweight.errors import UnsupportedError
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
 from featherweight.graph.program import eval_mode
 from featherweight.graph.pytree import flatten_inputs
-from featherweight.model import Model
+from featherweight.graph.trace import graph_of
+from featherweight.model import Model, Note
 from featherweight.runtime import Runtime, Session, build_qdq
+from featherweight.runtime.compiled import TITLES
 from featherweight.simulation import fake_quantize, interpreter
-from featherweight.task import Inputs
+from featherweight.task import Inputs, Task
+from featherweight.task.samples import mapped
 
 Array = NDArray[Any]
+
+SAMPLES = 8  # inputs to compare layers on
+EQUAL, APART = (
+    0.995,
+    1,
+)  # least share of equal integers, and most steps between two: roundings alone differ by less
+LEVELS = 255  # steps of the range of an output that has no quantizer
 
 
 @dataclass(frozen=True)
@@ -30,19 +41,71 @@ class LayerParity:
 
     Attributes:
         edge: the edge.
-        equal: share of the integers that are equal.
+        equal: share of the numbers that are equal; of an output, that are within half a 255th of its range.
         most: the greatest difference, in steps.
+        numbers: how many were compared.
     """
 
     edge: Edge
     equal: float
     most: int
+    numbers: int
+
+    @property
+    def right(self) -> bool:
+        """Whether at most one step lies between, and no more than 0.5 % differ (and what chance adds to few)."""
+        expected = (1 - EQUAL) * self.numbers
+        return self.most <= APART and (1 - self.equal) * self.numbers <= expected + 3 * expected**0.5 + 1
+
+    def __str__(self) -> str:
+        """Return it as a part of a sentence."""
+        return f"{self.edge}: {self.equal:.2%} equal, {self.most} steps apart at most"
+
+
+def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: Runtime = "onnxruntime") -> Note:
+    """Return that a runtime computes every layer in integers as the simulation does, on this processor.
+
+    On a few inputs of validation, each layer on the runtime's own integers: see `LayerParity.right`.
+
+    Args:
+        model: a model with quantizers.
+        graph: its float graph.
+        task: whose inputs.
+        runtime: what runs it.
+
+    Raises:
+        UnsupportedError: it computes a layer otherwise; says which, and how far apart.
+    """
+    example = task.example()
+    inputs = task.inputs(next(iter(task.batches("validation", seed=0, epoch=0))))
+    if model.program(example).dynamic:
+        inputs = mapped(_first, inputs)
+    found = layer_parity(model, graph, inputs, runtime, example=example)
+    if wrong := [layer for layer in found if not layer.right]:
+        raise UnsupportedError(
+            f"{len(wrong)} of {len(found)} layers are not computed in integers as they were measured",
+            where=TITLES[runtime], got=f"first {wrong[0]}", expected=f"{EQUAL:.1%} equal, {APART} step apart",
+            hint="leave this layer in float (calibrate, keep_float), or run the file in another runtime",
+        )  # fmt: skip
+    least = min((layer.equal for layer in found), default=1.0)
+    return Note(
+        "chose", runtime, f"computes {len(found)} layers in integers as simulated, {least:.2%} equal or more"
+    )
+
+
+def _first(leaf: Any) -> Any:
+    return leaf[:SAMPLES] if isinstance(leaf, Tensor) and leaf.dim() else leaf
 
 
 def layer_parity(
-    model: Model, graph: StoredGraph, inputs: Inputs, runtime: Runtime = "onnxruntime"
+    model: Model,
+    graph: StoredGraph,
+    inputs: Inputs,
+    runtime: Runtime = "onnxruntime",
+    *,
+    example: Inputs | None = None,
 ) -> tuple[LayerParity, ...]:
-    """Return the parity of every quantized edge that an operator writes.
+    """Return the parity of every quantized edge that an operator writes, and of the outputs that are no integers.
 
     The runtime hands out the integers of every edge. Each layer of the simulation reads the runtime's integers,
     not its own, so that a difference is made by that layer alone.
@@ -52,32 +115,46 @@ def layer_parity(
         graph: the float graph of it.
         inputs: what it is run on.
         runtime: what runs it.
+        example: what the network is captured on, where that is not `inputs`.
+
+    Raises:
+        UnsupportedError: the runtime cannot run the graph, or not without saturation.
     """
-    program = model.program(inputs)
+    program = model.program(inputs if example is None else example)
     flat = flatten_inputs(model.module, inputs)
-    integers = handed_out(model, graph, {name: tensor.numpy() for name, tensor in flat.items()}, runtime)
+    integers, outputs = handed_out(
+        model, graph, {name: tensor.numpy() for name, tensor in flat.items()}, runtime
+    )
     found: list[LayerParity] = []
+
+    def compare(edge: Edge, apart: Array) -> None:
+        equal = float((apart == 0).mean()) if apart.size else 1.0
+        found.append(LayerParity(edge, equal, int(apart.max(initial=0)), apart.size))
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
         quantizer = model.activations.get(edge)
         if quantizer is None or edge not in integers:
             return value if quantizer is None else fake_quantize(value, quantizer)
         own = quantizer.quantize(fake_quantize(value, quantizer).numpy())
-        apart = np.abs(own.astype(np.int16) - integers[edge])
         if edge not in flat:
-            found.append(LayerParity(edge, float((apart == 0).mean()), int(apart.max(initial=0))))
+            compare(edge, np.abs(own.astype(np.int16) - integers[edge]))
         return torch.from_numpy(quantizer.dequantize(integers[edge]))
 
     run = interpreter(model, program, visit)
     with eval_mode(model.module):
-        run(flat)
+        results = run(flat)
+    for edge, own, theirs in zip(graph_of(model.module, program).outputs, results, outputs, strict=True):
+        values = own.detach().double().numpy()
+        step = float(np.ptp(values)) / LEVELS if values.size else 0.0
+        if theirs.dtype.kind == "f" and step and edge not in integers:
+            compare(edge, np.rint(np.abs(values - theirs) / step).astype(np.int64))
     return tuple(found)
 
 
 def handed_out(
     model: Model, graph: StoredGraph, inputs: dict[str, Array], runtime: Runtime
-) -> dict[Edge, Array]:
-    """Return the integers of every quantized edge, as the runtime computes them."""
+) -> tuple[dict[Edge, Array], list[Array]]:
+    """Return the integers of every quantized edge, as the runtime computes them, and the network's outputs."""
     qdq = build_qdq(graph, arrays(model.module), model.weights, model.activations).onnx
     codes = {
         name: node for node in qdq.graph.node if node.op_type == "QuantizeLinear" for name in node.output
@@ -86,7 +163,7 @@ def handed_out(
     for edge in edges:
         dtype = helper.np_dtype_to_tensor_dtype(model.activations[edge].dtype)
         qdq.graph.output.append(helper.make_tensor_value_info(f"{edge}/integer", dtype, None))
-    first = len(qdq.graph.output) - len(edges)
-    places = list(range(first, first + len(edges)))
+    places = list(range(len(qdq.graph.output)))
     results = Session.of_onnx(qdq, places, runtime=runtime).run(inputs)
-    return dict(zip(edges, results, strict=True))
+    first = len(places) - len(edges)
+    return dict(zip(edges, results[first:], strict=True)), list(results[:first])

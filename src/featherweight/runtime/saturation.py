@@ -13,7 +13,9 @@ from featherweight.integers import MOST_PAIR, greatest_pair
 from featherweight.runtime.compiled import Runtime, compiled
 from featherweight.runtime.onnx_graph import OnnxGraph
 
-PORTABLE = "make them with portable = true (steps gptq and encode): such weights are exact everywhere, at full speed"
+PORTABLE = (
+    "make them with portable = true (steps gptq and encode): such weights are exact everywhere, at full speed"
+)
 
 # ONNX Runtime's operators on integers, with the place of their weight. OpenVINO computes them in float.
 _OPERATORS = {

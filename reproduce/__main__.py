@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from featherweight.errors import FeatherweightError
-from reproduce.registry import REPRODUCTIONS, reproduce
+from reproduce.registry import REPRODUCTIONS, redraw, reproduce
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,12 +22,16 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("name", metavar="NAME")
     parser.add_argument("--quick", action="store_true", help="a small version of the same run, for tests")
+    parser.add_argument("--redraw", action="store_true", help="page and plot again, from results.json alone")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: docs/results/NAME")
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads (affects output bytes)")
     given = parser.parse_args(arguments)
     folder = given.out or Path("docs/results") / given.name
     try:
-        results = reproduce(given.name, folder, quick=given.quick, threads=given.threads)
+        if given.redraw:
+            results = redraw(given.name, folder)
+        else:
+            results = reproduce(given.name, folder, quick=given.quick, threads=given.threads)
     except FeatherweightError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

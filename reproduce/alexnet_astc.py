@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
@@ -19,26 +20,22 @@ from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq
 from featherweight.training.methods import AstcBlocks, Project
 from featherweight.zoo.tasks import resolve
-from reproduce.pipeline import REST, parity
-from reproduce.results import Measured, Sheet
-from reproduce.settings import (
-    Demand,
-    Outcome,
-    Setting,
-    allocated,
-    astc,
-    blocks,
-    check,
-    costs,
-    measured,
-    plot,
-    row,
-    said,
-)
+from reproduce.astc import allocated, astc, blocks, costs, footprints
+from reproduce.plots import front
+from reproduce.results import ACCURACY, Cell, Measured, Plot, Row, Sheet
+from reproduce.settings import REST, Demand, Outcome, Setting, check, measured, parity, row
 
 ABOUT = (
     "AlexNet (32x32, CIFAR-10) in ASTC blocks: fc6, fc7, fc8, files by allocation, re-training; the poster."
 )
+REMARKS = [
+    ACCURACY,
+    "The ratio counts the whole file.",
+    "The poster has the AlexNet of 61 million parameters on ImageNet: not like for like.",
+    "One baseline; footprints are allocated by sensitivities on validation.",
+    "Integers have the same bits in every layer, footprints are allocated: their rows differ in that, too.",
+    "A and B train fc7 (72 % of the weights) for one epoch at the same rate; the other weights stay encoded.",
+]
 EXEMPT = "biases (float16)"
 LINEAR = {"classifier.1.weight": "fc6", "classifier.4.weight": "fc7", "classifier.6.weight": "fc8"}
 LARGEST = "classifier.4.weight"
@@ -69,13 +66,13 @@ def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
             made.append(Setting("tuned integers", f"{bits} bits", [alone, REST]))
     made.append(Setting("ASTC, encoded", "6x6", [Encode(format=blocks("6x6")), REST]))
     fed = {ratio: Gptq(formats=dict(chosen), samples=SAMPLES) for ratio, chosen in formats.items()}
-    made += [Setting("ASTC, error feedback", said(formats[r]), [fed[r], REST]) for r in RATIOS]
+    made += [Setting("ASTC, error feedback", footprints(formats[r]), [fed[r], REST]) for r in RATIOS]
     for ratio in RATIOS[1:3]:
-        format_, name = formats[ratio][LARGEST], said(formats[ratio])
+        format_, name = formats[ratio][LARGEST], footprints(formats[ratio])
         for method in (Project(every=88), AstcBlocks()) if ratio == RATIOS[1] else (AstcBlocks(),):
             tuned = replace(TUNE, where=LARGEST, format=format_, method=method)
             letter = "interleaved (A)" if isinstance(method, Project) else "in blocks (B)"
-            made.append(Setting(f"ASTC, {letter}", name, [fed[ratio], tuned, REST], True))
+            made.append(Setting(f"ASTC, {letter}", name, [fed[ratio], tuned, REST]))
     return made
 
 
@@ -100,16 +97,21 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         sheets.insert(0, linear(table))
         chosen = settings({ratio: allocated(table, ratio) for ratio in RATIOS})
         outcomes = measured("AlexNet", task, chosen, seeds, threads, events)
-    checks = [parity(s for outcome in outcomes for s in outcome.summaries)]
+    checks = [parity(outcomes)]
     if not quick:
         checks += [check("AlexNet", astc(outcomes), demand) for demand in DEMANDS]
     rows = [row(outcome, EXEMPT) for outcome in outcomes]
-    return Measured(rows, checks, [plot(rows, POSTER, 6.0)], _remarks(quick), [*sheets, costs(outcomes)])
+    return Measured(rows, checks, [*sheets, costs(outcomes)])
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return accuracy against ratio, with the poster's figures for ImageNet."""
+    return front(rows, 6.0, published=POSTER)
 
 
 def linear(table: Sensitivity) -> Sheet:
     """Return what the linear layers do alone, as the poster draws it."""
-    lines: list[list[int | float | str | None]] = [
+    lines: list[list[Cell]] = [
         [LINEAR[cell.tensor], cell.option.format.footprint, cell.nbytes, round(cell.loss, 5)]
         for cell in table.cells
         if cell.tensor in LINEAR and isinstance(cell.option.format, Astc)
@@ -135,18 +137,7 @@ def large(shapes: tuple[tuple[int, int], ...]) -> Sheet:
         (f"together, {count:,} weights", whole),
         *((f"{rows} x {cols}", cost) for (rows, cols), cost in zip(shapes, taken, strict=True)),
     ]
-    lines: list[list[int | float | str | None]] = [
+    lines: list[list[Cell]] = [
         [name, int(nbytes), round(encode, 2), round(decode, 3)] for name, (nbytes, encode, decode) in named
     ]
     return Sheet("The form for ImageNet at 6x6", ["layer", "bytes", "seconds to encode", "to decode"], lines)
-
-
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once; the whole file counts.",
-        "The poster has the AlexNet of 61 million parameters on ImageNet: not like for like.",
-        "One baseline; footprints are allocated by sensitivities on validation.",
-        "Integers have the same bits in every layer, footprints are allocated: their rows differ in that, too.",
-        "A and B train fc7 (72 % of the weights) for one epoch at the same rate; the other weights stay encoded.",
-        *(["Quick form: its figures are not results."] if quick else []),
-    ]

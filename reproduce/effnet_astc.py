@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 in ASTC blocks, without training: how often it still decides as the float network does."""
+"""EfficientNet-Lite0 in ASTC blocks, without training: share of images with the same top-1 as the float model."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+import torch
 from msgspec.structs import replace
 from torch import Tensor
 
@@ -17,22 +18,29 @@ from featherweight.model import Model
 from featherweight.task import Task
 from featherweight.techniques import Context, Encode, Fold, Gptq
 from featherweight.zoo.tasks import resolve
-from reproduce.agreement import agreement
-from reproduce.pipeline import REST, Steps, parity
-from reproduce.results import Check, Measured, Sheet
-from reproduce.settings import Outcome, Setting, measured, plot, row
-from reproduce.single_layer import sqnr
+from reproduce.astc import sqnr
+from reproduce.plots import SAME_TOP1, front
+from reproduce.results import AGREEMENT, Cell, Check, Measured, Plot, Row, Sheet
+from reproduce.settings import REST, Outcome, Setting, Steps, measured, parity, row
+from reproduce.tasks import agreement
 
 ABOUT = (
     "EfficientNet-Lite0 (ImageNet weights) in ASTC blocks without training: agreement with the float network."
 )
+REMARKS = [
+    AGREEMENT,
+    "The file is computed by ONNX Runtime; no label was used.",
+    "A quarter of the images calibrates, a quarter chose the settings, and half is test, used once.",
+    "Arm's encoder has the same ranges of channels and the same exempt layers; its blocks know no importance.",
+    "Bits count all weights, also depthwise layers and the stem; integers are coded by context (CABAC).",
+]
 NETWORK = "EfficientNet-Lite0"
 FED = "ASTC, error feedback"
 EXEMPT = "depthwise and stem (int8), biases (float16)"
 INT8 = Int(bits=8, scale_by="mse")
 FRAGILE: dict[str, AnyFormat] = {"*depthwise.conv.weight": INT8, "stem.conv.weight": INT8}
 OTHERS = ["weights", *(f"!{name}" for name in FRAGILE)]
-SWEEP = Gptq(samples=512, places=24, damping=0.2)  # of few images: with 0.01 it learns them by heart
+SWEEP = Gptq(samples=512, places=24, damping=0.2)  # with 0.01 it overfits few images
 
 
 @dataclass(frozen=True)
@@ -40,7 +48,7 @@ class Goal:
     """What is asked of a footprint.
 
     Attributes:
-        agreement: share of decisions that stay, on test.
+        agreement: share of test images with the same top-1 as the float model.
         integers: take about as many bits a weight, coded by context.
     """
 
@@ -57,7 +65,7 @@ GOALS: dict[Footprint, Goal] = {
 
 
 def settings(footprint: Footprint) -> list[Setting]:
-    """Return what is held against each other: two encoders, error feedback, integers of as many bits."""
+    """Return what is compared: two encoders, error feedback, integers of as many bits."""
     blocks, integers = Astc(footprint=footprint), GOALS[footprint].integers
     return [
         Setting("ASTC, Arm's -thorough", footprint, encoded(replace(blocks, preset="astcenc"))),
@@ -68,33 +76,39 @@ def settings(footprint: Footprint) -> list[Setting]:
 
 
 def encoded(format_: AnyFormat) -> Steps:
-    """Return each weight by itself."""
+    """Return each weight encoded on its own."""
     return [Fold(), Encode(where=list(FRAGILE), format=INT8), Encode(where=OTHERS, format=format_), REST]
 
 
 def fed_back(format_: AnyFormat, coder: AnyCoder) -> Steps:
-    """Return each weight making good what those before it did to the outputs."""
+    """Return error feedback: each block compensates the output error of those before it."""
     return [Fold(), replace(SWEEP, format=format_, formats=FRAGILE, coder=coder), REST]
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure every footprint and the layers one by one; quick: 6x6 encoded alone."""
-    task, data = agreement(resolve("efficientnet-lite0-imagenet", events))
+    task = agreement(resolve("efficientnet-lite0-imagenet", events))
     chosen = settings("6x6")[1:2] if quick else [s for footprint in GOALS for s in settings(footprint)]
     outcomes = measured(NETWORK, task, chosen, [0], threads, events)
-    checks, sheets = [parity(s for outcome in outcomes for s in outcome.summaries)], [bits(outcomes)]
+    checks, sheets = [parity(outcomes)], [bits(outcomes)]
     if not quick:
         fed = [outcome for outcome in outcomes if outcome.setting.method == FED]
         checks += [check(outcome, goal.agreement) for outcome, goal in zip(fed, GOALS.values(), strict=True)]
-        ratios = layers(task, data["validation"][0], "6x6", events)
+        images = torch.cat([images for images, _ in task.batches("validation", seed=0, epoch=0)])
+        ratios = layers(task, images, "6x6", events)
         checks.append(none_worse(ratios))
         sheets.append(sheet(ratios))
     rows = [row(outcome, EXEMPT) for outcome in outcomes]
-    return Measured(rows, checks, [plot(rows, {}, 100.0)], _remarks(quick), sheets)
+    return Measured(rows, checks, sheets)
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return agreement against ratio."""
+    return front(rows, 100.0, what=SAME_TOP1)
 
 
 def check(outcome: Outcome, goal: float) -> Check:
-    """Return whether as many decisions stay on test as is asked."""
+    """Return whether agreement on test reaches the goal."""
     (found,) = outcome.summaries
     kept = found.test[found.primary]
     name = f"{outcome.setting.method}, {outcome.setting.setting}: agreement on test"
@@ -103,7 +117,7 @@ def check(outcome: Outcome, goal: float) -> Check:
 
 def bits(outcomes: Sequence[Outcome]) -> Sheet:
     """Return bits a weight, all weights counted, beside the agreement on validation and test."""
-    lines: list[list[int | float | str | None]] = []
+    lines: list[list[Cell]] = []
     for outcome in outcomes:
         (found,) = outcome.summaries
         weights = [entry for entry in found.rows if len(entry.shape) > 1]
@@ -133,7 +147,7 @@ def layers(task: Task, inputs: Tensor, footprint: Footprint, events: Events = si
 
 
 def none_worse(ratios: Ratios) -> Check:
-    """Return whether error feedback does no layer harm."""
+    """Return whether error feedback makes no layer worse."""
     worse = [f"{name} ({fed - alone:+.2f} dB)" for name, (alone, fed) in ratios.items() if fed < alone]
     said = ", ".join(worse) or f"none of {len(ratios)}"
     return Check("layers that error feedback makes worse", "none", said, not worse)
@@ -142,18 +156,7 @@ def none_worse(ratios: Ratios) -> Check:
 def sheet(ratios: Ratios) -> Sheet:
     """Return the layers one by one."""
     head = ["layer", "each weight by itself, dB", "error feedback, dB"]
-    lines: list[list[int | float | str | None]] = [
+    lines: list[list[Cell]] = [
         [name, round(alone, 2), round(fed, 2)] for name, (alone, fed) in ratios.items()
     ]
     return Sheet("Signal to noise of each layer's output alone, all at 6x6, on validation", head, lines)
-
-
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is agreement: the share of test images on which the reloaded file decides as the float network.",
-        "The file is computed by ONNX Runtime; no label was seen.",
-        "Of the images a quarter calibrates, a quarter chose the settings, and half is test, seen once.",
-        "Arm's encoder has the same ranges of channels and the same exempt layers; its blocks know no importance.",
-        "Bits count all weights, the depthwise and the stem's with them; integers are coded by context (CABAC).",
-        *(["Quick form: its figures are not results."] if quick else []),
-    ]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight.events import Events
 from featherweight.report.plot import new_figure, svg
@@ -20,7 +19,8 @@ from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet5
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
 from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
-from reproduce.results import Check, Measured, Plot, Sheet
+from reproduce.results import Cell, Check, Measured, Plot, Sheet
+from reproduce.settings import spent
 
 ABOUT = "Parameters and multiply-accumulates of published networks over the years, counted from the zoo."
 
@@ -103,13 +103,13 @@ SMALL = (
 )
 
 
-REMARKS = """
-One multiply-accumulate is a product and its sum, in convolutions and linear layers, for one image.
-Years are of the first publication; AlexNet is counted in its single-tower form of 2014.
-ResNet-50 and ResNet-152 have the stride in the 3x3 convolution, as torchvision has, not in the 1x1 before it.
-Forms for 32 x 32 pixels have ten classes, and are not in the papers of networks that are for ImageNet alone.
-EfficientNet-Lite's README says 407 M multiply-adds where this counts 385 M.
-"""
+REMARKS = [
+    "One multiply-accumulate is a product and its sum, in convolutions and linear layers, for one image.",
+    "Years are of the first publication; AlexNet is counted in its single-tower form of 2014.",
+    "ResNet-50 and ResNet-152 have the stride in the 3x3 convolution, as torchvision has, not in the 1x1 before it.",
+    "Forms for 32 x 32 pixels have ten classes, and are not in the papers of networks that are for ImageNet alone.",
+    "EfficientNet-Lite's README says 407 M multiply-adds where this counts 385 M.",
+]
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
@@ -118,9 +118,8 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     return Measured(
         rows=[],
         checks=[_growth(large)],
-        plots=[_plot([*small[:2], *large])],
-        remarks=REMARKS.strip().splitlines(),
         sheets=[_large(large), _small(small)],
+        plots=[_plot([*small[:2], *large])],
     )
 
 
@@ -131,11 +130,10 @@ def count(network: Network) -> Counted:
     >>> counted.parameters, counted.macs
     (431080, 2293000)
     """
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
-        module = network.build().eval()
-        module(torch.empty(1, network.channels, network.pixels, network.pixels))
-    parameters = sum(parameter.numel() for parameter in module.parameters())
-    return Counted(network, parameters, flops.get_total_flops() // 2)
+    with torch.device("meta"):
+        image = torch.empty(1, network.channels, network.pixels, network.pixels)
+        macs, parameters = spent(network.build(), image)
+    return Counted(network, parameters, macs)
 
 
 def _growth(counted: Sequence[Counted]) -> Check:
@@ -162,7 +160,7 @@ def _small(counted: Sequence[Counted]) -> Sheet:
     return Sheet("MNIST and CIFAR-10, ten classes", head, rows)
 
 
-def _facts(c: Counted) -> list[int | float | str | None]:
+def _facts(c: Counted) -> list[Cell]:
     return [str(c.network.year), c.network.name, c.parameters, c.macs, 4 * c.parameters]
 
 

@@ -18,27 +18,24 @@ from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
 from featherweight.techniques.saliencies import Taylor
 from featherweight.training.methods import AstcBlocks, Project, StraightThrough
 from featherweight.zoo.tasks import resolve
-from reproduce.pipeline import REST, parity
-from reproduce.results import Measured, Sheet
-from reproduce.settings import (
-    Demand,
-    Outcome,
-    Setting,
-    allocated,
-    astc,
-    blocks,
-    check,
-    costs,
-    measured,
-    plot,
-    row,
-    said,
-)
-from reproduce.single_layer import Alone, gains, lines_of, ratios
+from reproduce.astc import Alone, allocated, astc, blocks, costs, footprints, gains, lines_of, ratios
+from reproduce.plots import front
+from reproduce.results import ACCURACY, Cell, Measured, Plot, Row, Sheet
+from reproduce.settings import REST, Demand, Outcome, Setting, check, measured, parity, row
 
 ABOUT = (
     "LeNet in ASTC blocks, integers and k-means: without re-training, with it, and after pruning; the poster."
 )
+REMARKS = [
+    ACCURACY,
+    "Checks take the smallest ASTC file that keeps the demand on 5,000 validation images, seeds averaged.",
+    "p is the exact sign test over the samples of test that changed, the seeds pooled.",
+    "Footprints of each tensor are allocated by the sensitivities of seed 0, on validation.",
+    "A and B train fc1 (97 % of the weights) for one epoch at the same rate, the other weights encoded and fixed.",
+    "A encodes anew twice an epoch and at the end; B starts from what error feedback gives.",
+    "Pruning removes whole channels and units (nine tenths of the parameters): the textures stay dense.",
+    "What is pruned trains four epochs more than the float network beside it; so does `float32, trained on`.",
+]
 EXEMPT = "biases (float16)"
 FLOAT = (
     "float32, trained on"  # as long as what is pruned: that too is better than the float network of the table
@@ -72,12 +69,12 @@ DEMANDS = {
 def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
     """Return every setting; `formats` are those of the tensors by ratio."""
     made = [
-        Setting("ASTC, error feedback", said(chosen), [TRAIN, fed_back(chosen), REST])
+        Setting("ASTC, error feedback", footprints(chosen), [TRAIN, fed_back(chosen), REST])
         for chosen in formats.values()
     ]
     made += [pruned("8x6"), pruned("10x8"), *retrained(formats[RATIOS[-1]])]
     made.append(Setting("ASTC, encoded", "6x6", [TRAIN, Encode(format=blocks("6x6")), REST]))
-    made.append(Setting(FLOAT, "4 epochs more", [TRAIN, RECOVER], True))
+    made.append(Setting(FLOAT, "4 epochs more", [TRAIN, RECOVER]))
     two = Int(bits=2, per="channel", scale_by="mse")
     scalar: list[tuple[str, str, AnyFormat]] = [
         ("naive integers", "4 bits", Int(bits=4, per="tensor")),
@@ -90,7 +87,7 @@ def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
         for method, name, format_ in scalar
     ]
     through = replace(TUNE, format=two, method=StraightThrough(), coder="smallest")
-    return [*made, Setting("tuned integers, straight-through", "2 bits", [TRAIN, through, REST], True)]
+    return [*made, Setting("tuned integers, straight-through", "2 bits", [TRAIN, through, REST])]
 
 
 def fed_back(formats: dict[str, AnyFormat], where: Sequence[str] = ("weights",)) -> Gptq:
@@ -106,8 +103,8 @@ def retrained(formats: dict[str, AnyFormat]) -> list[Setting]:
     trained = replace(TUNE, where="fc1.weight", format=format_, lr=RATE)
     interleaved, in_blocks = (replace(trained, method=method) for method in (Project(every=215), IN_BLOCKS))
     return [
-        Setting("ASTC, interleaved (A)", said(formats), [TRAIN, fed, interleaved, REST], True),
-        Setting("ASTC, in blocks (B)", said(formats), [TRAIN, fed_back(formats), in_blocks, REST], True),
+        Setting("ASTC, interleaved (A)", footprints(formats), [TRAIN, fed, interleaved, REST]),
+        Setting("ASTC, in blocks (B)", footprints(formats), [TRAIN, fed_back(formats), in_blocks, REST]),
     ]
 
 
@@ -142,7 +139,7 @@ def alone(threads: int, events: Events) -> Alone:
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure both data sets; quick: MNIST alone, one seed, the cheapest settings."""
     outcomes: list[Outcome] = []
-    lines: list[list[int | float | str | None]] = []
+    lines: list[list[Cell]] = []
     for data, seeds in {"mnist": [0]}.items() if quick else SEEDS.items():
         task = resolve(f"lenet-{data}", events)
         table = sensitivities(task, threads, events)
@@ -153,7 +150,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         ]
         chosen = settings({ratio: allocated(table, ratio) for ratio in RATIOS})
         outcomes += measured("LeNet", task, chosen[:2] if quick else chosen, seeds, threads, events)
-    checks = [parity(s for outcome in outcomes for s in outcome.summaries)]
+    checks = [parity(outcomes)]
     for data, demands in DEMANDS.items():
         here = [outcome for outcome in outcomes if outcome.data == data]
         checks += [check(f"LeNet, {data}", astc(here), demand) for demand in demands if here and not quick]
@@ -166,18 +163,9 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         checks += gains(found)
         sheets.append(lines_of(found, "fc1 alone, one range, MNIST, seed 0"))
     rows = [row(o, "everything" if o.setting.method == FLOAT else EXEMPT) for o in outcomes]
-    return Measured(rows, checks, [plot(rows, POSTER, 2.5)], _remarks(quick), sheets)
+    return Measured(rows, checks, sheets)
 
 
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once; the whole file counts.",
-        "Checks take the smallest ASTC file that keeps the demand on 5,000 validation images, seeds averaged.",
-        "p is the exact sign test over the samples of test that changed, the seeds pooled.",
-        "Footprints of each tensor are allocated by the sensitivities of seed 0, on validation.",
-        "A and B train fc1 (97 % of the weights) for one epoch at the same rate, the other weights encoded and fixed.",
-        "A encodes anew twice an epoch and at the end; B starts from what error feedback gives.",
-        "Pruning removes whole channels and units (nine tenths of the parameters): the textures stay dense.",
-        "What is pruned trains four epochs more than the float network beside it; so does `float32, trained on`.",
-        *(["Quick form: one seed, few settings; its figures are not results."] if quick else []),
-    ]
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return accuracy against ratio, with the poster's figures."""
+    return front(rows, 2.5, published=POSTER)

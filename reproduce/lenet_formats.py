@@ -1,163 +1,87 @@
-"""Scalar formats on three LeNets: every weight alike, chosen for each tensor, and trained through the format."""
+"""Scalar formats on three LeNets: one for every weight, chosen for each tensor, and trained through the format."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from featherweight.delivery.summary import Summary
 from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
-from featherweight.recipe import Recipe
-from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.search import compress
 from featherweight.search.candidates import label
-from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Train
 from featherweight.training.methods import Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
-from reproduce.results import Check, Measured, Paper, Plot, Row, row_of
+from reproduce.plots import front
+from reproduce.results import ACCURACY, Check, Measured, Paper, Plot, Row
+from reproduce.settings import Outcome, Setting, measured, parity, row
 
 ABOUT = (
     "LeNet-300-100, LeNet-5 and LeNet in scalar formats: uniform, allocated by sensitivity, and fine-tuned."
 )
+REMARKS = [
+    ACCURACY,
+    "Formats were chosen on 5,000 validation images held out of the training set.",
+    "The file holds weights, biases, graph, recipe and index; the ratio counts all of it.",
+]
 POSTER = Paper("5.1x, no loss", "Sharma, Olson, Chalfin, Hot Chips 2017: LeNet (MNIST), their quantization")
 EXEMPT = "biases (float32)"
-PANELS = [("lenet300", "mnist"), ("lenet5", "mnist"), ("lenet", "mnist")]
-NAMES = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5", "lenet": "LeNet"}
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One way to compress: what the table calls it, and what is asked of `compress`."""
-
-    method: str
-    setting: str
-    recipe: Recipe | str
-    max_drop: float | None = None
+NETWORKS = {"LeNet-300-100": "lenet300-mnist", "LeNet-5": "lenet5-mnist", "LeNet": "lenet-mnist"}
 
 
 def settings(train: Train) -> list[Setting]:
     """Return every row of the table, the float file first."""
-    uniform: list[Format] = [Int(bits=bits, per="channel", scale_by="mse") for bits in (8, 4, 3, 2)]
+    ternary = Int(bits=2, per="channel", scale_by="mse")
+    uniform: list[Format] = [*(Int(bits=bits, per="channel", scale_by="mse") for bits in (8, 4, 3)), ternary]
     uniform += [Clustered(bits=bits) for bits in (4, 3, 2)]
-    made = [Setting("float", "float32 file", Recipe([train]))]
-    made += [
-        Setting("uniform", label(f), Recipe([train, Encode(format=f, coder="smallest")])) for f in uniform
-    ]
+    made = [Setting("float", "float32 file", [train])]
+    made += [Setting("uniform", label(f), [train, Encode(format=f, coder="smallest")]) for f in uniform]
     made += [Setting("allocated", f"within {drop} points on validation", "auto", drop) for drop in (0.1, 0.5)]
-    two, ternary = Clustered(bits=2), Int(bits=2, per="channel", scale_by="mse")
-    tuned = [
-        (two, Centroids(), "centroids"),
+    for format_, method, name in (
+        (Clustered(bits=2), Centroids(), "centroids"),
         (ternary, StraightThrough(), "straight-through"),
-    ]
-    made += [
-        Setting(
-            "fine-tuned",
-            f"{label(f)}, {name}",
-            Recipe([train, Finetune(format=f, method=m, coder="smallest", epochs=2, lr=1e-3)]),
-        )
-        for f, m, name in tuned
-    ]
+    ):
+        tuned = Finetune(format=format_, method=method, coder="smallest", epochs=2, lr=1e-3)
+        made.append(Setting("fine-tuned", f"{label(format_)}, {name}", [train, tuned]))
     return made
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
-    """Measure every network, data set, setting and seed; quick: one small network, one seed, one epoch."""
-    panels = PANELS[:1] if quick else PANELS
-    seeds = [0] if quick else [0, 1, 2]
-    train = Train(epochs=1) if quick else Train()
-    rows: list[Row] = []
-    worst = 0.0
-    for network, data in panels:
-        task = resolve(f"{network}-{data}")
-        for setting in settings(train):
-            if quick and setting.recipe == "auto":
-                continue
-            found = [_one(task, setting, seed, threads, events) for seed in seeds]
-            worst = max(worst, *(s.difference or 0.0 for s in found))
-            rows.append(_row(NAMES[network], task, setting, seeds, found))
-    return Measured(rows, _checks(rows, worst, quick), [_plot(rows)], _remarks(quick))
-
-
-def _one(task: Task, setting: Setting, seed: int, threads: int, events: Events) -> Summary:
-    return compress(
-        task, setting.recipe, max_drop=setting.max_drop, seed=seed, threads=threads, events=events
-    ).summary
-
-
-def _row(network: str, task: Task, setting: Setting, seeds: list[int], found: Sequence[Summary]) -> Row:
-    data = getattr(task, "dataset", task.name)
-    return row_of(
-        found,
-        network=network,
-        data=data,
-        method=setting.method,
-        setting=setting.setting,
-        exempt=EXEMPT,
-        paper=POSTER if (network, setting.method, data) == ("LeNet", "allocated", "MNIST") else None,
-    )
-
-
-def _checks(rows: Sequence[Row], worst: float, quick: bool) -> list[Check]:
-    checks = [
-        Check("runtime equals decoded module", "1e-5 of the output's scale", f"{worst:.1e}", worst <= 1e-5)
-    ]
+    """Measure every network, setting and seed; quick: one small network, one seed, one epoch."""
+    chosen = settings(Train(epochs=1) if quick else Train())
     if quick:
-        return checks
-    for row in rows:
-        if row.method == "allocated" and "0.1" in row.setting:
-            change = 100 * (row.accuracy - row.baseline)
-            goal = 0.1 if row.data == "MNIST" else 0.3
-            chance = f", p = {row.paired.p:.2g}" if row.paired else ""
+        chosen = [setting for setting in chosen if setting.steps != "auto"]
+    outcomes: list[Outcome] = []
+    for network, task in list(NETWORKS.items())[: 1 if quick else None]:
+        seeds = [0] if quick else [0, 1, 2]
+        outcomes += measured(network, resolve(task, events), chosen, seeds, threads, events)
+    rows = [_row(outcome) for outcome in outcomes]
+    checks = [parity(outcomes), *([] if quick else _checks(rows))]
+    return Measured(rows, checks)
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return accuracy against ratio."""
+    return front(rows, 2.5)
+
+
+def _row(outcome: Outcome) -> Row:
+    compared = outcome.network == "LeNet" and outcome.setting.method == "allocated"
+    return row(outcome, EXEMPT, POSTER if compared else None)
+
+
+def _checks(rows: Sequence[Row]) -> list[Check]:
+    checks = []
+    for line in rows:
+        if line.method == "allocated" and "0.1" in line.setting:
+            change, name = 100 * (line.accuracy - line.baseline), f"{line.network}, {line.data}"
+            chance = f", p = {line.paired.p:.2g}" if line.paired else ""
             checks.append(
                 Check(
-                    f"{row.network}, {row.data}: allocated keeps its accuracy on test",
-                    f"-{goal} points or better",
-                    f"{change:+.2f} points at {row.ratio:.1f}x{chance}",
-                    change >= -goal - 1e-9,
+                    f"{name}: allocated keeps its accuracy on test", "-0.1 points or better",
+                    f"{change:+.2f} points at {line.ratio:.1f}x{chance}", change >= -0.1 - 1e-9,
                 )
-            )
-        if row.paper is POSTER and "0.1" in row.setting:
-            checks.append(
-                Check(
-                    f"{row.network}, {row.data}: ratio",
-                    "above the poster's 5.1x",
-                    f"{row.ratio:.1f}x",
-                    row.ratio > 5.1,
+            )  # fmt: skip
+            if line.paper is POSTER:
+                checks.append(
+                    Check(f"{name}: ratio", "above the poster's 5.1x", f"{line.ratio:.1f}x", line.ratio > 5.1)
                 )
-            )
     return checks
-
-
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
-        "Formats were chosen on 5,000 validation images held out of the training set.",
-        "The file holds weights, biases, graph, recipe and index; the ratio counts all of it.",
-        *(["Quick form: one network, one seed, one epoch; its figures are not results."] if quick else []),
-    ]
-
-
-def _plot(rows: Sequence[Row]) -> Plot:
-    panels = list(dict.fromkeys((r.network, r.data) for r in rows))
-    figure = new_figure(4.4 * len(panels), 3.6)
-    colours = {"float": "#4d4d4d", "uniform": "#9aa5b1", "allocated": "#b2182b", "fine-tuned": "#2166ac"}
-    axes = figure.subplots(1, len(panels), squeeze=False)
-    for ax, panel in zip(axes.flat, panels, strict=False):
-        here = [r for r in rows if (r.network, r.data) == panel]
-        for method, colour in colours.items():
-            points = sorted((r.ratio, 100 * r.accuracy, 100 * r.spread) for r in here if r.method == method)
-            if points:
-                x, y, spread = zip(*points, strict=True)
-                ax.errorbar(x, y, spread, fmt="o", color=colour, label=method, capsize=2)
-        floor = 100 * here[0].baseline
-        ax.axhline(floor, color="#4d4d4d", linestyle="--", linewidth=1)
-        ax.set_ylim(max(0.0, floor - 2.5), floor + 0.4)
-        logarithmic(ax)
-        ax.set_title(", ".join(panel))
-        ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
-        ax.set_ylabel("accuracy on test, %")
-        ax.grid(alpha=0.3, which="both")
-    axes.flat[0].legend(frameon=False)
-    return Plot("front.svg", svg(figure))

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import torch
+from collections.abc import Sequence
 
 from featherweight.events import Events
-from featherweight.packing import unpack
-from featherweight.recipe import Recipe
-from featherweight.report.plot import new_figure, svg
-from featherweight.search import Compressed, compress
 from featherweight.task import Task
-from featherweight.task.classification import Classification
-from featherweight.techniques import AnyStep, Finetune, Prune
+from featherweight.techniques import Finetune, Prune
 from featherweight.techniques.saliencies import Magnitude, Saliency, SospH, SospI, Taylor
 from featherweight.training.distillation import Distillation
 from featherweight.zoo.tasks import resolve
-from reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
-from reproduce.sosp import spent
+from reproduce.plots import SAME_TOP1, ranking
+from reproduce.results import AGREEMENT, Cell, Check, Measured, Plot, Row, Sheet
+from reproduce.settings import Outcome, Setting, left, measured, row, spent
+from reproduce.tasks import agreement
 
 ABOUT = "A fifth of the multiply-accumulates of EfficientNet-Lite0 pruned with images that have no labels."
 KEEP = 0.8
@@ -32,106 +27,52 @@ SALIENCIES: dict[str, Saliency] = {
 TAUGHT = Finetune(
     optimizer="adam", lr=1e-4, weight_decay=0.0, epochs=4, distill=Distillation(weight=1, temperature=2)
 )
+REMARKS = [
+    AGREEMENT,
+    f"{TRAINED} images teach (distillation alone), {HELD} choose settings, the others are the test, used once.",
+    "Saliencies are of the cross-entropy to the network's own answers: distillation itself has no gradient there.",
+    "No label of any image is used; how accurate the float network is on them is not known.",
+]
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure every saliency, with and without teaching; quick: one, hardly taught."""
-    task = own_answers(resolve("efficientnet-lite0-imagenet", events))
-    made: dict[str, Compressed] = {}
+    task = agreement(resolve("efficientnet-lite0-imagenet", events), (TRAINED, HELD), batch_size=32)
+    taught = Finetune(epochs=1, lr=1e-4, distill=TAUGHT.distill) if quick else TAUGHT
+    settings: list[Setting] = []
     for name, saliency in list(SALIENCIES.items())[: 1 if quick else None]:
-        prune = Prune(keep=KEEP, saliency=saliency, least=8)
-        taught = Finetune(epochs=1, lr=1e-4, distill=TAUGHT.distill) if quick else TAUGHT
-        ways: dict[str, list[AnyStep]] = {"pruned": [prune], "pruned and taught": [prune, taught]}
-        for way, steps in ways.items():
-            made[f"{name}, {way}"] = compress(task, Recipe(steps), seed=0, threads=threads, events=events)
-    rows = [_row(task.dataset, name, found) for name, found in made.items()]
-    checks = [] if quick else _checks(made)
-    return Measured(rows, checks, [_plot(rows)], _remarks(quick), [_sheet(task, made)])
+        prune, kept = Prune(keep=KEEP, saliency=saliency, least=8), f"{100 * KEEP:g} % of MACs"
+        settings.append(Setting(f"{name}, pruned", kept, [prune]))
+        settings.append(Setting(f"{name}, pruned and taught", kept, [prune, taught]))
+    made = measured("EfficientNet-Lite0", task, settings, [0], threads, events)
+    rows = [row(outcome, "nothing is encoded (float32)") for outcome in made]
+    return Measured(rows, [] if quick else _checks(rows), [_sheet(task, made)])
 
 
-def own_answers(task: Task) -> Classification:
-    """Return a task of the same images whose labels are the float network's answers: its accuracy is agreement."""
-    network = task.model().eval()
-    found = [
-        task.inputs(batch)
-        for split in ("train", "validation", "test")
-        for batch in task.batches(split, seed=0, epoch=0)
-    ]
-    with torch.inference_mode():
-        answers = torch.cat([network(part).argmax(1) for part in found])
-    images, labels = torch.cat(found), answers.clone()
-    ends = (0, TRAINED, TRAINED + HELD, len(images))
-    pairs = [(images[a:b], labels[a:b]) for a, b in pairwise(ends)]
-    return Classification(
-        network,
-        train=pairs[0],
-        calibration=pairs[0],
-        validation=pairs[1],
-        test=pairs[2],
-        name=task.name,
-        dataset=f"{len(images)} images, unlabelled",
-        batch_size=32,
-    )
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return the agreement of every method."""
+    return ranking({"EfficientNet-Lite0, 80 % of MACs": {row.method: row for row in rows}}, what=SAME_TOP1)
 
 
-def _row(data: str, name: str, found: Compressed) -> Row:
-    return row_of(
-        [found.summary],
-        network="EfficientNet-Lite0",
-        data=data,
-        method=name,
-        setting=f"{100 * KEEP:g} % of MACs",
-        exempt="nothing is encoded (float32)",
-    )
-
-
-def _sheet(task: Classification, made: dict[str, Compressed]) -> Sheet:
+def _sheet(task: Task, made: Sequence[Outcome]) -> Sheet:
     whole = spent(task.model(), task.example())
-    rows: list[list[int | float | str | None]] = []
-    for name, found in made.items():
-        left = spent(unpack(found.artifact, task).module, task.example())
-        summary = found.summary
-        rows.append(
-            [
-                name,
-                *(f"{100 * a / b:.1f} %" for a, b in zip(left, whole, strict=True)),
-                f"{100 * summary.validation[summary.primary]:.1f} %",
-                f"{100 * summary.test[summary.primary]:.1f} %",
-            ]
-        )
-    return Sheet(
-        "Agreement with the float network", ["method", "MACs", "parameters", "validation", "test"], rows
-    )
+    rows: list[list[Cell]] = []
+    for outcome in made:
+        (summary,) = outcome.summaries
+        shares = [a / b for a, b in zip(left(outcome.files[0], task), whole, strict=True)]
+        shares += [summary.validation[summary.primary], summary.test[summary.primary]]
+        rows.append([outcome.setting.method, *(f"{100 * share:.1f} %" for share in shares)])
+    head = ["method", "MACs", "parameters", "validation", "test"]
+    return Sheet("Agreement with the float network", head, rows)
 
 
-def _checks(made: dict[str, Compressed]) -> list[Check]:
-    agreement = {name: found.summary.test[found.summary.primary] for name, found in made.items()}
-    own = max(agreement[f"{name}, pruned and taught"] for name in ("SOSP-H", "SOSP-I"))
+def _checks(rows: Sequence[Row]) -> list[Check]:
+    taught = {row.method.partition(",")[0]: 100 * row.accuracy for row in rows if "taught" in row.method}
+    own = max(taught["SOSP-H"], taught["SOSP-I"])
     return [
         Check(
-            f"the better SOSP against {name}, taught",
-            f"{100 * agreement[f'{name}, pruned and taught']:.1f} % or more",
-            f"{100 * own:.1f} %",
-            own >= agreement[f"{name}, pruned and taught"],
+            f"the better SOSP against {name}, taught", f"{taught[name]:.1f} % or more", f"{own:.1f} %",
+            own >= taught[name],
         )
         for name in ("Taylor", "L2")
-    ]
-
-
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is agreement: the share of held-out images on which the reloaded file answers as the float network.",
-        f"{TRAINED} images teach (distillation alone), {HELD} choose settings, the others are the test, used once.",
-        "Saliencies are of the cross-entropy to the network's own answers: distillation itself has no gradient there.",
-        "No label of any image is used; how well the float network does on them is not known.",
-        *(["Quick form: its figures are not results."] if quick else []),
-    ]
-
-
-def _plot(rows: list[Row]) -> Plot:
-    figure = new_figure(5.5, 2.6)
-    ax = figure.subplots()
-    ax.barh([row.method for row in rows], [100 * row.accuracy for row in rows], color="#4d7ea8")
-    ax.invert_yaxis()
-    ax.set_xlabel("decides as the float network, % of images")
-    return Plot("prune-unlabelled.svg", svg(figure))
+    ]  # fmt: skip

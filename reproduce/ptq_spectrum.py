@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
 from featherweight.events import Events
-from featherweight.formats import Float, Int
+from featherweight.formats import Int, View
 from featherweight.formats.coders import Rans
-from featherweight.recipe import Recipe
-from featherweight.report.plot import new_figure, svg
+from featherweight.model import Model
 from featherweight.runtime import Runtime
 from featherweight.runtime.timing import Timing, interleaved
-from featherweight.search import Compressed, compress
-from featherweight.task import Needs, Task
+from featherweight.search import Compressed
+from featherweight.task import Task, call
 from featherweight.techniques import (
-    AnyStep,
     Calibrate,
+    Context,
     CorrectBias,
     Encode,
     Equalize,
@@ -30,9 +32,10 @@ from featherweight.techniques import (
     Train,
 )
 from featherweight.zoo.tasks import resolve
-from reproduce.agreement import agreement
-from reproduce.relu import Wiped, wiped
-from reproduce.results import Check, Measured, Plot, Row, Sheet, row_of
+from reproduce.plots import ranking
+from reproduce.results import Cell, Check, Measured, Plot, Row, Sheet
+from reproduce.settings import REST, Outcome, Setting, measured, row
+from reproduce.tasks import agreement
 
 ABOUT = "Post-training methods by what they need: data, graph, optimisation, time; and what they give."
 RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
@@ -42,39 +45,21 @@ UNLABELLED = {
     "EfficientNet-Lite0": "efficientnet-lite0-imagenet"
 }  # accuracy: agreement with the float network
 LR = 1e-4  # an epoch at ten times as much costs ResNet-20 half a point without any rounding
-ORDER: dict[Needs, int] = {"none": 0, "unlabelled": 1, "labelled": 2}
+REMARKS = [
+    "Accuracy is of the reloaded file, computed by ONNX Runtime in integers on the test set once.",
+    "seconds: of all steps after training, on the processor of this run.",
+    "compiler only: the float network, optimised by the runtime itself; frames a second are relative to it.",
+    "Weights of 4 bits are stored as such and expanded to int8 for the session: they are smaller, not faster.",
+    "Fine-tuning: one epoch at a learning rate of 1e-4, which was chosen on ResNet-20's validation images.",
+    "One sample a call; every file and runtime is timed in turns in one run.",
+    "The ReLU is of each layer's own output; in ResNet-20 a sum stands between every second one and its ReLU.",
+    "EfficientNet-Lite0: accuracy is agreement with the float network on unlabelled images; no training.",
+]
 
 
-@dataclass(frozen=True)
-class Method:
-    """One row of the spectrum.
-
-    Attributes:
-        name: what the table calls it.
-        steps: what it does to the float network.
-        optimisation: what it solves: nothing, a closed form, or a descent.
-        bits: of weights and activations, as one writes them.
-    """
-
-    name: str
-    steps: tuple[AnyStep, ...]
-    optimisation: str
-    bits: str
-
-    @property
-    def needs(self) -> Needs:
-        """The most that a step of it needs of the data."""
-        return max((step.needs for step in self.steps), key=lambda need: ORDER[need], default="none")
-
-    @property
-    def graph(self) -> str:
-        """Whether it changes the network's structure or only its numbers."""
-        return "changed" if any(isinstance(step, Fold | Equalize) for step in self.steps) else "read"
-
-
-def methods() -> list[Method]:
+def methods() -> list[Setting]:
     """Return the spectrum, from what needs nothing to what needs labels."""
-    fold, rest = Fold(), Encode(where=["*", "!weights"], format=Float("float16"))
+    fold = Fold()
 
     def weights(bits: int, scale_by: str = "minmax", per: Any = "channel") -> Int:
         return Int(bits=bits, per=per, scale_by=scale_by)  # type: ignore[arg-type]
@@ -86,29 +71,33 @@ def methods() -> list[Method]:
     four = Gptq(format=weights(4, "mse"), coder=Rans())
     tuned = Finetune(format=weights(4, "mse"), coder=Rans(), epochs=1, lr=LR)
     return [
-        Method("compiler only", (), "none", "float32"),
-        Method("nearest, a scale a tensor", (fold, encoded(8, per="tensor"), minmax, rest), "none", "W8A8"),
-        Method("nearest, a scale a channel", (fold, encoded(8), minmax, rest), "none", "W8A8"),
-        Method("ranges by squared error", (fold, encoded(8, "mse"), mse, rest), "search", "W8A8"),
-        Method("nearest, a scale a channel", (fold, encoded(4), minmax, rest), "none", "W4A8"),
-        Method("ranges by squared error", (fold, encoded(4, "mse"), mse, rest), "search", "W4A8"),
-        Method("+ equalisation", (fold, Equalize(), encoded(4, "mse"), mse, rest), "closed form", "W4A8"),
-        Method(
-            "+ bias correction", (fold, encoded(4, "mse"), CorrectBias(), mse, rest), "closed form", "W4A8"
-        ),
-        Method("GPTQ", (fold, four, mse, rest), "closed form", "W4A8"),
-        Method("GPTQ + bias correction", (fold, four, CorrectBias(), mse, rest), "closed form", "W4A8"),
-        Method("fine-tuning, straight-through", (fold, tuned, mse, rest), "descent, labels", "W4A8"),
+        Setting("compiler only", "float32", ()),
+        Setting("nearest, a scale a tensor", "W8A8", (fold, encoded(8, per="tensor"), minmax, REST)),
+        Setting("nearest, a scale a channel", "W8A8", (fold, encoded(8), minmax, REST)),
+        Setting("ranges by squared error", "W8A8", (fold, encoded(8, "mse"), mse, REST)),
+        Setting("nearest, a scale a channel", "W4A8", (fold, encoded(4), minmax, REST)),
+        Setting("ranges by squared error", "W4A8", (fold, encoded(4, "mse"), mse, REST)),
+        Setting("+ equalisation", "W4A8", (fold, Equalize(), encoded(4, "mse"), mse, REST)),
+        Setting("+ bias correction", "W4A8", (fold, encoded(4, "mse"), CorrectBias(), mse, REST)),
+        Setting("GPTQ", "W4A8", (fold, four, mse, REST)),
+        Setting("GPTQ + bias correction", "W4A8", (fold, four, CorrectBias(), mse, REST)),
+        Setting("fine-tuning, straight-through", "W4A8", (fold, tuned, mse, REST)),
     ]
 
 
-@dataclass(frozen=True, eq=False)
-class Made:
-    """A method, done to a network."""
+def graph(setting: Setting) -> str:
+    """Return whether a setting changes the network's structure or only its numbers."""
+    return "changed" if any(isinstance(step, Fold | Equalize) for step in setting.steps) else "read"
 
-    method: Method
-    result: Compressed
-    seconds: float
+
+def optimisation(setting: Setting) -> str:
+    """Return what a setting solves."""
+    if setting.retrained:
+        return "descent, labels"
+    if any(isinstance(step, Gptq | Equalize | CorrectBias) for step in setting.steps):
+        return "closed form"
+    searched = any(isinstance(step, Calibrate) and step.ranges == "mse" for step in setting.steps)
+    return "search" if searched else "none"
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
@@ -118,13 +107,29 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     sheets: list[Sheet] = []
     checks: list[Check] = []
     for name, task in _tasks(quick, events):
-        fitting = [method for method in chosen if name not in UNLABELLED or method.needs != "labelled"]
-        made = [_made(task, method, quick, threads, events) for method in fitting]
+        trains = getattr(task, "training", None) is not None
+        before = [Train(epochs=1) if quick else Train()] if trains else []
+        fitting = [
+            replace(method, steps=[*before, *method.steps])
+            for method in chosen
+            if name not in UNLABELLED or method.needs != "labelled"
+        ]
+        made = measured(name, task, fitting, [0], threads, events)
         speeds = _speeds(task, made, threads, 0.05 if quick else 1.0)
-        rows += [_row(name, task, entry) for entry in made]
-        sheets += [_sheet(name, made, speeds), _relu_sheet(name, wiped(task, made[0].result))]
+        rows += [row(outcome, "everything (float32)" if outcome is made[0] else EXEMPT) for outcome in made]
+        sheets += [_sheet(name, made, speeds), _relu_sheet(name, removed(task, made[0].files[0]))]
         checks += [] if quick else _checks(name, made, speeds)
-    return Measured(rows, checks, [_plot(rows)], _remarks(quick), sheets)
+    return Measured(rows, checks, sheets)
+
+
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return the accuracy of each method, a panel for each network."""
+    titles = {row.network: f"{row.network}\n{row.data}" for row in rows}
+    panels = {
+        title: {f"{r.setting} {r.method}": r for r in rows if r.network == name}
+        for name, title in titles.items()
+    }
+    return ranking(panels, columns=2)
 
 
 def _tasks(quick: bool, events: Events) -> Iterator[tuple[str, Task]]:
@@ -134,52 +139,35 @@ def _tasks(quick: bool, events: Events) -> Iterator[tuple[str, Task]]:
         if quick:
             return
     for name, task_name in UNLABELLED.items():
-        yield name, agreement(resolve(task_name, events))[0]
+        yield name, agreement(resolve(task_name, events))
 
 
-def _made(task: Task, method: Method, quick: bool, threads: int, events: Events) -> Made:
-    trains = getattr(task, "training", None) is not None
-    before: list[AnyStep] = [Train(epochs=1) if quick else Train()] if trains else []
-    result = compress(task, Recipe([*before, *method.steps]), seed=0, threads=threads, events=events)
-    seconds = sum(stage.seconds for stage in result.summary.stages[1:])
-    return Made(method, result, seconds)
-
-
-def _speeds(task: Task, made: Sequence[Made], threads: int, seconds: float) -> Mapping[str, Timing]:
+def _speeds(task: Task, made: Sequence[Outcome], threads: int, seconds: float) -> Mapping[str, Timing]:
     """Time every file in every runtime, one sample a call, all in turns."""
     example = np.asarray(task.example())[:1]
-    calls = {}
-    for number, entry in enumerate(made):
-        for runtime in RUNTIMES:
-            session = entry.result.artifact.session(runtime=runtime, threads=threads)
-            calls[f"{runtime} {number}"] = lambda session=session: session.run(example)
+    calls = {
+        f"{runtime} {number}": partial(
+            outcome.files[0].artifact.session(runtime=runtime, threads=threads).run, example
+        )
+        for number, outcome in enumerate(made)
+        for runtime in RUNTIMES
+    }
     return {timing.name: timing for timing in interleaved(calls, seconds=seconds)}
 
 
-def _row(network: str, task: Task, made: Made) -> Row:
-    return row_of(
-        [made.result.summary],
-        network=network,
-        data=getattr(task, "dataset", task.name),
-        method=made.method.name,
-        setting=made.method.bits,
-        exempt=EXEMPT if made.method.steps else "everything (float32)",
-    )
-
-
-def _sheet(network: str, made: Sequence[Made], speeds: Mapping[str, Timing]) -> Sheet:
+def _sheet(network: str, made: Sequence[Outcome], speeds: Mapping[str, Timing]) -> Sheet:
     head = ["method", "bits", "data", "graph", "optimisation", "seconds", "accuracy", "points", "bytes"]
     head += [f"frames a second, {runtime}" for runtime in RUNTIMES] + ["quiet"]
-    rows: list[list[int | float | str | None]] = []
-    for number, entry in enumerate(made):
-        summary = entry.result.summary
+    rows: list[list[Cell]] = []
+    for number, outcome in enumerate(made):
+        (summary,) = outcome.summaries
+        setting, seconds = outcome.setting, sum(stage.seconds for stage in summary.stages[1:])
         after, before = summary.test[summary.primary], summary.baseline["test"][summary.primary]
         timings = [speeds[f"{runtime} {number}"] for runtime in RUNTIMES]
         rows.append(
             [
-                entry.method.name, entry.method.bits, entry.method.needs, entry.method.graph,
-                entry.method.optimisation, f"{entry.seconds:.1f}", f"{100 * after:.2f} %",
-                f"{100 * (after - before):+.2f}", summary.file_bytes,
+                setting.method, setting.setting, setting.needs, graph(setting), optimisation(setting),
+                f"{seconds:.1f}", f"{100 * after:.2f} %", f"{100 * (after - before):+.2f}", summary.file_bytes,
                 *(f"{1000 / t.milliseconds:,.0f}" for t in timings),
                 "yes" if all(t.quiet for t in timings) else "no",
             ]
@@ -187,10 +175,10 @@ def _sheet(network: str, made: Sequence[Made], speeds: Mapping[str, Timing]) -> 
     return Sheet(f"{network}: what is needed, what is given", head, rows)
 
 
-def _relu_sheet(network: str, found: Sequence[Wiped]) -> Sheet:
+def _relu_sheet(network: str, found: Sequence[Removed]) -> Sheet:
     return Sheet(
         f"{network}: error before and after the ReLU, weights at 4 bits",
-        ["layer", "negative before it", "error before, of the output's energy", "error after", "taken away"],
+        ["layer", "negative before it", "error before, of the output's energy", "error after", "removed"],
         [
             [
                 w.layer,
@@ -204,11 +192,8 @@ def _relu_sheet(network: str, found: Sequence[Wiped]) -> Sheet:
     )
 
 
-def _checks(network: str, made: Sequence[Made], speeds: Mapping[str, Timing]) -> list[Check]:
-    accuracy = {
-        (entry.method.bits, entry.method.name): entry.result.summary.test[entry.result.summary.primary]
-        for entry in made
-    }
+def _checks(network: str, made: Sequence[Outcome], speeds: Mapping[str, Timing]) -> list[Check]:
+    accuracy = {(o.setting.setting, o.setting.method): o.accuracy[0] for o in made}
     fed_back = max(value for (bits, name), value in accuracy.items() if "GPTQ" in name)
     steps = {
         "nearest": accuracy["W4A8", "nearest, a scale a channel"],
@@ -233,35 +218,65 @@ def _checks(network: str, made: Sequence[Made], speeds: Mapping[str, Timing]) ->
     return checks
 
 
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime in integers on the test set once.",
-        "seconds: of all steps after training, on the processor of this run.",
-        "compiler only: the float network, optimised by the runtime itself; frames a second are relative to it.",
-        "Weights of 4 bits are stored as such and expanded to int8 for the session: they are smaller, not faster.",
-        "Fine-tuning: one epoch at a learning rate of 1e-4, which was chosen on ResNet-20's validation images.",
-        "One sample a call; every file and runtime is timed in turns in one run.",
-        "The ReLU is of each layer's own output; in ResNet-20 a sum stands between every second one and its ReLU.",
-        "EfficientNet-Lite0: accuracy is agreement with the float network on unlabelled images; no training.",
-        *(["Quick form: its figures are not results."] if quick else []),
+@dataclass(frozen=True)
+class Removed:
+    """One layer that a ReLU follows.
+
+    Attributes:
+        layer: its path.
+        negative: share of its outputs below zero.
+        before: squared error of its outputs over their energy.
+        after: the same behind the ReLU, over the same energy.
+    """
+
+    layer: str
+    negative: float
+    before: float
+    after: float
+
+    @property
+    def share(self) -> float:
+        """The share of the squared error that is gone behind the ReLU."""
+        return 1 - self.after / self.before if self.before else 0.0
+
+
+def removed(task: Task, plain: Compressed, *, bits: int = 4) -> list[Removed]:
+    """Return, of every convolution and linear layer, what a ReLU behind it removes of the error of its weights.
+
+    Batch norms are folded before. Each layer alone is rounded to `bits` bits, a scale a channel; its inputs are
+    those of the float network.
+
+    Args:
+        task: gives one batch of validation.
+        plain: the float network, uncompressed.
+        bits: width of the rounded weights.
+    """
+    module = Fold().apply(Model.of(plain.artifact.into(task.model())), task, Context()).module
+    inputs: dict[str, Tensor] = {}
+    layers = {
+        name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Conv2d | nn.Linear)
+    }
+    hooks = [
+        layer.register_forward_pre_hook(lambda _, given, name=name: inputs.update({name: given[0]}))
+        for name, layer in layers.items()
     ]
+    with torch.inference_mode():
+        call(module, task.inputs(next(iter(task.batches("validation", seed=0, epoch=0)))))
+        found = [_one(name, layer, inputs[name], bits) for name, layer in layers.items() if name in inputs]
+    for hook in hooks:
+        hook.remove()
+    return found[:-1]  # no ReLU behind the last
 
 
-def _plot(rows: Sequence[Row]) -> Plot:
-    networks = list(dict.fromkeys(row.network for row in rows))
-    columns = min(len(networks), 2)
-    lines = -(-len(networks) // columns)
-    figure = new_figure(4.2 * columns, 4.0 * lines)
-    for ax, network in zip(figure.subplots(lines, columns, squeeze=False).flat, networks, strict=False):
-        here = [row for row in rows if row.network == network]
-        names = [f"{row.setting} {row.method}" for row in here]
-        ax.barh(names, [100 * row.accuracy for row in here], color="#4d7ea8")
-        ax.axvline(100 * here[0].baseline, color="#4d4d4d", linestyle="--", linewidth=1)
-        low, high = (f(100 * row.accuracy for row in here) for f in (min, max))
-        room = 0.15 * (high - low) + 0.02
-        ax.set_xlim(max(0.0, low - room), min(100.0, high + room))
-        ax.invert_yaxis()
-        ax.set_title(f"{network}\n{here[0].data}", fontsize=7)
-        ax.set_xlabel("test accuracy, %")
-        ax.tick_params(labelsize=7)
-    return Plot("ptq-spectrum.svg", svg(figure))
+def _one(name: str, layer: nn.Module, given: Tensor, bits: int) -> Removed:
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    format_ = Int(bits=bits, per="channel", scale_by="mse")
+    rounded = torch.from_numpy(
+        format_.encode(weight.detach().numpy(), view=View.of(tuple(weight.shape))).decode()
+    )
+    exact = layer(given)
+    off = torch.func.functional_call(layer, {"weight": rounded}, (given,))
+    energy = float(exact.square().sum())
+    before = float((off - exact).square().sum()) / energy
+    after = float((off.relu() - exact.relu()).square().sum()) / energy
+    return Removed(name, float((exact < 0).float().mean()), before, after)

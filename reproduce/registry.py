@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from featherweight.errors import ConfigError
 from featherweight.events import Events
@@ -28,32 +31,47 @@ from reproduce import (
     squeezenet,
     weight_changes,
 )
-from reproduce.results import Measured, Results, write
+from reproduce.results import Measured, Plot, Results, Row, write
+
+QUICK = "Quick form: its figures are not results."
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A published result: one line about it, and what measures it (`quick`, threads, events)."""
+    """A published result.
+
+    Attributes:
+        about: one line.
+        remarks: what a reader must know.
+        measure: takes `quick`, threads and events.
+        plot: draws the rows, if there are any.
+    """
 
     about: str
+    remarks: list[str]
     measure: Callable[[bool, int, Events], Measured]
+    plot: Callable[[Sequence[Row]], Plot] | None = None
+
+
+def _of(module: Any) -> Reproduction:
+    return Reproduction(module.ABOUT, module.REMARKS, module.measure, getattr(module, "plot", None))
 
 
 REPRODUCTIONS = {
-    "alexnet-astc": Reproduction(alexnet_astc.ABOUT, alexnet_astc.measure),
-    "deep-compression": Reproduction(deep_compression.ABOUT, deep_compression.measure),
-    "effnet-astc": Reproduction(effnet_astc.ABOUT, effnet_astc.measure),
-    "expand-pruning": Reproduction(expand_pruning.ABOUT, expand_pruning.measure),
-    "growth": Reproduction(growth.ABOUT, growth.measure),
-    "lenet-astc": Reproduction(lenet_astc.ABOUT, lenet_astc.measure),
-    "lenet-formats": Reproduction(lenet_formats.ABOUT, lenet_formats.measure),
-    "low-rank": Reproduction(low_rank.ABOUT, low_rank.measure),
-    "prune-unlabelled": Reproduction(prune_unlabelled.ABOUT, prune_unlabelled.measure),
-    "ptq-spectrum": Reproduction(ptq_spectrum.ABOUT, ptq_spectrum.measure),
-    "sosp": Reproduction(sosp.ABOUT, partial(sosp.measure, sosp.RESNET20)),
-    "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, partial(sosp.measure, sosp.VGG16)),
-    "squeezenet": Reproduction(squeezenet.ABOUT, squeezenet.measure),
-    "weight-changes": Reproduction(weight_changes.ABOUT, weight_changes.measure),
+    "alexnet-astc": _of(alexnet_astc),
+    "deep-compression": _of(deep_compression),
+    "effnet-astc": _of(effnet_astc),
+    "expand-pruning": _of(expand_pruning),
+    "growth": _of(growth),
+    "lenet-astc": _of(lenet_astc),
+    "lenet-formats": _of(lenet_formats),
+    "low-rank": _of(low_rank),
+    "prune-unlabelled": _of(prune_unlabelled),
+    "ptq-spectrum": _of(ptq_spectrum),
+    "sosp": Reproduction(sosp.ABOUT, sosp.REMARKS, partial(sosp.measure, sosp.RESNET20), sosp.plot),
+    "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, sosp.REMARKS, partial(sosp.measure, sosp.VGG16), sosp.plot),
+    "squeezenet": _of(squeezenet),
+    "weight-changes": _of(weight_changes),
 }
 
 
@@ -67,25 +85,54 @@ def reproduce(
 ) -> Results:
     """Measure a published result again and write it into `folder`.
 
-    Everything slow stands in the store, so that a killed reproduction goes on where it was.
+    Everything slow is kept in the store: an interrupted reproduction resumes where it was.
+
+    Args:
+        name: one of `REPRODUCTIONS`.
+        folder: gets `results.json`, the plots and `README.md`.
+        quick: a small version of the same run, for tests.
+        threads: compute threads; by default all processors.
+        events: where progress goes.
 
     Raises:
         ConfigError: there is no reproduction of that name.
     """
-    if name not in REPRODUCTIONS:
-        raise ConfigError("no such reproduction", got=repr(name), expected=", ".join(REPRODUCTIONS))
+    chosen = _named(name)
     threads = threads or usable_processors()
-    measured = REPRODUCTIONS[name].measure(quick, threads, events or default_events())
+    measured = chosen.measure(quick, threads, events or default_events())
+    drawn = [chosen.plot(measured.rows)] if chosen.plot else []
+    plots = [*drawn, *measured.plots]
     results = Results(
         name=name,
-        about=REPRODUCTIONS[name].about,
+        about=chosen.about,
         command=f"python -m reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
         environment={**versions(), "python": platform.python_version(), "threads": str(threads)},
         rows=measured.rows,
         checks=measured.checks,
-        plots=[plot.name for plot in measured.plots],
-        remarks=measured.remarks,
+        plots=[plot.name for plot in plots],
+        remarks=[*chosen.remarks, *([QUICK] if quick else [])],
         sheets=list(measured.sheets),
     )
-    write(results, measured.plots, Path(folder))
+    write(results, plots, Path(folder))
     return results
+
+
+def redraw(name: str, folder: str | Path) -> Results:
+    """Write the page and the plot of a result again, from the figures in its `results.json`.
+
+    Raises:
+        ConfigError: there is no reproduction of that name.
+    """
+    chosen = _named(name)
+    old = msgspec.json.decode((Path(folder) / "results.json").read_bytes(), type=Results)
+    plots = [chosen.plot(old.rows)] if chosen.plot else []
+    names = [plot.name for plot in plots] or old.plots
+    results = msgspec.structs.replace(old, about=chosen.about, remarks=chosen.remarks, plots=names)
+    write(results, plots, Path(folder))
+    return results
+
+
+def _named(name: str) -> Reproduction:
+    if name not in REPRODUCTIONS:
+        raise ConfigError("no such reproduction", got=repr(name), expected=", ".join(REPRODUCTIONS))
+    return REPRODUCTIONS[name]

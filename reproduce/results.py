@@ -9,12 +9,15 @@ from pathlib import Path
 
 import msgspec
 
-from featherweight.delivery.summary import Summary
-from featherweight.evaluation.paired_test import Paired, pooled
+from featherweight.evaluation.paired_test import Paired
 from featherweight.files import write_whole
 from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
 from featherweight.units import nbytes, percent
+
+Cell = int | float | str | None
+ACCURACY = "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once."
+AGREEMENT = "Accuracy is agreement: the share of test images with the same top-1 as the float model."
 
 
 class Paper(msgspec.Struct, frozen=True):
@@ -69,7 +72,7 @@ class Sheet(msgspec.Struct, frozen=True):
 
     title: str
     head: list[str]
-    rows: list[list[int | float | str | None]]
+    rows: list[list[Cell]]
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -110,52 +113,19 @@ class Measured:
     Attributes:
         rows: accuracy and bytes of files.
         checks: goals.
-        plots: pictures.
-        remarks: what a reader must know.
-        sheets: what is no row: figures under a title of their own.
+        sheets: tables of what is not a `Row`.
+        plots: pictures of what is not a `Row`.
     """
 
     rows: list[Row]
     checks: list[Check]
-    plots: list[Plot]
-    remarks: list[str]
     sheets: Sequence[Sheet] = ()
+    plots: Sequence[Plot] = ()
 
 
 def mean_spread(values: Sequence[float]) -> tuple[float, float]:
     """Return mean and sample standard deviation (0 for one value)."""
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else 0.0
-
-
-def row_of(
-    found: Sequence[Summary],
-    *,
-    network: str,
-    data: str,
-    method: str,
-    setting: str,
-    exempt: str,
-    paper: Paper | None = None,
-) -> Row:
-    """Return the line of one setting; `found`: what each seed came to, the other arguments as in `Row`."""
-    accuracy, spread = mean_spread([s.test[s.primary] for s in found])
-    size, _ = mean_spread([s.file_bytes for s in found])
-    compared = [s.paired for s in found if s.paired]
-    return Row(
-        network=network,
-        data=data,
-        method=method,
-        setting=setting,
-        seeds=[s.seed for s in found],
-        accuracy=accuracy,
-        spread=spread,
-        baseline=mean_spread([s.baseline["test"][s.primary] for s in found])[0],
-        nbytes=size,
-        ratio=found[0].float_bytes / size,
-        exempt=exempt,
-        paired=pooled(compared) if compared else None,
-        paper=paper,
-    )
 
 
 def write(results: Results, plots: Sequence[Plot], folder: Path) -> None:
@@ -171,10 +141,8 @@ def page(results: Results) -> str:
     parts = [f"# {results.name}", results.about, f"    {results.command}"]
     parts += [f"![{name}]({name})" for name in results.plots]
     checks = [[c.name, c.goal, c.measured, "yes" if c.holds else "**no**"] for c in results.checks]
-    parts.append(
-        "## Checks\n\n" + "\n".join(rows_of(Table("", ["check", "goal", "measured", "holds"], checks)))
-    )
-    measured = [_rows(results.rows)] if results.rows else []
+    measured = [Table("Checks", ["check", "goal", "measured", "holds"], checks)]
+    measured += [_rows(results.rows)] if results.rows else []
     measured += [
         Table(sheet.title, sheet.head, [[_cell(c) for c in row] for row in sheet.rows])
         for sheet in results.sheets
@@ -188,21 +156,10 @@ def page(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+HEAD = ["network", "data", "method", "setting", "accuracy", "spread", "float", "file", "ratio", "seeds"]
+
+
 def _rows(rows: Sequence[Row]) -> Table:
-    head = [
-        "network",
-        "data",
-        "method",
-        "setting",
-        "accuracy",
-        "spread",
-        "float",
-        "file",
-        "ratio",
-        "seeds",
-        "exempt",
-        "paper",
-    ]
     cells = [
         [
             r.network,
@@ -220,10 +177,10 @@ def _rows(rows: Sequence[Row]) -> Table:
         ]
         for r in rows
     ]
-    return Table("Measured", head, cells)
+    return Table("Measured", [*HEAD, "exempt", "paper"], cells)
 
 
-def _cell(value: int | float | str | None) -> str:
+def _cell(value: Cell) -> str:
     """Return a cell as text: numbers with separators, nothing for None."""
     if value is None:
         return ""

@@ -1,24 +1,29 @@
-"""Settings of a network side by side: measured over seeds, their rows, and the smallest that keeps a demand."""
+"""Settings of a network side by side: what each came to over its seeds, their rows, and goals checked on test."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from featherweight.delivery.summary import Summary
-from featherweight.evaluation.paired_test import pooled
+from featherweight.evaluation.paired_test import Paired, pooled
 from featherweight.events import Events
-from featherweight.formats import AnyFormat, Astc
-from featherweight.formats.astc.modes import Footprint
+from featherweight.formats import Float
+from featherweight.packing import unpack
 from featherweight.recipe import Recipe
-from featherweight.report.plot import logarithmic, new_figure, svg
-from featherweight.search import compress
-from featherweight.search.allocation import allocate
-from featherweight.search.front import damages
-from featherweight.search.sensitivity import Sensitivity
-from featherweight.task import Task
-from featherweight.techniques import AnyStep
-from reproduce.results import Check, Plot, Row, Sheet, mean_spread, row_of
+from featherweight.search import Compressed, compress
+from featherweight.task import Needs, Task
+from featherweight.techniques import AnyStep, Encode, Finetune, Train
+from reproduce.results import Check, Paper, Row, mean_spread
+
+Steps = list[AnyStep]
+REST = Encode(where=["*", "!weights"], format=Float("float16"))
+ORDER: tuple[Needs, ...] = ("none", "unlabelled", "labelled")
 
 
 @dataclass(frozen=True)
@@ -28,14 +33,25 @@ class Setting:
     Attributes:
         method: what it is called, in the table and in the plot.
         setting: its options, in words.
-        steps: what is done.
-        retrained: whether the compressed network was trained.
+        steps: what is done; "auto": formats are chosen within `max_drop`.
+        max_drop: points that "auto" may lose on validation.
     """
 
     method: str
     setting: str
-    steps: Sequence[AnyStep]
-    retrained: bool = False
+    steps: Sequence[AnyStep] | Literal["auto"]
+    max_drop: float | None = None
+
+    @property
+    def retrained(self) -> bool:
+        """Whether the compressed network is trained."""
+        return any(isinstance(step, Finetune) for step in self.steps)
+
+    @property
+    def needs(self) -> Needs:
+        """The most that a step needs of the data, beside the training of the float network."""
+        needs = [step.needs for step in self.steps if not isinstance(step, str | Train)]
+        return max(needs, key=ORDER.index, default="none")
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,12 @@ class Outcome:
     network: str
     data: str
     setting: Setting
-    summaries: list[Summary]
+    files: Sequence[Compressed]
+
+    @property
+    def summaries(self) -> list[Summary]:
+        """Report of each file."""
+        return [file.summary for file in self.files]
 
     @property
     def change(self) -> float:
@@ -54,9 +75,73 @@ class Outcome:
         return 100 * mean_spread(changes)[0]
 
     @property
+    def accuracy(self) -> tuple[float, float]:
+        """Mean and spread of the primary metric on test, as fractions."""
+        return mean_spread([s.test[s.primary] for s in self.summaries])
+
+    @property
+    def nbytes(self) -> float:
+        """Mean bytes of the whole files."""
+        return mean_spread([s.file_bytes for s in self.summaries])[0]
+
+    @property
     def ratio(self) -> float:
         """4 bytes a parameter over the mean bytes of the whole files."""
-        return self.summaries[0].float_bytes / mean_spread([s.file_bytes for s in self.summaries])[0]
+        return self.summaries[0].float_bytes / self.nbytes
+
+    @property
+    def paired(self) -> Paired | None:
+        """Files against float networks, sample by sample on test, over all seeds; None if not compared."""
+        compared = [s.paired for s in self.summaries if s.paired]
+        return pooled(compared) if compared else None
+
+
+def measured(
+    network: str, task: Task, settings: Iterable[Setting], seeds: Sequence[int], threads: int, events: Events
+) -> list[Outcome]:
+    """Return what each setting came to.
+
+    Args:
+        network: its name in the table.
+        task: its task.
+        settings: one outcome each.
+        seeds: one file each.
+        threads: compute threads.
+        events: where progress goes.
+    """
+
+    def file(setting: Setting, seed: int) -> Compressed:
+        recipe = "auto" if setting.steps == "auto" else Recipe(cast(Steps, list(setting.steps)))
+        return compress(task, recipe, max_drop=setting.max_drop, seed=seed, threads=threads, events=events)
+
+    data = getattr(task, "dataset", task.name)
+    return [Outcome(network, data, one, [file(one, seed) for seed in seeds]) for one in settings]
+
+
+def row(outcome: Outcome, exempt: str, paper: Paper | None = None) -> Row:
+    """Return the line of an outcome."""
+    accuracy, spread = outcome.accuracy
+    return Row(
+        network=outcome.network,
+        data=outcome.data,
+        method=outcome.setting.method,
+        setting=outcome.setting.setting,
+        seeds=[s.seed for s in outcome.summaries],
+        accuracy=accuracy,
+        spread=spread,
+        baseline=mean_spread([s.baseline["test"][s.primary] for s in outcome.summaries])[0],
+        nbytes=outcome.nbytes,
+        ratio=outcome.ratio,
+        exempt=exempt,
+        paired=outcome.paired,
+        paper=paper,
+    )
+
+
+def parity(outcomes: Iterable[Outcome]) -> Check:
+    """Return whether the runtime computed what the decoded modules do."""
+    worst = max(s.difference or 0.0 for outcome in outcomes for s in outcome.summaries)
+    return Check("runtime equals decoded module", "1e-5 of the output's scale", f"{worst:.1e}", worst <= 1e-5)
 
 
 @dataclass(frozen=True)
@@ -78,57 +163,6 @@ class Demand:
     paper: str
 
 
-def blocks(footprint: Footprint) -> Astc:
-    """Return blocks with one range a tensor."""
-    return Astc(footprint=footprint, per="tensor")
-
-
-def said(formats: dict[str, AnyFormat]) -> str:
-    """Return the footprints of the tensors, in words."""
-    return ", ".join(
-        f"{name.removesuffix('.weight')} {format_.footprint}"
-        for name, format_ in formats.items()
-        if isinstance(format_, Astc)
-    )
-
-
-def measured(
-    network: str, task: Task, settings: Sequence[Setting], seeds: list[int], threads: int, events: Events
-) -> list[Outcome]:
-    """Return what each setting came to."""
-    data = getattr(task, "dataset", task.name)
-    return [
-        Outcome(
-            network,
-            data,
-            setting,
-            [
-                compress(task, Recipe(list(setting.steps)), seed=seed, threads=threads, events=events).summary
-                for seed in seeds
-            ],
-        )
-        for setting in settings
-    ]
-
-
-def row(outcome: Outcome, exempt: str) -> Row:
-    """Return the line of an outcome."""
-    setting = outcome.setting
-    return row_of(
-        outcome.summaries,
-        network=outcome.network,
-        data=outcome.data,
-        method=setting.method,
-        setting=setting.setting,
-        exempt=exempt,
-    )
-
-
-def astc(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    """Return those in blocks: checks are of these, whatever scalar formats reach."""
-    return [outcome for outcome in outcomes if outcome.setting.method.startswith("ASTC")]
-
-
 def smallest(outcomes: Sequence[Outcome], demand: Demand) -> Outcome | None:
     """Return the outcome of greatest ratio that keeps a demand on validation."""
     kept = [
@@ -143,76 +177,23 @@ def check(name: str, outcomes: Sequence[Outcome], demand: Demand) -> Check:
     """Return whether the file chosen for a demand reaches its ratio, and keeps the demand on test."""
     best = smallest(outcomes, demand)
     goal = f"{demand.goal:g}x at -{demand.most_drop:g} points ({demand.paper})"
-    if best is None:
+    together = best.paired if best else None
+    if best is None or together is None:
         return Check(f"{name}, {demand.about}", goal, "no setting keeps it on validation", False)
-    together = pooled([s.paired for s in best.summaries if s.paired])
     change = 100 * together.difference
-    name_of = f"{best.setting.method}, {best.setting.setting}"
-    said = f"{best.ratio:.1f}x, {change:+.2f} points on test, p = {together.p:.2g}: {name_of}"
+    setting = f"{best.setting.method}, {best.setting.setting}"
+    found = f"{best.ratio:.1f}x, {change:+.2f} points on test, p = {together.p:.2g}: {setting}"
     holds = best.ratio >= demand.goal and change >= -demand.most_drop - 1e-9
-    return Check(f"{name}, {demand.about}", goal, said, holds)
+    return Check(f"{name}, {demand.about}", goal, found, holds)
 
 
-def costs(outcomes: Sequence[Outcome]) -> Sheet:
-    """Return what re-trained settings took, beside what validation says of them."""
-    lines: list[list[int | float | str | None]] = []
-    for outcome in outcomes:
-        if outcome.setting.retrained:
-            last = [[s for s in summary.stages if s.step == "finetune"][-1] for summary in outcome.summaries]
-            seconds = mean_spread([stage.seconds for stage in last])[0]
-            lines.append(
-                [outcome.network, outcome.data, outcome.setting.method, outcome.setting.setting,
-                 f"{outcome.change:+.2f}", round(seconds)]
-            )  # fmt: skip
-    return Sheet(
-        "Re-training", ["network", "data", "method", "setting", "validation, change", "seconds"], lines
-    )
+def spent(module: nn.Module, example: Any) -> tuple[int, int]:
+    """Return the multiply-accumulates of a network on `example`, and its parameters."""
+    with torch.no_grad(), FlopCounterMode(display=False) as flops:
+        module.eval()(example)
+    return flops.get_total_flops() // 2, sum(parameter.numel() for parameter in module.parameters())
 
 
-def allocated(table: Sensitivity, ratio: float) -> dict[str, AnyFormat]:
-    """Return the format of each tensor of least predicted loss at a ratio of the tensors alone."""
-    rows = list(table.by_tensor().values())
-    floats = sum(cell.nbytes for row in rows for cell in row if cell.option.format is None)
-    coded = [[cell for cell in row if cell.option.format is not None] for row in rows]
-    sizes = [[cell.nbytes for cell in row] for row in coded]
-    chosen = allocate([damages(row) for row in coded], sizes, floats / ratio)
-    if chosen is None:
-        chosen = [row.index(min(row)) for row in sizes]
-    picked = [row[i] for row, i in zip(coded, chosen, strict=True)]
-    return {cell.tensor: cell.option.format for cell in picked if cell.option.format is not None}
-
-
-def plot(rows: Sequence[Row], paper: Mapping[str, Sequence[tuple[float, float]]], floor: float) -> Plot:
-    """Return accuracy against ratio, a panel for each network and data set.
-
-    Args:
-        rows: what was measured.
-        paper: published ratios and changes in points, by what the data set's name begins with.
-        floor: how many points below the float network a panel shows.
-    """
-    panels = list(dict.fromkeys((r.network, r.data) for r in rows))
-    methods = list(dict.fromkeys(r.method for r in rows))
-    figure = new_figure(5.0 * len(panels), 3.8)
-    for ax, panel in zip(figure.subplots(1, len(panels), squeeze=False).flat, panels, strict=True):
-        here = [r for r in rows if (r.network, r.data) == panel]
-        base = 100 * here[0].baseline
-        for number, method in enumerate(methods):
-            points = sorted((r.ratio, 100 * r.accuracy, 100 * r.spread) for r in here if r.method == method)
-            if points:
-                x, y, spread = zip(*points, strict=True)
-                ax.errorbar(
-                    x, y, spread, fmt="o-", color=f"C{number}", linewidth=0.8, capsize=2, label=method
-                )
-        theirs = (points for data, points in paper.items() if panel[1].startswith(data))
-        published = [(ratio, base + change) for ratio, change in next(theirs, ())]
-        if published:
-            ax.scatter(*zip(*published, strict=True), marker="*", s=70, color="k", label="poster", zorder=3)
-        ax.axhline(base, color="#4d4d4d", linestyle="--", linewidth=1)
-        ax.set_ylim(base - floor, max(base, *(100 * (r.accuracy + r.spread) for r in here)) + floor / 20)
-        logarithmic(ax)
-        ax.set_title(", ".join(panel), fontsize=9)
-        ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
-        ax.set_ylabel("accuracy on test, %")
-        ax.grid(alpha=0.3)
-        ax.legend(frameon=False, fontsize=6, loc="lower left")
-    return Plot("front.svg", svg(figure))
+def left(file: Compressed, task: Task) -> tuple[int, int]:
+    """Return what a file's network has `spent` on the task's example."""
+    return spent(unpack(file.artifact, task).module, task.example())

@@ -7,22 +7,21 @@ from collections.abc import Sequence
 from msgspec.structs import replace
 
 from featherweight.events import Events
-from reproduce.pipeline import (
+from reproduce.deep_compression import (
     DESCENT,
     FLOAT,
     Case,
-    Outcome,
     checks,
-    hurried,
     integers,
+    line,
     outcomes,
-    parity,
-    plot,
     pruned,
-    row,
+    quickened,
     sheet,
 )
-from reproduce.results import Check, Measured
+from reproduce.plots import front
+from reproduce.results import ACCURACY, Check, Measured, Plot, Row
+from reproduce.settings import Outcome, parity
 
 ABOUT = (
     "SqueezeNet against AlexNet, 32 x 32 pixels: the same accuracy, fewer parameters; then Deep Compression."
@@ -41,46 +40,40 @@ CASES = (
 )  # fmt: skip
 
 
+REMARKS = [
+    ACCURACY,
+    "The float networks are the baselines kept with the zoo: AlexNet in integers, SqueezeNet in float16.",
+    "The ratio counts the whole file: weights, biases, batch norm, graph, recipe and index.",
+    "The rounds and the tuning train longer than the baselines did, and distil from them (Hinton's loss).",
+]
+
+
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure both networks, in float16 and compressed; quick: SqueezeNet alone, one epoch at a time."""
-    cases = [hurried(CASES[1])] if quick else CASES
-    found = outcomes(cases, quick, threads, events)
-    rows = [row(outcome) for outcome in found]
-    held = [parity(s for outcome in found for s in outcome.summaries)]
+    cases = [quickened(CASES[1])] if quick else CASES
+    found = [outcome for case in cases for outcome in outcomes(case, quick, threads, events)]
+    held = [parity(found)]
     if not quick:
-        held += _against(found)
-        held += [check for outcome in found if outcome.setting == FEWEST for check in checks(outcome)]
-    return Measured(rows, held, [plot("squeezenet", [CASES[1]], rows)], _remarks(quick), [sheet(found)])
+        held += [*_against(*found), *checks(CASES[1], found[-1])]
+    rows = [line(CASES[1], outcome) for outcome in found]
+    return Measured(rows, held, [sheet(found)])
 
 
-def _against(found: Sequence[Outcome]) -> list[Check]:
+def plot(rows: Sequence[Row]) -> Plot:
+    """Return accuracy against ratio, a panel for each network."""
+    return front(rows, 3.0, goals={case.network: case.goal for case in CASES[1:]})
+
+
+def _against(alexnet: Outcome, plain: Outcome, smallest: Outcome) -> list[Check]:
     """Return how SqueezeNet compares with AlexNet: parameters, accuracy, and the smallest file."""
-    alexnet, squeezenet = (row(outcome) for outcome in found if outcome.setting == PLAIN)
-    smallest = row(found[-1])
-    floats = [outcome.summaries[0].float_bytes for outcome in found if outcome.setting == PLAIN]
-    fewer, change = floats[0] / floats[1], 100 * (squeezenet.baseline - alexnet.baseline)
+    large, small = (outcome.summaries[0] for outcome in (alexnet, plain))
+    fewer, ratio = large.float_bytes / small.float_bytes, large.float_bytes / smallest.nbytes
+    change = 100 * (small.baseline["test"][small.primary] - large.baseline["test"][large.primary])
     return [
         Check("SqueezeNet: fewer parameters than AlexNet", "25x", f"{fewer:.1f}x", fewer >= 25),
         Check(
-            "SqueezeNet: accuracy on test against AlexNet, both in float",
-            "-0.5 points or better",
-            f"{change:+.2f} points",
-            change >= -0.5,
+            "SqueezeNet: accuracy on test against AlexNet, both in float", "-0.5 points or better",
+            f"{change:+.2f} points", change >= -0.5,
         ),
-        Check(
-            "SqueezeNet's smallest file against AlexNet in float32",
-            "300x",
-            f"{floats[0] / smallest.nbytes:.0f}x",
-            floats[0] / smallest.nbytes >= 300,
-        ),
-    ]
-
-
-def _remarks(quick: bool) -> list[str]:
-    return [
-        "Accuracy is of the reloaded file, computed by ONNX Runtime on the test set once.",
-        "The float networks are the baselines kept with the zoo: AlexNet in integers, SqueezeNet in float16.",
-        "The ratio counts the whole file: weights, biases, batch norm, graph, recipe and index.",
-        "The rounds and the tuning train further than the baselines did, and are taught by them (Hinton's loss).",
-        *(["Quick form: one network, one epoch at a time; its figures are not results."] if quick else []),
-    ]
+        Check("SqueezeNet's smallest file against AlexNet in float32", "300x", f"{ratio:.0f}x", ratio >= 300),
+    ]  # fmt: skip

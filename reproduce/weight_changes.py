@@ -31,6 +31,13 @@ ABOUT = (
     "LeNet-300-100 on MNIST, epoch by epoch: how far weights move, how many of their 4-bit symbols change, and "
     "what entropy coders make of the weights and of the changes."
 )
+REMARKS = [
+    "Means over three seeds (one in the quick form); of the symbols of the three weight matrices, 266,200 together.",
+    "Float training starts from random weights and never sees the projection after each epoch.",
+    "Fine-tuning starts from its result, at a tenth of the rate. Both rates fall by a cosine.",
+    "An update is the difference of symbols, modulo 16, to the epoch before.",
+    "Scales (1.6 kB) or codebooks (0.2 kB) are fitted again after each epoch; bytes do not count them.",
+]
 NEVER = Project(every=1 << 40)  # float training
 CODERS: tuple[Coder, ...] = (Fixed(), Huffman(), Rans(), Cabac())
 FORMATS: tuple[Format, ...] = (Int(bits=4, scale_by="mse"), Clustered(bits=4))
@@ -91,15 +98,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     with pinned(threads):
         runs = [_one(task, seed, 2 if quick else 8, 2 if quick else 4, events) for seed in seeds]
     changes = {key: _mean([run[key] for run in runs]) for key in runs[0]}
-    remarks = [
-        f"Means over {len(seeds)} seeds; of the symbols of the three weight matrices, 266,200 together.",
-        "Float training starts from random weights and never sees the projection after each epoch.",
-        "Fine-tuning starts from its result, at a tenth of the rate. Both rates fall by a cosine.",
-        "An update is the difference of symbols, modulo 16, to the epoch before.",
-        "Scales (1.6 kB) or codebooks (0.2 kB) are fitted anew after each epoch; bytes do not count them.",
-        *(["Quick form: one seed, two epochs; its figures are not results."] if quick else []),
-    ]
-    return Measured([], _checks(changes, quick), [_plot(changes)], remarks, _sheets(changes))
+    return Measured([], _checks(changes, quick), _sheets(changes), [_plot(changes)])
 
 
 def _one(

@@ -18,7 +18,7 @@ def measured():
 
 def results(measured):
     return Results("growth", growth.ABOUT, "command", {}, [], measured.checks, ["growth.svg"],
-                   measured.remarks, list(measured.sheets))  # fmt: skip
+                   growth.REMARKS, list(measured.sheets))  # fmt: skip
 
 
 def test_what_is_committed_is_what_is_counted(measured, tmp_path):

@@ -7,20 +7,19 @@ from featherweight.formats.coders import Cabac
 from featherweight.recipe import Recipe
 from featherweight.techniques import Finetune, Sparsify
 from reproduce import deep_compression, squeezenet
-from reproduce.pipeline import (
+from reproduce.deep_compression import (
     FLOAT,
-    REST,
     TAUGHT,
     Case,
     checks,
-    hurried,
+    line,
     outcomes,
-    parity,
     pruned,
-    row,
+    quickened,
     shared,
     sheet,
 )
+from reproduce.settings import REST, parity
 
 PRUNING = pruned((0.8,), TAUGHT, last=3)
 SETTINGS = {"float16": [FLOAT], "fewer bits": [*PRUNING, *shared(TAUGHT, 3, Cabac())]}
@@ -29,7 +28,7 @@ CASE = Case("ResNet", "resnet-digits", (0, 1), 1.0, 20, SETTINGS)
 
 @pytest.fixture(scope="module")
 def found():
-    return outcomes([hurried(CASE)], quick=True, threads=1, events=lambda event: None)
+    return outcomes(quickened(CASE), quick=True, threads=1, events=lambda event: None)
 
 
 def test_rounds_prune_and_train():
@@ -47,24 +46,24 @@ def test_recipes_can_be_written(case):
         assert FLOAT in steps or REST in steps, f"{name} leaves something in float32"
 
 
-def test_the_hurried_form_trains_an_epoch_at_a_time():
-    quick = hurried(CASE)
+def test_the_quick_form_trains_an_epoch_at_a_time():
+    quick = quickened(CASE)
     assert quick.seeds == (0,)
     trained = [step for steps in quick.settings.values() for step in steps if isinstance(step, Finetune)]
     assert {step.epochs for step in trained} == {1}
 
 
 def test_rows_are_of_the_files(found):
-    plain, fewest = (row(outcome) for outcome in found)
+    plain, fewest = (line(CASE, outcome) for outcome in found)
     assert plain.nbytes == found[0].summaries[0].file_bytes
     assert fewest.ratio == pytest.approx(found[1].summaries[0].float_bytes / fewest.nbytes)
     assert fewest.ratio > 20 > plain.ratio > 1.9
     assert fewest.setting.startswith("clustered 3")
-    assert parity(s for outcome in found for s in outcome.summaries).holds
+    assert parity(found).holds
 
 
 def test_checks_hold_when_they_do(found):
-    ratio, accuracy = checks(found[1])
+    ratio, accuracy = checks(CASE, found[1])
     assert ratio.holds
     change = 100 * found[1].summaries[0].paired.difference
     assert accuracy.holds == (change >= -1.0)

@@ -12,7 +12,8 @@ from featherweight.graph.coupling import couple
 from featherweight.techniques import Finetune, Prune
 from featherweight.zoo.resnet_cifar import resnet20
 from reproduce import expand_pruning, prune_unlabelled, sosp, torch_pruning
-from reproduce.short import Short
+from reproduce.settings import spent
+from reproduce.tasks import Short, agreement
 
 
 @cache
@@ -41,26 +42,25 @@ def test_a_short_task_sees_a_few_batches_others_in_each_epoch():
 
 def test_rounds_come_to_the_rate_and_train_as_long_as_one_shot():
     rate = sosp.RATES[0]
-    steps = sosp.recipe(sosp.ROUNDS, rate).steps
+    steps = sosp.recipe(sosp.ROUNDS, rate)
     assert np.prod([step.keep for step in steps if isinstance(step, Prune)]) == pytest.approx(rate.keep)
     epochs = [
-        sum(s.epochs for s in made if isinstance(s, Finetune))
-        for made in (steps, sosp.recipe("L2", rate).steps)
+        sum(s.epochs for s in made if isinstance(s, Finetune)) for made in (steps, sosp.recipe("L2", rate))
     ]
     assert epochs[0] == epochs[1] == sosp.EPOCHS
 
 
 def test_costs_are_those_of_the_known_network():
-    assert sosp.spent(resnet20(), torch.randn(1, 3, 32, 32)) == (40_551_040, 269_722)
+    assert spent(resnet20(), torch.randn(1, 3, 32, 32)) == (40_551_040, 269_722)
 
 
 @pytest.mark.skipif(not torch_pruning.installed(), reason="torch-pruning is not installed")
 @pytest.mark.parametrize("importance", ["magnitude", "taylor"])
 def test_torch_pruning_comes_below_the_limit_and_near_it(importance):
     example = task().example()
-    limit = 0.5 * sosp.spent(task().model(), example)[0]
-    found = torch_pruning.torch_pruned(task(), importance, 0, lambda m: sosp.spent(m, example)[0], limit)
-    assert 0.6 * limit < sosp.spent(found, example)[0] <= limit
+    limit = 0.5 * spent(task().model(), example)[0]
+    found = torch_pruning.torch_pruned(task(), importance, 0, lambda m: spent(m, example)[0], limit)
+    assert 0.6 * limit < spent(found, example)[0] <= limit
     assert all(parameter.grad is None for parameter in found.parameters())
 
 
@@ -81,9 +81,13 @@ def test_bottlenecks_are_what_pruning_spares():
     assert expand_pruning.chosen("no width", None, shares, 0) == ()
 
 
-def test_answers_of_ones_own_are_agreed_with(monkeypatch):
-    monkeypatch.setattr(prune_unlabelled, "TRAINED", 50)
-    own = prune_unlabelled.own_answers(task())
+def test_images_are_split_as_asked_and_the_network_agrees_with_itself():
+    own = agreement(task(), (50, 30), batch_size=32)
+    sizes = [
+        sum(len(y) for _, y in own.batches(split, seed=0, epoch=0))
+        for split in ("calibration", "validation", "test")
+    ]
+    assert sizes == [50, 30, 120]
     for split in ("train", "validation", "test"):
         assert own.metrics(own.model().eval(), split)["accuracy"] == 1
 
@@ -97,4 +101,4 @@ def test_pruning_without_labels_from_end_to_end(monkeypatch, tmp_path):
     assert all(row.baseline == 1 and row.nbytes > 0 for row in found.rows)
     for _, macs, *_ in found.sheets[0].rows:
         assert 60 < float(macs.removesuffix(" %")) <= 80
-    assert found.plots[0].svg.startswith("<svg")
+    assert prune_unlabelled.plot(found.rows).svg.startswith("<svg")

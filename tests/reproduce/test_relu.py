@@ -1,4 +1,4 @@
-"""What a ReLU takes away of an error: on a network where it can be counted by hand."""
+"""What a ReLU removes of an error: on a network where it can be counted by hand."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,7 @@ from torch import nn
 from featherweight import Classification, compress
 from featherweight.formats import Int
 from featherweight.recipe import Recipe
-from reproduce.ptq_spectrum import methods
-from reproduce.relu import Wiped, _one, wiped
+from reproduce.ptq_spectrum import Removed, _one, graph, methods, optimisation, removed
 
 
 def test_the_error_of_a_layer_before_and_after():
@@ -33,13 +32,19 @@ def test_every_layer_but_the_last(tmp_path):
     network = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 2))
     x = torch.randn(80, 8)
     task = Classification(network, train=(x[:60], torch.arange(60) % 2), test=(x[60:], torch.arange(20) % 2))
-    found = wiped(task, compress(task, Recipe([]), threads=1))
+    found = removed(task, compress(task, Recipe([]), threads=1))
     assert [w.layer for w in found] == ["0", "2"]
-    assert all(isinstance(w, Wiped) and 0 < w.after < w.before for w in found)
+    assert all(isinstance(w, Removed) and 0 < w.after < w.before for w in found)
 
 
 def test_the_spectrum_is_ordered_by_what_is_needed():
     names = [method.needs for method in methods()]
     assert names[0] == "none" and names[-1] == "labelled"
     assert set(names) == {"none", "unlabelled", "labelled"}
-    assert {method.graph for method in methods()} == {"read", "changed"}
+    assert {graph(method) for method in methods()} == {"read", "changed"}
+    assert {optimisation(method) for method in methods()} == {
+        "none",
+        "search",
+        "closed form",
+        "descent, labels",
+    }

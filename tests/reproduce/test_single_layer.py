@@ -8,7 +8,7 @@ from featherweight import Classification
 from featherweight.events import silent
 from featherweight.model import Model
 from featherweight.techniques import Gptq
-from reproduce.single_layer import ARM, FED, gains, lines_of, ratios
+from reproduce.astc import ARM, FED, gains, lines_of, ratios
 
 pytest.importorskip("astc_encoder")
 

@@ -1,4 +1,4 @@
-"""Signal to noise of what single layers put out, encoded by Arm's encoder, by ours and with error feedback."""
+"""What the results on ASTC share: footprints by allocation, and the signal to noise of single layers' outputs."""
 
 from __future__ import annotations
 
@@ -11,16 +11,68 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from featherweight.events import Events
+from featherweight.formats import AnyFormat, Astc
 from featherweight.formats.astc.modes import Footprint
 from featherweight.model import Model
+from featherweight.search.allocation import allocate
+from featherweight.search.front import damages
+from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
 from featherweight.techniques import AnyStep, Context, Encode, Gptq, Reorder
-from reproduce.results import Check, Sheet
-from reproduce.settings import blocks
+from reproduce.results import Cell, Check, Sheet, mean_spread
+from reproduce.settings import Outcome
 
 ARM, FED = "Arm's -thorough", "error feedback"
 # In dB, by footprint and method.
 Alone = dict[Footprint, dict[str, float]]
+
+
+def blocks(footprint: Footprint) -> Astc:
+    """Return blocks with one range a tensor."""
+    return Astc(footprint=footprint, per="tensor")
+
+
+def footprints(formats: dict[str, AnyFormat]) -> str:
+    """Return the footprints of the tensors, in words."""
+    return ", ".join(
+        f"{name.removesuffix('.weight')} {format_.footprint}"
+        for name, format_ in formats.items()
+        if isinstance(format_, Astc)
+    )
+
+
+def astc(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """Return those in blocks: checks are of these, whatever scalar formats reach."""
+    return [outcome for outcome in outcomes if outcome.setting.method.startswith("ASTC")]
+
+
+def allocated(table: Sensitivity, ratio: float) -> dict[str, AnyFormat]:
+    """Return the format of each tensor of least predicted loss at a ratio of the tensors alone."""
+    rows = list(table.by_tensor().values())
+    floats = sum(cell.nbytes for row in rows for cell in row if cell.option.format is None)
+    coded = [[cell for cell in row if cell.option.format is not None] for row in rows]
+    sizes = [[cell.nbytes for cell in row] for row in coded]
+    chosen = allocate([damages(row) for row in coded], sizes, floats / ratio)
+    if chosen is None:
+        chosen = [row.index(min(row)) for row in sizes]
+    picked = [row[i] for row, i in zip(coded, chosen, strict=True)]
+    return {cell.tensor: cell.option.format for cell in picked if cell.option.format is not None}
+
+
+def costs(outcomes: Sequence[Outcome]) -> Sheet:
+    """Return what re-trained settings took, beside what validation says of them."""
+    lines: list[list[Cell]] = []
+    for outcome in outcomes:
+        if outcome.setting.retrained:
+            last = [[s for s in summary.stages if s.step == "finetune"][-1] for summary in outcome.summaries]
+            seconds = mean_spread([stage.seconds for stage in last])[0]
+            lines.append(
+                [outcome.network, outcome.data, outcome.setting.method, outcome.setting.setting,
+                 f"{outcome.change:+.2f}", round(seconds)]
+            )  # fmt: skip
+    return Sheet(
+        "Re-training", ["network", "data", "method", "setting", "validation, change", "seconds"], lines
+    )
 
 
 def ratios(model: Model, task: Task, sweep: Gptq, footprints: Sequence[Footprint], events: Events) -> Alone:
@@ -43,7 +95,7 @@ def ratios(model: Model, task: Task, sweep: Gptq, footprints: Sequence[Footprint
             ARM: (model, Encode(where=where, format=replace(format_, preset="astcenc"))),
             "fast": (model, Encode(where=where, format=format_)),
             FED: (model, replace(sweep, format=format_)),
-            f"{FED}, alike channels next to each other": (ordered, replace(sweep, format=format_)),
+            f"{FED}, similar channels side by side": (ordered, replace(sweep, format=format_)),
         }
         found[footprint] = {
             way: sqnr(base.module, step.apply(base, task, context).module, images)[where.rpartition(".")[0]]
@@ -64,7 +116,7 @@ def gains(found: Alone) -> list[Check]:
 
 def lines_of(found: Alone, what: str) -> Sheet:
     """Return the ratios, a footprint a line."""
-    lines: list[list[int | float | str | None]] = [
+    lines: list[list[Cell]] = [
         [footprint, *(round(ratio, 1) for ratio in ratios.values())] for footprint, ratios in found.items()
     ]
     ways = next(iter(found.values()))

@@ -1,21 +1,24 @@
-"""A task of the zoo with little data: for fine-tuning that must be short, and the same for every method."""
+"""Tasks made from tasks of the zoo: a short one, and one whose labels are the float network's own answers."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import torch
 from torch import nn
 
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import permutation
-from featherweight.task.classification import Classification
+from featherweight.events import Events
+from featherweight.task import Split, Task, call
+from featherweight.task.classification import Classification, logits
 from featherweight.task.failures import known_length
-from featherweight.task.protocol import Split
 from featherweight.task.samples import Samples
+from featherweight.zoo.tasks import resolve
 
 
 class Short(Classification):
@@ -78,3 +81,36 @@ def some(data: Samples, count: int) -> Samples:
     if not isinstance(data, Indexed):
         return data
     return Subset(data, np.sort(permutation(len(data), count)[:count]))
+
+
+def short(name: str, quick: bool, steps: int, events: Events) -> Short:
+    """Return a task of the zoo whose epochs are `steps` batches; quick: hardly any data at all."""
+    whole = cast(Classification, resolve(name, events))
+    return Short(whole, 2, 128, test=256) if quick else Short(whole, steps, 1000)
+
+
+def agreement(task: Task, sizes: Sequence[int] = (), batch_size: int = 25) -> Classification:
+    """Return the task of the same images whose labels are the float network's answers: its accuracy is agreement.
+
+    Args:
+        task: gives images; its labels are not used.
+        sizes: how many images calibrate and how many validate, the rest tests; by default the task's own splits.
+        batch_size: of the new task.
+    """
+    network = task.model().eval()
+    splits: list[Split] = ["train" if sizes else "calibration", "validation", "test"]
+    batches = [[task.inputs(batch) for batch in task.batches(s, seed=0, epoch=0)] for s in splits]
+    parts = [torch.cat(found) for found in batches]
+    if sizes:
+        parts = list(torch.cat(parts).tensor_split(np.cumsum(sizes).tolist()))
+    with torch.inference_mode():
+        answers = [
+            torch.cat([logits(call(network, some)).argmax(1) for some in torch.split(images, batch_size)])
+            for images in parts
+        ]
+    calibration, validation, test = ((p, a.clone()) for p, a in zip(parts, answers, strict=True))
+    return Classification(
+        network, train=calibration, calibration=calibration, validation=validation, test=test,
+        name=f"{task.name}-agreement", dataset=f"agreement, {getattr(task, 'dataset', task.name)}",
+        batch_size=batch_size,
+    )  # fmt: skip

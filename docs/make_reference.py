@@ -16,7 +16,9 @@ from featherweight.techniques import STEPS
 from featherweight.techniques.base import said_needs
 from featherweight.techniques.lowrank.ranks import RANKS
 from featherweight.techniques.saliencies import SALIENCIES, SparseGpt, WoodFisher
+from featherweight.training.losses import LOSSES
 from featherweight.training.methods import METHODS
+from featherweight.training.teachers import TEACHERS
 
 FOLDER = Path(__file__).parent / "reference"
 PAGES = {
@@ -24,6 +26,8 @@ PAGES = {
     "formats": FORMATS,
     "coders": CODERS,
     "methods": METHODS,
+    "losses": LOSSES,
+    "teachers": TEACHERS,
     "saliencies": (*SALIENCIES, WoodFisher, SparseGpt),
     "ranks": RANKS,
 }

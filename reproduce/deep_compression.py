@@ -13,7 +13,7 @@ from featherweight.events import Events
 from featherweight.formats import AnyFormat, Clustered, Float, Int
 from featherweight.formats.coders import Cabac, Coder, Gaps, Huffman
 from featherweight.techniques import Encode, Finetune, Fold, Gptq, Sparsify, Train
-from featherweight.training.distillation import Distillation
+from featherweight.training.losses import Distillation
 from featherweight.training.methods import AnyMethod, Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve
 from reproduce.plots import front
@@ -34,10 +34,10 @@ HUFFMAN = Gaps(bits=5, values=Huffman(), gaps=Huffman())
 FLOAT = Encode(where="*", format=Float("float16"))
 EXEMPT = "biases and batch norm (float16)"
 
-TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, distill=Distillation())
+TAUGHT = Finetune(lr=2e-3, warmup=0.1, keep_zeros=True, loss=Distillation(weight=0.7))
 DESCENT = Finetune(
     optimizer="nesterov", lr=0.02, weight_decay=5e-4, warmup=0.1, precision="bfloat16", keep_zeros=True,
-    distill=Distillation(),
+    loss=Distillation(weight=0.7),
 )  # fmt: skip
 
 

@@ -94,7 +94,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     if not quick:
         fed = [outcome for outcome in outcomes if outcome.setting.method == FED]
         checks += [check(outcome, goal.agreement) for outcome, goal in zip(fed, GOALS.values(), strict=True)]
-        images = torch.cat([images for images, _ in task.batches("validation", seed=0, epoch=0)])
+        images = torch.cat([task.inputs(batch) for batch in task.batches("validation", seed=0, epoch=0)])
         ratios = layers(task, images, "6x6", events)
         checks.append(none_worse(ratios))
         sheets.append(sheet(ratios))

@@ -8,7 +8,7 @@ from featherweight.events import Events
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Prune
 from featherweight.techniques.saliencies import Magnitude, Saliency, SospH, SospI, Taylor
-from featherweight.training.distillation import Distillation
+from featherweight.training.losses import Distillation
 from featherweight.zoo.tasks import resolve
 from reproduce.plots import SAME_TOP1, ranking
 from reproduce.results import AGREEMENT, Cell, Check, Measured, Plot, Row, Sheet
@@ -25,7 +25,7 @@ SALIENCIES: dict[str, Saliency] = {
     "L2": Magnitude(),
 }
 TAUGHT = Finetune(
-    optimizer="adam", lr=1e-4, weight_decay=0.0, epochs=4, distill=Distillation(weight=1, temperature=2)
+    optimizer="adam", lr=1e-4, weight_decay=0.0, epochs=4, loss=Distillation(temperature=2)
 )
 REMARKS = [
     AGREEMENT,
@@ -38,7 +38,7 @@ REMARKS = [
 def measure(quick: bool, threads: int, events: Events) -> Measured:
     """Measure every saliency, with and without teaching; quick: one, hardly taught."""
     task = agreement(resolve("efficientnet-lite0-imagenet", events), (TRAINED, HELD), batch_size=32)
-    taught = Finetune(epochs=1, lr=1e-4, distill=TAUGHT.distill) if quick else TAUGHT
+    taught = Finetune(epochs=1, lr=1e-4, loss=TAUGHT.loss) if quick else TAUGHT
     settings: list[Setting] = []
     for name, saliency in list(SALIENCIES.items())[: 1 if quick else None]:
         prune, kept = Prune(keep=KEEP, saliency=saliency, least=8), f"{100 * KEEP:g} % of MACs"

@@ -1,4 +1,4 @@
-"""Tasks made from tasks of the zoo: a short one, and one whose labels are the float network's own answers."""
+"""Tasks made from tasks of the zoo: a short one, and one without labels."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from torch import nn
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import permutation
 from featherweight.events import Events
-from featherweight.task import Split, Task, call
-from featherweight.task.classification import Classification, logits
+from featherweight.task import Agreement, Split, Task
+from featherweight.task.classification import Classification
 from featherweight.task.failures import known_length
 from featherweight.task.samples import Samples
 from featherweight.zoo.tasks import resolve
@@ -89,28 +89,22 @@ def short(name: str, quick: bool, steps: int, events: Events) -> Short:
     return Short(whole, 2, 128, test=256) if quick else Short(whole, steps, 1000)
 
 
-def agreement(task: Task, sizes: Sequence[int] = (), batch_size: int = 25) -> Classification:
-    """Return the task of the same images whose labels are the float network's answers: its accuracy is agreement.
+def agreement(task: Task, sizes: Sequence[int] = (), batch_size: int = 25) -> Agreement:
+    """Return the task of the same images whose measure is agreement with the float network.
 
     Args:
         task: gives images; its labels are not used.
         sizes: how many images calibrate and how many validate, the rest tests; by default the task's own splits.
         batch_size: of the new task.
     """
-    network = task.model().eval()
     splits: list[Split] = ["train" if sizes else "calibration", "validation", "test"]
     batches = [[task.inputs(batch) for batch in task.batches(s, seed=0, epoch=0)] for s in splits]
     parts = [torch.cat(found) for found in batches]
     if sizes:
         parts = list(torch.cat(parts).tensor_split(np.cumsum(sizes).tolist()))
-    with torch.inference_mode():
-        answers = [
-            torch.cat([logits(call(network, some)).argmax(1) for some in torch.split(images, batch_size)])
-            for images in parts
-        ]
-    calibration, validation, test = ((p, a.clone()) for p, a in zip(parts, answers, strict=True))
-    return Classification(
-        network, train=calibration, calibration=calibration, validation=validation, test=test,
+    calibration, validation, test = parts
+    return Agreement(
+        task.model(), train=calibration, calibration=calibration, validation=validation, test=test,
         name=f"{task.name}-agreement", dataset=f"agreement, {getattr(task, 'dataset', task.name)}",
         batch_size=batch_size,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Agreement": "featherweight.task",
     "Artifact": "featherweight.artifact",
     "Bitmask": "featherweight.formats.coders",
     "Cabac": "featherweight.formats.coders",
@@ -46,6 +47,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Agreement",
     "Artifact",
     "Bitmask",
     "Cabac",
@@ -84,7 +86,7 @@ if TYPE_CHECKING:
     from featherweight.recipe import Recipe, run
     from featherweight.search import Option, compress
     from featherweight.store import Store
-    from featherweight.task import Classification, Regression, Task
+    from featherweight.task import Agreement, Classification, Regression, Task
 
 
 def __getattr__(name: str) -> Any:

@@ -146,6 +146,14 @@ def restructure(module: nn.Module, structure: Structure) -> nn.Module:
     return module
 
 
+def to_call(module: nn.Module) -> nn.Module:
+    """Return a copy of a network to call, in eval mode: parameters are shared, everything else is its own.
+
+    A network may write to its buffers and attributes whenever it runs; what it was copied from stays as it is.
+    """
+    return copied(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
+
+
 def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
     """Return a deep copy of `module`, `memo` (by `id`) in the place of what it names.
 

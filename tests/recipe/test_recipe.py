@@ -64,11 +64,12 @@ def test_every_step_has_a_name_and_a_first_line():
     assert all(step.__doc__ for step in STEPS)
     said = {said_needs(step) for step in STEPS}
     of_options = {
+        "What its loss needs; the task's needs labels",
         "What its saliency needs",
         "What its saliency needs; magnitude needs none",
         "`none`; `unlabelled` where samples weigh the errors",
     }
-    assert said == {"none", "unlabelled", "labelled", *of_options}
+    assert said == {"none", "unlabelled", *of_options}
 
 
 def test_the_key_of_a_step_has_the_training_of_a_task_whose_fingerprint_has_not(tmp_path):

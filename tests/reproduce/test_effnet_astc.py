@@ -47,12 +47,12 @@ def test_accuracy_is_agreement(small):
     task = agreement(small)
     network = small.model()
     for split in ("validation", "test"):
-        assert task.metrics(network, split)["accuracy"] == 1
+        assert task.metrics(network, split)["agreement"] == 1
         assert small.metrics(network, split)["accuracy"] < 0.5
     turned = small.model()
     with torch.no_grad():
         turned[3].weight.neg_(), turned[3].bias.neg_()
-    assert task.metrics(turned, "test")["accuracy"] == 0
+    assert task.metrics(turned, "test")["agreement"] == 0
 
 
 def test_signal_to_noise_is_of_the_inputs_of_the_first_network(small):

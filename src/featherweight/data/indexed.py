@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,15 @@ Indices = NDArray[np.int64]
 
 
 class Indexed(ABC):
-    """Samples `0 .. len - 1`, always the same ones."""
+    """Samples `0 .. len - 1`, always the same ones.
+
+    Attributes:
+        workers: processes that make batches ahead; 0: they are made when they are asked for.
+        worker_init: called with its number in each worker.
+    """
+
+    workers: int = 0
+    worker_init: Callable[[int], None] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -41,6 +50,11 @@ class Subset(Indexed):
 
     data: Indexed
     indices: Indices
+
+    def __post_init__(self) -> None:
+        """Have the workers of the data."""
+        object.__setattr__(self, "workers", self.data.workers)
+        object.__setattr__(self, "worker_init", self.data.worker_init)
 
     def __len__(self) -> int:
         return len(self.indices)

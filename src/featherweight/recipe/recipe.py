@@ -64,10 +64,13 @@ def with_new_names(tree: Any) -> Any:
         return [with_new_names(part) for part in tree]
     if not isinstance(tree, dict):
         return tree
-    return {
+    tree = {
         key: RENAMED.get((key, value), value) if isinstance(value, str) else with_new_names(value)
         for key, value in tree.items()
     }
+    if tree.get("step") == "finetune" and isinstance(tree.get("distill"), dict):
+        tree["loss"] = {"loss": "distillation", "weight": 0.7, **tree.pop("distill")}
+    return tree
 
 
 def read_recipe(name_or_path: str | Path) -> Recipe:

@@ -113,7 +113,7 @@ def _step(
     training = identity_of(
         getattr(task, "training", None)
     )  # what a step takes where its own options are open
-    before = (model.hash, base.hash, floats.hash)
+    before = base.hash, [entry.model.hash for entry in made]  # any of them may be a teacher
     key = key_of("step", step, before, task.fingerprint(), training, seed, threads, versions())
     kept = store.get(key)
     if kept is not None:
@@ -130,7 +130,7 @@ def _step(
             return done
     events(Started(name))
     start = time.perf_counter()
-    context = Context(seed, events, store.scratch(key), base, floats)
+    context = Context(seed, events, store.scratch(key), base, floats, [entry.model for entry in made[1:]])
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:

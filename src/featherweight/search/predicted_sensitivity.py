@@ -12,8 +12,8 @@ from torch import Tensor
 from featherweight.curvature.loss import BatchLoss, fisher_by_batch, hessian_traces, own_loss
 from featherweight.model import Model
 from featherweight.task import Task
-from featherweight.task.classification import logits
 from featherweight.task.failures import failures
+from featherweight.task.outputs import logits
 from featherweight.techniques.reestimate_batchnorm import batch_size
 
 PredictionMethod = Literal["fisher", "empirical", "hawq"]

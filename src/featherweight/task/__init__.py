@@ -1,4 +1,4 @@
-"""Tasks: the protocol, what steps may see of one, and classification of whatever data there is. No torch yet."""
+"""Tasks: the protocol, what steps may see of one, and tasks with labels and without. No torch yet."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from featherweight.task.protocol import Batch, Inputs, Needs, Output, Predict, S
 from featherweight.task.restricted import Restricted, Unlabelled
 
 if TYPE_CHECKING:
+    from featherweight.task.agreement import Agreement
     from featherweight.task.classification import Classification
     from featherweight.task.regression import Regression
 
 __all__ = [
-    "Batch", "Classification", "Inputs", "Needs", "Output", "Predict", "Regression", "Restricted", "Split", "Task",
-    "Unlabelled", "call",
+    "Agreement", "Batch", "Classification", "Inputs", "Needs", "Output", "Predict", "Regression", "Restricted", "Split",
+    "Task", "Unlabelled", "call",
 ]  # fmt: skip
 
-_TORCH = {"Classification": "classification", "Regression": "regression"}
+_TORCH = {"Agreement": "agreement", "Classification": "classification", "Regression": "regression"}
 
 
 def __getattr__(name: str) -> Any:

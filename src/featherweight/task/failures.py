@@ -9,6 +9,8 @@ from typing import Any
 
 from featherweight.errors import TaskError
 
+ENDLESS = 50_000
+
 
 @contextmanager
 def failures(where: str) -> Iterator[None]:
@@ -25,7 +27,8 @@ def failures(where: str) -> Iterator[None]:
 class Guarded:
     """Items out of a user's code: what fails while one is made is reported, not what is done with it.
 
-    `len` is known where that of `items` is. Each iteration starts afresh if `items` can.
+    `len` is known where that of `items` is. Each iteration starts afresh if `items` can. Items without end are
+    an error: many more than their length says, or more than `ENDLESS` if they have none.
     """
 
     where: str
@@ -33,8 +36,14 @@ class Guarded:
     change: Callable[[Any], Any] = lambda item: item
 
     def __iter__(self) -> Iterator[Any]:
+        most = max(ENDLESS, 2 * (known_length(self.items) or 0))
         with failures(self.where):
-            for item in self.items:
+            for taken, item in enumerate(self.items):
+                if taken == most:
+                    raise TaskError(
+                        f"no end after {most} batches", where=self.where, expected="batches that end",
+                        hint="stop an endless loader (itertools.islice); a very long one needs a __len__",
+                    )  # fmt: skip
                 yield self.change(item)
 
     def __len__(self) -> int:

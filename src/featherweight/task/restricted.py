@@ -47,6 +47,11 @@ class Restricted:
         """Options of training that the task offers as its own; None if it offers none."""
         return getattr(self.task, "training", None)
 
+    @property
+    def outputs(self) -> Any:
+        """What the network returns, where the task says so: `classes` or `values`."""
+        return getattr(self.task, "outputs", None)
+
     def model(self) -> nn.Module:
         """Return the network of the task."""
         return self.task.model()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -26,6 +27,7 @@ from torch.utils.data import (
 from featherweight.data.indexed import Indexed, Indices
 from featherweight.data.order import number
 from featherweight.errors import TaskError
+from featherweight.task.failures import Guarded
 from featherweight.task.identity import hashed
 
 HASHED_TENSORS = 1 << 28  # bytes that a fingerprint reads at most, of a split in memory
@@ -63,12 +65,20 @@ class Tensors(Indexed):
 class Items(Indexed):
     """Samples of a map-style data set, put together by a collate function.
 
-    Random transforms inside the data set draw from torch's global generator, which is seeded for each batch
-    and put back afterwards.
+    Random transforms inside the data set draw from the global generators of torch, numpy and Python, which are
+    seeded for each batch and put back afterwards. Batches are the same with any number of workers.
+
+    Attributes:
+        dataset: of single samples.
+        collate: puts a list of samples together to a batch.
+        workers: processes that make batches ahead; 0: they are made when they are asked for.
+        worker_init: called with its number in each worker.
     """
 
     dataset: Any
     collate: Callable[[list[Any]], Any]
+    workers: int = 0
+    worker_init: Callable[[int], None] | None = None
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -99,6 +109,43 @@ class Items(Indexed):
 
 
 @dataclass(frozen=True, eq=False)
+class Batches(Dataset[Any]):
+    """Whole batches as the items of a data set, each seeded by its number: in any process the same.
+
+    Attributes:
+        data: where the samples come from.
+        parts: the indices of each batch.
+        key: together with the number of a batch, what random transforms of its samples are seeded by.
+    """
+
+    data: Indexed
+    parts: Sequence[Indices]
+    key: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        with seeded(*self.key, position):
+            return self.data.take(self.parts[position])
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        if not self.data.workers:
+            return (self[position] for position in range(len(self)))
+        return iter(
+            DataLoader(
+                self, batch_size=None, num_workers=self.data.workers, worker_init_fn=self.data.worker_init,
+                collate_fn=as_it_is, generator=torch.Generator(),
+            )
+        )  # fmt: skip
+
+
+def as_it_is(batch: Any) -> Any:
+    """Return a batch as it is."""
+    return batch
+
+
+@dataclass(frozen=True, eq=False)
 class Stream:
     """Batches as a loader gives them; its own order decides whether two runs see the same.
 
@@ -112,10 +159,10 @@ class Stream:
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         count = 0
-        for batch in self.loader:
+        for batch in Guarded(type(self.loader).__name__, self.loader):
             inputs, labels = pair(batch)
             yield inputs, labels
-            count += len(next(leaves(inputs)))
+            count += size_of(inputs)
             if self.most and count >= self.most:
                 return
 
@@ -184,13 +231,14 @@ def _samples(data: Any, where: str) -> Samples:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return Tensors(tensor(data), None)
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray):
+    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray | None):
         return tensors(*data, where=where)
     if isinstance(data, DataLoader):
         if not in_plain_order(data):
             return Stream(data)
-        usual = data.collate_fn is default_collate
-        return _samples(data.dataset, where) if usual else Items(data.dataset, data.collate_fn)
+        if data.collate_fn is default_collate and isinstance(data.dataset, TensorDataset | Indexed):
+            return _samples(data.dataset, where)
+        return Items(data.dataset, data.collate_fn, data.num_workers, data.worker_init_fn)
     if isinstance(data, TensorDataset) and len(data.tensors) == 2:
         return tensors(*data.tensors, where=where)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
@@ -224,7 +272,7 @@ def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:
     Raises:
         TaskError: not of one length.
     """
-    inputs, labels = mapped(tensor, inputs), tensor(labels)
+    inputs, labels = mapped(tensor, inputs), None if labels is None else tensor(labels)
     lengths = [leaf.shape[0] if leaf.ndim else None for leaf in leaves((inputs, labels))]
     if None in lengths or len(set(lengths)) != 1:
         raise TaskError("not as many labels as inputs", where=where, got=lengths, expected="one length")
@@ -235,6 +283,8 @@ def tensor(values: Any) -> Tensor:
     """Return a tensor or array as a tensor; arrays of float64 become float32, as networks have it."""
     if isinstance(values, Tensor):
         return values.detach()
+    if not isinstance(values, np.ndarray):
+        raise TaskError("not a tensor or an array", got=type(values).__name__)
     array = np.require(values, np.float32 if values.dtype == np.float64 else None, ["C", "W"])
     return torch.from_numpy(array)
 
@@ -249,12 +299,18 @@ def pair(batch: Any) -> tuple[Any, Any]:
         return batch, None
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, labels = batch
+        if isinstance(labels, int | float | str):
+            raise TaskError(
+                "a single sample, not a batch",
+                got=f"label {labels!r}",
+                hint="DataLoader(samples, batch_size=32)",
+            )
         return tuple(inputs) if isinstance(inputs, list) else inputs, labels
     raise TaskError(
         "not a batch",
         got=type(batch).__name__,
         expected="(inputs, labels)",
-        hint="write a task of your own for others",
+        hint="(inputs, None) without labels; write a task of your own for others",
     )
 
 
@@ -289,6 +345,11 @@ def nbytes(tree: Any) -> int:
     return sum(getattr(leaf, "nbytes", 0) for leaf in leaves(tree))
 
 
+def size_of(inputs: Any) -> int:
+    """Return the number of samples in a batch: the length of the first axis of its first tensor."""
+    return len(next(leaves(inputs)))
+
+
 def evenly(count: int, most: int) -> list[int]:
     """Return `most` numbers below `count`, evenly spaced; all of them if they are not more."""
     return [int(i) for i in np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))]
@@ -296,7 +357,26 @@ def evenly(count: int, most: int) -> list[int]:
 
 @contextlib.contextmanager
 def seeded(*key: int) -> Iterator[None]:
-    """Seed torch's global generator within, and put it back: for code that draws from it without asking."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(number(*key))
+    """Seed the global generators of torch, numpy and Python within, and put them back."""
+    with kept_generators():
+        seed_generators(number(*key))
         yield
+
+
+def seed_generators(seed: int) -> None:
+    """Seed the global generators of torch, numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % (1 << 32))  # noqa: NPY002, it is the one that others draw from
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def kept_generators() -> Iterator[None]:
+    """Put the global generators of torch, numpy and Python back to where they were."""
+    of_numpy, of_python = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        np.random.set_state(of_numpy)  # noqa: NPY002
+        random.setstate(of_python)

@@ -20,7 +20,16 @@ from featherweight.structure import copied
 from featherweight.task.failures import Guarded, failures
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split, call
-from featherweight.task.samples import Samples, Stream, in_plain_order, leaves, rows, samples, seeded
+from featherweight.task.samples import (
+    Batches,
+    Samples,
+    Stream,
+    in_plain_order,
+    rows,
+    samples,
+    seeded,
+    size_of,
+)
 from featherweight.task.training import Training
 
 Augment = Callable[[Any, Generator], Any]
@@ -29,7 +38,7 @@ HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
 # Attributes that the fingerprint takes in another way, or not: names decide no result.
-NOT_COUNTED = {"_network", "_splits", "name", "dataset"}
+NOT_COUNTED = {"_network", "_splits", "_answers", "name", "dataset"}
 
 
 class Supervised(ABC):
@@ -41,10 +50,12 @@ class Supervised(ABC):
         train: a pair of tensors or arrays `(inputs, labels)`; or a map-style `Dataset`; or a `DataLoader` or
             any other re-iterable of `(inputs, labels)` batches. Inputs are a tensor, a tuple (positional
             arguments) or a dict (keyword arguments). Of a loader that visits each item of a map-style data
-            set once, the data set, the collate function and the batch size are taken, and the order is ours;
-            any other is iterated as it is, and then its own shuffling decides whether two runs are equal.
+            set once, the data set, the collate function, the batch size and the workers are taken, and the
+            order is ours; any other is iterated as it is, and then its own shuffling decides whether two runs
+            are equal.
         test: as `train`; read once, for the report.
-        validation: as `train`; without it a tenth of the training set is held out, always the same.
+        validation: as `train`; without it a tenth of the training set is held out, always the same. Pass it for
+            a network that was trained on all of `train`: choices made on memorised samples are too daring.
         calibration: inputs alone or as `train`; without it 512 samples of the training set.
         name: what reports call the task; without it the name of the network's class.
         dataset: what reports call the data.
@@ -58,6 +69,7 @@ class Supervised(ABC):
     """
 
     primary: str
+    labelled: bool = True
 
     def __init__(
         self,
@@ -80,6 +92,21 @@ class Supervised(ABC):
         self.batch_size = batch_size or taken_batch_size(train) or BATCH_SIZE
         self.training = training
         self._augment = augment
+        if self.labelled:
+            self._check_labels("validation")
+            self._check_labels("test")
+
+    def _check_labels(self, split: Split) -> None:
+        """Refuse a split without labels before hours are spent.
+
+        Raises:
+            TaskError: its first sample has none.
+        """
+        with failures(f"{self.name}, {split} split"):
+            labels = first(self._splits[split], 1)[1]
+        if labels is None:
+            hint = "pass (inputs, labels); featherweight.Agreement needs no labels"
+            raise TaskError("no labels", where=split, got="inputs alone", hint=hint)
 
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> Tensor:
@@ -95,12 +122,7 @@ class Supervised(ABC):
 
     def example(self) -> Inputs:
         """Return the inputs of two samples."""
-        data = self._splits["calibration"]
-        if isinstance(data, Indexed):
-            with seeded(0):
-                return data.take(np.array([0, min(1, len(data) - 1)]))[0]
-        inputs, _ = data.first()
-        return rows(inputs, np.array([0, min(1, len(next(leaves(inputs))) - 1)]))
+        return first(self._splits["calibration"], 2)[0]
 
     def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[tuple[Any, Any]]:
         """Return batches `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike.
@@ -212,6 +234,28 @@ def taken_batch_size(train: Any) -> int | None:
     return train.batch_size if isinstance(train, DataLoader) and in_plain_order(train) else None
 
 
+def first(data: Samples, count: int) -> tuple[Any, Any]:
+    """Return the first samples `(inputs, labels)`, `count` of them: if there are not so many, the last one again."""
+    if isinstance(data, Indexed):
+        with seeded(0):
+            return data.take(np.minimum(np.arange(count), len(data) - 1))
+    inputs, labels = data.first()
+    which = np.minimum(np.arange(count), size_of(inputs) - 1)
+    return rows(inputs, which), None if labels is None else rows(labels, which)
+
+
+def check_labels(labels: Any) -> None:
+    """Refuse labels that are no tensor.
+
+    Raises:
+        TaskError: there are none, or they are something else.
+    """
+    if labels is None:
+        raise TaskError("no labels", hint="pass (inputs, labels); featherweight.Agreement needs no labels")
+    if not isinstance(labels, Tensor):
+        raise TaskError("labels are not a tensor", got=type(labels).__name__)
+
+
 @dataclass(frozen=True, eq=False)
 class Ordered:
     """The batches of `data`, each sample once, in equal parts of at most `batch_size`.
@@ -240,13 +284,9 @@ class Ordered:
             else:
                 yield inputs, labels
 
-    def _plain(self) -> Iterator[tuple[Any, Any]]:
+    def _plain(self) -> Iterable[tuple[Any, Any]]:
         if isinstance(self.data, Stream):
-            yield from self.data
-            return
+            return self.data
         key = self.shuffled or (0, 0)
         order = permutation(len(self.data), *key) if self.shuffled else np.arange(len(self.data))
-        for position, part in enumerate(np.array_split(order, len(self))):
-            with seeded(*key, position):
-                batch = self.data.take(part)
-            yield batch
+        return Batches(self.data, np.array_split(order, len(self)), key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
@@ -29,8 +30,9 @@ class Context:
         seed: the run's seed; a step draws from generators that it makes out of it.
         events: where progress goes.
         scratch: folder of its own where long work may leave checkpoints; None: nowhere.
-        baseline: the float network that the result is compared with: a teacher. None: there is none.
+        baseline: the float network that the result is compared with. None: there is none.
         uncoded: the network as it last was with nothing encoded. None: it never was.
+        steps: the model after each step so far.
     """
 
     seed: int = 0
@@ -38,6 +40,7 @@ class Context:
     scratch: Path | None = None
     baseline: Model | None = None
     uncoded: Model | None = None
+    steps: Sequence[Model] = ()
 
 
 class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
-from featherweight.task import Needs, Task
+from featherweight.task import Task
 from featherweight.task.training import Training
 from featherweight.techniques.base import Context, Where
 from featherweight.techniques.coder_selection import recoded
 from featherweight.techniques.training import TrainingStep
-from featherweight.training.distillation import Distillation
 from featherweight.training.methods import AnyMethod, StraightThrough
 
 if TYPE_CHECKING:
@@ -34,15 +33,12 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         format: how their numbers are to be written; None: train floats only.
         method: what stands in for a weight meanwhile. By default `StraightThrough`.
         coder: how their symbols are written, or `smallest`. By default `Fixed`.
-        distill: answer as the float network does, too. By default not.
     """
 
-    needs: ClassVar[Needs] = "labelled"
     where: Where | None = None
     format: AnyFormat | None = None
     method: AnyMethod | None = None
     coder: AnyCoder | Literal["smallest"] | None = None
-    distill: Distillation | None = None
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -68,27 +64,17 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with the selected tensors encoded and everything else trained."""
         from featherweight.techniques.tensors import trainable
-        from featherweight.training.loop import fit, isolated
+        from featherweight.training.loop import isolated
 
         names, notes = trainable(model)
         with isolated():
             surrogates, thawed = self.surrogates(model, names, self.options(task).keep_zeros)
-            values = fit(
-                model,
-                [name for name in names if name not in surrogates and name not in model.weights],
-                surrogates,
-                task,
-                self.options(task),
-                loss=self.distill.loss(task, context.baseline or model) if self.distill else None,
-                seed=context.seed,
-                events=context.events,
-                scratch=context.scratch,
-                name="finetune",
-            )
+            floats = [name for name in names if name not in surrogates and name not in model.weights]
+            values = self.trained(model, floats, surrogates, task, context)
             frozen = {name: surrogate.freeze() for name, surrogate in surrogates.items()}
         encoded = {name: recoded(entry, self.coder or Fixed(), name) for name, entry in frozen.items()}
-        floats = {name: value for name, value in values.items() if name not in model.weights}
-        return model.with_tensors(floats).with_encoded(encoded, [*notes, *thawed])
+        left = {name: value for name, value in values.items() if name not in model.weights}
+        return model.with_tensors(left).with_encoded(encoded, [*notes, *thawed])
 
     def surrogates(
         self, model: Model, names: Collection[str], keep_zeros: bool

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from featherweight.task import Needs, Task
+from featherweight.task import Task
 from featherweight.techniques.base import Context
 from featherweight.techniques.training import TrainingStep
 
@@ -18,23 +18,9 @@ class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
     Parameters that do not require gradients stay as they are.
     """
 
-    needs: ClassVar[Needs] = "labelled"
-
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the trained model."""
         from featherweight.techniques.tensors import trainable
-        from featherweight.training.loop import fit
 
         names, notes = trainable(model)
-        values = fit(
-            model,
-            names,
-            {},
-            task,
-            self.options(task),
-            seed=context.seed,
-            events=context.events,
-            scratch=context.scratch,
-            name="train",
-        )
-        return model.with_tensors(values, notes)
+        return model.with_tensors(self.trained(model, names, {}, task, context), notes)

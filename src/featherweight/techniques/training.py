@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from featherweight.errors import ConfigError, TaskError
-from featherweight.task import Task
+from featherweight.task import Needs, Task
 from featherweight.task.training import (
     Clip,
     Decay,
@@ -21,7 +21,14 @@ from featherweight.task.training import (
     Training,
     Warmup,
 )
-from featherweight.techniques.base import Step
+from featherweight.techniques.base import Context, Step
+from featherweight.training.losses import AnyLoss, TaskLoss
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from featherweight.model import Model
+    from featherweight.training.surrogates.base import Surrogate
 
 
 class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
@@ -40,6 +47,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         clip: bound of the gradient's L2 norm.
         keep_zeros: what is zero in a tensor of two and more dimensions stays zero: pruned weights.
         precision: `float32`, or `bfloat16` for the products of matrices.
+        loss: what training minimises: `task` or `distillation`. By default `task`.
     """
 
     epochs: Epochs | None = None
@@ -52,6 +60,12 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     clip: Clip | None = None
     keep_zeros: bool | None = None
     precision: Precision | None = None
+    loss: AnyLoss | None = None
+
+    @property
+    def needs(self) -> Needs:  # type: ignore[override]
+        """What its loss needs; the task's needs labels."""
+        return (self.loss or TaskLoss()).needs
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -88,6 +102,38 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             return msgspec.convert({**offered, **self.given()}, Training)
         except msgspec.ValidationError as error:
             raise ConfigError(str(error)) from None
+
+    def trained(
+        self,
+        model: Model,
+        floats: Iterable[str],
+        surrogates: Mapping[str, Surrogate],
+        task: Task,
+        context: Context,
+    ) -> dict[str, Tensor]:
+        """Train, and return the trained floats and the buffers by canonical name.
+
+        Args:
+            model: where training starts.
+            floats: canonical names of the parameters that train as floats.
+            surrogates: what stands in for other parameters.
+            task: gives the training batches.
+            context: gives seed, events, scratch folder and teachers.
+        """
+        from featherweight.training.loop import fit
+
+        return fit(
+            model,
+            floats,
+            surrogates,
+            task,
+            self.options(task),
+            loss=(self.loss or TaskLoss()).of(task, context.baseline or model, context.steps),
+            seed=context.seed,
+            events=context.events,
+            scratch=context.scratch,
+            name=str(self.__struct_config__.tag),
+        )
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the options that the task offers for those left open here."""

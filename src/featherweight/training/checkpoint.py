@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from featherweight.errors import IntegrityError
+from featherweight.events import Events, Message
 from featherweight.files import write_whole
 from featherweight.model import to_bytes
 from featherweight.task.training import Training
@@ -42,23 +43,39 @@ class Checkpoint:
         tensors = {**state.flat(), "generator": torch.get_rng_state()}
         write_whole(self.path, safetensors.torch.save(tensors, metadata))
 
-    def restore(self, state: State) -> tuple[Position, Tensor] | None:
-        """Put `state` where the file left it; return position and generator state, or None if no file.
+    def restore(self, state: State, events: Events) -> tuple[Position, Tensor] | None:
+        """Put `state` where the file left it; return position and generator state, or None to start at the beginning.
+
+        A file that is damaged or another run's is removed, and `events` hears of it.
+        """
+        if not self.path.is_file():
+            return None
+        before = state.flat()
+        try:
+            return self._read(state)
+        except IntegrityError as error:
+            state.restore(before)
+            self.path.unlink(missing_ok=True)
+            events(Message(f"a checkpoint cannot be used ({error}); training starts again"))
+            return None
+
+    def _read(self, state: State) -> tuple[Position, Tensor]:
+        """Put `state` where the file left it; return position and generator state.
 
         Raises:
             IntegrityError: the file is damaged, or another run's.
         """
-        if not self.path.is_file():
-            return None
         try:
             with safetensors.safe_open(self.path, "pt") as file:
                 metadata: dict[str, Any] = file.metadata() or {}
                 flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             position = msgspec.json.decode(metadata["position"], type=Position)
         except (safetensors.SafetensorError, KeyError, msgspec.MsgspecError, OSError) as error:
-            raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from None
+            raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from error
         if metadata.get("key") != self.key:
             raise IntegrityError("a checkpoint of another run", where=str(self.path))
+        if "generator" not in flat:
+            raise IntegrityError("a checkpoint without a generator", where=str(self.path))
         generator = flat.pop("generator")
         state.restore(flat)
         return position, generator

@@ -1,4 +1,4 @@
-"""The one training loop: gradient descent through `functional_call`; resumable, and pure in its network."""
+"""The training loop: gradient descent through `functional_call`; resumable, and its network is left as it is."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from featherweight.data.order import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.memory_format import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
 from featherweight.task.failures import Guarded, failures, known_length
-from featherweight.task.samples import mapped
+from featherweight.task.samples import kept_generators, mapped, seed_generators, seeded
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key
 from featherweight.training.state import State
@@ -66,7 +66,6 @@ def fit(
         UnsupportedError: there is nothing to train.
         TaskError: no batches, a loss that is not a finite scalar of the trained parameters, or a tensor that
             is no longer finite.
-        IntegrityError: the checkpoint in `scratch` is not of this run.
     """
     began = time.monotonic()
     floats = list(floats)
@@ -85,16 +84,18 @@ def fit(
             last = trains_channels_last(model.module, task.example())
         module = share(model.module).train()
         watch = Watch(name, options.epochs, events)
-        for position, length, batch in steps(state, task, options.epochs, seed, checkpoint, save_seconds):
+        for position, length, batch in steps(
+            state, task, options.epochs, seed, checkpoint, save_seconds, events
+        ):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 with failures(f"{task.name}, network"):
                     given = task.inputs(batch)
                     output = state.forward(module, mapped(channels_last, given) if last else given)
                 value = (loss or task.loss)(output, batch)
-            number = check_loss(value, task.name, position)
+            loss_now = check_loss(value, task.name, position)
             descend(state, value, options, epoch, position.taken + 1)
-            watch.stepped(position, length, number)
+            watch.stepped(position, length, loss_now)
     tensors = model.tensors
     check_finite((key, new) for key, new in state.buffers.items() if key in tensors and finite(tensors[key]))
     events(Finished(name, time.monotonic() - began))
@@ -104,25 +105,40 @@ def fit(
 
 
 def steps(
-    state: State, task: Task, epochs: int, seed: int, checkpoint: Checkpoint | None, save_seconds: float
+    state: State,
+    task: Task,
+    epochs: int,
+    seed: int,
+    checkpoint: Checkpoint | None = None,
+    save_seconds: float = 20.0,
+    events: Events = silent,
 ) -> Iterator[tuple[Position, int, Batch]]:
     """Yield position, number of batches in the epoch, and batch of every step that is still to be taken.
 
     A checkpoint is written before a step, never after the last one: what follows the last step is not
-    repeated. A loader that does not tell its length is read once more beforehand, to count: the learning rate
-    moves with every step. What a loader draws from torch's generator and what training draws from it (dropout)
-    are two streams, so that a resumed run, which reads the batches it has taken but does not train on them,
-    sees the same of both.
+    repeated. Batches without a length are counted by reading the first epoch once more, because the learning rate
+    changes with every step. What a loader and what training (dropout) draw from torch's generator are separate
+    streams: a resumed run reads the batches it has already taken without training on them, and sees the same of
+    both.
+
+    Args:
+        state: what training changes; a checkpoint restores it.
+        task: gives the training batches.
+        epochs: how many.
+        seed: of the run.
+        checkpoint: where the run is saved to and restored from; None: nowhere.
+        save_seconds: time between checkpoints.
+        events: hears of a checkpoint that cannot be used.
     """
-    resumed = checkpoint.restore(state) if checkpoint else None
+    resumed = checkpoint.restore(state, events) if checkpoint else None
     start, generator = resumed or (Position(), None)
     taken, saved, counted = start.taken, time.monotonic(), 0
     for epoch in range(start.epoch, epochs):
-        torch.manual_seed(mixed(seed, epoch))
+        seed_generators(number(seed, epoch))
         batches = Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
         length, count = known_length(batches) or counted or count_batches(task, seed), 0
         counted = length
-        for count, batch in enumerate(drawing_apart(batches), 1):
+        for count, batch in enumerate(drawing_apart(batches, number(seed, epoch, 1)), 1):
             position = Position(epoch, count - 1, taken)
             if position < start:
                 continue
@@ -136,21 +152,23 @@ def steps(
             taken += 1
         if not count:
             raise TaskError(
-                "the training split has no batches", where=task.name, got=f"none in epoch {epoch}"
-            )
+                "the training split has no batches", where=task.name, got=f"none in epoch {epoch}",
+                hint="batches() returns an iterator that was read before: return a new one at each call"
+                if length else "",
+            )  # fmt: skip
 
 
 def count_batches(task: Task, seed: int) -> int:
     """Return the number of batches of the first epoch by reading them."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(mixed(seed, 0))
+    with seeded(seed, 0):
         batches = task.batches("train", seed=seed, epoch=0)
         return sum(1 for _ in Guarded(f"{task.name}, train split", batches))
 
 
-def drawing_apart(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Yield batches; what making them draws from torch's generator moves a state of its own."""
+def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
+    """Yield batches; what making them draws from torch's generator comes from a stream of its own, seeded here."""
     outside = torch.get_rng_state()
+    torch.manual_seed(seed)
     iterator = iter(batches)
     while True:
         batch = next(iterator, _END)
@@ -200,15 +218,15 @@ def check_loss(value: Tensor, where: str, position: Position) -> float:
             where=where,
             hint="look for detach(), no_grad() or argmax",
         )
-    number = float(value.detach())
-    if not math.isfinite(number):
+    found = float(value.detach())
+    if not math.isfinite(found):
         raise TaskError(
             "the loss is not finite",
             where=where,
-            got=f"{number} in epoch {position.epoch}, step {position.batch}",
+            got=f"{found} in epoch {position.epoch}, step {position.batch}",
             hint="try a lower lr, warmup, or clip",
         )
-    return number
+    return found
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
@@ -257,13 +275,6 @@ class Watch:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Let gradients flow and torch's generator be used; leave both modes and generator as they were."""
-    with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+    """Let gradients flow and the global generators be used; leave modes and generators as they were."""
+    with torch.inference_mode(False), torch.enable_grad(), kept_generators():
         yield
-
-
-def mixed(seed: int, epoch: int) -> int:
-    """Return a seed for torch's generator out of a run's seed and an epoch."""
-    return int(
-        np.random.SeedSequence([seed & (1 << 64) - 1, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1)
-    )

@@ -115,7 +115,7 @@ class State:
             groups = self.optimizer.state_dict()["param_groups"]
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         except (KeyError, ValueError, RuntimeError) as error:
-            raise IntegrityError(f"not a checkpoint of this training: {error}") from None
+            raise IntegrityError(f"not a checkpoint of this training: {error}") from error
 
 
 def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:

@@ -14,8 +14,9 @@ from torch import nn
 from featherweight.data.fetch import sha256
 from featherweight.errors import TaskError
 from featherweight.files import cache_dir
+from featherweight.model import Model
 from featherweight.task.training import Training
-from featherweight.techniques.load import fitting, read
+from featherweight.weights import fitting, read
 
 CHECKOUT = Path(__file__).parents[3] / "baselines"
 Build = Callable[[], nn.Module]
@@ -48,8 +49,7 @@ def start(task: str, build: Build, training: Training, *, trained: bool) -> tupl
 
     def loaded() -> nn.Module:
         network = build()
-        tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
-        network.load_state_dict(fitting(read(file, known), tensors, str(file)), strict=False)
+        network.load_state_dict(fitting(read(file, known), Model.of(network), str(file)), strict=False)
         return network.eval()
 
     return loaded, None

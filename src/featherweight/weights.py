@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import safetensors.torch
 import torch
 from safetensors import SafetensorError
+from safetensors import torch as tensors_in
 from torch import Tensor, nn
 
 from featherweight.artifact import Artifact, loads
@@ -65,7 +65,7 @@ def opened(path: Path, sha256: str) -> dict[str, Tensor] | Artifact:
     if path.suffix != SAFETENSORS:
         return loads(content)
     try:
-        return dict(safetensors.torch.load(content))
+        return dict(tensors_in.load(content))
     except (SafetensorError, KeyError, ValueError) as error:
         raise IntegrityError(f"not a safetensors file: {error}", where=str(path)) from error
 

@@ -49,3 +49,11 @@ class TaskError(FeatherweightError):
 
 class MissingExtraError(FeatherweightError, ImportError):
     """An optional dependency that is not installed."""
+
+
+class WriteError(FeatherweightError, OSError):
+    """A file cannot be written: a full disk, a folder without permission, a path that is a folder."""
+
+    def __init__(self, path: Any, error: OSError) -> None:
+        super().__init__(f"cannot be written: {error.strerror or error}", where=str(path))
+        self.errno = error.errno

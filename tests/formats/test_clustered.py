@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from featherweight.formats import Clustered, Importance
-from featherweight.formats.clustered import lloyd, start
-from featherweight.formats.nearest import boundaries
+from featherweight.formats.clustered import boundaries, lloyd, start
 
 vectors = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-100, 100, width=32))
 

@@ -1,4 +1,4 @@
-"""Whatever goes wrong on bytes that a stranger chose becomes one `IntegrityError` that says where."""
+"""Errors while untrusted bytes are read: one `IntegrityError` that says where."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from featherweight.errors import FeatherweightError, IntegrityError
+from featherweight.errors import FeatherweightError, IntegrityError, MissingExtraError, UnsupportedError
 
 MOST_QUOTED = 300  # characters
 
@@ -15,11 +15,24 @@ MOST_QUOTED = 300  # characters
 def error_context(where: str, *, hint: str = "") -> Iterator[None]:
     """Turn any exception of the block into an `IntegrityError` at `where`; an inner place is kept beside it.
 
-    Formats, coders (plug-ins too) and layer constructors meet forged options and bytes here, and raise what
-    they like: a list of exception types would be a list of those we thought of.
+    Formats, coders (plug-ins too) and layer constructors may raise anything on forged options and bytes, so no
+    list of exception types would be complete. What the machine lacks, a library or memory, is not damage.
+
+    Raises:
+        IntegrityError: the bytes are damaged or hostile.
+        MissingExtraError: a library that reads them is not installed.
+        UnsupportedError: they do not fit into memory.
     """
     try:
         yield
+    except MissingExtraError:
+        raise
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{error.name or error} is not installed", where=where, hint=f"pip install {error.name}"
+        ) from error
+    except MemoryError as error:
+        raise UnsupportedError("not enough memory", where=where, got=str(error) or "MemoryError") from error
     except FeatherweightError as error:
         place = ": ".join(part for part in (where, error.where) if part)
         raise IntegrityError(

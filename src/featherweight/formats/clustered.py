@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.nearest import boundaries
 from featherweight.formats.units import BLOCK
 from featherweight.formats.view import View
 
@@ -176,3 +175,18 @@ def _prefix(terms: Array) -> Array:
     sums = np.zeros(terms.size + 1)
     np.cumsum(terms, dtype=np.float64, out=sums[1:])
     return sums
+
+
+def boundaries(levels: Array) -> Array:
+    """Return the greatest float32 not past the middle, for each pair of neighbours of rising `levels`.
+
+    `numpy.searchsorted(boundaries(levels), values)` is the index of the level nearest to each float32 value,
+    ties to the smaller, and no value need be widened for it.
+
+    >>> boundaries(np.array([0, 1, 4], np.float32)).tolist()
+    [0.5, 2.5]
+    """
+    wide = levels.astype(np.float64)
+    middle = (wide[1:] + wide[:-1]) / 2
+    near = middle.astype(np.float32)
+    return np.where(near > middle, np.nextafter(near, np.float32(-np.inf)), near)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.base import Format, Importance, Part, Parts
+from featherweight.formats.clustered import boundaries
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.nearest import boundaries
 from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
 from featherweight.formats.view import View
 

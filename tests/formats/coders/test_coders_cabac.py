@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import Bitmask, Cabac, Huffman, Rans, StreamSpec
-from featherweight.formats.coders.cabac_loop import MARGIN, RATES, to_symbol, to_value, walk
+from featherweight.formats.coders.kernels import MARGIN, RATES, to_symbol, to_value, walk
 from featherweight.testing.coders import mutated, named_streams
 
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.bits import read_varint, varint
+from featherweight.formats.coders.cabac import Cabac
 from featherweight.formats.coders.fixed import Fixed
-from featherweight.formats.coders.leaf import Leaf, join, split
+from featherweight.formats.coders.huffman import Huffman
+from featherweight.formats.coders.rans import Rans
+from featherweight.formats.coders.zstd import Zstd
+
+Leaf = Fixed | Huffman | Rans | Zstd | Cabac
+"""Coders that other coders may hold."""
 
 
 class Bitmask(Coder, frozen=True, tag="bitmask"):
@@ -70,3 +78,22 @@ def with_zero(values: Array, spec: StreamSpec) -> Array:
     assert spec.zero is not None
     symbols: Array = values.astype(spec.dtype) + (values >= spec.zero).astype(spec.dtype)
     return symbols
+
+
+def join(first: bytes, second: bytes) -> bytes:
+    """Return the length of `first`, `first` and `second`."""
+    return varint(len(first)) + first + second
+
+
+def split(payload: bytes, start: int = 0) -> tuple[bytes, bytes]:
+    """Undo `join`, from byte `start` on.
+
+    Raises:
+        IntegrityError: the payload ends too early.
+    """
+    size, start = read_varint(payload, start)
+    if size > len(payload) - start:
+        raise IntegrityError(
+            "payload cut short", got=f"{len(payload) - start} bytes", expected=f"at least {size}"
+        )
+    return payload[start : start + size], payload[start + size :]

@@ -1,4 +1,4 @@
-"""Bit strings, most significant bit first, and lists of small integers in them; all vectorised."""
+"""Bit strings, most significant bit first, lists of small integers in them, and lengths in bytes; vectorised."""
 
 from __future__ import annotations
 
@@ -125,3 +125,28 @@ def read_integers(bits: Bits, start: int, count: int) -> tuple[Array, int]:
         raise IntegrityError("a list of integers is cut short")
     low = bits.peek(ends - widths, widths).astype(np.int64)
     return low + (np.int64(1) << widths) - (1 << order), int(ends[-1])
+
+
+def varint(value: int) -> bytes:
+    """Return `value` seven bits a byte, lowest first; all bytes but the last have their top bit set."""
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def read_varint(payload: bytes, start: int) -> tuple[int, int]:
+    """Return the integer at byte `start`, and the byte behind it.
+
+    Raises:
+        IntegrityError: it does not end within nine bytes, or not in the fewest.
+    """
+    value = 0
+    for index, byte in enumerate(payload[start : start + 9]):
+        value |= (byte & 127) << 7 * index
+        if byte < 128:
+            if byte == 0 and index:
+                break
+            return value, start + index + 1
+    raise IntegrityError("not a length", where=f"byte {start}")

@@ -6,7 +6,7 @@ import numpy as np
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
-from featherweight.formats.coders.varints import read_varint, varint
+from featherweight.formats.coders.bits import read_varint, varint
 
 _SPLIT, _SLOW = 1, 2
 _SAMPLE = 1 << 15  # symbols on which the rate of adaptation is chosen
@@ -39,7 +39,7 @@ class Cabac(Coder, frozen=True, tag="cabac"):
         """
         if spec.count == 0 or spec.alphabet == 1:
             return super().choose(candidates, costs, spec)
-        from featherweight.formats.coders.cabac_loop import RATES, cheapest
+        from featherweight.formats.coders.kernels import RATES, cheapest
 
         centre, split, slow, _ = _arrangement(candidates[0], spec)
         order = (spec.alphabet, centre, split)
@@ -83,7 +83,7 @@ def _arrangement(symbols: Array, spec: StreamSpec) -> tuple[int, int, int, bytes
 
 def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
     """Return the symbol of value 0 and the split with which values are smallest; -1: cyclic order."""
-    from featherweight.formats.coders.cabac_loop import magnitude
+    from featherweight.formats.coders.kernels import magnitude
 
     distinct, counts = np.unique(symbols, return_counts=True)
     distinct = distinct.astype(np.int64)
@@ -98,7 +98,7 @@ def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
 
 
 def _write(symbols: Array, spec: StreamSpec, centre: int, split: int, slow: int) -> bytes:
-    from featherweight.formats.coders.cabac_loop import RATES, finished, walk
+    from featherweight.formats.coders.kernels import RATES, finished, walk
 
     wide, digits = symbols.astype(np.uint32), np.zeros(symbols.size // 2 + 1024, np.uint16)
     order = (spec.alphabet, centre, split)
@@ -107,7 +107,7 @@ def _write(symbols: Array, spec: StreamSpec, centre: int, split: int, slow: int)
 
 
 def _read(body: bytes, spec: StreamSpec, centre: int, split: int, slow: int) -> Array:
-    from featherweight.formats.coders.cabac_loop import MARGIN, MOST_SYMBOLS_A_BYTE, RATES, walk
+    from featherweight.formats.coders.kernels import MARGIN, MOST_SYMBOLS_A_BYTE, RATES, walk
 
     if spec.count > MOST_SYMBOLS_A_BYTE * len(body):
         raise IntegrityError(f"CABAC payload: too few bytes for {spec.count} symbols", got=len(body))

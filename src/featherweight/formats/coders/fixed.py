@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from math import gcd
+from typing import Any
+
 import numpy as np
 
 from featherweight.errors import IntegrityError
@@ -25,28 +29,47 @@ def pack_bits(symbols: Array, bits: int) -> bytes:
     """Return `symbols: [n]` in `bits` bits each (0 to 32), lowest bit first, padded with zeros."""
     if bits == 0 or symbols.size == 0:
         return b""
-    if bits in (8, 16, 32):
-        return symbols.astype(f"<u{bits // 8}").tobytes()
-    width = _bytes(bits)
-    words = symbols.astype(f"<u{width}").view(np.uint8).reshape(-1, width)
-    planes = np.unpackbits(words, axis=1, bitorder="little")[:, :bits]
-    return np.packbits(planes.reshape(-1), bitorder="little").tobytes()
+    period, nbytes = _period(bits)
+    groups = -(-symbols.size // period)
+    padded = np.zeros(groups * period, _dtype(bits))
+    padded[: symbols.size] = symbols
+    rows, packed = padded.reshape(groups, period), np.zeros((groups, nbytes), np.uint8)
+    for place in range(period):
+        for byte, shift in _bytes(place, bits):
+            column = rows[:, place]
+            packed[:, byte] |= (column >> shift if shift >= 0 else column << -shift).astype(np.uint8)
+    return packed.tobytes()[: (symbols.size * bits + 7) // 8]
 
 
 def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
     """Undo `pack_bits`: return `[count]` unsigned integers."""
     if bits == 0 or count == 0:
         return np.zeros(count, np.uint8)
-    raw = np.frombuffer(payload, np.uint8)
-    if bits in (8, 16, 32):
-        return raw.view(f"<u{bits // 8}")[:count]
-    planes = np.unpackbits(raw, bitorder="little", count=count * bits).reshape(count, bits)
-    width = _bytes(bits)
-    words = np.zeros((count, width), np.uint8)
-    words[:, : (bits + 7) // 8] = np.packbits(planes, axis=1, bitorder="little")
-    return words.view(f"<u{width}").reshape(count)
+    period, nbytes = _period(bits)
+    groups = -(-count // period)
+    raw = np.frombuffer(payload.ljust(groups * nbytes, b"\0"), np.uint8).reshape(groups, nbytes)
+    symbols, mask = np.zeros((groups, period), _dtype(bits)), (1 << bits) - 1
+    for place in range(period):
+        for byte, shift in _bytes(place, bits):
+            column = raw[:, byte].astype(symbols.dtype, copy=False)
+            symbols[:, place] |= column << shift if shift >= 0 else column >> -shift
+    symbols &= symbols.dtype.type(mask)
+    return symbols.reshape(-1)[:count]
 
 
-def _bytes(bits: int) -> int:
-    """Return the bytes of the smallest integer type that holds `bits` bits."""
-    return 1 if bits <= 8 else 2 if bits <= 16 else 4
+def _period(bits: int) -> tuple[int, int]:
+    """Return after how many symbols, and how many bytes, a symbol starts at a byte again."""
+    common = gcd(bits, 8)
+    return 8 // common, bits // common
+
+
+def _bytes(place: int, bits: int) -> Iterator[tuple[int, int]]:
+    """Yield each byte that holds bits of a symbol of the period, and where its lowest bit stands in the symbol."""
+    start = place * bits
+    for byte in range(start // 8, (start + bits + 7) // 8):
+        yield byte, 8 * byte - start
+
+
+def _dtype(bits: int) -> np.dtype[Any]:
+    """Return the smallest unsigned integer type that holds `bits` bits."""
+    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)

@@ -56,12 +56,6 @@ class Frequencies:
         """Number of symbols that occur."""
         return int(self.symbols.size)
 
-    @property
-    def entropy(self) -> float:
-        """Bits a symbol."""
-        rates = self.counts / self.counts.sum()
-        return float(-rates @ np.log2(rates))
-
     def ranks(self, symbols: Array, spec: StreamSpec) -> Array:
         """Return each symbol's place in `self.symbols`, uint16."""
         table = np.zeros(spec.alphabet, np.uint16)

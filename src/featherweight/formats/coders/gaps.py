@@ -9,10 +9,17 @@ from msgspec import Meta
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
-from featherweight.formats.coders.bitmask import values_misfit, values_spec, with_zero, without_zero
+from featherweight.formats.coders.bitmask import (
+    Leaf,
+    join,
+    split,
+    values_misfit,
+    values_spec,
+    with_zero,
+    without_zero,
+)
+from featherweight.formats.coders.bits import read_varint, varint
 from featherweight.formats.coders.fixed import Fixed
-from featherweight.formats.coders.leaf import Leaf, join, split
-from featherweight.formats.coders.varints import read_varint, varint
 
 
 class Gaps(Coder, frozen=True, tag="gaps"):

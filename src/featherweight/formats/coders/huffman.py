@@ -12,9 +12,6 @@ from featherweight.formats.coders.canonical import LANE, Code
 from featherweight.formats.coders.dictionary import MOST_LEAVES, Dictionary, grow
 from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
 
-# The encoder walks pieces of the stream beside each other, each of about this many coded bytes.
-_PIECE_BYTES = 256
-_MOST_PIECES = 1 << 12
 # The decoder spells about this many symbols at a time, to bound its memory.
 _BLOCK = 1 << 18
 
@@ -39,8 +36,10 @@ class Huffman(Coder, frozen=True, tag="huffman"):
         table = Frequencies.of(symbols, spec)
         if table.distinct == 1:
             return pack(*table.fields())
+        from featherweight.formats.coders.kernels import parse
+
         dictionary = grow(table.counts, min(MOST_LEAVES, spec.count))
-        words = _parse(table.ranks(symbols, spec), dictionary, pieces=_pieces(table, spec.count))
+        words = parse(table.ranks(symbols, spec), dictionary.next_word)
         codes, widths = Code.of(dictionary.weights).fields(words)
         sizes = np.add.reduceat(widths, np.arange(0, words.size, LANE))[:-1]
         lanes = [np.array([sizes.size])] + (
@@ -84,48 +83,6 @@ def _read_lanes(bits: Bits, position: int, count: int) -> Array:
     if int(starts[-1]) > bits.size:
         raise IntegrityError("Huffman payload cut short")
     return starts
-
-
-def _pieces(table: Frequencies, count: int) -> int:
-    """Return into how many pieces the encoder cuts the stream: a matter of its speed, not of the layout."""
-    return min(max(int(table.entropy * count) // (8 * _PIECE_BYTES), 1), _MOST_PIECES)
-
-
-def _parse(ranks: Array, dictionary: Dictionary, pieces: int) -> Array:
-    """Return the words of `ranks: [count]`: the longest at each place, but for a few at the ends of pieces.
-
-    All pieces are walked beside each other, first from the root, then from where the piece before ended; the
-    two walks of a piece soon meet. Where they do not, the piece before breaks off at an inner node.
-    """
-    steps = -(-ranks.size // pieces)
-    pieces = -(-ranks.size // steps)
-    columns = np.zeros(pieces * steps, ranks.dtype)
-    columns[: ranks.size] = ranks
-    columns = np.ascontiguousarray(columns.reshape(pieces, steps).T)
-    following = dictionary.next_word
-    fresh = _walk(columns, following, np.zeros(pieces, np.int64))
-    nodes = _walk(columns, following, np.append(0, following[fresh[-1, :-1]]), fresh)
-    broken = np.flatnonzero(nodes[-1, :-1] != fresh[-1, :-1])
-    nodes[:, broken + 1] = fresh[:, broken + 1]
-    path = nodes.T.reshape(-1)[: ranks.size]
-    ends = following[path] == 0
-    ends[(broken + 1) * steps - 1] = True
-    ends[-1] = True
-    words: Array = path[ends]
-    return words
-
-
-def _walk(columns: Array, following: Array, base: Array, known: Array | None = None) -> Array:
-    """Return the nodes `[steps, pieces]` passed from `base` on; once on a `known` walk, they stay on it."""
-    nodes = np.empty(columns.shape, np.uint16) if known is None else known.copy()
-    word = np.empty_like(base)
-    for step, column in enumerate(columns):
-        np.add(base, column, out=word)
-        if known is not None and np.array_equal(word, known[step]):
-            break
-        nodes[step] = word
-        np.take(following, word, out=base, mode="clip")
-    return nodes
 
 
 def _spell(words: Array, dictionary: Dictionary, count: int) -> tuple[Array, int]:

@@ -1,4 +1,4 @@
-"""The loop of `Cabac`, compiled: one walk over a stream that writes its decisions or reads them."""
+"""Numba kernels: the walk of `Cabac` over a stream, writing or reading, and the parser of `Huffman`'s words."""
 
 from __future__ import annotations
 
@@ -326,3 +326,21 @@ def finished(digits: Array, interval: Interval) -> Array:
         digit = carry + digits[i]
         found[i], carry = digit & 255, digit >> 8
     return found
+
+
+@compiled
+def parse(ranks: Array, following: Array) -> Array:
+    """Return the words of a stream, uint16: the longest at each place.
+
+    Args:
+        ranks: of the symbols, `[count]`.
+        following: `Dictionary.next_word`.
+    """
+    words, count, base = np.empty(ranks.size, np.uint16), 0, 0
+    for place in range(ranks.size):
+        word = base + ranks[place]
+        base = following[word]
+        if base == 0 or place == ranks.size - 1:
+            words[count] = word
+            count += 1
+    return words[:count].copy()

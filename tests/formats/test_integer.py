@@ -55,6 +55,17 @@ def test_error_is_half_a_step(weight, bits, scheme, per):
     assert (scale >= np.finfo(np.float32).tiny).all()
 
 
+@pytest.mark.parametrize("bits", [8, 16, 32])
+def test_an_affine_grid_spans_its_range(bits):
+    """The scale is rounded up: of a large negative and a tiny positive weight, the latter is not clipped."""
+    rng = np.random.default_rng(0)
+    low, high = -rng.uniform(0.5, 1, 2000), 10 ** rng.uniform(-9, -1, 2000)
+    weight = np.stack([low, high], axis=1).astype(np.float32)
+    encoded = Int(bits=bits, scheme="affine").encode(weight)
+    error = np.abs(encoded.decode().astype(np.float64) - weight)
+    assert (error <= encoded.parts["scale"][:, None] / 2 + 2.0**-22 * np.abs(weight)).all()
+
+
 def test_min_max_by_hand():
     low, high = np.array([-8.5, -1.0, 0.0, 0.0], np.float32), np.array([0.0, 7.5, 0.0, 15.0], np.float32)
     scale, zero_point = min_max(low, high, 4, "symmetric")

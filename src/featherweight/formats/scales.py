@@ -31,7 +31,7 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
     """Return the smallest scales, and their zero points, that clip nothing by more than half a step.
 
     Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high -
-    low) / (most - least)`, `zero_point = round(least - low / scale)`. Scales are normal float32 numbers, even
+    low) / (most - least)`, rounded up so that the grid spans the range, and `zero_point = round(least - low / scale)`. Scales are normal float32 numbers, even
     of constant zeros, and small enough that no point of the grid overflows.
 
     Args:
@@ -48,8 +48,14 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
     if scheme == "symmetric":
         scale = within_float32(np.maximum(high / (most + 0.5), low / (least - 0.5)), bits)
         return scale, np.zeros(scale.shape, np.int64)
-    scale = within_float32((high - low) / (most - least), bits)
+    scale = within_float32(_up((high - low) / (most - least)), bits)
     return scale, np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
+
+
+def _up(scale: Array) -> Array:
+    """Return the least float32 that is no less: rounded down, 2**32 steps would end 256 short of the range."""
+    near = np.minimum(scale, _FLOAT32.max).astype(np.float32)
+    return np.where(near < scale, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def to_steps(ratio: Array, zero_point: Array, bits: int) -> Array:

@@ -120,6 +120,13 @@ def test_important_weights_are_nearer():
         assert (diagonal * (weighed - weight) ** 2).sum() < 0.8 * (diagonal * (plain - weight) ** 2).sum()
 
 
+@pytest.mark.parametrize("per", ["tensor", "channel"])
+def test_ranges_wider_than_float32_are_clipped_at_both_ends(per):
+    weight = np.float32([[-3e38, 3e38] * 4, [3e38, -3e38] * 4] * 4)
+    decoded = Astc(footprint="4x4", per=per).encode(weight).decode()
+    np.testing.assert_allclose(decoded, np.sign(weight) * np.finfo(np.float32).max / 2, rtol=1e-6)
+
+
 def test_constant_tensors_are_exact():
     for value in (0.0, -0.3, 1e30):
         weight = np.full((9, 5), value, np.float32)

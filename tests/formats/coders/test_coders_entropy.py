@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders import Huffman, Rans, StreamSpec
+from featherweight.formats.coders import Huffman, Rans, StreamSpec, Zstd
 from featherweight.formats.coders.bits import Bits, read_integers
 from featherweight.formats.coders.canonical import Code, huffman_widths
 from featherweight.formats.coders.dictionary import grow
@@ -178,6 +178,25 @@ def test_pieces_that_never_meet(period):
     symbols[30_000:] = draw.integers(0, 8, symbols.size - 30_000)
     spec = StreamSpec(symbols.size, 8)
     np.testing.assert_array_equal(Huffman().decode(Huffman().encode(symbols, spec), spec), symbols)
+
+
+def test_long_streams_of_nearly_one_symbol():
+    symbols = np.zeros(3_000_000, np.uint8)
+    symbols[1_234_567] = 1
+    spec = StreamSpec(symbols.size, 4, zero=0)
+    payload = Huffman().encode(symbols, spec)
+    assert len(payload) < 200
+    np.testing.assert_array_equal(Huffman().decode(payload, spec), symbols)
+
+
+def test_more_effort_is_never_larger():
+    draw = np.random.default_rng(0)
+    noise = np.clip(np.rint(draw.normal(size=300_000) * 2) + 8, 0, 15).astype(np.uint8)
+    for symbols in (noise, noise[:5000], np.tile(noise[:1000], 300), (noise > 12) * noise):
+        spec = StreamSpec(symbols.size, 16)
+        payloads = [Zstd(level=level).encode(symbols, spec) for level in (3, 19)]
+        assert len(payloads[1]) <= len(payloads[0])
+        np.testing.assert_array_equal(Zstd().decode(payloads[1], spec), symbols)
 
 
 def test_lanes_must_meet():

@@ -139,7 +139,9 @@ class Astc(Format, frozen=True, tag="astc"):
             if np.isfinite(clip):
                 mean, reach = rows.mean(axis=1), clip * rows.std(axis=1)
                 low, high = np.maximum(low, mean - reach), np.minimum(high, mean + reach)
-        span = np.minimum(high - low, float(_FLOAT32.max))
+        most = float(_FLOAT32.max)
+        low = np.maximum(low, (low + high - most) / 2)  # of a range wider than float32, the middle
+        span = np.minimum(high - low, most)
         shape = units_shape(view, self.per)
         return {
             "offset": low.astype(np.float32).reshape(shape),
@@ -188,7 +190,10 @@ class Astc(Format, frozen=True, tag="astc"):
 
         `weigh` is what one in a weight counts; None: 1 in a texel.
         """
-        texels = (matrix - offset) / np.where(scale > 0, scale, np.float32(1))
+        texels = matrix - offset
+        if not np.isfinite(texels).all():
+            texels = np.subtract(matrix, offset, dtype=np.float64)
+        texels = texels / np.where(scale > 0, scale, np.float32(1))
         if weigh is None:
             weigh = np.ones(1)
         else:

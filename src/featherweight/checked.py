@@ -1,30 +1,93 @@
-"""Options checked in code as they are in a file: msgspec checks a struct's fields only when it decodes one."""
+"""Options checked in code as they are in a file, with errors that list what is accepted."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from functools import cache
 from math import isfinite
+from typing import Any, TypeVar
 
 import msgspec
+from msgspec import inspect
 
 from featherweight.errors import ConfigError
 
-# msgspec evaluates the annotations of a class anew each time it is asked.
+T = TypeVar("T")
+
+# msgspec evaluates the annotations of a class each time it is asked.
 _fields = cache(msgspec.structs.fields)
 
 
 def check_fields(options: msgspec.Struct, where: str) -> None:
-    """Check every field of `options` against its annotation.
+    """Check every field of `options` against its annotation: msgspec does so only when it decodes.
 
     Raises:
-        ConfigError: names the field; a number that is not finite is never meant.
+        ConfigError: names the field; no option is infinite or NaN.
     """
     for field in _fields(type(options)):
         value = getattr(options, field.name)
         place = f"{where}.{field.name}"
         if isinstance(value, float) and not isfinite(value):
             raise ConfigError("not a finite number", where=place, got=value)
-        try:
-            msgspec.convert(value, field.type)
-        except msgspec.ValidationError as error:
-            raise ConfigError(str(error), where=place, got=repr(value)) from None
+        convert(value, field.type, place)
+
+
+def convert(value: Any, kind: type[T] | Any, where: str, *, separator: str = "") -> T:
+    """Return plain data as a typed value.
+
+    Args:
+        value: what to convert.
+        kind: a type as in annotations.
+        where: names the value in an error.
+        separator: between that name and the path to the mistake.
+
+    Raises:
+        ConfigError: names the place within `value`, and the values and tags that are accepted there.
+    """
+    try:
+        made: T = msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        what, _, path = str(error).partition(" - at `$")
+        path = path.rstrip("`")
+        known: dict[str, Any] = {}
+        at, inner = _follow(value, [inspect.type_info(kind)], re.findall(r"[^.\[\]]+", path))
+        if accepted := list(dict.fromkeys(_accepted(inner))):
+            known["expected"] = ", ".join(accepted)
+        if isinstance(at, str | int | float) or not path:
+            known["got"] = repr(at)[:200]
+        place = path.lstrip(".") if separator or not where else path
+        raise ConfigError(what, where=separator.join(p for p in (where, place) if p), **known) from error
+    return made
+
+
+def _follow(value: Any, kinds: list[Any], path: list[str]) -> tuple[Any, list[Any]]:
+    """Return what stands at the end of a path, and the types that may stand there; `None, []` if unknown."""
+    for step in path:
+        kinds = [part for kind in kinds for part in getattr(kind, "types", (kind,))]
+        structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]
+        if isinstance(value, dict) and step in value:
+            if any(kind.tag_field == step for kind in structs):
+                return value[step], structs
+            chosen = [
+                kind for kind in structs if kind.tag_field is None or value.get(kind.tag_field) == kind.tag
+            ]
+            kinds = [field.type for kind in chosen for field in kind.fields if field.encode_name == step]
+            value = value[step]
+        elif isinstance(value, list | tuple) and step.isdigit():
+            kinds = [kind.item_type for kind in kinds if hasattr(kind, "item_type")]
+            value = value[int(step)]
+        else:
+            return None, []
+    return value, kinds
+
+
+def _accepted(kinds: list[Any]) -> Iterator[str]:
+    """Yield the values of literals, and the tags of structs as they are written in a recipe."""
+    for kind in kinds:
+        if isinstance(kind, inspect.UnionType):
+            yield from _accepted(list(kind.types))
+        elif isinstance(kind, inspect.LiteralType):
+            yield from map(repr, kind.values)
+        elif isinstance(kind, inspect.StructType) and kind.tag_field is not None:
+            yield f"{{{kind.tag_field} = {str(kind.tag)!r}}}".replace("'", '"')

@@ -31,8 +31,9 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
     """Return the smallest scales, and their zero points, that clip nothing by more than half a step.
 
     Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high -
-    low) / (most - least)`, rounded up so that the grid spans the range, and `zero_point = round(least - low / scale)`. Scales are normal float32 numbers, even
-    of constant zeros, and small enough that no point of the grid overflows.
+    low) / (most - least)`, rounded up so that the grid spans the range, and `zero_point = round(least - low /
+    scale)`. Scales are normal float32 numbers, even of constant zeros, and small enough that no point of the
+    grid overflows.
 
     Args:
         low: least weight of each unit, 0 at most, `[units]`.

@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from featherweight.checked import convert
 from featherweight.errors import ConfigError
 from featherweight.techniques import AnyStep
 
@@ -43,11 +44,8 @@ def parse_recipe(text: str, where: str = "recipe") -> Recipe:
         ConfigError: the text is no TOML, or no recipe; names the path to the mistake.
     """
     try:
-        return msgspec.convert(with_new_names(tomllib.loads(text)), Recipe)
-    except msgspec.ValidationError as error:
-        what, _, path = str(error).partition(" - at `")
-        spot = path.rstrip("`").removeprefix("$").lstrip(".")
-        raise ConfigError(what, where=f"{where}: {spot}" if spot else where) from None
+        plain = with_new_names(tomllib.loads(text))
+        return convert(plain, Recipe, where, separator=": ")
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"not TOML: {error}", where=where) from error
     except RecursionError as error:

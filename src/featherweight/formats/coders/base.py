@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from featherweight.checked import check_fields
 from featherweight.errors import IntegrityError, UnsupportedError
 
 Array = NDArray[Any]
@@ -52,6 +53,14 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
     A subclass writes `_encode` and `_decode`, and `misfit` if it cannot take every stream. Its payload is
     self-contained given the `StreamSpec`; its length is kept by the container.
     """
+
+    def __post_init__(self) -> None:
+        """Check every field against its annotation, in code as in a recipe.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        check_fields(self, tag(self))
 
     def misfit(self, spec: StreamSpec) -> str:
         """Return why this coder cannot take such a stream, or an empty string if it can."""

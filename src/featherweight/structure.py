@@ -50,6 +50,7 @@ ARGUMENTS = {
     **{f"BatchNorm{n}d": _BATCH_NORM for n in (1, 2, 3)},
     "PReLU": ("num_parameters",),
 }
+_TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracked"}
 
 
 class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -86,25 +87,51 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
 Structure = Mapping[str, LayerSpec]
 
 
+# What a rebuilt layer takes over from the one in its place, beside its tensors.
+_HOOKS = (
+    "_forward_pre_hooks", "_forward_pre_hooks_with_kwargs", "_forward_hooks", "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_backward_pre_hooks", "_backward_hooks", "_is_full_backward_hook",
+)  # fmt: skip
+
+
+def stock_kind(module: nn.Module) -> str:
+    """Return the class of `ARGUMENTS` whose tensors, and no others, a module has; an empty string: there is none.
+
+    A subclass outside torch counts as its stock class: it can be resized in place. A layer with a `forward` or with
+    tensors that were put on it, and a subclass of torch's own, have none.
+
+    >>> from torch import nn
+    >>> stock_kind(nn.Linear(4, 2)), stock_kind(nn.ReLU())
+    ('Linear', '')
+    """
+    kind = next(kind for kind in type(module).__mro__ if kind.__module__.startswith("torch."))
+    own_tensors = {*module._parameters, *module._buffers} - _TENSORS
+    own_modules = module._modules and kind is type(module)
+    if own_tensors or own_modules or "forward" in vars(module):
+        return ""
+    return (
+        kind.__name__ if kind.__module__.startswith("torch.nn.modules") and kind.__name__ in ARGUMENTS else ""
+    )
+
+
 def is_plain(module: nn.Module) -> bool:
     """Return whether a module is a layer of `torch.nn` itself, no subclass, that can be rebuilt from its arguments."""
-    kind = type(module)
-    return kind.__module__.startswith("torch.nn.modules") and kind.__name__ in ARGUMENTS
+    return type(module).__module__.startswith("torch.") and stock_kind(module) != ""
 
 
 def spec_of(module: nn.Module, **changes: Argument) -> LayerSpec:
-    """Return a plain layer as data, with some arguments changed.
+    """Return a layer of `torch.nn`, or of a subclass, as data, with some arguments changed.
 
     >>> from torch import nn
     >>> spec_of(nn.Linear(4, 2), out_features=1).arguments
     {'in_features': 4, 'out_features': 1, 'bias': True}
 
     Raises:
-        UnsupportedError: it is not plain.
+        UnsupportedError: it has no stock class.
     """
-    if not is_plain(module):
+    kind = stock_kind(module)
+    if not kind:
         raise UnsupportedError("not a plain layer of torch.nn", got=type(module).__name__)
-    kind = type(module).__name__
     found = {name: getattr(module, name) for name in ARGUMENTS[kind]}
     plain = {name: list(value) if isinstance(value, tuple) else value for name, value in found.items()}
     biased = {"bias": module.bias is not None} if kind.startswith(("Linear", "Conv")) else {}
@@ -112,13 +139,13 @@ def spec_of(module: nn.Module, **changes: Argument) -> LayerSpec:
 
 
 def resized(module: Any, shape: Sequence[int]) -> LayerSpec:
-    """Return a plain layer as data, its weight of another shape.
+    """Return a layer as data, its weight of another shape.
 
     Args:
         module: the layer; a depthwise convolution stays one.
         shape: of its weight, or of its running mean if it has no weight.
     """
-    kind, rows, *rest = type(module).__name__, *shape
+    kind, rows, *rest = stock_kind(module), *shape
     if kind == "Linear":
         return spec_of(module, out_features=rows, in_features=rest[0])
     if kind == "Embedding":
@@ -136,13 +163,41 @@ def resized(module: Any, shape: Sequence[int]) -> LayerSpec:
 
 
 def restructure(module: nn.Module, structure: Structure) -> nn.Module:
-    """Replace modules of `module`, in place, by what `structure` says; outer paths before inner ones."""
+    """Replace modules of `module`, in place, by what `structure` says; outer paths before inner ones.
+
+    What a layer carries beside its tensors stays: hooks, and which parameters are frozen (those of a layer inside it by
+    the same name, others where all were). A subclass of the named class stays itself and takes over the new tensors.
+
+    Raises:
+        IntegrityError: the network has no such module.
+    """
+    trained: dict[str, dict[str, bool]] = {}
     for path in sorted(structure, key=lambda path: (path.count("."), path)):
         parent, _, child = path.rpartition(".")
+        made = structure[path].build()
         try:
-            module.get_submodule(parent).add_module(child, structure[path].build())
-        except AttributeError:
-            raise IntegrityError("the network has no such module", where=path) from None
+            owner = module.get_submodule(parent)
+        except AttributeError as error:
+            raise IntegrityError("the network has no such module", where=path) from error
+        old = owner._modules.get(child)
+        trained[path] = trained.get(parent, {})
+        if old is not None:
+            trained[path] = {n: p.requires_grad for n, p in old._parameters.items() if p is not None}
+        for name, parameter in made.named_parameters(recurse=False):
+            parameter.requires_grad_(trained[path].get(name, any(trained[path].values() or [True])))
+        if old is not None and type(old) is not type(made) and stock_kind(old) == structure[path].kind:
+            old._parameters.update(made._parameters)
+            old._buffers.update(made._buffers)
+            for name in ARGUMENTS[structure[path].kind]:
+                setattr(old, name, getattr(made, name))
+            continue
+        vars(made).update(
+            {name: vars(old)[name] for name in _HOOKS if old is not None and vars(old).get(name)}
+        )
+        try:
+            owner.add_module(child, made)
+        except KeyError as error:
+            raise IntegrityError("the network has no such module", where=path) from error
     return module
 
 
@@ -169,10 +224,14 @@ def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
                 copy.deepcopy(submodule, dict(memo))
             except Exception as found:
                 path, reason = inner, found
+        layer = module.get_submodule(path)
+        masked = [name.removesuffix("_mask") for name in layer._buffers if name.endswith("_mask")]
         raise UnsupportedError(
             f"cannot be copied: {str(reason).partition('.  ')[0]}",
             where=path or "the network",
-            got=type(module.get_submodule(path)).__name__,
-            hint="no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
+            got=type(layer).__name__,
+            hint=f"torch.nn.utils.prune.remove(module, {masked[0]!r}) makes its zeros permanent"
+            if masked and f"{masked[0]}_orig" in layer._parameters
+            else "no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
             "in the place of torch.nn.utils.weight_norm",
         ) from error

@@ -9,8 +9,9 @@ from msgspec import Meta
 
 from featherweight.errors import ConfigError
 from featherweight.structure import LayerSpec
-from featherweight.task import Inputs, Needs, Task
+from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.lowrank.factors import product
 from featherweight.techniques.lowrank.layers import Factor, Form, factors
 from featherweight.techniques.lowrank.ranks import AnyRank, Evbmf
 
@@ -73,6 +74,7 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         """Return the model with these layers factorised."""
         from featherweight.graph.trace import trace
         from featherweight.model import Note
+        from featherweight.techniques.structured.dry_run import failing
 
         graph = trace(model.module, task.example(), dynamic={})
         refused = obstacles(model, graph)
@@ -90,13 +92,13 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
                     plan[path] = made
                 else:
                     refused[path] = f"its factors ({ranks(made)}) would cost no less"
-        plan, failed = running(model, plan, task.example())
+        failed = failing(plan, lambda paths: failure(model, {p: plan[p] for p in paths}, task), task.name)
         skipped = {path: refused[path] for path in paths if path in refused} | failed
         notes = [
             Note("skipped", path or "network", f"not factorised: {reason}")
             for path, reason in skipped.items()
         ]
-        return factorised(model, plan, notes)
+        return factorised(model, {p: made for p, made in plan.items() if p not in failed}, notes)
 
 
 def input_roots(
@@ -138,7 +140,7 @@ def obstacles(model: Model, graph: Graph) -> dict[str, str]:
     found = {}
     for path, layer in model.module.named_modules():
         readers = graph.readers(f"{path}.weight")
-        if type(layer).__name__ not in KINDS:
+        if type(layer).__name__ not in KINDS or not type(layer).__module__.startswith("torch."):
             found[path] = f"{type(layer).__name__} is no linear layer or convolution"
         elif path in fixed:
             found[path] = fixed[path]
@@ -186,22 +188,14 @@ def factorised(model: Model, plan: Plan, notes: list[Note]) -> Model:
     return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
 
 
-def running(model: Model, plan: Plan, example: Inputs) -> tuple[Plan, dict[str, str]]:
-    """Return what of `plan` the network runs with, and why not with the rest: its code may ask for the layer itself."""
-    if not failure(model, plan, example):
-        return plan, {}
-    failed = {
-        path: reason for path, made in plan.items() if (reason := failure(model, {path: made}, example))
+def failure(model: Model, plan: Plan, task: Task) -> str:
+    """Return how the network with these factors differs from one with their products as weights, or an empty string."""
+    import torch
+
+    from featherweight.techniques.structured.dry_run import difference
+
+    products = {
+        f"{path}.weight": torch.from_numpy(product([factor.weight for factor in made])).float()
+        for path, made in plan.items()
     }
-    return {path: made for path, made in plan.items() if path not in failed}, failed
-
-
-def failure(model: Model, plan: Plan, example: Inputs) -> str:
-    """Return why the network does not run with these factors, or an empty string."""
-    from featherweight.techniques.structured.dry_run import computed
-
-    try:
-        computed(factorised(model, plan, []), example)
-    except Exception as error:  # the network is anyone's code
-        return f"the network fails without it: {(str(error).strip().splitlines() or [''])[0][:160]}"
-    return ""
+    return difference(lambda: factorised(model, plan, []), model.with_tensors(products), task.example())

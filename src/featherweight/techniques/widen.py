@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
@@ -10,10 +11,7 @@ from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 
 if TYPE_CHECKING:
-    from featherweight.graph.groups import Channels
-    from featherweight.model import Model, Note
-    from featherweight.task import Inputs
-    from featherweight.techniques.structured.widening import Array
+    from featherweight.model import Model
 
 
 class Widen(Step, frozen=True, tag="widen"):
@@ -34,42 +32,27 @@ class Widen(Step, frozen=True, tag="widen"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the wider model."""
         from featherweight.model import Note
+        from featherweight.techniques.structured.dry_run import difference, failing
         from featherweight.techniques.structured.eligible import eligible
-        from featherweight.techniques.structured.widening import widened
+        from featherweight.techniques.structured.surgery import widened
 
         channels, notes = eligible(model, task, self.where)
-        shares = np.random.default_rng(context.seed).uniform(0.25, 0.75, channels.count)
-        channels, shares, failed = preserving(model, channels, shares, task.example())
-        done = [
-            Note("chose", group.name, f"{group.size} channels became {2 * group.size}")
-            for group in channels.groups
-        ]
-        model = widened(model, channels, shares) if channels.groups else model
-        return model.with_notes([*notes, *failed, *done])
+        shares = channels.split(np.random.default_rng(context.seed).uniform(0.25, 0.75, channels.count))
 
+        def made(numbers: Sequence[int]) -> Model:
+            chosen = np.concatenate([shares[number] for number in numbers])
+            return widened(model, channels.only(numbers), chosen)
 
-def preserving(
-    model: Model, channels: Channels, shares: Array, example: Inputs
-) -> tuple[Channels, Array, list[Note]]:
-    """Return the groups, with their shares, that the network can be widened by, and notes on the others."""
-    from featherweight.model import Note
+        def trial(numbers: Sequence[int]) -> str:
+            return difference(lambda: made(numbers), model, task.example())
 
-    if not channels.groups or not change(model, channels, shares, example):
-        return channels, shares, []
-    parts = channels.split(shares)
-    reasons = [change(model, channels.only([n]), part, example) for n, part in enumerate(parts)]
-    kept = [number for number, reason in enumerate(reasons) if not reason]
-    notes = [
-        Note("skipped", group.name, f"keeps its width: {reason}")
-        for group, reason in zip(channels.groups, reasons, strict=True)
-        if reason
-    ]
-    return channels.only(kept), np.concatenate([np.zeros(0), *(parts[number] for number in kept)]), notes
-
-
-def change(model: Model, channels: Channels, shares: Array, example: Inputs) -> str:
-    """Return how the wider network differs from the model on `example`, or an empty string."""
-    from featherweight.techniques.structured.dry_run import difference
-    from featherweight.techniques.structured.widening import widened
-
-    return difference(lambda: widened(model, channels, shares), model, example)
+        every = range(len(channels.groups))
+        failed = failing(every, trial, task.name)
+        for number, group in enumerate(channels.groups):
+            kept = f"keeps its width: {failed.get(number)}"
+            done = f"{group.size} channels became {2 * group.size}"
+            notes.append(
+                Note(*(("skipped", group.name, kept) if number in failed else ("chose", group.name, done)))
+            )
+        wide = [number for number in every if number not in failed]
+        return (made(wide) if wide else model).with_notes(notes)

@@ -20,7 +20,7 @@ from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
 from featherweight.graph.trace import graph_of, named_arguments, placeholders
 from featherweight.graph.views import canonical_names
-from featherweight.structure import is_plain
+from featherweight.structure import stock_kind
 from featherweight.task import Inputs
 
 Array = NDArray[Any]
@@ -66,7 +66,7 @@ def unshapeable(module: nn.Module) -> dict[str, str]:
             for k, t in owner.state_dict(keep_vars=True).items()
             if "." not in k
         }
-        if not path or not is_plain(owner):
+        if not path or not stock_kind(owner):
             reason = f"{path or 'the network'} ({type(owner).__name__}) is no plain layer of torch.nn"
         elif places[id(owner)] > 1 or any(uses[id(tensor)] > 1 for tensor in own.values()):
             reason = f"{path} has a weight that is tied"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -90,6 +91,24 @@ def tucker(weight: Array, rank_in: int, rank_out: int) -> tuple[Array, Array, Ar
         into = leading(unfolded(np.einsum("ts...,tp->ps...", weight, out), 1), rank_in)
         out = leading(unfolded(np.einsum("ts...,sq->tq...", weight, into), 0), rank_out)
     return into, np.einsum("ts...,tp,sq->pq...", weight, out, into), out
+
+
+def product(weights: Sequence[Array]) -> Array:
+    """Return the weight of one layer that computes what layers of these weights do, one after the other.
+
+    Args:
+        weights: `[out, in, k...]` of each, in order of execution; along each axis one kernel at most is longer than 1.
+    """
+    whole = weights[0]
+    for weight in weights[1:]:
+        both = np.tensordot(weight, whole, (1, 0))  # [out, k of the second..., in, k of the first...]
+        sides = [max(pair) for pair in zip(weight.shape[2:], whole.shape[2:], strict=True)]
+        axes = range(len(sides))
+        across = both.transpose(
+            0, 1 + len(sides), *(n for axis in axes for n in (1 + axis, 2 + len(sides) + axis))
+        )
+        whole = across.reshape(len(weight), whole.shape[1], *sides)
+    return whole
 
 
 def leading(matrix: Array, rank: int) -> Array:

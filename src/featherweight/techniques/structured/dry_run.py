@@ -1,9 +1,9 @@
-"""What the trace of a network cannot show, found by trying: a size written out in code, an operator of one's own."""
+"""Whether a changed network computes what it should: what a trace cannot show is found by running it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,35 +20,50 @@ if TYPE_CHECKING:
     from featherweight.model import Model, Note
 
 Array = NDArray[Any]
+Part = TypeVar("Part", bound=Hashable)
 
 TOLERANCE = 1e-3  # of the output's scale; a wrong channel is far beyond, rounding far below
 
 
-def prunable(model: Model, channels: Channels, example: Inputs) -> tuple[Channels, list[Note]]:
-    """Return the groups that can be pruned: each loses a channel, and the network computes what it should.
+def failing(parts: Iterable[Part], trial: Callable[[Sequence[Part]], str], where: str) -> dict[Part, str]:
+    """Return the parts of a change that the network cannot take, with the reason: tried together, then one by one.
 
-    First all of them together; if that fails, one by one.
+    Args:
+        parts: what is to change: layers, or groups of channels.
+        trial: how the network with some of them changed differs from what it should compute; empty: it does not.
+        where: name of the network.
+
+    Raises:
+        UnsupportedError: the others work one by one, not together.
+    """
+    parts = tuple(parts)
+    if not parts or not trial(parts):
+        return {}
+    failed = {part: reason for part in parts if (reason := trial([part]))}
+    rest = [part for part in parts if part not in failed]
+    if rest and (reason := trial(rest)):
+        raise UnsupportedError(f"its layers cannot change together: {reason}", where=where)
+    return failed
+
+
+def prunable(model: Model, channels: Channels, example: Inputs) -> tuple[Channels, list[Note]]:
+    """Return the groups that can be pruned, and notes on the others: each loses a channel, as a trial.
 
     Raises:
         UnsupportedError: they can go one by one, not together.
     """
     from featherweight.model import Note
 
-    if not channels.groups or not mismatch(model, channels, one_less(channels), example):
-        return channels, []
-    chosen, notes = [], []
-    for number, group in enumerate(channels.groups):
-        alone = channels.only([number])
-        if reason := mismatch(model, alone, one_less(alone), example):
-            notes.append(Note("skipped", group.name, f"keeps its channels: {reason}"))
-        else:
-            chosen.append(number)
-    found = channels.only(chosen)
-    if found.groups and (reason := mismatch(model, found, one_less(found), example)):
-        raise UnsupportedError(
-            f"its channels cannot go together: {reason}", where=type(model.module).__name__
-        )
-    return found, notes
+    def trial(numbers: Sequence[int]) -> str:
+        some = channels.only(numbers)
+        return mismatch(model, some, one_less(some), example)
+
+    every = range(len(channels.groups))
+    failed = failing(every, trial, type(model.module).__name__)
+    notes = [
+        Note("skipped", channels.groups[n].name, f"keeps its channels: {why}") for n, why in failed.items()
+    ]
+    return channels.only([number for number in every if number not in failed]), notes
 
 
 def one_less(channels: Channels) -> Array:
@@ -65,17 +80,24 @@ def mismatch(model: Model, channels: Channels, kept: Array, example: Inputs) -> 
 
 
 def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> str:
-    """Return how a network that is made differs from what is expected on `example`, or an empty string."""
+    """Return how a changed network differs from what it should compute on `example`, or an empty string.
+
+    Args:
+        make: makes the changed network; what it raises is a difference.
+        expected: a network that computes what the changed one should.
+        example: inputs.
+    """
     try:
         found = computed(make(), example)
     except Exception as error:  # the network is anyone's code
-        return f"the network fails with another number: {(str(error).strip().splitlines() or [''])[0][:160]}"
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        return f"the changed network fails: {type(error).__name__}: {reason}"
     for a, b in zip(found, computed(expected, example), strict=True):
         if a.shape != b.shape:
             return f"an output would have the shape {tuple(a.shape)}, not {tuple(b.shape)}"
         scale = float(b.abs().max()) if b.numel() else 0.0
         if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * max(scale, 1e-6), equal_nan=True):
-            return "the network does not compute the same with another number"
+            return "the changed network does not compute the same"
     return ""
 
 

@@ -20,6 +20,7 @@ from featherweight.graph.quantizable import AVERAGES, LAYERS
 from featherweight.graph.trace import graph_of
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Inputs
 
 # Positions of weight and bias among the arguments of a convolution or linear layer.
@@ -42,7 +43,7 @@ def simulate(model: Model, example: Inputs) -> nn.Module:
         UnsupportedError: the network cannot be traced, or a quantizer is on no edge of it.
     """
     if not model.activations:
-        return model.module
+        return to_call(model.module)
     return Simulation(model, model.program(example))
 
 

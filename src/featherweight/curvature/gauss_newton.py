@@ -14,7 +14,8 @@ from featherweight.curvature.hvp import differentiating
 from featherweight.curvature.sampling import size_of
 from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
-from featherweight.model import Model, share
+from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Batch, Output, Task, call
 
 Array = NDArray[Any]
@@ -94,7 +95,7 @@ def gate_gradients(model: Model, task: Task, batch: Batch, channels: Channels) -
 
 def gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
     """Return the network's output, and factors of one on each sample's output of the layers that make channels."""
-    module = share(model.module)
+    module = to_call(model.module)
     gates: dict[str, Tensor] = {}
     for path in makers(channels):
         layer = module.get_submodule(path)

@@ -15,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from featherweight.curvature.sampling import size_of
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Batch, Inputs, Output, Task, call
 
 Values = dict[str, Tensor]
@@ -43,7 +44,8 @@ def parameters(model: Model) -> Values:
 
 def outputs(model: Model, values: Mapping[str, Tensor], inputs: Inputs) -> Output:
     """Return what the network computes with these parameters; its own are left alone."""
-    return call(lambda *args, **named: functional_call(model.module, dict(values), args, named), inputs)
+    module = to_call(model.module)
+    return call(lambda *args, **named: functional_call(module, dict(values), args, named), inputs)
 
 
 def loss_of(model: Model, task: Task, values: Mapping[str, Tensor], batch: Batch) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Inputs, Output
 
 Run = Callable[[Inputs], Output]
@@ -74,11 +75,12 @@ def hessian_traces(
 def leaves(model: Model, names: Sequence[str]) -> tuple[dict[str, Tensor], Run]:
     """Return copies of some tensors that gradients can be taken by, and the network that reads them."""
     weights = {name: model.tensors[name].detach().clone().requires_grad_() for name in names}
+    module = to_call(model.module)
 
     def run(inputs: Inputs) -> Output:
         named = inputs if isinstance(inputs, dict) else {}
         placed = inputs if isinstance(inputs, tuple) else () if named else (inputs,)
-        return functional_call(model.module, weights, placed, named)
+        return functional_call(module, weights, placed, named)
 
     return weights, run
 

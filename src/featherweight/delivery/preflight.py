@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from featherweight.errors import TaskError
 from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Inputs, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.samples import leaves
@@ -28,7 +29,7 @@ def check(task: Task) -> None:
         example = task.example()
     with failures(f"{task.name}, network on its example"), torch.no_grad():
         try:
-            call(module, example)
+            call(to_call(module), example)
         except RuntimeError as error:
             if differ := _types(module, example):
                 raise differ from error

@@ -21,6 +21,7 @@ from featherweight.packing import unpack
 from featherweight.runtime import Runtime, Session
 from featherweight.simulation import simulate
 from featherweight.store import Store, key_of
+from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
@@ -143,7 +144,7 @@ def parity(session: Session, module: nn.Module, task: Task) -> float:
     max |session - module| / max(1, max |module|), over all outputs.
     """
     example = task.example()
-    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(module)(example))
+    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(to_call(module))(example))
     if theirs.keys() != ours.keys():
         raise UnsupportedError(
             "session and module differ in their outputs", got=list(theirs), expected=list(ours)

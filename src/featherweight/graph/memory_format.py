@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.graph.pytree import flatten_outputs
+from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 from featherweight.task.samples import mapped
 
@@ -38,6 +39,7 @@ def takes_channels_last(module: nn.Module, example: Inputs) -> bool:
     """
     if not any(parameter.dim() == 4 for parameter in module.parameters()):
         return False
+    module = to_call(module)
     with torch.inference_mode():
         _, expected = flatten_outputs(call(module, copy.deepcopy(example)))
         try:

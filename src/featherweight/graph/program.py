@@ -19,6 +19,7 @@ from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.graph.functional import functional
 from featherweight.graph.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
 from featherweight.graph.trace_errors import refusal
+from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 
 # Which axes of which inputs may change in size; None: axis 0 of every input, where the network allows it.
@@ -100,7 +101,7 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
     with eval_mode(module):
         try:
             outputs, _ = flatten_outputs(
-                call(module, rebuild(example, iter([t.clone() for t in named.values()])))
+                call(to_call(module), rebuild(example, iter([t.clone() for t in named.values()])))
             )
         except FeatherweightError:
             raise

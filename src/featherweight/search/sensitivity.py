@@ -19,6 +19,7 @@ from featherweight.search.candidates import Option
 from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.selectors import Where, select, weights
 from featherweight.store import key_of
+from featherweight.structure import to_call
 from featherweight.task import Task, call
 from featherweight.task.failures import failures
 from featherweight.techniques import Encode
@@ -178,11 +179,12 @@ def encode_step(name: str, option: Option) -> Encode:
 
 def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
+    module = to_call(model.module)
     with failures(f"{task.name}, loss on validation"), torch.inference_mode():
         for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
             if number == batches:
                 break
-            losses.append(float(task.loss(call(model.module, task.inputs(batch)), batch)))
+            losses.append(float(task.loss(call(module, task.inputs(batch)), batch)))
     if not losses:
         raise TaskError("the validation split has no batches", where=task.name)
     return sum(losses) / len(losses)

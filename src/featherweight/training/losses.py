@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from featherweight.task import Batch, Output, Task
 
 
-class Loss(Struct, frozen=True, kw_only=True, tag_field="loss", forbid_unknown_fields=True, omit_defaults=True):
+class Loss(
+    Struct, frozen=True, kw_only=True, tag_field="loss", forbid_unknown_fields=True, omit_defaults=True
+):
     """A scalar of (output, batch) that training minimises; its fields are its options.
 
     A subclass says in `needs` what of the data it reads, and writes `of`.

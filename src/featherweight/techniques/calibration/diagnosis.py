@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from featherweight.structure import to_call
 from featherweight.task import Inputs
 
 if TYPE_CHECKING:
@@ -82,7 +83,6 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
     import torch
 
     from featherweight.graph.program import eval_mode
-    from featherweight.model import share
     from featherweight.task import call
     from featherweight.task.samples import mapped
     from featherweight.techniques.reestimate_batchnorm import batch_norms
@@ -99,7 +99,7 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
 
         return look
 
-    copy = share(module)
+    copy = to_call(module)
     for path, layer in batch_norms(copy).items():
         layer.register_forward_pre_hook(hook(path))
     with eval_mode(copy):

@@ -13,6 +13,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
 from featherweight.graph.program import eval_mode
 from featherweight.graph.pytree import flatten_outputs
+from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 from featherweight.techniques.structured.surgery import pruned, silenced
 
@@ -103,5 +104,6 @@ def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> s
 
 def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
     """Return the outputs of a model on `example`, flat."""
-    with eval_mode(model.module):
-        return flatten_outputs(call(model.module, example))[1]
+    module = to_call(model.module)
+    with eval_mode(module):
+        return flatten_outputs(call(module, example))[1]

@@ -17,9 +17,9 @@ from scipy.stats import spearmanr
 
 from featherweight.curvature.gauss_newton import pair_matrix
 from featherweight.curvature.hvp import hessian_product
-from featherweight.curvature.sampling import drawn
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
+from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor
 from featherweight.techniques.structured.channel_sums import only_makers, per_channel, scaled_once
 from featherweight.techniques.structured.eligible import eligible

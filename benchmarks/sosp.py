@@ -17,9 +17,9 @@ from torch import nn
 
 from featherweight import Classification
 from featherweight.curvature.hvp import gradients
-from featherweight.curvature.sampling import drawn
 from featherweight.graph.coupling import couple
 from featherweight.model import Model
+from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import SospH
 from featherweight.zoo.resnet_cifar import resnet20
 

@@ -12,9 +12,9 @@ from torch import nn
 from featherweight import Classification
 from featherweight.curvature.blocks import Blocks, fisher_blocks
 from featherweight.curvature.hvp import gradients
-from featherweight.curvature.sampling import singly
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
+from featherweight.task.sampling import singly
 from featherweight.techniques import Context, Sparsify
 from featherweight.techniques.saliencies import WoodFisher
 

@@ -11,10 +11,10 @@ from torch import nn
 from featherweight.curvature.diagonal import fisher_diagonal, gauss_newton_diagonal
 from featherweight.curvature.gauss_newton import pair_matrix
 from featherweight.curvature.hvp import central_difference, hessian_product, parameters
-from featherweight.curvature.sampling import drawn
 from featherweight.errors import TaskError
 from featherweight.graph.coupling import couple
 from featherweight.model import Model
+from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import Fisher, Obd, SospH, SospI, Taylor
 from featherweight.techniques.structured.channel_sums import only_makers, per_channel
 from featherweight.techniques.structured.select import greedy

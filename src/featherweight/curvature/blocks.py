@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from featherweight.curvature.hvp import gradients
-from featherweight.curvature.sampling import singly
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.task import Batch, Task
+from featherweight.task.sampling import singly
 
 Array = NDArray[Any]
 TOGETHER = 16  # gradients that are multiplied at once

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from featherweight.curvature.gauss_newton import flat_output, output_hessian
 from featherweight.curvature.hvp import Values, differentiating, gradients, outputs, parameters
-from featherweight.curvature.sampling import singly
 from featherweight.model import Model
 from featherweight.task import Batch, Task
+from featherweight.task.sampling import singly
 
 
 def fisher_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Values:

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.curvature.hvp import differentiating
-from featherweight.curvature.sampling import size_of
 from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Batch, Output, Task, call
+from featherweight.task.samples import size_of
 
 Array = NDArray[Any]
 

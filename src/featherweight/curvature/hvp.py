@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from featherweight.curvature.sampling import size_of
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Batch, Inputs, Output, Task, call
+from featherweight.task.samples import size_of
 
 Values = dict[str, Tensor]
 

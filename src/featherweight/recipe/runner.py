@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 import featherweight
 from featherweight.artifact import dumps, loads
-from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
+from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Finished, Message, Started, silent
 from featherweight.formats.coders import tag
 from featherweight.model import Model
@@ -131,12 +131,15 @@ def _step(
     events(Started(name))
     start = time.perf_counter()
     context = Context(seed, events, store.scratch(key), base, floats, [entry.model for entry in made[1:]])
+    place = f"steps[{number}] ({name})"
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:
-        place = f"steps[{number}] ({name})"
         error.args = (f"{place}: {error}",)
         raise
+    except Exception as error:  # of the network, the data or a step: anyone's code
+        what = f"failed: {type(error).__name__}: {error}"
+        raise UnsupportedError(what, where=place, hint="--debug shows where it was raised") from error
     seconds = time.perf_counter() - start
     news = dataclasses.replace(after, notes=after.notes[len(model.notes) :])
     store.put(key, dumps(pack(news, facts={"seconds": seconds})))

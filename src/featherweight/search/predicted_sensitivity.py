@@ -14,7 +14,7 @@ from featherweight.model import Model
 from featherweight.task import Task
 from featherweight.task.failures import failures
 from featherweight.task.outputs import logits
-from featherweight.techniques.reestimate_batchnorm import batch_size
+from featherweight.task.samples import size_of
 
 PredictionMethod = Literal["fisher", "empirical", "hawq"]
 # The loss that an error of a tensor, by name, is expected to add.
@@ -56,8 +56,8 @@ def _losses(task: Task, batches: int, generator: torch.Generator | None = None) 
 
     def of(batch: Any, inputs: Any) -> BatchLoss:
         if generator is None:
-            return lambda run: task.loss(run(inputs), batch), batch_size(inputs)
-        return lambda run: own_loss(logits(run(inputs)), generator), batch_size(inputs)
+            return lambda run: task.loss(run(inputs), batch), size_of(inputs)
+        return lambda run: own_loss(logits(run(inputs)), generator), size_of(inputs)
 
     for batch in islice(task.batches("validation", seed=0, epoch=0), batches):
         yield of(batch, task.inputs(batch))

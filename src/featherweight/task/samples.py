@@ -347,7 +347,8 @@ def nbytes(tree: Any) -> int:
 
 def size_of(inputs: Any) -> int:
     """Return the number of samples in a batch: the length of the first axis of its first tensor."""
-    return len(next(leaves(inputs)))
+    first = next(leaves(inputs))
+    return len(first) if first.ndim else 1
 
 
 def evenly(count: int, most: int) -> list[int]:

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from featherweight.errors import TaskError
 from featherweight.task import Inputs, Needs, Task, call
+from featherweight.task.failures import failures
 from featherweight.techniques.base import Context, Step
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
     import torch
 
     from featherweight.model import share
+    from featherweight.task.samples import size_of
 
     buffers = {id(buffer): buffer.detach().clone() for buffer in model.module.buffers()}
     module = share(model.module, buffers)
@@ -77,8 +79,9 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
     seen = 0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for item in inputs:
-            call(module, item)
-            seen += batch_size(item)
+            with failures("network on a batch, batch norm in training mode"):
+                call(module, item)
+            seen += size_of(item)
             if seen >= samples:
                 break
     names = model.tensors.keys()
@@ -88,10 +91,3 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
         for key, value in layer.named_buffers()
     }
     return {name: value for name, value in measured.items() if name in names}, seen
-
-
-def batch_size(inputs: Inputs) -> int:
-    """Return the length of the first dimension of the first tensor."""
-    if isinstance(inputs, dict | tuple):
-        return batch_size(next(iter(inputs.values() if isinstance(inputs, dict) else inputs)))
-    return len(inputs)

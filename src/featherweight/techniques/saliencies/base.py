@@ -74,6 +74,6 @@ class Sampled(Saliency, frozen=True):
 
     def drawn(self, task: Task, seed: int) -> list[Batch]:
         """Return the batches to see."""
-        from featherweight.curvature.sampling import drawn
+        from featherweight.task.sampling import drawn
 
         return drawn(task, self.split, self.samples, seed)

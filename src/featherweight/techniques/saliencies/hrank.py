@@ -50,11 +50,11 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
         Raises:
             UnsupportedError: channels that can go are no images.
         """
-        from featherweight.curvature.sampling import drawn
         from featherweight.graph.interpret import Interpreter
         from featherweight.graph.program import eval_mode
         from featherweight.graph.pytree import flatten_inputs
         from featherweight.graph.trace import graph_of
+        from featherweight.task.sampling import drawn
 
         program = model.program(task.example())
         places = maps(graph_of(model.module, program), channels)

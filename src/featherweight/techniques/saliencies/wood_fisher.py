@@ -61,7 +61,7 @@ class WoodFisher(
     def blocks(self, model: Model, names: Sequence[str], task: Task, seed: int) -> dict[str, Blocks]:
         """Return the curvature of some parameters."""
         from featherweight.curvature.blocks import fisher_blocks
-        from featherweight.curvature.sampling import drawn
+        from featherweight.task.sampling import drawn
 
         batches = drawn(task, self.split, self.samples, seed)
         return fisher_blocks(model, task, batches, names, width=self.block, damping=self.damping)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from featherweight.errors import UnsupportedError
+from featherweight.errors import TaskError, UnsupportedError
 from featherweight.graph.groups import Channels
 from featherweight.graph.program import eval_mode
 from featherweight.graph.pytree import flatten_outputs
@@ -103,7 +103,14 @@ def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> s
 
 
 def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
-    """Return the outputs of a model on `example`, flat."""
+    """Return the outputs of a model on `example`, flat.
+
+    Raises:
+        TaskError: one holds NaN or infinity.
+    """
     module = to_call(model.module)
     with eval_mode(module):
-        return flatten_outputs(call(module, example))[1]
+        outputs = flatten_outputs(call(module, example))[1]
+    if not all(bool(torch.isfinite(output).all()) for output in outputs):
+        raise TaskError("the network's output holds NaN or infinity", where="the task's example")
+    return outputs

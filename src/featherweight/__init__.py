@@ -92,7 +92,10 @@ if TYPE_CHECKING:
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'featherweight' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    from featherweight.errors import extras
+
+    with extras():
+        return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 _ABSENT: Any = object()
@@ -57,3 +59,28 @@ class WriteError(FeatherweightError, OSError):
     def __init__(self, path: Any, error: OSError) -> None:
         super().__init__(f"cannot be written: {error.strerror or error}", where=str(path))
         self.errno = error.errno
+
+
+_EXTRAS = {
+    "compress": "torch onnxscript onnx_ir scipy threadpoolctl safetensors PIL plotly tomli_w",
+    "numba": "numba",
+    "dev": "matplotlib",
+}
+
+
+@contextmanager
+def extras() -> Iterator[None]:
+    """Turn a failed import of an optional dependency into an error that names the extra to install.
+
+    Raises:
+        MissingExtraError: such a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in _EXTRAS.items():
+            if package in packages.split():
+                hint = f"pip install 'featherweight[{extra}]'"
+                raise MissingExtraError("not installed", where=package, hint=hint) from error
+        raise

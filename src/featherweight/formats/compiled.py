@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-from featherweight.errors import MissingExtraError
+from featherweight.errors import extras
 
-try:
+with extras():
     import numba
-except ImportError as error:
-    raise MissingExtraError(
-        "numba is not installed", where="compiled loops of coders and formats", hint="pip install numba"
-    ) from error
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from msgspec.structs import replace
 
-from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
 from featherweight.data.indexed import Indexed, Subset
 from featherweight.data.order import held_out, permutation
 from featherweight.errors import TaskError
@@ -126,6 +125,7 @@ CIFAR_NETWORKS = {  # module, class or function, batch size, training
 
 def imagenet(events: Events, trained: bool) -> Classification:
     """Return EfficientNet-Lite0 on the images in the folder `imagenet` of the cache; it is never trained here."""
+    from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
     from featherweight.task.classification import Classification
     from featherweight.zoo.efficientnet_lite import NORMALISATION, EfficientNetLite0, pretrained
 

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import sys
-from contextlib import redirect_stdout
-from typing import Any
+from contextlib import nullcontext
+from typing import Annotated, Any
 
 import typer
 
 from featherweight.cli import look, make, running
-from featherweight.cli.output import data_to, report_error
-from featherweight.errors import ConfigError, FeatherweightError, IntegrityError
+from featherweight.cli.output import report_error, results_alone, say
+from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, extras
 
 app = typer.Typer(
     name="featherweight",
     help="Compress neural networks for the hardware they run on.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -33,25 +32,51 @@ app.command()(look.export)
 app.command("list")(look.list_)
 
 INTERRUPTED = "interrupted; the same command goes on where this one was"
+DEBUG = "--debug"
+
+
+def version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        from featherweight import __version__
+
+        say(f"featherweight {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+    _debug: Annotated[bool, typer.Option(DEBUG, help="Show the traceback of an error.")] = False,
+) -> None:
+    """Compress neural networks for the hardware they run on."""
 
 
 def main() -> None:
-    """Run the command line; exit 0 if it did what was asked, 1 on bad input, 2 on bad usage, 130 on Ctrl-C."""
-    with data_to(sys.stdout):
-        if "--json" in sys.argv:
-            with redirect_stdout(sys.stderr):
-                sys.exit(run())
+    """Run the command line; exit 0 if it did what was asked, 1 on bad input, 2 on bad usage, 130 on Ctrl-C.
+
+    `diff` exits 1 if the files differ.
+    """
+    with results_alone() if "--json" in sys.argv else nullcontext():
         sys.exit(run())
 
 
 def run() -> int:
     """Run one command; return the exit code."""
+    arguments = sys.argv[1:]
+    if DEBUG in arguments:  # wherever it stands
+        arguments = [DEBUG, *(argument for argument in arguments if argument != DEBUG)]
     try:
-        done: Any = app(standalone_mode=False)
+        with extras():
+            done: Any = app(arguments, standalone_mode=False)
     except FeatherweightError as error:
         return report_error(error, 1)
     except OSError as error:
-        return report_error(IntegrityError(error.strerror or str(error), where=str(error.filename or "")), 1)
+        refusal = IntegrityError(error.strerror or str(error), where=str(error.filename or ""))
+        refusal.__cause__ = error
+        return report_error(refusal, 1)
     except (KeyboardInterrupt, typer.Abort):
         return report_error(ConfigError(INTERRUPTED), 130)
     except Exception as error:

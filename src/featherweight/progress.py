@@ -1,8 +1,10 @@
-"""Progress for people: bars on standard error, on a terminal or in a notebook; nothing elsewhere."""
+"""Progress for people, on standard error: bars on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from featherweight.events import Event, Events, Finished, Message, Progress, Started, silent
@@ -13,8 +15,52 @@ if TYPE_CHECKING:
 
 
 def default_events() -> Events:
-    """Return bars if someone is looking, else silence."""
-    return Bars() if sys.stderr.isatty() or "ipykernel" in sys.modules else silent
+    """Return progress for whoever is looking: bars on a terminal, lines in a notebook, else silence."""
+    return shown_events() if sys.stderr.isatty() or "ipykernel" in sys.modules else silent
+
+
+def shown_events() -> Events:
+    """Return bars on a terminal, and lines where there is none: in logs, pipes and notebooks."""
+    return Bars() if sys.stderr.isatty() else Lines()
+
+
+class Lines:
+    """Events as lines of text: one for each piece of work that finished, and how far a long one is.
+
+    Args:
+        every: seconds between two lines of progress.
+    """
+
+    def __init__(self, every: float = 10.0) -> None:
+        self.every, self.last = every, time.monotonic()
+        self.totals: dict[str, int] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Print one event, or none of a crowd."""
+        match event:
+            case Started(name, total):
+                self.totals[name] = total
+            case Progress(name, done, figures) if time.monotonic() - self.last >= self.every:
+                of = f"/{self.totals[name]}" if self.totals.get(name) else ""
+                self._print("  ".join([f"  {name} {done}{of}", *_figures(figures)]))
+            case Finished(name, seconds, cached):
+                self._print(f"{name}: {_took(seconds, cached)}")
+            case Message(text):
+                self._print(text)
+            case _:
+                pass
+
+    def _print(self, text: str) -> None:
+        self.last = time.monotonic()
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+def _took(seconds: float, cached: bool) -> str:
+    return "out of the store" if cached else f"{seconds:.1f} s" if seconds else "done"
+
+
+def _figures(figures: Mapping[str, float]) -> list[str]:
+    return [f"{key} {value:.4g}" for key, value in figures.items()]
 
 
 class Bars:
@@ -45,13 +91,14 @@ class Bars:
         match event:
             case Started(name, total):
                 self.bars.start()
+                if name in self.open:  # the same piece of work, its total now known
+                    self.bars.remove_task(self.open[name])
                 self.open[name] = self.bars.add_task(name, total=total or None, figures="")
             case Progress(name, done, figures) if name in self.open:
-                text = "  ".join(f"{key} {value:.4g}" for key, value in figures.items())
-                self.bars.update(self.open[name], completed=done, figures=text)
+                self.bars.update(self.open[name], completed=done, figures="  ".join(_figures(figures)))
             case Finished(name, seconds, cached):
                 self._close(name)
-                took = "out of the store" if cached else f"{seconds:.1f} s" if seconds else "done"
+                took = _took(seconds, cached)
                 self.console.print(f"[green]✓[/green] {name}  [dim]{took}[/dim]", highlight=False)
             case Message(text):
                 self.console.print(text, highlight=False, markup=False)

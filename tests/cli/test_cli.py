@@ -2,15 +2,18 @@
 
 import io
 import json
+import signal
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from featherweight.cli import main
+from featherweight.cli import main, output
+from featherweight.cli.app import INTERRUPTED
 
 TINY = Path(__file__).parent.parent / "tiny_task.py"
 
@@ -110,6 +113,32 @@ def test_eval_reports_the_same_accuracy(made):
     assert found["metrics"]["accuracy"] == pytest.approx(summary["test"]["accuracy"])
 
 
+def test_eval_warns_of_another_task(made, tmp_path):
+    folder, _ = made
+    arguments = ["eval", folder / "model.fw", "--task"]
+    assert featherweight(*arguments, f"{TINY}:blobs").stderr == ""
+    renamed, changed = tmp_path / "renamed.py", tmp_path / "changed.py"
+    (tmp_path / TINY.name).write_text(TINY.read_text())
+    renamed.write_text(
+        "from tiny_task import *\ndef other():\n    t = blobs()\n    t.name = 'else'\n    return t\n"
+    )
+    changed.write_text(
+        "from tiny_task import *\ndef other():\n    t = blobs()\n    t.more = 1\n    return t\n"
+    )
+    assert "made for the task 'blobs', not for 'else'" in featherweight(*arguments, f"{renamed}:other").stderr
+    assert "changed since the file was made" in featherweight(*arguments, f"{changed}:other").stderr
+
+
+def test_diff_exits_1_on_differences_and_fits_the_terminal(made, tmp_path, monkeypatch):
+    folder, _ = made
+    other = Path(__file__).parent.parent / "artifact" / "golden" / "formats.fw"
+    monkeypatch.setattr(output, "_room", lambda: 80)
+    done = featherweight("diff", folder / "model.fw", other, check=False)
+    assert done.returncode == 1
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "{" not in done.stdout, "formats as people write them, not JSON"
+
+
 def test_diff_of_a_file_with_itself_is_empty(made):
     folder, _ = made
     found = json.loads(featherweight("diff", folder / "model.fw", folder / "model.fw", "--json").stdout)
@@ -125,6 +154,12 @@ def test_export_writes_an_onnx_file_that_runs(made, tmp_path, target):
     assert onnxruntime.InferenceSession(str(tmp_path / "m.onnx")).get_inputs()
 
 
+def test_export_into_a_folder(made, tmp_path):
+    folder, _ = made
+    featherweight("export", folder / "model.fw", "--to", "onnx", "-o", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
 @pytest.mark.parametrize("what", ["formats", "coders", "steps", "tasks", "recipes"])
 def test_lists(what):
     assert json.loads(featherweight("list", what, "--json").stdout)[what]
@@ -136,7 +171,8 @@ def test_lists(what):
     [
         (["inspect", "absent.fw"], "absent.fw"),
         (["inspect", str(TINY)], "error:"),
-        (["eval", "absent.fw", "--task", "lenet-mnist"], "absent.fw"),
+        (["eval", "absent.fw", "--task", f"{TINY}:blobs"], "absent.fw"),
+        (["compress", "int8", "--task", str(TINY), "-o", "x"], "blobs"),
         (["compress", "auto", "--task", "lenet-mnst", "-o", "x"], "lenet-mnist"),
         (["compress", "int9", "--task", f"{TINY}:blobs", "-o", "x"], "int8"),
         (["compress", "int8", "--task", f"{TINY}:absent", "-o", "x"], "absent"),
@@ -182,9 +218,51 @@ def test_a_folder_that_cannot_be_written_is_found_before_the_work(tmp_path):
     (tmp_path / "file").write_text("")
     done = featherweight("compress", "int8", "--task", f"{TINY}:blobs", "-o", tmp_path / "file", check=False)
     assert done.returncode == 1
-    assert "no folder that can be written" in done.stderr
+    assert "not a folder that can be written" in done.stderr
 
 
 def test_errors_are_json_when_json_was_asked_for(tmp_path):
     done = featherweight("inspect", "absent.fw", "--json", check=False, cwd=tmp_path)
     assert "absent.fw" in json.loads(done.stdout)["error"]["message"]
+
+
+def test_json_is_json_whatever_a_library_writes_to_the_descriptor(made):
+    folder, _ = made
+    code = f"""
+import os, sys
+import featherweight.artifact as artifact
+load = artifact.load
+artifact.load = lambda path: (os.write(1, b"Running HiGHS\\n"), load(path))[1]
+sys.argv = ["featherweight", "inspect", {str(folder / "model.fw")!r}, "--json"]
+from featherweight.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["tensors"]
+    assert "Running HiGHS" in done.stderr
+
+
+def test_version():
+    assert featherweight("--version").stdout == f"featherweight {version('featherweight')}\n"
+
+
+def test_the_cause_of_an_error_is_one_line_and_with_debug_its_traceback(tmp_path):
+    (tmp_path / "broken.py").write_text("def task():\n    return {}['labels']\n")
+    arguments = ["compress", "int8", "--task", f"{tmp_path}/broken.py:task", "-o", tmp_path / "out"]
+    done = featherweight(*arguments, check=False)
+    assert "KeyError" in done.stderr and "labels" in done.stderr and "Traceback" not in done.stderr
+    for debug in (["--debug", *arguments], [*arguments, "--debug"]):
+        done = featherweight(*debug, check=False)
+        assert done.stderr.count("Traceback") == 2 and "return {}['labels']" in done.stderr
+
+
+def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
+    (tmp_path / "slow.py").write_text("import time, sys\nprint('here', flush=True)\ntime.sleep(60)\n")
+    command = ["compress", "int8", "--task", f"{tmp_path}/slow.py:task", "-o", str(tmp_path / "out")]
+    with subprocess.Popen([sys.executable, "-m", "featherweight", *command], text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
+        assert process.stdout.readline() == "here\n"
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors == f"error: {INTERRUPTED}\n"

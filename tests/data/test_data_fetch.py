@@ -105,7 +105,7 @@ def test_npm_packages_are_read_without_npm(tmp_path, monkeypatch):
         return io.BytesIO(b"<html>" if "torn" in url else tar({"package/data/a": b"first"}))
 
     monkeypatch.setattr(sources.shutil, "which", lambda name: None)
-    monkeypatch.setenv("npm_config_registry", "https://mirror.invalid/npm/")
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://mirror.invalid/npm/")
     monkeypatch.setattr(sources.urllib.request, "urlopen", fake)
     assert dict(sources.Npm("x", "1", "data").read(["a"], tmp_path)) == {"a": b"first"}
     assert asked == ["https://mirror.invalid/npm/x/-/x-1.tgz"]

@@ -32,6 +32,7 @@ app.command()(look.export)
 app.command("list")(look.list_)
 
 INTERRUPTED = "interrupted; the same command goes on where this one was"
+STOPPED = 130
 DEBUG = "--debug"
 
 
@@ -78,11 +79,13 @@ def run() -> int:
         refusal.__cause__ = error
         return report_error(refusal, 1)
     except (KeyboardInterrupt, typer.Abort):
-        return report_error(ConfigError(INTERRUPTED), 130)
+        done = STOPPED
     except Exception as error:
         if not hasattr(error, "format_message"):
             raise
         return usage(error)
+    if done == STOPPED:  # typer, too, makes this code of Ctrl-C
+        return report_error(ConfigError(INTERRUPTED), STOPPED)
     return done if isinstance(done, int) else 0
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table
+from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table, warn
 
 if TYPE_CHECKING:
-    from featherweight.artifact import Artifact, Side
+    from featherweight.artifact import Artifact, Row
+    from featherweight.task import Task
 
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
 
@@ -94,7 +95,7 @@ def inspect(file: FileArgument, json: JsonFlag = False) -> None:
         ["kind", "bytes"],
         [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]],
     )
-    say(f"\n{nbytes(artifact.nbytes)}, sha256 {artifact.sha256}")
+    say(f"\n{nbytes(artifact.nbytes)}, content hash {artifact.sha256}")
 
 
 def evaluate(
@@ -111,6 +112,7 @@ def evaluate(
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)
+    _warn_of_another_task(artifact, chosen)
     predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime.value)
     found = measured(chosen, predict, split.value)
     if json:
@@ -127,39 +129,50 @@ def evaluate(
     table(["metric", split.value], [[name, f"{value:.4f}"] for name, value in found.items()])
 
 
-def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> None:
-    """Show what differs between two files, tensor by tensor."""
+def _warn_of_another_task(artifact: Artifact, task: Task) -> None:
+    """Warn if a file was made for another task, or for other data, network or loss under the same name."""
+    facts = artifact.facts
+    if (made_for := facts.get("task")) not in (None, task.name):
+        warn(f"the file was made for the task {made_for!r}, not for {task.name!r}")
+    elif facts.get("fingerprint") not in (None, task.fingerprint()):
+        warn("the network, data or loss of the task have changed since the file was made")
+
+
+def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> int:
+    """Show what differs between two files, tensor by tensor; exit 1 if anything does."""
     from featherweight.artifact import diff as compare
 
-    rows = compare(_load(a), _load(b))
+    old, new = _load(a), _load(b)
+    rows = compare(old, new)
     if json:
         emit({"a": str(a), "b": str(b), "equal": not rows, "rows": rows})
-        return
-    if not rows:
+    elif not rows:
         say("the tensors are equal, bit for bit")
-        return
-    cells = [
-        [
-            row.name,
-            row.kind,
-            *_sides(row.before, row.after),
-            "" if row.difference is None else f"{row.difference:.3g}",
+    else:
+        before, after = ({row.name: row for row in file.index().rows} for file in (old, new))
+        cells = [
+            [
+                row.name,
+                row.kind,
+                *(_kept(side.get(row.name)) for side in (before, after)),
+                " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (row.before, row.after)),
+                "" if row.difference is None else f"{row.difference:.3g}",
+            ]
+            for row in rows
         ]
-        for row in rows
-    ]
-    table(["tensor", "what", "before", "after", "bytes", "largest difference"], cells)
+        table(["tensor", "what", "before", "after", "bytes", "difference"], cells)
+    return int(bool(rows))
 
 
-def _sides(before: Side | None, after: Side | None) -> list[str]:
-    kept = [f"{side.format} {side.coder}".strip() if side else "-" for side in (before, after)]
-    return [*kept, " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (before, after))]
+def _kept(row: Row | None) -> str:
+    return f"{row.label} {row.coder}".strip() if row else "-"
 
 
 def export(
     file: FileArgument,
     to: Annotated[Target, typer.Option(help="What to write.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File, or folder of textures. Default: beside FILE.")
+        Path | None, typer.Option("--out", "-o", help="File or folder to write. Default: beside FILE.")
     ] = None,
     reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,
@@ -183,7 +196,10 @@ def export(
         return
     model, floats = _graph(artifact, file, to)
     content = model.SerializeToString(deterministic=True)
-    path = write_whole(out or file.with_suffix(_SUFFIXES[to]), content)
+    path = file.with_suffix(_SUFFIXES[to])
+    if out:
+        path = out / path.name if out.is_dir() else out
+    write_whole(path, content)
     narrow = saturable(model)
     if json:
         emit({"file": str(path), "bytes": len(content), "float": floats, "saturable": narrow})
@@ -250,11 +266,16 @@ def _entries(what: Listed) -> list[list[str]]:
 
         return [[name, named.about] for name, named in TASKS.items()]
     if what is Listed.recipes:
-        from featherweight.recipe.recipe import read_recipe, shipped_recipes
+        from importlib import resources
 
+        from msgspec import toml
+
+        files = sorted(
+            resources.files("featherweight").joinpath("recipes").iterdir(), key=lambda file: file.name
+        )
         return [
             ["auto", "formats chosen for each tensor, under a demand"],
-            *([n, read_recipe(n).about] for n in shipped_recipes()),
+            *([file.name.removesuffix(".toml"), toml.decode(file.read_bytes())["about"]] for file in files),
         ]
     if what is Listed.steps:
         from featherweight.techniques import STEPS

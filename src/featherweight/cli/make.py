@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from featherweight.cli.output import JsonFlag, SeedOption, TaskOption, ThreadsOption, emit, folder, say, table
+from featherweight.cli.output import (
+    JsonFlag,
+    SeedOption,
+    SensitivityOption,
+    TaskOption,
+    ThreadsOption,
+    emit,
+    folder,
+    say,
+    table,
+    warn,
+)
+from featherweight.progress import shown_events
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed
@@ -21,8 +34,20 @@ def demo(
     json: JsonFlag = False,
     threads: ThreadsOption = None,
 ) -> None:
-    """Train LeNet on MNIST, choose a format for every layer, write the file, reload it, run it, report."""
-    compress(recipe="auto", task="lenet-mnist", out=out, max_drop=0.1, json=json, threads=threads)
+    """Compress a trained LeNet-5: choose a format for every layer, write the file, reload it, run it, report."""
+    from featherweight.errors import UnsupportedError
+    from featherweight.search import compress as compress_task
+
+    folder(out)
+    file = out / "model.fw"
+    sys.stderr.write(f"Compressing LeNet-5 on MNIST into {file}: one to two minutes on two processors.\n")
+    result = compress_task(_task("lenet5-mnist"), max_drop=0.1, threads=threads, events=shown_events())
+    _deliver(result, out, json)
+    if result.artifact.graph is None:
+        raise UnsupportedError("no runtime can run the file", where=str(file), got=_why_no_graph(result))
+    sys.stderr.write(
+        f"\nOpen {out / 'report.html'} in a browser. What the file holds: {_program()} inspect {file}\n"
+    )
 
 
 def train(
@@ -38,7 +63,7 @@ def train(
 
     folder(out)
     chosen = _task(task, trained=False)
-    result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads)
+    result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads, events=shown_events())
     _deliver(result, out, json)
 
 
@@ -56,9 +81,7 @@ def compress(
     batches: Annotated[
         int | None, typer.Option(help="auto: validation batches for sensitivities. Default: 16.", min=1)
     ] = None,
-    sensitivity: Annotated[
-        str | None, typer.Option(help="auto: measured (default), fisher, empirical or hawq.")
-    ] = None,
+    sensitivity: SensitivityOption = None,
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Start from untrained weights, not the baseline of the zoo.")
     ] = False,
@@ -80,28 +103,40 @@ def compress(
         sensitivity=sensitivity,  # type: ignore[arg-type]  # checked where it is used
         seed=seed,
         threads=threads,
+        events=shown_events(),
     )
     _deliver(result, out, json)
 
 
 def _task(reference: str, *, trained: bool = True) -> Task:
-    from featherweight.progress import default_events
     from featherweight.zoo.tasks import resolve
 
-    return resolve(reference, default_events(), trained=trained)
+    return resolve(reference, shown_events(), trained=trained)
 
 
 def _deliver(result: Compressed, out: Path, json: bool) -> None:
     from featherweight.report import write_reports
     from featherweight.report.tables import headline
 
-    write_reports(result.summary, out)
     result.save(out / "model.fw")
+    write_reports(result.summary, out)
+    if result.artifact.graph is None:
+        warn(f"{out / 'model.fw'} holds weights only, no runtime can run it: {_why_no_graph(result)}")
     if json:
         emit(result.summary)
         return
     table(["", ""], [list(pair) for pair in headline(result.summary)])
     say(f"\n{out / 'model.fw'} and its report: {out / 'report.html'}")
+
+
+def _why_no_graph(result: Compressed) -> str:
+    return str(result.artifact.facts.get("graph", "written without a graph"))
+
+
+def _program() -> str:
+    """Return how this command was called, for a line to copy."""
+    program = Path(sys.argv[0])
+    return f"{sys.executable} -m featherweight" if program.name == "__main__.py" else str(program)
 
 
 def sensitivity(
@@ -110,24 +145,23 @@ def sensitivity(
         list[str] | None, typer.Option(help="Which tensors; may be repeated. Default: weights.")
     ] = None,
     batches: Annotated[int, typer.Option(help="Validation batches.", min=1)] = 16,
-    by: Annotated[str, typer.Option(help="measured, fisher, empirical or hawq.")] = "measured",
+    sensitivity: SensitivityOption = None,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
     """Measure each tensor under each option, alone: bytes, and what it does to the loss on validation."""
-    from featherweight.progress import default_events
     from featherweight.recipe import run
     from featherweight.search.compressor import default_options, training_steps
     from featherweight.search.sensitivity import measure
 
-    chosen, events = _task(task), default_events()
+    chosen, events = _task(task), shown_events()
     model = run(training_steps(chosen), chosen, seed=seed, threads=threads, events=events)[-1].model
     found = measure(
         model,
         chosen,
         default_options(),
-        by=by,  # type: ignore[arg-type]  # checked where it is used
+        by=sensitivity or "measured",  # type: ignore[arg-type]  # checked where it is used
         where=where,
         batches=batches,
         seed=seed,

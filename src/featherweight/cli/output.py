@@ -122,7 +122,9 @@ def _fitted(widths: list[int], fixed: Sequence[bool], room: int | None) -> list[
 
 def _cut(text: str, width: int) -> str:
     """Return a text of at most `width` characters; the end stays, since names differ there."""
-    return text if len(text) <= width else f"{text[: width // 3]}…{text[len(text) - width + width // 3 + 1 :]}"
+    return (
+        text if len(text) <= width else f"{text[: width // 3]}…{text[len(text) - width + width // 3 + 1 :]}"
+    )
 
 
 def report_error(error: FeatherweightError, code: int) -> int:

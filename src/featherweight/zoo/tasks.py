@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -87,6 +88,14 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
     if not colon:
         if reference in TASKS:
             return TASKS[reference].build(events, trained)
+        if reference.endswith(".py"):
+            names = defined_in(Path(reference))
+            raise TaskError(
+                "a file without the name of a task in it",
+                got=reference,
+                expected=f"{reference}:NAME",
+                hint=f"it defines {', '.join(names)}" if names else "",
+            )
         raise TaskError(
             "no such task",
             got=repr(reference),
@@ -98,6 +107,22 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
             public = [found for found in vars(module) if not found.startswith("_")]
             raise TaskError("no such name", where=place, got=repr(name), hint=near(name, public))
         return as_task(getattr(module, name), reference)
+
+
+def defined_in(path: Path) -> list[str]:
+    """Return the functions and values that a Python file defines at its top, without running it.
+
+    Raises:
+        TaskError: there is no such file, or it is no Python.
+    """
+    if not path.is_file():
+        raise TaskError("no such file", where=str(path))
+    with failures(str(path)):
+        lines = ast.parse(path.read_text(encoding="utf-8")).body
+    names = [line.name for line in lines if isinstance(line, ast.FunctionDef)]
+    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
+    names += [target.id for target in targets if isinstance(target, ast.Name)]
+    return [name for name in names if not name.startswith("_")]
 
 
 def as_task(found: Any, reference: str) -> Task:

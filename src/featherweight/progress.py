@@ -52,7 +52,8 @@ class Lines:
 
     def _print(self, text: str) -> None:
         self.last = time.monotonic()
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        sys.stderr.write(text + "\n")
+        sys.stderr.flush()
 
 
 def _took(seconds: float, cached: bool) -> str:

@@ -5,9 +5,15 @@ import resource
 import sys
 
 from artifact_cases import forgeries, mutations, open_all, small
+from hostile_graphs import TENSORS, W, damaged, model, stored
 
+from featherweight.activations import Quantizer
 from featherweight.artifact import dumps
-from featherweight.errors import IntegrityError
+from featherweight.errors import FeatherweightError, IntegrityError
+from featherweight.formats import Int
+from featherweight.runtime import build_onnx
+from featherweight.runtime.linear import build_linear
+from featherweight.runtime.qdq import build_qdq
 
 
 def peak():
@@ -45,5 +51,29 @@ def main(damaged, forged, seed):
     print(json.dumps({**result, "memory": peak() - start}))
 
 
+def graphs(count, seed):
+    """Build damaged graphs in float and in integers: refused with one of our errors, or complete."""
+    encoded, quantizers = {"fc": Int().encode(W)}, {"x": Quantizer(0.125, 0), "fc": Quantizer(0.125, 0)}
+    build_qdq(stored(model()), TENSORS, encoded, quantizers)
+    start, result = peak(), {"refused": 0, "built": 0, "lines": 0}
+    for graph in damaged(count, seed):
+        for build in (
+            lambda graph=graph: build_onnx(graph, TENSORS),
+            lambda graph=graph: build_qdq(graph, TENSORS, encoded, quantizers),
+            lambda graph=graph: build_linear(graph, TENSORS, encoded, "dynamic"),
+        ):
+            try:
+                build()
+                result["built"] += 1
+            except FeatherweightError as error:
+                result["refused"] += 1
+                message = str(error).partition("\nhint: ")[0]
+                result["lines"] = max(result["lines"], message.count("\n") + 1)
+    print(json.dumps({**result, "memory": peak() - start}))
+
+
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    if sys.argv[1] == "graphs":
+        graphs(*map(int, sys.argv[2:]))
+    else:
+        main(*map(int, sys.argv[1:]))

@@ -1,10 +1,11 @@
 """Running a stored graph; needs no torch."""
 
-from featherweight.runtime.build import build_onnx, onnx_of, values_of
+from featherweight.runtime.build import build_onnx, onnx_of
 from featherweight.runtime.compiled import Runtime
 from featherweight.runtime.linear import Linear, build_linear, linear_of
 from featherweight.runtime.qdq import Qdq, build_qdq, qdq_of
 from featherweight.runtime.session import Input, Session, session
+from featherweight.runtime.validate import values_of
 
 __all__ = [
     "Input",

@@ -19,6 +19,7 @@ from featherweight.integers import integer_layer, obstacle, steps_of
 from featherweight.runtime.build import build_onnx, graph_of
 from featherweight.runtime.qdq import Qdq
 from featherweight.runtime.transposes import swap_weights
+from featherweight.runtime.validate import rewriting
 
 Array = NDArray[Any]
 
@@ -45,6 +46,7 @@ def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
     return build_linear(graph_of(artifact), tensors, weights, linear)
 
 
+@rewriting("with linear layers in integers")
 def build_linear(
     graph: StoredGraph,
     tensors: Mapping[str, Array],

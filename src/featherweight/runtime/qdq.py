@@ -17,9 +17,10 @@ from featherweight.errors import IntegrityError
 from featherweight.formats import Encoded
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.runtime.averages import pool_means
-from featherweight.runtime.build import build_onnx, graph_of, values_of
+from featherweight.runtime.build import build_onnx, graph_of
 from featherweight.runtime.padding import merge_padding
 from featherweight.runtime.transposes import swap_weights
+from featherweight.runtime.validate import rewriting, values_of
 
 Array = NDArray[Any]
 
@@ -53,6 +54,7 @@ def qdq_of(artifact: Artifact) -> Qdq:
     return build_qdq(graph_of(artifact), tensors, weights, artifact.activations)
 
 
+@rewriting("in integers")
 def build_qdq(
     graph: StoredGraph,
     tensors: Mapping[str, Array],

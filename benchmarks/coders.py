@@ -1,6 +1,6 @@
 """Coders by distribution: bits a symbol against the entropy, and symbols a second of one core's time.
 
-    python benchmarks/coders.py [--quick]
+    python -m benchmarks coders [--quick]
 
 Rivals of the same run: `zstd -19` is the zstandard library at level 19 on the symbols packed at fixed rate;
 `range` is constriction's range coder, the exact frequencies handed over for free: no table is written.
@@ -8,14 +8,13 @@ Rivals of the same run: `zstd -19` is the zstandard library at level 19 on the s
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Callable
 
 import constriction
 import numpy as np
 import zstandard
 
+from benchmarks.common import timed
 from featherweight.formats.coders import Bitmask, Cabac, Coder, Fixed, Gaps, Huffman, Rans, StreamSpec, Zstd
 from featherweight.formats.coders.fixed import pack_bits
 
@@ -52,12 +51,6 @@ def pruned(draw: np.random.Generator, count: int) -> Array:
     kept = draw.gamma(1.0, 1.0, (rows, 1)) * draw.gamma(0.5, 1.0, (1, ROW)) * 0.2
     values = np.rint(draw.laplace(0, 2.5, (rows, ROW))).astype(int).clip(-8, 7) % 17
     return np.where(draw.random((rows, ROW)) < kept, values, 0).reshape(-1)[:count]
-
-
-def timed(work: Callable[[], object]) -> tuple[object, float]:
-    start = time.process_time()
-    result = work()
-    return result, time.process_time() - start
 
 
 def zstd_19(symbols: Array, spec: StreamSpec) -> tuple[int, float, float]:
@@ -131,16 +124,8 @@ def print_table(count: int, most_slow: int) -> None:
         print(f"{name:22} {'entropy H':16} {rates['Rans'][1]:11.4f}\n")
 
 
-def compile_cabac() -> None:
-    """Let numba compile outside the measurements."""
-    Cabac().encode(np.arange(2), StreamSpec(2, 2))
-
-
-if __name__ == "__main__":
-    compile_cabac()
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="100,000 symbols only, not 10 million too")
-    quick = parser.parse_args().quick
-    print_table(100_000, 100_000)
+def main(quick: bool) -> None:
+    Cabac().encode(np.arange(2), StreamSpec(2, 2))  # numba compiles
+    print_table(20_000 if quick else 100_000, 100_000)
     if not quick:
         print_table(10_000_000, 1_000_000)

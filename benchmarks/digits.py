@@ -1,6 +1,6 @@
 """A ResNet of 0.70 M parameters on scikit-learn's digits: our files beside those of other tools, in one run.
 
-    python benchmarks/digits.py [--quick] [-o FOLDER]
+    python -m benchmarks digits [--quick] [-o DIR]
 
 For each seed: train in float; prune in rounds; for each round share values, tune them, write the file and
 read it again. The setting is chosen by validation images alone. The same float networks go to the rivals.
@@ -9,7 +9,6 @@ Takes about four minutes of one core; NNCF takes part if it is installed (`pip i
 
 from __future__ import annotations
 
-import argparse
 import platform
 import statistics
 import tempfile
@@ -23,8 +22,8 @@ import msgspec
 import numpy as np
 import onnxruntime
 import torch
-from rivals.post_training import Rival, Trained, rivals
 
+from benchmarks.rivals import Rival, Trained, rivals
 from featherweight.data import Indexed
 from featherweight.data.digits import load, split
 from featherweight.delivery.summary import Summary
@@ -240,20 +239,13 @@ Seeds {seeds}.
 """
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="one seed, few epochs")
-    parser.add_argument("-o", "--output", type=Path, help="folder for results.json and README.md")
-    arguments = parser.parse_args()
-    torch.set_num_threads(1)
+def main(quick: bool, out: Path | None = None) -> None:
     onnxruntime.set_default_logger_severity(3)  # its quantizer warns of what it does not fold
-    task, store, seeds = resolve("resnet-digits"), Store(), [0] if arguments.quick else [0, 1, 2]
-    ours, found = measure_ours(task, seeds, store, arguments.quick)
-    others = measure_rivals(task, seeds, store, arguments.quick)
+    task, store, seeds = resolve("resnet-digits"), Store(), [0] if quick else [0, 1, 2]
+    ours, found = measure_ours(task, seeds, store, quick)
+    others = measure_rivals(task, seeds, store, quick)
     results = Digits(
-        command=f"python benchmarks/digits.py{' --quick' * arguments.quick} -o docs/results/digits",
+        command=f"python -m benchmarks digits{' --quick' * quick} -o docs/results/digits",
         environment=environment(),
         parameters=found[0].parameters,
         images={name: len(images) for name, images in parts().items()},
@@ -265,12 +257,6 @@ def main() -> None:
         rivals=others,
     )
     print("\n".join(table(results)))
-    if arguments.output:
-        write_whole(
-            arguments.output / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1)
-        )
-        write_whole(arguments.output / "README.md", page(results))
-
-
-if __name__ == "__main__":
-    main()
+    if out:
+        write_whole(out / "results.json", msgspec.json.format(msgspec.json.encode(results), indent=1))
+        write_whole(out / "README.md", page(results))

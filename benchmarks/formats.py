@@ -1,12 +1,11 @@
 """Formats: million weights a second and signal to quantisation noise, with rivals in the same run.
 
-    python benchmarks/formats.py [--quick]
+    python -m benchmarks formats [--quick]
 
 One thread; the best of three. Rivals: torch's casts and per-channel fake quantisation, and scipy's k-means
 (which starts at random and gets 2 M weights at most).
 """
 
-import argparse
 import time
 import warnings
 from functools import partial
@@ -15,6 +14,7 @@ import numpy as np
 import torch
 from scipy.cluster.vq import kmeans, vq
 
+from benchmarks.common import decibels, head, row, timed
 from featherweight.formats import Clustered, Float, Int, Log2
 
 FORMATS = [
@@ -28,20 +28,7 @@ FORMATS = [
 ]
 
 
-def best(call, repeat=3):
-    """Return the result of `call` and its least seconds."""
-    seconds = []
-    for _ in range(repeat):
-        start = time.perf_counter()
-        result = call()
-        seconds.append(time.perf_counter() - start)
-    return result, min(seconds)
-
-
-def sqnr(weight, decoded):
-    """Return signal over noise in dB."""
-    weight = weight.astype(np.float64)
-    return 10 * np.log10(np.square(weight).sum() / max(np.square(weight - decoded).sum(), 1e-300))
+best = partial(timed, repeat=3, clock=time.perf_counter)
 
 
 def rivals(weight):
@@ -67,40 +54,27 @@ def rivals(weight):
             codebook, _ = kmeans(values[::16].astype(np.float64), 1 << bits, iter=1, rng=0)
             return codebook[vq(values, codebook)[0]]
 
-        decoded, seconds = best(cluster, 1)
+        decoded, seconds = timed(cluster, clock=time.perf_counter)
         full = np.resize(decoded, weight.shape) if decoded.size == weight.size else None
         yield f"scipy kmeans {1 << bits}", full, seconds * weight.size / len(values)
 
 
-def row(name, weight, bits, encode, decode, noise):
-    speed = [f"{weight.size / s / 1e6:9.1f}" if s else f"{'':9}" for s in (encode, decode)]
-    print(
-        f"| {name:64} | {bits:6.2f} | {' | '.join(speed)} | {noise:7.2f} |"
-        if bits
-        else f"| {name:64} | {'':6} | {' | '.join(speed)} | {noise:7.2f} |"
-    )
+def line(name, weight, bits, encode, decode, noise):
+    speed = [f"{weight.size / s / 1e6:.1f}" if s else "" for s in (encode, decode)]
+    row(name, f"{bits:.2f}" if bits else "", *speed, f"{noise:.2f}")
 
 
-def main():
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="a tenth of the weights")
-    rows = 64 if parser.parse_args().quick else 1024
-    torch.set_num_threads(1)
+def main(quick):
     warnings.simplefilter("ignore")
-    rng = np.random.default_rng(0)
+    rng, rows = np.random.default_rng(0), 4 if quick else 1024
     for law in ("normal", "laplace"):
         weight = (getattr(rng, law)(size=(rows, 2048)) * 0.02).astype(np.float32)
         print(f"\n{law}, {rows} x 2048, standard deviation {weight.std():.3f}\n")
-        print("| format | bits a weight | encode M/s | decode M/s | SQNR dB |\n|---|---|---|---|---|")
+        head("format", "bits a weight", "encode M/s", "decode M/s", "SQNR dB")
         for format in FORMATS:
             encoded, encode = best(partial(format.encode, weight))
             decoded, decode = best(encoded.decode)
-            row(str(format), weight, 8 * encoded.nbytes / weight.size, encode, decode, sqnr(weight, decoded))
+            bits = 8 * encoded.nbytes / weight.size
+            line(str(format), weight, bits, encode, decode, decibels(weight, decoded))
         for name, decoded, seconds in rivals(weight):
-            row(name, weight, 0, seconds, 0, np.nan if decoded is None else sqnr(weight, decoded))
-
-
-if __name__ == "__main__":
-    main()
+            line(name, weight, 0, seconds, 0, np.nan if decoded is None else decibels(weight, decoded))

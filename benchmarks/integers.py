@@ -1,14 +1,13 @@
 """EfficientNet-Lite0 in 8-bit integers: ours beside ONNX Runtime's own quantizer and NNCF, in one interleaved run.
 
 100 images are given to calibrate; the others, as they are and mirrored, measure how often the greatest output is that
-of the float network. Run it as `python benchmarks/integers.py [OUT.json]`; it takes minutes.
+of the float network. Run it as `python -m benchmarks integers [-o DIR]`; it takes minutes.
 A file is made on all cores, as the rivals make theirs, and timed on one.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -22,9 +21,11 @@ import torch
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from benchmarks.common import decibels, tiny
 from featherweight.doctor import kernels
 from featherweight.export import export
 from featherweight.export.check import arrays
+from featherweight.files import write_whole
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.processors import usable_processors
@@ -77,7 +78,7 @@ def ours(model: Model, graph, task: Images, weights: Step, **options) -> Callabl
         seen = Restricted(task, "unlabelled")
         encoded = weights.apply(
             Model.of(model.module), seen, Context()
-        )  # traced anew: that is part of the time
+        )  # traced again: that is part of the time
         made = Calibrate(samples=RANGES, **options).apply(encoded, seen, Context())
         return build_qdq(graph, arrays(made.module), made.weights, made.activations).onnx
 
@@ -138,15 +139,14 @@ def outputs(session: Session, images: np.ndarray) -> np.ndarray:
     return np.concatenate([session.run(images[i : i + 4]) for i in range(0, len(images), 4)])
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    task = resolve("efficientnet-lite0-imagenet")
-    images = every_image(task)
-    others = images[CALIBRATION:]
+def main(quick: bool, out: Path | None = None) -> None:
+    task = tiny() if quick else resolve("efficientnet-lite0-imagenet")
+    images, count = every_image(task), 50 if quick else CALIBRATION
+    others = images[count:]
     others = torch.cat([others, others.flip(-1)]).contiguous().numpy()
     rows, sessions = [], {}
     with tempfile.TemporaryDirectory() as folder:
-        for name, make in makers(task, images[:CALIBRATION], Path(folder)):
+        for name, make in makers(task, images[:count], Path(folder)):
             wall, processor = time.perf_counter(), time.process_time()
             with pinned(usable_processors()):
                 made = make()
@@ -164,14 +164,12 @@ def main() -> None:
                 if not rows and runtime == RUNTIMES[0]:
                     reference = got
                 row[f"agreement {runtime}"] = float((got.argmax(1) == reference.argmax(1)).mean())
-                noise = float(np.square(got - reference).mean())
-                row[f"dB {runtime}"] = (
-                    float(10 * np.log10(np.square(reference).mean() / noise)) if noise else None
-                )
+                noise = decibels(reference, got)
+                row[f"dB {runtime}"] = noise if np.isfinite(noise) else None
             rows.append(row)
             print(json.dumps(row), flush=True)
     times = {key: [] for key in sessions}
-    for _ in range(ROUNDS):
+    for _ in range(2 if quick else ROUNDS):
         for key, session in sessions.items():
             start = time.perf_counter()
             session.run(others[:1])
@@ -180,10 +178,6 @@ def main() -> None:
         for runtime in RUNTIMES:
             row[f"ms {runtime}"] = 1e3 * float(np.median(times[row["name"], runtime]))
         print(json.dumps(row), flush=True)
-    report = {"images": len(others), "calibration": CALIBRATION, "seed": SEED, "rounds": ROUNDS, "rows": rows}
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(report, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+    report = {"images": len(others), "calibration": count, "seed": SEED, "rounds": ROUNDS, "rows": rows}
+    if out:
+        write_whole(out / "integers.json", json.dumps(report, indent=1) + "\n")

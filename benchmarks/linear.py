@@ -1,7 +1,7 @@
 """Linear layers in float, in 8 bits with ranges found at run time, and with 4-bit weights: bytes and time in one run.
 
 Shapes are those of MiniLM's feed-forward layers, for one token and 128, and of AlexNet's fc6 and fc7, for one image and
-16. Run it as `python benchmarks/linear.py`.
+16. Run it as `python -m benchmarks linear`.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from benchmarks.common import head, row
 from featherweight.artifact import dumps, loads
 from featherweight.export import export
 from featherweight.formats import Int
@@ -24,18 +25,18 @@ ROWS = {"MiniLM, 6 of 384-1536-384": (1, 128), "AlexNet, 9216-4096-4096": (1, 16
 FORMATS = {"dynamic": Int(bits=8), "nbits": Int(bits=4, per=32)}
 
 
-def network(name: str) -> nn.Module:
-    narrow, wide, count = NETWORKS[name]
+def network(narrow: int, wide: int, count: int) -> nn.Module:
     ends = [(narrow, wide), (wide, narrow)] if count > 1 else [(narrow, wide), (wide, wide)]
     layers = [layer for pair in [ends] * count for i, o in pair for layer in (nn.Linear(i, o), nn.ReLU())]
     return nn.Sequential(*layers).eval()
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    for name, rows in ROWS.items():
+def main(quick: bool) -> None:
+    head("network", "rows", "weights, runtime", "ms", "MB")
+    networks = {"tiny": (24, 48, 1)} if quick else NETWORKS
+    for name, sizes in networks.items():
         torch.manual_seed(0)
-        start = Model.of(network(name))
+        start = Model.of(network(*sizes))
         weights = {k: t.detach().numpy() for k, t in start.tensors.items() if t.dim() == 2}
         example = torch.randn(2, next(iter(weights.values())).shape[1])
         graph, models = export(start.module, example), {}
@@ -44,20 +45,13 @@ def main() -> None:
             artifact = loads(dumps(pack(encoded, graph)))
             models.setdefault("float32", onnx_of(artifact))
             models[linear] = linear_of(artifact, linear).onnx
-        for count in rows:
+        for count in ROWS.get(name, (1,)):
             x = torch.randn(count, example.shape[1]).numpy()
             calls = {
                 f"{kind} {runtime}": partial(Session.of_onnx(model, runtime=runtime).run, x)
                 for kind, model in models.items()
                 for runtime in ("onnxruntime", "openvino")
             }
-            for timing in interleaved(calls, seconds=0.5):
+            for timing in interleaved(calls, seconds=0.02 if quick else 0.5):
                 size = len(models[timing.name.split()[0]].SerializeToString()) / 1e6
-                print(
-                    f"{name}, {count} rows, {timing.name}: {timing.milliseconds:.3f} ms, {size:.2f} MB",
-                    flush=True,
-                )
-
-
-if __name__ == "__main__":
-    main()
+                row(name, count, timing.name, f"{timing.milliseconds:.3f}", f"{size:.2f}")

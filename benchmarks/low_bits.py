@@ -1,6 +1,6 @@
-"""EfficientNet-Lite0 at four bits without training: agreement of the largest output with the float network.
+"""EfficientNet-Lite0 at four bits without training: share of images with the same top-1 as the float model.
 
-    python benchmarks/low_bits.py [--quick]
+    python -m benchmarks low_bits [--quick]
 
 Weights only. Batch norms are folded; the weights of 1x1 convolutions and of the linear layer get four bits, or four on
 average, those of depthwise convolutions and of the stem eight. 100 unlabelled images calibrate, 50 others choose (bits
@@ -8,13 +8,13 @@ of each layer; which row is best), and the remaining 150 are looked at once. Ima
 named by class index. One thread.
 """
 
-import argparse
-import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
 
+from benchmarks.common import head, row, timed, tiny
 from featherweight import Classification, Int, Option, Store
 from featherweight.artifact import dumps
 from featherweight.data.folder import ImageFiles, numbered_files
@@ -37,12 +37,11 @@ SPLIT = 5000  # the permutation that divides the images, as in the zoo
 AT_ONCE = 10
 
 
-def task_of(quick: bool) -> Classification:
+def task_of() -> Classification:
     """Return the network with 100 images to calibrate, 50 to choose and 150 to test."""
     files = ImageFiles(*numbered_files(cache_dir() / "imagenet"), size=224, normalise=NORMALISATION)
     order = permutation(len(files), SPLIT)
-    ends = [4, 8, 12] if quick else [100, 150, 300]
-    calibration, validation, test = np.split(order, ends)[:3]
+    calibration, validation, test = np.split(order, [100, 150, 300])[:3]
     parts = [Subset(files, np.sort(part)) for part in (calibration, validation, test)]
     return Classification(
         pretrained, train=parts[0], calibration=parts[0], validation=parts[1], test=parts[2],
@@ -56,7 +55,7 @@ def mse(bits: int) -> Int:
 
 
 def mixed(model: Model, task: Classification, quick: bool) -> dict[str, Int]:
-    """Return formats of `BITS` bits a weight on average: least damage, foretold by the Fisher matrix.
+    """Return formats of `BITS` bits a weight on average: least damage, predicted by the Fisher matrix.
 
     The linear layer keeps `BITS`: 100 images give it 100 inputs for 1,280 columns, too few for GPTQ at less.
     """
@@ -98,24 +97,17 @@ def bits_of(model: Model, names: Sequence[str]) -> float:
     return sum(e.format.bits * e.view.size for e in entries) / sum(e.view.size for e in entries)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--quick", action="store_true", help="twelve images")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
-    task = task_of(quick)
+def main(quick: bool) -> None:
+    task = tiny() if quick else task_of()
     model = Fold().apply(Model.of(task.model()), task, Context())
     images = {
         split: torch.cat([x for x, _ in task.batches(split, seed=0, epoch=0)])
         for split in ("validation", "test")
     }
     expected = {split: outputs(model, x) for split, x in images.items()}
-    start = time.process_time()
-    formats = mixed(model, task, quick)
+    formats, seconds = timed(partial(mixed, model, task, quick))
     print("bits:", ", ".join(f"{name.removesuffix('.weight')} {f.bits}" for name, f in formats.items()))
-    print(f"chosen in {time.process_time() - start:.0f} s\n")
+    print(f"chosen in {seconds:.0f} s\n")
     seen = 4 if quick else 100
     four = Gptq(where=POINTWISE, format=mse(BITS), samples=seen)
     mixing = Gptq(where=POINTWISE, format=mse(BITS), formats=formats, samples=seen)
@@ -128,22 +120,14 @@ def main() -> None:
         "and bias correction": [four, eight, biases],
         "GPTQ towards float outputs, mixed bits": [mixing, eight],
     }
-    print(
-        "| weights | bits, 1x1 and linear | bits, all | agreement, validation | KL | agreement, test | KL | MB | s |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
+    found = [name for split in images for name in (f"same top-1, {split}", "KL")]
+    head("weights", "bits, 1x1 and linear", "bits, all", *found, "MB", "s")
     names = [n for n, t in model.tensors.items() if t.dim() >= 2]
     pointwise = [n for n in names if n in formats or n == "fc.weight"]
     for name, steps in rows.items():
-        start = time.process_time()
-        made = applied(model, steps, task)
-        seconds = time.process_time() - start
+        made, seconds = timed(partial(applied, model, steps, task))
         found = [compared(made, images[split], expected[split]) for split in images]
         figures = " | ".join(f"{same:.1%} | {divergence:.4f}" for same, divergence in found)
         bits = f"{bits_of(made, pointwise):.2f} | {bits_of(made, names):.2f}"
         size = len(dumps(pack(made))) / 1e6
-        print(f"| {name} | {bits} | {figures} | {size:.2f} | {seconds:.0f} |", flush=True)
-
-
-if __name__ == "__main__":
-    main()
+        row(name, bits, figures, f"{size:.2f}", f"{seconds:.0f}")

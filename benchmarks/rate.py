@@ -1,6 +1,6 @@
 """Rate-aware assignment: bytes against nearest rounding of the same error, and weights a second of one core's time.
 
-    python benchmarks/rate.py [--quick]
+    python -m benchmarks rate [--quick]
 
 A grid of 8 bits with a free step, one scale a tensor. Each line is one step, in units of the root mean square of the
 weights that are not zero, and one rate, in units of the relative error of rounding. The rival is nearest rounding
@@ -9,11 +9,9 @@ with the wider step that makes the same error, found by bisection.
 
 from __future__ import annotations
 
-import argparse
-import time
-
 import numpy as np
 
+from benchmarks.common import timed
 from featherweight.formats import Encoded, Int
 from featherweight.formats.coders import Cabac, Coder, Huffman, Rans
 from featherweight.formats.rate import rate_aware
@@ -54,9 +52,7 @@ def rival(weight: Array, wanted: float, low: float, coder: Coder) -> Encoded:
 
 def line(name: str, weight: Array, step: float, multiple: float, coder: Coder) -> str:
     before = nearest(weight, step, coder)
-    start = time.process_time()
-    after = rate_aware(before, weight, multiple * error(before, weight))
-    seconds = time.process_time() - start
+    after, seconds = timed(lambda: rate_aware(before, weight, multiple * error(before, weight)))
     wanted = error(after, weight)
     other = rival(weight, wanted, step, coder)
     gain = f"{after.nbytes / other.nbytes - 1:+7.1%}"
@@ -66,18 +62,10 @@ def line(name: str, weight: Array, step: float, multiple: float, coder: Coder) -
     return f"{settings} {-10 * np.log10(wanted):5.1f} dB {bits} {gain} {speed}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="small tensors")
-    side = 200 if parser.parse_args().quick else 1000
+def main(quick: bool) -> None:
     for coder in (Rans(), Huffman(), Cabac()):
-        rate_aware(
-            nearest(np.eye(8, dtype=np.float32), 1.0, coder), np.eye(8, dtype=np.float32), 0.1
-        )  # compiles
-        for name, weight in weights(side).items():
+        small = np.eye(8, dtype=np.float32)
+        rate_aware(nearest(small, 1.0, coder), small, 0.1)  # compiles
+        for name, weight in weights(50 if quick else 1000).items():
             for step, multiple in ((0.5, 1.4), (1.0, 1.4), (1.5, 1.4), (1.5, 0.7)):
                 print(line(name, weight, step, multiple, coder), flush=True)
-
-
-if __name__ == "__main__":
-    main()

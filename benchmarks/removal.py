@@ -1,6 +1,6 @@
 """What saliencies predict, and what removing a channel does: ResNet-20, one channel at a time.
 
-    python benchmarks/removal.py [--quick]
+    python -m benchmarks removal [--quick]
 
 Ten channels of each group are silenced, each alone, and the loss on training images is measured. Printed is Spearman's
 rank correlation of its change with each prediction, over all layers and, on average, within one. Takes three minutes.
@@ -8,20 +8,20 @@ rank correlation of its change with each prediction, over all layers and, on ave
 
 from __future__ import annotations
 
-import argparse
 from itertools import islice
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 
+from benchmarks.common import head, row, tiny
 from featherweight.curvature.gauss_newton import pair_matrix
 from featherweight.curvature.hvp import hessian_product
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor
-from featherweight.techniques.structured.channel_sums import only_makers, per_channel, scaled_once
+from featherweight.techniques.structured.channel_sums import only_makers, per_channel
 from featherweight.techniques.structured.eligible import eligible
 from featherweight.techniques.structured.surgery import silenced
 from featherweight.training.loop import isolated
@@ -31,7 +31,7 @@ from featherweight.zoo.tasks import resolve
 def predictions(model: Model, channels: Channels, task, samples: int) -> dict[str, np.ndarray]:
     """Return what removing each channel is thought to cost `[channels]`, by name."""
     batches = drawn(task, "train", samples, 0)
-    once = scaled_once(model, channels, task.example())
+    once = channels.scaled_once()
     found = {
         "L2": Magnitude().scores(model, channels, task, 0).linear,
         "LAMP of L2": Magnitude(relative="lamp").scores(model, channels, task, 0).linear,
@@ -73,23 +73,15 @@ def removed(model: Model, channels: Channels, task, samples: int, each: int) -> 
     return np.array(picked), np.array(changes)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
-    task = resolve("resnet20-cifar10")
+def main(quick: bool) -> None:
+    task = tiny() if quick else resolve("resnet20-cifar10")
     model = Model.of(task.model())
     channels, _ = eligible(model, task, "weights")
     with isolated():
-        found = predictions(model, channels, task, 64 if quick else 512)
-    picked, changes = removed(model, channels, task, 64 if quick else 256, 3 if quick else 10)
-    print("| foretold | all layers | within a layer, mean |\n|---|---|---|")
+        found = predictions(model, channels, task, 48 if quick else 512)
+    picked, changes = removed(model, channels, task, 48 if quick else 256, 3 if quick else 10)
+    head("predicted", "all layers", "within a layer, mean")
     for name, scores in found.items():
         values, groups = scores[picked], channels.group_of[picked]
         within = [spearmanr(values[groups == g], changes[groups == g])[0] for g in np.unique(groups)]
-        print(f"| {name} | {spearmanr(values, changes)[0]:.2f} | {np.nanmean(within):.2f} |")
-
-
-if __name__ == "__main__":
-    main()
+        row(name, f"{spearmanr(values, changes)[0]:.2f}", f"{np.nanmean(within):.2f}")

@@ -1,6 +1,6 @@
 """What SOSP-H costs: processor seconds of its scores over those of the gradients of the same batches.
 
-    python benchmarks/sosp.py [--quick]
+    python -m benchmarks sosp [--quick]
 
 ResNet-20 and a perceptron of 100, 1,000 and 10,000 structures, random weights and data. Both are measured
 in turns; the median of the ratios stands, with the least and the greatest.
@@ -8,13 +8,12 @@ in turns; the median of the ratios stands, with the least and the greatest.
 
 from __future__ import annotations
 
-import argparse
-import time
 from statistics import median
 
 import torch
 from torch import nn
 
+from benchmarks.common import head, row, timed
 from featherweight import Classification
 from featherweight.curvature.hvp import gradients
 from featherweight.graph.coupling import couple
@@ -30,14 +29,8 @@ def perceptron(structures: int) -> nn.Module:
     )
 
 
-def seconds(work) -> float:
-    start = time.process_time()
-    work()
-    return time.process_time() - start
-
-
-def measure(name: str, network: nn.Module, samples: int, repeats: int) -> str:
-    """Return one line of the table."""
+def measure(name: str, network: nn.Module, samples: int, repeats: int) -> None:
+    """Print one row of the table."""
     generator = torch.Generator().manual_seed(0)
     data = (
         torch.randn(samples, 3, 32, 32, generator=generator),
@@ -56,21 +49,14 @@ def measure(name: str, network: nn.Module, samples: int, repeats: int) -> str:
         SospH(samples=samples).scores(model, channels, task, 0)
 
     descend(), score()
-    ratios = sorted(seconds(score) / seconds(descend) for _ in range(repeats))
-    return f"| {name} | {channels.count} | {median(ratios):.2f} | {ratios[0]:.2f} to {ratios[-1]:.2f} |"
+    ratios = sorted(timed(score)[1] / timed(descend)[1] for _ in range(repeats))
+    row(name, channels.count, f"{median(ratios):.2f}", f"{ratios[0]:.2f} to {ratios[-1]:.2f}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--quick", action="store_true")
-    quick = parser.parse_args().quick
-    torch.set_num_threads(1)
+def main(quick: bool) -> None:
     torch.manual_seed(0)
-    print("| network | structures | SOSP-H over gradients | range |\n|---|---|---|---|")
-    for structures in (100, 1000) if quick else (100, 1000, 10000):
-        print(measure("perceptron", perceptron(structures), 1024, 3 if quick else 7))
-    print(measure("ResNet-20", resnet20(), 256, 3 if quick else 5))
-
-
-if __name__ == "__main__":
-    main()
+    head("network", "structures", "SOSP-H over gradients", "range")
+    for structures in (100,) if quick else (100, 1000, 10000):
+        measure("perceptron", perceptron(structures), 64 if quick else 1024, 1 if quick else 7)
+    if not quick:
+        measure("ResNet-20", resnet20(), 256, 5)

@@ -1,6 +1,6 @@
 """Single weights of ResNet-20 set to zero by several saliencies, nothing trained: accuracy on validation images.
 
-    python benchmarks/sparsity.py
+    python -m benchmarks sparsity
 
 The same share of every layer, or 2:4. 1,500 images of the validation split, seed 0. Takes three minutes of one core.
 """
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.common import head, row, tiny
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, ReestimateBatchnorm, Sparsify
@@ -32,9 +33,8 @@ AMOUNTS: dict[str, dict[str, Any]] = {
 }
 
 
-def main() -> None:
-    torch.set_num_threads(1)
-    task = resolve("resnet20-cifar10")
+def main(quick: bool) -> None:
+    task = tiny() if quick else resolve("resnet20-cifar10")
     batches = islice(task.batches("validation", seed=0, epoch=0), -(-IMAGES // task.batch_size))
     images, labels = (torch.cat(part)[:IMAGES] for part in zip(*batches, strict=True))
 
@@ -47,17 +47,11 @@ def main() -> None:
         return step.apply(model, Restricted(task, step.needs), Context())
 
     whole = Model.of(task.model())
-    anew = accuracy(after(whole, ReestimateBatchnorm()))
-    print(f"float: {accuracy(whole):.2%}; batch norm measured again: {anew:.2%}\n")
-    print(f"| saliency | {' | '.join(AMOUNTS)} |\n|---|{'---|' * len(AMOUNTS)}")
+    estimated = accuracy(after(whole, ReestimateBatchnorm()))
+    print(f"float: {accuracy(whole):.2%}; batch norm re-estimated: {estimated:.2%}\n")
+    head("saliency", *AMOUNTS)
     for name, saliency in SALIENCIES.items():
         pruned = [after(whole, Sparsify(**amount, saliency=saliency)) for amount in AMOUNTS.values()]
-        print(f"| {name} | {' | '.join(f'{accuracy(model):.2%}' for model in pruned)} |", flush=True)
+        row(name, *(f"{accuracy(model):.2%}" for model in pruned))
         again = [accuracy(after(model, ReestimateBatchnorm())) for model in pruned]
-        print(
-            f"| the same, batch norm measured again | {' | '.join(f'{a:.2%}' for a in again)} |", flush=True
-        )
-
-
-if __name__ == "__main__":
-    main()
+        row("the same, batch norm re-estimated", *(f"{share:.2%}" for share in again))

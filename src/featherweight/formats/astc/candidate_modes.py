@@ -1,7 +1,7 @@
 """Layouts of blocks worth trying: partitions, grid and levels of the weights, by footprint.
 
 Chosen one after another, each time the one with which the best of those so far has the least squared error, on
-Gaussian and Laplacian numbers, out of all legal ones (`benchmarks/astc.py --layouts`); so the first of a list
+Gaussian and Laplacian numbers, out of all legal ones (`python -m benchmarks astc_layouts`); so the first of a list
 are worth most.
 """
 

@@ -184,6 +184,7 @@ def export(
     """
     from featherweight.errors import ConfigError
     from featherweight.files import write_whole
+    from featherweight.runtime import serialized
     from featherweight.runtime.saturation import PORTABLE, saturable
 
     if reduce_range:
@@ -195,7 +196,7 @@ def export(
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
         return
     model, floats = _graph(artifact, file, to)
-    content = model.SerializeToString(deterministic=True)
+    content = serialized(model)
     path = file.with_suffix(_SUFFIXES[to])
     if out:
         path = out / path.name if out.is_dir() else out

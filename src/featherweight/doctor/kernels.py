@@ -12,6 +12,7 @@ import onnx
 from onnx import NodeProto
 
 from featherweight.errors import FeatherweightError, UnsupportedError
+from featherweight.runtime import serialized
 from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model
 
 # Operators that hold weights, by the names that ONNX, ONNX Runtime and OpenVINO give them.
@@ -58,7 +59,7 @@ def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> li
         MissingExtraError: the runtime is not installed.
         UnsupportedError: it refuses the graph.
     """
-    content = model.SerializeToString()
+    content = serialized(model)
     try:
         return _openvino(content, threads) if runtime == "openvino" else _onnxruntime(model, content, threads)
     except FeatherweightError:

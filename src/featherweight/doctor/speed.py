@@ -11,6 +11,7 @@ from onnx import NodeProto, TensorProto
 from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.errors import UnsupportedError
+from featherweight.runtime import serialized
 from featherweight.runtime.compiled import TITLES, Runtime, openvino_model
 from featherweight.runtime.onnx_graph import OnnxGraph
 
@@ -148,7 +149,7 @@ def _signed(graph: OnnxGraph) -> Iterator[Finding]:
 
 def _preferred(model: onnx.ModelProto, threads: int) -> Iterator[Finding]:
     """OpenVINO's own choice of precision, which a float baseline inherits."""
-    left_alone = openvino_model(model.SerializeToString(), threads, precision=None)
+    left_alone = openvino_model(serialized(model), threads, precision=None)
     chosen = str(left_alone.get_property("INFERENCE_PRECISION_HINT").to_string())
     if chosen in ("bf16", "f16"):
         yield Finding(

@@ -18,7 +18,7 @@ from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter
 from featherweight.graph.program import Program, eval_mode
 from featherweight.graph.trace import graph_of
-from featherweight.runtime import build_onnx
+from featherweight.runtime import build_onnx, serialized
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]
@@ -74,7 +74,7 @@ def first_difference(
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)
     try:
-        session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(serialized(model), providers=["CPUExecutionProvider"])
         results = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
     except Exception:  # the whole graph ran: only this closer look is not to be had
         return type(module).__name__

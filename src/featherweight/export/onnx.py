@@ -22,6 +22,7 @@ from featherweight.graph.pytree import Nest
 from featherweight.graph.trace import edges_of, path_of, size
 from featherweight.graph.trace_errors import refusal
 from featherweight.graph.views import canonical_names
+from featherweight.runtime import check_size
 from featherweight.task import Inputs
 
 
@@ -44,9 +45,10 @@ def export(
 
     Raises:
         UnsupportedError: the network cannot be traced or written as ONNX, or the result is not the network's;
-            names the layer and why.
+            names the layer and why. Or its weights are too large for a graph.
         TaskError: the network fails on its own example.
     """
+    check_size(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
     program = captured or capture(module, example, dynamic=dynamic)
     try:
         return stored_graph(module, program)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.runtime.validate import parse
 
 Array = NDArray[Any]
+
+MOST_ONNX = (1 << 31) - (1 << 25)  # bytes of weights; protobuf stops at 2 GiB, and operators take room too
 
 
 def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelProto:
@@ -48,10 +51,42 @@ def onnx_of(artifact: Artifact) -> onnx.ModelProto:
     """Return the complete float ONNX model of a file.
 
     Raises:
-        UnsupportedError: the file holds no graph; says why.
+        UnsupportedError: the file holds no graph; says why. Or its weights are too large for one.
         IntegrityError: the graph or a tensor is damaged.
     """
-    return build_onnx(graph_of(artifact), artifact.weights())
+    graph = graph_of(artifact)
+    shapes = {name: lazy.entry.shape for name, lazy in artifact.lazy.items()}
+    _, table = parse(graph, shapes)
+    check_size(
+        math.prod(shapes[entry.tensor]) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
+        for entry, kind in table
+    )
+    return build_onnx(graph, artifact.weights())
+
+
+def serialized(model: onnx.ModelProto) -> bytes:
+    """Return the bytes of a model; the same model, the same bytes.
+
+    Raises:
+        UnsupportedError: its weights exceed what an ONNX file holds.
+    """
+    check_size(len(tensor.raw_data) for tensor in model.graph.initializer)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def check_size(nbytes: Iterable[int]) -> None:
+    """Refuse weights that exceed what an ONNX file holds, before they are decoded or serialized.
+
+    Raises:
+        UnsupportedError: says how large they are.
+    """
+    total = sum(nbytes)
+    if total > MOST_ONNX:
+        raise UnsupportedError(
+            "the weights are too large for an ONNX graph", where="graph", got=f"{total / 2**30:.2f} GiB",
+            expected="under 2 GiB, as protobuf allows",
+            hint="the file fills a module: artifact.into(module); or its weights: artifact.weights()",
+        )  # fmt: skip
 
 
 def graph_of(artifact: Artifact) -> StoredGraph:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
-from featherweight.runtime.build import build_onnx, graph_of
+from featherweight.runtime.build import build_onnx, graph_of, onnx_of, serialized
 from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled
 from featherweight.runtime.qdq import qdq_of
 from featherweight.runtime.saturation import PORTABLE, saturating
@@ -99,8 +99,9 @@ class Session:
                 got=f"{len(narrow)} layers whose weights allow it, the first {narrow[0]}",
                 hint=f"{PORTABLE}; or run in ONNX Runtime, which can add them in 32 bits",
             )  # fmt: skip
+        content = serialized(model)
         try:
-            compute = compiled(model.SerializeToString(), runtime, threads, wide=bool(narrow))
+            compute = compiled(content, runtime, threads, wide=bool(narrow))
         except MissingExtraError:
             raise
         except Exception as error:
@@ -174,7 +175,7 @@ def session(
     """
     graph = graph_of(artifact)
     whole = artifact.activations and integers
-    model = qdq_of(artifact).onnx if whole else build_onnx(graph, artifact.weights())
+    model = qdq_of(artifact).onnx if whole else onnx_of(artifact)
     return Session.of_onnx(model, graph.outputs, runtime=runtime, threads=threads)
 
 

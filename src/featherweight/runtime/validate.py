@@ -210,6 +210,10 @@ def _graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 def _check_operators(model: onnx.ModelProto, types: Mapping[str, int]) -> None:
     """Refuse operators that lack inputs, attributes of another type, values that nothing writes or two do."""
+    for value in model.graph.input:
+        kind = value.type.tensor_type.elem_type
+        if not value.type.HasField("tensor_type") or kind not in onnx.helper.get_all_tensor_dtypes():
+            raise IntegrityError("an input of the stored graph is no tensor", got=ascii(value.name[:80]))
     shell = onnx.ModelProto()
     shell.CopyFrom(model)
     shell.graph.input.extend(

@@ -108,13 +108,12 @@ class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         """Return the integers of `x`: any shape; NaN becomes the zero point."""
         least, most = self.grid
         steps = np.nan_to_num(np.rint(np.asarray(x, np.float32) / np.float32(self.scale)), nan=0.0)
-        integers: Array = np.clip(steps + np.float32(self.zero_point), least, most).astype(self.dtype)
-        return integers
+        return np.asarray(np.clip(steps + np.float32(self.zero_point), least, most), self.dtype)
 
     def dequantize(self, q: Array) -> Array:
         """Return the numbers, float32, of integers `q`: any shape."""
         steps = (np.asarray(q, np.int32) - self.zero_point).astype(np.float32)
-        return np.multiply(steps, np.float32(self.scale), dtype=np.float32)
+        return np.asarray(np.multiply(steps, np.float32(self.scale), dtype=np.float32))
 
     def absorbs(self, low: float, high: float) -> bool:
         """Return whether to clamp to `low .. high` before is to do nothing: both ends are those of the grid."""

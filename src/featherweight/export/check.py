@@ -15,6 +15,7 @@ from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export.locate import difference, first_difference, refusing_layer
 from featherweight.graph.program import Program
 from featherweight.graph.pytree import Nest
+from featherweight.graph.trace_errors import cause_of
 from featherweight.graph.views import canonical_names
 from featherweight.runtime import Session
 
@@ -36,8 +37,8 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
         try:
             expected = program.run(inputs)
         except Exception as error:
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise UnsupportedError(f"the network fails on other sizes: {reason}", got=sizes) from None
+            reason = cause_of(error)
+            raise UnsupportedError(f"the network fails on other sizes: {reason}", got=sizes) from error
         with _naming_the_layer(stored, module, program):
             output = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
         for where, wanted, got in _pairs(program.outputs, expected, output, "output"):
@@ -55,7 +56,7 @@ def _naming_the_layer(stored: StoredGraph, module: nn.Module, program: Program) 
         yield
     except FeatherweightError as error:
         where = refusing_layer(stored, module, program, error.what)
-        raise UnsupportedError(error.what, where=where) from None
+        raise UnsupportedError(error.what, where=where) from error
 
 
 def arrays(module: nn.Module) -> dict[str, Array]:

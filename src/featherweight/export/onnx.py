@@ -76,12 +76,10 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         model = exported.model
         table = match(model.graph, marks)
         edges = _edges(module, program, exported.exported_program)
-        weights = simplify(model, [entry.name for entry in table])
+        weights, edges = simplify(model, [entry.name for entry in table], edges)
         outputs = _plain_outputs(model.graph)
-        names = {
-            value.name or "": name for value, name in zip(model.graph.inputs, program.example, strict=True)
-        }
-        names |= {old: new for old, new in edges.items() if old not in names}
+        inputs = zip(model.graph.inputs, program.example, strict=True)
+        names = edges | {value.name or "": name for value, name in inputs}
         tensors = _distinct([entry.tensor for entry in table], set(names.values()))
         names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
         rename(model, weights, names)
@@ -107,7 +105,7 @@ def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProg
         exported = torch.onnx.export(program.exported, dynamo=True, optimize=False, verbose=False)
     except Exception as error:
         paths = {node.name: path_of(node) for node in program.exported.graph.nodes}
-        raise refusal(module, error, "cannot be written as ONNX", paths) from None
+        raise refusal(module, error, "cannot be written as ONNX", paths) from error
     finally:
         state.update(real)
     assert exported is not None
@@ -117,33 +115,35 @@ def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProg
 def _edges(module: nn.Module, program: Program, translated: ExportedProgram | None) -> dict[str, Edge]:
     """Name of a value that was translated to ONNX, to its edge; values that only ONNX has are left out.
 
-    Both graphs were decomposed from one, and every node knows the one it came from: the last of those that
-    came from one node is its value.
+    Every translated node knows the captured one that it came from: the last of those that came from one, of its
+    type, is its value.
     """
     assert translated is not None
-    edges = edges_of(module, program)
-    known = {
-        origin: edges[node.name]
-        for origin, node in _origins(program.exported.graph).items()
-        if node.name in edges
-    }
-    return {
-        node.name: known[origin] for origin, node in _origins(translated.graph).items() if origin in known
-    }
+    edges, captured = edges_of(module, program), program.exported.graph
+    known: dict[Edge, tuple[str, str]] = {}
+    for node in captured.nodes:  # an activation is the first of the values that are equal to it
+        if node.op == "call_function" and node.name in edges:
+            known.setdefault(edges[node.name], (_origin(node, 0), _type(node)))
+    values = {(_origin(node, id(captured)), _type(node)): node.name for node in translated.graph.nodes}
+    made = {edge: values[place] for edge, place in known.items() if place in values}
+    return {value: edge for edge, value in made.items() if edge not in program.example}
 
 
-def _origins(graph: fx.Graph) -> dict[tuple[str, str], fx.Node]:
-    """The last node that came from each node of the first graph, by that node's name and the value's type."""
-    found = {}
-    for node in graph.nodes:
-        value = node.meta.get("val")
-        if isinstance(value, Tensor):
-            source, name = node.meta.get("from_node"), node.name
-            while source:
-                source, name = source[-1].from_node, source[-1].name
-            part = f"[{node.args[1]}]" if node.target is operator.getitem else ""
-            found[name + part, f"{value.dtype}{[size(n) for n in value.shape]}"] = node
-    return found
+def _origin(node: fx.Node, graph: int) -> str:
+    """Return the name of the node that `node` came from in the graph of that `id` (0: its own), and which result."""
+    if node.target is operator.getitem:
+        return f"{_origin(node.args[0], graph)}[{node.args[1]}]"  # type: ignore[arg-type]
+    if not graph:
+        return node.name
+    source = node.meta.get("from_node")
+    while source and source[-1].graph_id != graph:
+        source = source[-1].from_node
+    return source[-1].name if source else node.name if node.op == "placeholder" else ""
+
+
+def _type(node: fx.Node) -> str:
+    value = node.meta.get("val")
+    return f"{value.dtype}{[size(n) for n in value.shape]}" if isinstance(value, Tensor) else ""
 
 
 def _plain_outputs(graph: ir.Graph) -> list[int]:

@@ -12,6 +12,7 @@ from onnx_ir.passes import common
 from onnxscript import optimizer
 
 _LARGEST_CONSTANT = 4096  # elements: what is larger is computed when the network runs
+_MARK = "activation"
 _CLEANING = (
     common.RemoveUnusedNodesPass(),
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
@@ -21,16 +22,24 @@ _CLEANING = (
 )
 
 
-def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
+def simplify(
+    model: ir.Model, weights: Iterable[str], edges: Mapping[str, str]
+) -> tuple[list[ir.Value], dict[str, str]]:
     """Simplify `model` in place; take the initialisers named by `weights` out of it, without their data.
 
+    Args:
+        model: changed.
+        weights: names of initialisers.
+        edges: value to the name of the activation that it is. Each activation stays a value of the graph.
+
     Returns:
-        The values of those weights, which the nodes still read.
+        The values of those weights, which the nodes still read; and `edges` by the new names of its values.
     """
     values = [model.graph.initializers.pop(name) for name in weights]
     for value in values:
         value.const_value = None
     inputs = len(model.graph.inputs)
+    outputs, kept = len(model.graph.outputs), _kept(model.graph, edges)
     model.graph.inputs.extend(values)  # inputs while constants are folded, so that nothing of theirs is
     for _ in range(2):
         optimizer.fold_constants(
@@ -44,7 +53,42 @@ def simplify(model: ir.Model, weights: Iterable[str]) -> list[ir.Value]:
         for clean in _CLEANING:
             clean(model)
     del model.graph.inputs[inputs:]
-    return values
+    found = list(model.graph.outputs)[outputs:]
+    del model.graph.outputs[outputs:]
+    return values, _named(model.graph, found, kept)
+
+
+def _kept(graph: ir.Graph, edges: Mapping[str, str]) -> list[str]:
+    """Make the first value of each activation an output, which no pass takes away, and its node like no other.
+
+    Outputs keep their order, whatever becomes of their names.
+    """
+    kept: dict[str, ir.Value] = {}
+    for node in graph:
+        for value in node.outputs:
+            if (edge := edges.get(value.name or "")) is not None and edge not in kept:
+                kept[edge] = value
+                node.attributes.add(ir.AttrString(_MARK, edge))
+    graph.outputs.extend(kept.values())
+    return list(kept)
+
+
+def _named(graph: ir.Graph, values: Iterable[ir.Value], edges: Iterable[str]) -> dict[str, str]:
+    """Return the activation of each value; where two became one, or one became an input, it is copied."""
+    found = {value.name or "": value.name or "" for value in graph.inputs}
+    for value, edge in zip(values, edges, strict=True):
+        named = value
+        if (value.name or "") in found:
+            named = ir.Value(name=f"{edge} copied", type=value.type, shape=value.shape)
+            copy, producer = ir.node("Identity", [value], outputs=[named]), value.producer()
+            if producer is None:
+                graph.insert_before(graph[0], copy)
+            else:
+                graph.insert_after(producer, copy)
+        found[named.name or ""] = edge
+    for node in graph:
+        node.attributes.pop(_MARK, None)
+    return found
 
 
 def _drop_zero_biases(graph: ir.Graph) -> None:

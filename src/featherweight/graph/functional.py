@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
+from featherweight.graph.macs import operator_name
+
 aten = torch.ops.aten
+_CHECK = re.compile("_assert|_?sym_constrain")
+# What returns its operand where the shape stays.
+_STILL = {"view", "reshape", "expand", "flatten", "squeeze", "slice", "cat", "_to_copy", "to", "alias", "repeat"}
 # What the second trace leaves as it is. It takes as long as the first, and most networks are of nothing else.
 PLAIN = {
     aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default, aten.linear.default,
@@ -27,18 +33,84 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
 
     What is traced may be changed by this.
     """
+    _without_checks(traced.graph)
     nodes = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
-    if not all(node.target in PLAIN or _by_hand(node) for node in nodes):
-        again: ExportedProgram = traced.run_decompositions({})
-        return again
-    for node in nodes:
-        if node.target not in PLAIN:
-            with traced.graph.inserting_before(node):
-                made = _REWRITES[node.target](traced.graph, node)
-            node.replace_all_uses_with(made)
-            traced.graph.erase_node(node)
+    if all(node.target in PLAIN or _by_hand(node) for node in nodes):
+        for node in nodes:
+            if node.target not in PLAIN:
+                _replace(traced, node, _REWRITES[node.target])
+    else:
+        traced = traced.run_decompositions({})
+        _without_checks(traced.graph)
+    for node in list(traced.graph.nodes):
+        if node.target is aten.avg_pool2d.default and len(node.args) > 6 and node.args[6] and not node.args[4]:
+            _replace(traced, node, _sums)
+    _merge(traced)
     traced.graph_module.recompile()
     return traced
+
+
+def _replace(traced: ExportedProgram, node: fx.Node, rewrite: Callable[[fx.Graph, fx.Node], fx.Node]) -> None:
+    with node.graph.inserting_before(node):
+        made = rewrite(node.graph, node)
+    _take_place(traced, node, made)
+
+
+def _take_place(traced: ExportedProgram, node: fx.Node, other: fx.Node) -> None:
+    """Let `other` be read wherever `node` was, which is erased."""
+    node.replace_all_uses_with(other)
+    traced.graph_signature.replace_all_uses(node.name, other.name)
+    node.graph.erase_node(node)
+
+
+def _without_checks(graph: fx.Graph) -> None:
+    """Erase assertions, which compute nothing: `x.float()` leaves one."""
+    for node in reversed(list(graph.nodes)):
+        if node.op == "call_function" and not node.users and _CHECK.match(operator_name(node.target)):
+            graph.erase_node(node)
+    graph.eliminate_dead_code()
+
+
+def _merge(traced: ExportedProgram) -> None:
+    """Take out operators that compute what another does, or change nothing.
+
+    ONNX would merge them later, and an activation that is gone there can have no quantizer. What is taken out keeps
+    its place in the numbers of the graph's names: the node before it holds its operator under `merged`.
+    """
+    seen: dict[Any, fx.Node] = {}
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function":
+            continue
+        same = _unchanged(node) or seen.setdefault(_expression(node), node)
+        returned = same.op == "placeholder" and any(user.op == "output" for user in node.users)
+        if same is node or returned or not isinstance(node.meta.get("val"), Tensor | tuple | list):
+            continue
+        origin = node.args[0] if node.target is operator.getitem else node
+        name = operator_name(origin.target)  # type: ignore[union-attr]
+        entry = [(same, name)] if isinstance(node.meta["val"], Tensor) else []
+        node.prev.meta["merged"] = [*node.prev.meta.get("merged", ()), *entry, *node.meta.get("merged", ())]
+        _take_place(traced, node, same)
+
+
+def _expression(node: fx.Node) -> Any:
+    """What `node` computes, equal for nodes that compute the same."""
+    tags = getattr(node.target, "tags", ())
+    if torch.Tag.nondeterministic_seeded in tags:
+        return node
+    return str(node.target), repr(node.args), repr(node.kwargs)
+
+
+def _unchanged(node: fx.Node) -> fx.Node | None:
+    """Return the operand that `node` returns as it is, if it does."""
+    operands = node.all_input_nodes
+    if operator_name(node.target) not in _STILL or not operands:
+        return None
+    source, made = operands[0].meta.get("val"), node.meta.get("val")
+    if not isinstance(source, Tensor) or not isinstance(made, Tensor) or source.dtype != made.dtype:
+        return None
+    tensors = [operand for operand in operands if isinstance(operand.meta.get("val"), Tensor)]
+    equal = [str(n) for n in source.shape] == [str(n) for n in made.shape]
+    return operands[0] if equal and len(tensors) == 1 else None
 
 
 def _by_hand(node: fx.Node) -> bool:
@@ -80,6 +152,17 @@ def _batch_norm(graph: fx.Graph, node: fx.Node) -> fx.Node:
     values = (value, value.new_empty(0), value.new_empty(0))
     every = _put(graph, aten._native_batch_norm_legit_no_training.default, known, node, values)
     return _put(graph, operator.getitem, (every, 0), node, value)
+
+
+def _sums(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    """An average with a divisor of its own is a plain one, zeros around it counted, times a constant."""
+    source, kernel, stride, padding, *_, divisor = node.args
+    sides = (kernel, kernel) if isinstance(kernel, int) else (*kernel, *kernel)[:2]  # type: ignore[misc, arg-type]
+    value = node.meta["val"]
+    plain = (source, kernel, stride, padding)
+    average = _put(graph, aten.avg_pool2d.default, plain, node, value)
+    factor = sides[0] * sides[1] / divisor  # type: ignore[operator]
+    return _put(graph, aten.mul.Tensor, (average, factor), node, value)
 
 
 _REWRITES: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node]] = {

@@ -26,10 +26,14 @@ ANY: dict[Any, Callable[..., Any]] = {torch.ops.aten.view.default: torch.ops.ate
 def channels_last(value: Any) -> Any:
     """Return a tensor, its channels next to each other in memory where it is `[n, channels, height, width]`.
 
-    What is no tensor stays as it is.
+    Its strides depend on its shape alone: torch takes those of an axis of one for anything, and chooses kernels by
+    them. What is no tensor stays as it is.
     """
-    images = isinstance(value, Tensor) and value.dim() == 4 and value.is_floating_point()
-    return value.contiguous(memory_format=torch.channels_last) if images else value
+    if not isinstance(value, Tensor) or value.dim() != 4 or not value.is_floating_point():
+        return value
+    n, c, h, w = value.shape
+    dense = value.stride() == (h * w * c, 1, w * c, c)
+    return value if dense else value.clone(memory_format=torch.channels_last)
 
 
 def takes_channels_last(module: nn.Module, example: Inputs) -> bool:

@@ -18,7 +18,7 @@ from torch.export import Dim, ExportedProgram
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.graph.functional import functional
 from featherweight.graph.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
-from featherweight.graph.trace_errors import refusal
+from featherweight.graph.trace_errors import cause_of, refusal
 from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 
@@ -96,7 +96,10 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         UnsupportedError: the network cannot be captured; names the layer and why.
         TaskError: the network fails on its own example.
     """
-    named = {name: tensor.detach().contiguous() for name, tensor in flatten_inputs(module, example).items()}
+    named = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in flatten_inputs(module, example).items()
+    }
     flat = Flat(module, example)
     with eval_mode(module):
         try:
@@ -107,8 +110,8 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
             raise
         except Exception as error:
             raise TaskError(
-                f"the network fails on its own example: {_line(error)}", where=type(module).__name__
-            ) from None
+                f"the network fails on its own example: {cause_of(error)}", where=type(module).__name__
+            ) from error
         exported, used = _export(flat, named, dynamic)
     return Program(exported, used, outputs, flat)
 
@@ -151,7 +154,7 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -
     except FeatherweightError:
         raise
     except Exception as error:
-        raise refusal(flat.module, error, "cannot be traced") from None
+        raise refusal(flat.module, error, "cannot be traced") from error
     if written := exported.graph_signature.buffers_to_mutate:
         buffer = next(iter(written.values())).removeprefix("module.")
         raise UnsupportedError("the network writes to its buffer while it runs", where=buffer)
@@ -178,7 +181,3 @@ def eval_mode(module: nn.Module) -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
             for part in training:
                 part.training = True
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

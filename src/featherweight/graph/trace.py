@@ -49,6 +49,7 @@ def _read(module: nn.Module, program: Program) -> _Reader:
     reader = _Reader(placeholders(program, canonical_names(module)), _batch(program), tuple(program.example))
     for fx_node in program.exported.graph.nodes:
         reader.read(fx_node)
+        reader.skip(fx_node)
     for fx_node in _outputs(program):
         reader.read_output(fx_node)
     return reader
@@ -108,6 +109,12 @@ class _Reader:
                 self.edges[fx_node] = self.edges[tensors[0]]
             else:
                 self._add(fx_node, source, self._name(_operator(source)), op=_operator(source))
+
+    def skip(self, fx_node: fx.Node) -> None:
+        """Use up the names of the activations behind `fx_node` that were merged with others."""
+        for same, op in fx_node.meta.get("merged", ()):
+            if same in self.edges and op not in _TRANSPARENT:
+                self._name(op)
 
     def read_output(self, fx_node: fx.Node) -> None:
         """Make a node of a value that the network returns though it sees no activation."""

@@ -12,13 +12,16 @@ from torch import nn
 
 from featherweight.errors import UnsupportedError
 
-# What stands in torch's message, and what it means.
+# What torch's messages say in their own words, and what it means.
 _MEANINGS = (
     ("data-dependent", "its control flow or a shape depends on the values of tensors"),
     ("data dependent", "its control flow or a shape depends on the values of tensors"),
     ("No ONNX function found", "ONNX has no counterpart of its operator"),
-    ("is not supported with dynamo", "it uses what torch cannot trace"),
-    ("call_function", "its operator has no translation to ONNX"),
+)
+# Lines that name torch's own graph, or say how to log more of it.
+_NOISE = re.compile(
+    r"while executing|original traceback|graphmodule|tlparse|torch_logs|torch_show|for more information"
+    r"|caused by: \(|the above exception|## |<class|\(refer to|^file \"|^consider using|^traceback|⬆️|^failed to", re.IGNORECASE
 )
 
 
@@ -42,9 +45,12 @@ def refusal(
     operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(
         r"No ONNX function found for.*?'(\S+?)'", text
     )
-    reason = meaning or _fixed(text) or _line(text)
+    cause = cause_of(error)
+    reason = meaning or _fixed(text) or cause
     if operator and "operator" in meaning:
         reason += f" {operator[1]}"
+    elif reason != cause:
+        reason += f" ({cause})"
     named = module if not path else module.get_submodule(path)
     where = f"{path} ({type(named).__name__})" if path else type(named).__name__
     return UnsupportedError(f"{doing}: {reason}" + (f" [{place}]" if place else ""), where=where)
@@ -68,9 +74,15 @@ def _fixed(text: str) -> str:
     )
 
 
-def _line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines or ["no reason given"])[0][:240]
+def cause_of(error: BaseException) -> str:
+    """Return the line that says why: the first of the innermost error that is about the network, not torch's graph."""
+    for link in reversed(list(_chain(error))):
+        lines = [line.strip() for line in str(link).splitlines()]
+        said = [line for line in lines if re.search(r"\w", line) and not _NOISE.search(line)]
+        if said:
+            kind = "" if isinstance(link, RuntimeError | ValueError) else f"{type(link).__name__}: "
+            return kind + re.sub(r"\s*\((unhinted|Size-like).*", "", said[0])[:240]
+    return type(error).__name__
 
 
 def _frames(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:

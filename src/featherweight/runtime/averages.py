@@ -29,11 +29,8 @@ def pool_means(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> 
         pooled = result if _keeps(node) else f"{result}/pooled"
         if pooled != result:
             found[pooled] = found[result]
-            flat = helper.make_node("Flatten", [pooled], [result], node.name, axis=1)
-            model.graph.node.insert(place, flat)
-        model.graph.node.insert(
-            place, helper.make_node("GlobalAveragePool", [source], [pooled], f"{node.name}/pooled")
-        )
+            model.graph.node.insert(place, helper.make_node("Flatten", [pooled], [result], axis=1))
+        model.graph.node.insert(place, helper.make_node("GlobalAveragePool", [source], [pooled]))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -61,40 +61,58 @@ def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:
         arguments[edge] = {WEIGHT: torch.from_numpy(layer.weights)}
         if layer.biases is not None:
             arguments[edge][BIAS] = torch.from_numpy(layer.biases)
-    averages = exact_averages(model, nodes)
+    averages, sizes = exact_averages(model, nodes), {"": 0}
+    averaged_edges = {average.source for average in averages.values()}
 
     def see(edge: Edge, value: Tensor) -> Tensor:
-        return visit(edge, exact(value, *averages[edge]) if edge in averages else value)
+        if edge in averaged_edges:
+            sizes[edge] = value.numel()
+        if edge in averages and value.numel():
+            average = averages[edge]
+            value = exact(value, average.scale, average.count or sizes[average.source] // value.numel())
+        return visit(edge, value)
 
     return Interpreter(model.module, program, see, arguments)
 
 
-def exact_averages(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, tuple[float, int]]:
-    """Return the averages of integers that are rounded to integers: the step of what each reads, and of how many."""
+@dataclass(frozen=True)
+class Average:
+    """An average of integers that is rounded to integers.
+
+    Attributes:
+        source: the edge that it reads.
+        scale: the step of what it reads.
+        count: how many numbers each result is of; 0: all of the source, in equal shares.
+    """
+
+    source: Edge
+    scale: float
+    count: int
+
+
+def exact_averages(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, Average]:
+    """Return the averages of integers that are rounded to integers, by the edge they write."""
     found = {}
     for edge, node in nodes.items():
         source = model.activations.get(node.inputs[0]) if node.op in AVERAGES else None
-        if source is not None and edge in model.activations:
-            count = averaged(node, nodes[node.inputs[0]])
-            if 0 < count <= MOST_AVERAGED:
-                found[edge] = source.scale, count
-    return found
-
-
-def averaged(node: Node, source: Node) -> int:
-    """Return how many numbers each result of an average is of; 0: not always as many."""
-    given = dict(node.arguments)
-    if node.op.startswith("avg_pool"):
+        if source is None or edge not in model.activations:
+            continue
+        given = dict(node.arguments)
+        if not node.op.startswith("avg_pool"):
+            if node.op == "mean" or set(node.shape[2:]) == {1}:
+                found[edge] = Average(node.inputs[0], source.scale, 0)
+            continue
         kernel, padding = np.atleast_1d(given["kernel_size"]), np.atleast_1d(given.get("padding", 0))
-        other = padding.any() or given.get("ceil_mode", False) or given.get("divisor_override") is not None
-        axes = int(node.op[len("avg_pool")])
-        return 0 if other else int(kernel.prod()) ** (axes if kernel.size == 1 else 1)
-    all_places = node.op == "mean" or set(node.shape[2:]) == {1}
-    return prod(source.shape) // prod(node.shape) if all_places and source.free in ((), (0,)) else 0
+        if not (padding.any() or given.get("ceil_mode", False) or given.get("divisor_override") is not None):
+            axes = int(node.op[len("avg_pool")]) if kernel.size == 1 else 1
+            found[edge] = Average(node.inputs[0], source.scale, int(kernel.prod()) ** axes)
+    return found
 
 
 def exact(average: Tensor, scale: float, count: int) -> Tensor:
     """Return averages of `count` integers times `scale`, float64, from those that were summed in float32."""
+    if count > MOST_AVERAGED:
+        return average
     return average.double().mul_(count / scale).round_().mul_(scale / count)
 
 

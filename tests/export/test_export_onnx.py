@@ -112,7 +112,7 @@ def test_refused_by_one_error_that_says_why(name):
     text = str(refusal.value)
     assert re.search(NETWORKS[name].refused.replace("(", r"\(").replace(")", r"\)"), text), text
     assert len(text) < 500
-    assert refusal.value.__cause__ is None
+    assert not re.search(r"tlparse|%\w+|unhinted|call_function", text)
 
 
 @pytest.mark.parametrize("name", ["residual", "separable", "attention", "transposed", "lstm", "windows"])

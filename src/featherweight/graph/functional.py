@@ -17,7 +17,19 @@ from featherweight.graph.macs import operator_name
 aten = torch.ops.aten
 _CHECK = re.compile("_assert|_?sym_constrain")
 # What returns its operand where the shape stays.
-_STILL = {"view", "reshape", "expand", "flatten", "squeeze", "slice", "cat", "_to_copy", "to", "alias", "repeat"}
+_STILL = {
+    "view",
+    "reshape",
+    "expand",
+    "flatten",
+    "squeeze",
+    "slice",
+    "cat",
+    "_to_copy",
+    "to",
+    "alias",
+    "repeat",
+}
 # What the second trace leaves as it is. It takes as long as the first, and most networks are of nothing else.
 PLAIN = {
     aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default, aten.linear.default,
@@ -43,7 +55,12 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
         traced = traced.run_decompositions({})
         _without_checks(traced.graph)
     for node in list(traced.graph.nodes):
-        if node.target is aten.avg_pool2d.default and len(node.args) > 6 and node.args[6] and not node.args[4]:
+        if (
+            node.target is aten.avg_pool2d.default
+            and len(node.args) > 6
+            and node.args[6]
+            and not node.args[4]
+        ):
             _replace(traced, node, _sums)
     _merge(traced)
     traced.graph_module.recompile()
@@ -86,7 +103,7 @@ def _merge(traced: ExportedProgram) -> None:
         if same is node or returned or not isinstance(node.meta.get("val"), Tensor | tuple | list):
             continue
         origin = node.args[0] if node.target is operator.getitem else node
-        name = operator_name(origin.target)  # type: ignore[union-attr]
+        name = operator_name(origin.target)
         entry = [(same, name)] if isinstance(node.meta["val"], Tensor) else []
         node.prev.meta["merged"] = [*node.prev.meta.get("merged", ()), *entry, *node.meta.get("merged", ())]
         _take_place(traced, node, same)
@@ -157,11 +174,11 @@ def _batch_norm(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def _sums(graph: fx.Graph, node: fx.Node) -> fx.Node:
     """An average with a divisor of its own is a plain one, zeros around it counted, times a constant."""
     source, kernel, stride, padding, *_, divisor = node.args
-    sides = (kernel, kernel) if isinstance(kernel, int) else (*kernel, *kernel)[:2]  # type: ignore[misc, arg-type]
+    sides = (kernel, kernel) if isinstance(kernel, int) else (*kernel, *kernel)[:2]  # type: ignore[misc]
     value = node.meta["val"]
     plain = (source, kernel, stride, padding)
     average = _put(graph, aten.avg_pool2d.default, plain, node, value)
-    factor = sides[0] * sides[1] / divisor  # type: ignore[operator]
+    factor = sides[0] * sides[1] / divisor
     return _put(graph, aten.mul.Tensor, (average, factor), node, value)
 
 

@@ -31,7 +31,7 @@ def channels_last(value: Any) -> Any:
     """
     if not isinstance(value, Tensor) or value.dim() != 4 or not value.is_floating_point():
         return value
-    n, c, h, w = value.shape
+    _, c, h, w = value.shape
     dense = value.stride() == (h * w * c, 1, w * c, c)
     return value if dense else value.clone(memory_format=torch.channels_last)
 

@@ -21,7 +21,8 @@ _MEANINGS = (
 # Lines that name torch's own graph, or say how to log more of it.
 _NOISE = re.compile(
     r"while executing|original traceback|graphmodule|tlparse|torch_logs|torch_show|for more information"
-    r"|caused by: \(|the above exception|## |<class|\(refer to|^file \"|^consider using|^traceback|⬆️|^failed to", re.IGNORECASE
+    r"|caused by: \(|the above exception|## |<class|\(refer to|^file \"|^consider using|^traceback|⬆️|^failed to",
+    re.IGNORECASE,
 )
 
 

@@ -41,6 +41,7 @@ def simplify(
     inputs = len(model.graph.inputs)
     outputs, kept = len(model.graph.outputs), _kept(model.graph, edges)
     model.graph.inputs.extend(values)  # inputs while constants are folded, so that nothing of theirs is
+    _drop_absent(model.graph)
     for _ in range(2):
         optimizer.fold_constants(
             model,
@@ -89,6 +90,15 @@ def _named(graph: ir.Graph, values: Iterable[ir.Value], edges: Iterable[str]) ->
     for node in graph:
         node.attributes.pop(_MARK, None)
     return found
+
+
+def _drop_absent(graph: ir.Graph) -> None:
+    """Take away what reshapes an argument that is not there: the axes of a mean over all of them."""
+    for node in list(graph):
+        if node.op_type == "Reshape" and node.inputs[0] is None:
+            for reader, place in list(node.outputs[0].uses()):
+                reader.replace_input_with(place, None)
+            graph.remove(node, safe=True)
 
 
 def _drop_zero_biases(graph: ir.Graph) -> None:

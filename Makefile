@@ -26,7 +26,7 @@ lint: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(if $(QUICK),--quick)
 
-# The virtual environment, made anew when what it is made from changes.
+# The virtual environment, made again when what it is made from changes.
 $(READY): pyproject.toml constraints.txt setup.sh
 	PYTHON=$(PYTHON) bash setup.sh $(VENV)
 	touch $(READY)

@@ -150,7 +150,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def outcomes(case: Case, quick: bool, threads: int, events: Events) -> list[Outcome]:
     """Return what every setting of a case came to; quick: one epoch of training before."""
-    task = resolve(case.task, events)
+    task = resolve(case.task, events, trained=len(case.seeds) == 1)  # of several seeds each trains its own
     trains = getattr(task, "training", None) is not None
     train = [Train(epochs=1) if quick else Train()] if trains else []
     settings = [Setting(name, "", [*train, *steps]) for name, steps in case.settings.items()]

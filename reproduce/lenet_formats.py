@@ -52,7 +52,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     outcomes: list[Outcome] = []
     for network, task in list(NETWORKS.items())[: 1 if quick else None]:
         seeds = [0] if quick else [0, 1, 2]
-        outcomes += measured(network, resolve(task, events), chosen, seeds, threads, events)
+        outcomes += measured(network, resolve(task, events, trained=False), chosen, seeds, threads, events)
     rows = [_row(outcome) for outcome in outcomes]
     checks = [parity(outcomes), *([] if quick else _checks(rows))]
     return Measured(rows, checks)

@@ -130,7 +130,8 @@ def _deliver(result: Compressed, out: Path, json: bool) -> None:
 
 
 def _why_no_graph(result: Compressed) -> str:
-    return str(result.artifact.facts.get("graph", "written without a graph"))
+    reason = str(result.artifact.facts.get("graph", "written without a graph"))
+    return reason.removeprefix("the file holds weights only: ")
 
 
 def _program() -> str:

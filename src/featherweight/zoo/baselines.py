@@ -24,6 +24,7 @@ Build = Callable[[], nn.Module]
 # Task to the SHA-256 of its baseline, `TASK.fw`.
 BASELINES = {
     "alexnet-cifar10": "e7a2804cc9787c3faa2c02f6f75013021cf07f7ccb19d4050008d534c8137bcd",
+    "lenet5-mnist": "a8ca79de07246e18ae7ec9317a3037d439db4b34e38182506d0a601d43841dd8",
     "mobilenetv2-cifar10": "7dfe3eb33944b9d71c85ec82ad26e3204aff6365551ba20a24af48e836d26b8b",
     "resnet20-cifar10": "14b1b895598ea44ddd7ec5da09546d1dcee0c87b5ea89f059607852e5a40d7aa",
     "squeezenet-cifar10": "4bbddb688e959eccfa8ed91d48de820bb07ecca15f26044c16318995f98620fd",

@@ -91,6 +91,19 @@ def pairing(shape: tuple[int, ...], groups: int = 1) -> Pairing:
     return "any" if channels % 2 and prod(kernel) > 1 else "neighbours"
 
 
+def paired_columns(shape: tuple[int, ...]) -> Array:
+    """Return the columns of a weight's matrix `[out, in / groups * kernel]`, neighbours behind one another.
+
+    Args:
+        shape: of the weight, `[out, in / groups, kernel ...]`.
+    """
+    channels, places = shape[1], prod(shape[2:])
+    columns = np.arange(channels * places).reshape(channels, places)
+    even = channels - channels % 2
+    pairs = columns[:even].reshape(-1, 2, places).transpose(0, 2, 1)
+    return np.append(pairs.reshape(-1), columns[even:].reshape(-1))
+
+
 def greatest_pair(weight: Array, groups: int = 1) -> int:
     """Return the greatest magnitude of the sum of two weights that share an int16 sum.
 

@@ -28,7 +28,7 @@ class Run(Protocol):
 
 def sweep(
     weight: Array,
-    hessian: Array,
+    hessian: Array | None,
     quantise_columns: QuantiseColumns | Run,
     *,
     width: int = 1,
@@ -53,7 +53,7 @@ def sweep(
     Args:
         weight: `[rows, cols]`.
         hessian: `[cols, cols]`, symmetric, positive semi-definite; or `[groups, cols, cols]`: of each of so
-            many equal runs of rows.
+            many equal runs of rows; or None: the identity, each column by itself.
         quantise_columns: the encoder, of `width` columns jointly; of the last block there may be fewer. Or what
             sees whole runs of columns: a uniform grid for each number, the same by a compiled loop.
         width: columns in a block.
@@ -67,23 +67,28 @@ def sweep(
     rows, cols = weight.shape
     if not weight.size:
         return np.zeros(weight.shape)
-    groups = hessian if hessian.ndim == 3 else hessian[None]
-    columns = ordered(groups, width, order)
-    upper = inverse_factor(damped(groups, damping)[:, columns[:, None], columns])
+    upper, columns = None, np.arange(cols)
+    if hessian is not None:
+        groups = hessian if hessian.ndim == 3 else hessian[None]
+        columns = ordered(groups, width, order)
+        upper = inverse_factor(damped(groups, damping)[:, columns[:, None], columns])
+    count = 1 if upper is None else len(upper)
     # [groups, cols, rows of a group]: a column lies together
-    left = np.ascontiguousarray(weight.reshape(len(groups), -1, cols).transpose(0, 2, 1)[:, columns], float)
+    left = np.ascontiguousarray(weight.reshape(count, -1, cols).transpose(0, 2, 1)[:, columns], float)
     done = np.empty((rows, cols))
     length = width * max(1, lazy // width)
     for start in range(0, cols, length):
         stop = min(start + length, cols)
         run = left[:, start:stop]
-        corner, these = upper[:, start:stop, start:stop], columns[start:stop]
+        these = columns[start:stop]
+        corner = np.eye(stop - start)[None] if upper is None else upper[:, start:stop, start:stop]
         if callable(quantise_columns):
             made, errors = in_turn(run, corner, these, quantise_columns, width)
         else:
             made, errors = quantise_columns.in_turn(run, corner, these)
         done[:, these] = by_rows(made)
-        left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
+        if upper is not None:
+            left[:, stop:] -= upper[:, start:stop, stop:].transpose(0, 2, 1) @ errors
     return done
 
 

@@ -36,3 +36,60 @@ def round_in_turn(left: Array, corner: Array, scale: Array, low: Array, high: Ar
             for j in range(i + 1, count):
                 for r in range(rows):
                     left[g, j, r] -= corner[g, i, j] * errors[g, i, r]
+
+
+@compiled
+def round_in_pairs(
+    left: Array, corner: Array, scale: Array, low: Array, high: Array, most: float, errors: Array
+) -> None:
+    """Round as `round_in_turn`; the steps of columns 0 and 1, 2 and 3, ... sum to `most` at most in magnitude.
+
+    Where they would sum to more, both give way. If the first moves by t of the excess e, the second is moved by
+    -c t (c = U_ij / U_ii) and has to move by the rest; the error (t / U_ii)^2 + ((e - (1 + c) t) / U_jj)^2 is least
+    at t = (1 + c) e U_ii^2 / (U_jj^2 + (1 + c)^2 U_ii^2).
+
+    Args:
+        left: as in `round_in_turn`.
+        corner: likewise.
+        scale: likewise, equal within a row.
+        low: likewise.
+        high: likewise.
+        most: see above.
+        errors: likewise.
+    """
+    groups, count, rows = left.shape
+    for g in range(groups):
+        for i in range(0, count, 2):
+            j = i + 1
+            if j < count:
+                own, other = corner[g, i, i], corner[g, j, j]
+                moved = 1 + corner[g, i, j] / own
+                share = moved * own * own / (other * other + moved * moved * own * own)
+                share = min(max(share, 0.0), 1.0)
+            for r in range(rows):
+                a = np.float64(np.float32(left[g, i, r]) / scale[g, i, r])
+                a = min(max(a, low[g, i, r]), high[g, i, r])
+                if j < count:
+                    b = np.float64(np.float32(left[g, j, r]) / scale[g, j, r])
+                    b = min(max(b, low[g, j, r]), high[g, j, r])
+                    excess = abs(a + b) - most
+                    if excess > 0:
+                        a = a - share * excess if a + b > 0 else a + share * excess
+                step = min(max(np.rint(a), low[g, i, r]), high[g, i, r])
+                made = np.float64(np.float32(step) * scale[g, i, r])
+                errors[g, i, r] = (left[g, i, r] - made) / corner[g, i, i]
+                left[g, i, r] = made
+                if j < count:
+                    left[g, j, r] -= corner[g, i, j] * errors[g, i, r]
+                    least, greatest = max(low[g, j, r], -most - step), min(high[g, j, r], most - step)
+                    step = np.rint(np.float32(left[g, j, r]) / scale[g, j, r])
+                    step = min(max(step, least), greatest)
+                    made = np.float64(np.float32(step) * scale[g, j, r])
+                    errors[g, j, r] = (left[g, j, r] - made) / corner[g, j, j]
+                    left[g, j, r] = made
+            for k in range(i + 2, count):
+                for r in range(rows):
+                    left[g, k, r] -= corner[g, i, k] * errors[g, i, r]
+                if j < count:
+                    for r in range(rows):
+                        left[g, k, r] -= corner[g, j, k] * errors[g, j, r]

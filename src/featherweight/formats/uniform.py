@@ -20,12 +20,14 @@ class Uniform:
         scale: float32; as the ends of the steps, it broadcasts to `shape`.
         low: least step.
         high: greatest step.
+        pair: most that the steps of columns 0 and 1, 2 and 3, ... of a run may sum to in magnitude; None: any.
     """
 
     shape: tuple[int, int]
     scale: Array
     low: Array
     high: Array
+    pair: int | None = None
 
     def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
         """Return what is written of a run of columns, and the errors that the columns after it make good.
@@ -35,13 +37,17 @@ class Uniform:
             corner: `[groups, k, k]`, the rows and columns of the inverse factor that are theirs.
             columns: which they are, `[k]`.
         """
-        from featherweight.formats.sweep_loop import round_in_turn
+        from featherweight.formats.sweep_loop import round_in_pairs, round_in_turn
 
         made, errors = np.array(left, np.float64, order="C"), np.empty(left.shape)
         scale, low, high = (
             self._part(part, columns, len(left)) for part in (self.scale, self.low, self.high)
         )
-        round_in_turn(made, np.ascontiguousarray(corner), scale, low, high, errors)
+        corner = np.ascontiguousarray(corner)
+        if self.pair is None:
+            round_in_turn(made, corner, scale, low, high, errors)
+        else:
+            round_in_pairs(made, corner, scale, low, high, float(self.pair), errors)
         return made, errors
 
     def _part(self, part: Array, columns: Array, groups: int) -> Array:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
 
 from featherweight.errors import ConfigError, UnsupportedError
-from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Int, tag
+from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Int, tag
 from featherweight.formats.coders import Rans
+from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 from featherweight.techniques.coder_selection import recoded
@@ -34,6 +36,8 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
         coder: how their symbols are written, or `smallest`: whichever of a few quick ones takes fewest bytes,
             tensor by tensor.
         rate: relative squared error (over the mean squared weight) that a bit a weight is worth; 0: nearest.
+        portable: bound the integers of 8-bit weights so that their products cannot saturate on x86 without VNNI;
+            see `featherweight.techniques.portable`. The step `gptq` loses less by it.
     """
 
     needs: ClassVar[Needs] = "none"
@@ -41,14 +45,17 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     format: AnyFormat = Int()
     coder: AnyCoder | Literal["smallest"] = Fixed()
     rate: Annotated[float, Meta(ge=0)] = 0.0
+    portable: bool = False
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
 
         Raises:
-            ConfigError: a rate, where every symbol takes the same bits.
+            ConfigError: a rate, where every symbol takes the same bits, or beside bounds.
         """
         super().__post_init__()
+        if self.rate and self.portable:
+            raise ConfigError("not both", where="encode", got="rate and portable", expected="one of them")
         if self.rate and isinstance(self.coder, Fixed):
             raise ConfigError(
                 "means nothing at fixed rate", where="encode.rate", got=self.rate,
@@ -58,11 +65,12 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
         from featherweight.selectors import select
-        from featherweight.techniques.tensors import encode
+        from featherweight.techniques.portable import pairings
 
         encoded, notes = {}, []
+        paired = pairings(model, task) if self.portable else {}
         for name in select(model, self.where):
-            encoded[name] = self.written(model, name, encode(model, name, self.format))
+            encoded[name] = self.written(model, name, nearest(model, name, self.format, paired))
             if old := model.weights.get(name):
                 notes.append(again(name, old, encoded[name]))
         return model.with_encoded(encoded, notes)
@@ -80,6 +88,37 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
         except UnsupportedError as error:
             raise UnsupportedError(error.what, where=name) from None
         return recoded(cheaper, self.coder, name)
+
+
+def same(model: Model, name: str, format: Format, paired: Mapping[str, Pairing]) -> bool:
+    """Return whether a tensor has this format already, and fits the bounds of `paired`."""
+    from featherweight.techniques.portable import fits
+
+    old = model.weights.get(name)
+    return old is not None and old.format == format and fits(old, paired.get(name, "none"))
+
+
+def nearest(model: Model, name: str, format: Format, paired: Mapping[str, Pairing]) -> Encoded:
+    """Return a tensor rounded to the nearest numbers of `format`, within the bounds of `paired`.
+
+    Args:
+        model: that it is of.
+        name: of the tensor; one that is in this format already keeps its symbols.
+        format: how its numbers are written.
+        paired: which integers of a weight are bounded together, by name.
+
+    Raises:
+        UnsupportedError: the format cannot take the tensor; names it.
+    """
+    from featherweight.techniques.portable import bounded, portable
+    from featherweight.techniques.tensors import array, encode, finite
+
+    kind = paired.get(name, "none")
+    if kind == "none" or not bounded(format) or same(model, name, format, paired):
+        return encode(model, name, format)
+    view = model.views[name]
+    matrix = view.matrix(finite(array(model, name), name))
+    return portable(matrix, None, format, view, kind)
 
 
 def again(name: str, old: Encoded, new: Encoded) -> Note:

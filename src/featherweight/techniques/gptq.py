@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
+from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.coder_selection import recoded
@@ -56,6 +57,9 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             it was, so that a layer also makes good what those before it did.
         damping: added to the diagonal of H, times its mean.
         order: columns as they are `given`, or those of greatest `activation` first.
+        portable: bound the integers of 8-bit weights so that their products cannot saturate on x86 without VNNI
+            (see `featherweight.techniques.portable`): the file runs exactly and at full speed on every processor,
+            for about 0.7 dB.
     """
 
     needs: ClassVar[Needs] = "unlabelled"
@@ -68,23 +72,28 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     inputs: Literal["float", "quantized", "asymmetric"] = "asymmetric"
     damping: Annotated[float, Meta(gt=0)] = 0.01
     order: Order = "activation"
+    portable: bool = False
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
         import torch
 
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.techniques.encode import again
-        from featherweight.techniques.tensors import encode
+        from featherweight.techniques.encode import again, nearest, same
+        from featherweight.techniques.portable import pairings
 
         formats, had = self.chosen(model), model.weights
+        paired = pairings(model, task) if self.portable else {}
         ahead = prefix(model, task, self.samples, seed=context.seed)
-        fresh = [name for name, format in formats.items() if name not in had or had[name].format != format]
+        fresh = [name for name in formats if not same(model, name, formats[name], paired)]
         layers = [name for name in fresh if name in ahead.linear_ops]
-        encoded = {name: encode(model, name, formats[name]) for name in formats if name not in layers}
+        encoded = {
+            name: nearest(model, name, formats[name], paired) for name in formats if name not in layers
+        }
 
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
-            encoded[layer.weight] = self.layer(model, layer, pairs, formats[layer.weight])
+            kind = paired.get(layer.weight, "none")
+            encoded[layer.weight] = self.layer(model, layer, pairs, formats[layer.weight], kind)
             return {layer.weight: torch.from_numpy(encoded[layer.weight].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
@@ -119,8 +128,17 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             taken |= set(names)
         return chosen
 
-    def layer(self, model: Model, layer: LinearOp, pairs: Pairs, format: Format) -> Encoded:
+    def layer(
+        self, model: Model, layer: LinearOp, pairs: Pairs, format: Format, kind: Pairing = "none"
+    ) -> Encoded:
         """Return the weight of one layer, encoded for these inputs.
+
+        Args:
+            model: that it is of.
+            layer: where the weight is used.
+            pairs: inputs of the layer.
+            format: of the weight.
+            kind: which of its integers are bounded together.
 
         Raises:
             UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
@@ -131,11 +149,19 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         weight, view = finite(array(model, layer.weight), layer.weight), model.views[layer.weight]
         drift = self.inputs == "asymmetric"
         found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
-        return swept(view.matrix(weight), found, format, view, damping=self.damping, order=self.order)
+        matrix = view.matrix(weight)
+        return swept(matrix, found, format, view, damping=self.damping, order=self.order, kind=kind)
 
 
 def swept(
-    weight: Array, moments: Moments, format: Format, view: View, *, damping: float, order: Order
+    weight: Array,
+    moments: Moments,
+    format: Format,
+    view: View,
+    *,
+    damping: float,
+    order: Order,
+    kind: Pairing = "none",
 ) -> Encoded:
     """Return a layer's weight in `format`, at fixed rate.
 
@@ -146,13 +172,20 @@ def swept(
         view: of the weight.
         damping: of the Hessian.
         order: of the columns.
+        kind: which of its integers are bounded together, if the format has 8 bits.
     """
     from featherweight.formats.sweep import sweep
+    from featherweight.techniques.portable import bounded, portable
 
     zero = weight == 0
     target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
     importance = Importance(moments.diagonal(len(weight), damping))
     with np.errstate(over="ignore", under="ignore"):
+        if kind != "none" and bounded(format):
+            return portable(
+                target, moments.hessian, format, view, kind,
+                importance=importance, damping=damping, order=order,
+            )  # fmt: skip
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
 
         settings: dict[str, Any] = {"width": format.width, "damping": damping, "order": order}

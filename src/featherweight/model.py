@@ -238,8 +238,10 @@ def check_memory(module: nn.Module) -> None:
             or tensor.device.type == "meta"
             or tensor.is_sparse
             or tensor.is_quantized
+            or tensor.is_complex()
         ):
-            raise UnsupportedError("not a plain dense tensor", where=name, got=type(tensor).__name__)
+            got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise UnsupportedError("not a plain dense tensor of real numbers", where=name, got=got)
         if tensor.numel():
             start = tensor.data_ptr()
             span = sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride(), strict=True)) + 1

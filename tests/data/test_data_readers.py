@@ -33,6 +33,13 @@ def test_idx_round_trip(shape, kind):
     assert read.dtype == array.dtype and np.array_equal(read, array)
 
 
+def test_idx_of_absurd_shapes():
+    empty = (0).to_bytes(4, "big")
+    for content in (bytes([0, 0, 8, 255]) + empty * 255, bytes([0, 0, 8, 4]) + empty + b"\xff" * 12):
+        with pytest.raises(IntegrityError, match="IDX file"):
+            parse(content)
+
+
 @given(content=st.binary(max_size=40))
 def test_idx_takes_or_refuses_any_bytes(content):
     try:
@@ -133,6 +140,23 @@ def test_decode_scales_the_shorter_side_and_takes_the_middle(tmp_path):
     assert middle.shape == (3, 16, 16) and middle.min() == 255
     whole = decode(tmp_path / "x.png", size=16, crop=1.0)
     assert whole[0, 0, 0] == 0 and whole[0, 8, 8] == 255
+
+
+def test_decode_refuses_many_pixels_before_it_reads_them(tmp_path):
+    Image.new("1", (13_000, 13_000)).save(tmp_path / "x.png")
+    assert (tmp_path / "x.png").stat().st_size < 30_000
+    with pytest.raises(TaskError, match="too many pixels: got 13000 x 13000"):
+        decode(tmp_path / "x.png", 8, 1.0)
+
+
+def test_decode_turns_images_upright(tmp_path):
+    pixels = np.zeros((16, 16, 3), np.uint8)
+    pixels[:8] = 255  # the upper half
+    sideways = Image.fromarray(pixels).transpose(Image.Transpose.ROTATE_90)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # Orientation: turn a quarter clockwise
+    sideways.save(tmp_path / "x.png", exif=exif)
+    assert np.array_equal(decode(tmp_path / "x.png", 16, 1.0), pixels.transpose(2, 0, 1))
 
 
 def test_decode_refuses_what_is_no_image(tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from tiny import Tiny
+from torch import nn
 
 from featherweight.artifact import dumps
 from featherweight.errors import ConfigError, IntegrityError
@@ -56,6 +57,42 @@ def test_counters_may_be_missing(tmp_path):
     floats = {name: tensor for name, tensor in meant.tensors.items() if tensor.is_floating_point()}
     assert len(floats) < len(meant.tensors)
     assert equal(apply(saved(floats, tmp_path / "a.safetensors")), meant)
+
+
+def test_types_are_converted(tmp_path):
+    meant = other_weights()
+    halves = {
+        name: tensor.bfloat16() if tensor.is_floating_point() else tensor
+        for name, tensor in meant.tensors.items()
+    }
+    loaded = apply(saved(halves, tmp_path / "a.safetensors"))
+    assert all(torch.equal(loaded.tensors[name].bfloat16(), halves[name].bfloat16()) for name in halves)
+    assert loaded.tensors["0.weight"].dtype == torch.float32
+
+
+def tied():
+    network = nn.Sequential(nn.Linear(4, 4, bias=False), nn.Linear(4, 4, bias=False), nn.Linear(4, 2))
+    network[1].weight = network[0].weight
+    return network
+
+
+@pytest.mark.parametrize("names", [["0.weight"], ["1.weight"], ["0.weight", "1.weight"]])
+def test_tied_tensors_by_any_of_their_names(tmp_path, names):
+    meant, model = tied(), Model.of(tied())
+    own = {f"2.{key}": getattr(meant[2], key).detach() for key in ("weight", "bias")}
+    step = saved(
+        {**own, **{name: meant[0].weight.detach().clone() for name in names}}, tmp_path / "a.safetensors"
+    )
+    loaded = apply(step, model)
+    assert loaded.module[0].weight is loaded.module[1].weight
+    assert torch.equal(loaded.module[0].weight, meant[0].weight)
+
+
+def test_tied_tensors_that_differ_are_refused(tmp_path):
+    tensors = {name: tensor.detach().clone() for name, tensor in tied().state_dict().items()}
+    tensors["1.weight"] += 1
+    with pytest.raises(IntegrityError, match="ties"):
+        apply(saved(tensors, tmp_path / "a.safetensors"), Model.of(tied()))
 
 
 def test_our_own_file_comes_back_decoded(tmp_path):

@@ -41,6 +41,24 @@ def test_a_file(file, name):
     assert isinstance(found, Task) and found.example().shape == (2, 4)
 
 
+def test_a_file_without_a_name_asks_for_one(file):
+    with pytest.raises(
+        TaskError, match=r"expected .*mine\.py:NAME\nhint: it defines task, made"
+    ):
+        resolve(str(file))
+
+
+def test_a_file_with_a_dataclass_and_postponed_annotations(file):
+    config = "@dataclass\nclass Config:\n    width: int = 3\nclasses = Config().width\n"
+    header = "from __future__ import annotations\nfrom dataclasses import dataclass\n"
+    file.write_text(header + SOURCE.replace("from beside import classes\n", config))
+    assert isinstance(resolve(f"{file}:task"), Task)
+    other = file.with_name("json.py")  # a name that is taken
+    other.write_text(file.read_text())
+    assert isinstance(resolve(f"{other}:task"), Task)
+    assert sys.modules["json"].dumps
+
+
 def test_a_module(file, monkeypatch):
     monkeypatch.chdir(file.parent)
     monkeypatch.delitem(sys.modules, "mine", raising=False)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,13 +14,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageOps
 
 from featherweight.data.images import Normalisation
 from featherweight.data.indexed import Indexed, Indices
 from featherweight.errors import TaskError
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+MOST_PIXELS = 1 << 26
+UPRIGHT = "upright"  # a word of the digest: how files are decoded
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,21 +59,28 @@ class ImageFiles(Indexed):
     def digest(self) -> str:
         """A hash of names, lengths, labels and preprocessing; the images themselves are not read."""
         facts = [(path.parent.name, path.name, path.stat().st_size) for path in self.paths]
-        settings = (facts, self.labels, self.size, self.normalise, self.crop)
+        settings = (facts, self.labels, self.size, self.normalise, self.crop, UPRIGHT)
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
 def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
-    """Return the middle of an image as `[3, size, size]`.
+    """Return the middle of an image, upright as its EXIF orientation says, as `[3, size, size]`.
 
     Raises:
-        TaskError: not an image file.
+        TaskError: not an image file, or one of more pixels than `MOST_PIXELS`.
     """
     try:
-        with Image.open(path) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise TaskError(f"not an image that can be read: {error}", where=str(path)) from None
+        with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
+            opened = Image.open(path)
+        with opened:
+            if opened.width * opened.height > MOST_PIXELS:
+                size_of_it = f"{opened.width} x {opened.height}"
+                raise TaskError(
+                    "too many pixels", where=str(path), got=size_of_it, expected=f"up to {MOST_PIXELS:,}"
+                )
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, ValueError, SyntaxError, KeyError, struct.error, Image.DecompressionBombError) as error:
+        raise TaskError(f"not an image that can be read: {error}", where=str(path)) from error
     if image.size != (size, size):
         side = min(image.size) * crop
         left, top = (image.width - side) / 2, (image.height - side) / 2

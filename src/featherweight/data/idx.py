@@ -12,6 +12,8 @@ from featherweight.errors import IntegrityError
 
 TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
+MOST_AXES = 8
+
 
 def parse(content: bytes, *, where: str = "") -> NDArray[Any]:
     """Return the array of an IDX file, in native byte order.
@@ -31,14 +33,18 @@ def parse(content: bytes, *, where: str = "") -> NDArray[Any]:
         )
     dtype, axes = np.dtype(TYPES[content[2]]), content[3]
     header = 4 + 4 * axes
-    if axes == 0 or len(content) < header:
-        raise IntegrityError(
-            "IDX header is cut short or names no axis", where=where, got=f"{len(content)} bytes"
-        )
+    if not 1 <= axes <= MOST_AXES:
+        raise IntegrityError("axes of an IDX file", where=where, got=axes, expected=f"1 to {MOST_AXES}")
+    if len(content) < header:
+        raise IntegrityError("IDX header is cut short", where=where, got=f"{len(content)} bytes")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
     expected = header + prod(shape) * dtype.itemsize
     if len(content) != expected:
         raise IntegrityError(
             f"IDX file of shape {shape}", where=where, got=f"{len(content)} bytes", expected=str(expected)
         )
-    return np.frombuffer(content, dtype, offset=header).reshape(shape).astype(dtype.newbyteorder("="))
+    try:
+        array = np.frombuffer(content, dtype, offset=header).reshape(shape)
+    except ValueError as error:
+        raise IntegrityError(f"IDX file of shape {shape}: {error}", where=where) from error
+    return array.astype(dtype.newbyteorder("="))

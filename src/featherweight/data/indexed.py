@@ -6,7 +6,6 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -63,7 +62,7 @@ class Subset(Indexed):
         """Return the batch of the samples at `indices: [n]`, counted within the subset."""
         return self.data.take(self.indices[indices])
 
-    @cached_property
+    @property
     def digest(self) -> str:
         """A hash of the data and of the choice."""
         return hashlib.sha256(self.data.digest.encode() + self.indices.astype("<i8").tobytes()).hexdigest()

@@ -17,8 +17,12 @@ def failures(where: str) -> Iterator[None]:
     """Report whatever a user's code raises as one error that names the place; the cause stays attached."""
     try:
         yield
-    except TaskError:
-        raise
+    except TaskError as error:
+        if error.where:
+            raise
+        raise TaskError(
+            error.what, where=where, got=error.got, expected=error.expected, hint=error.hint
+        ) from error.__cause__
     except Exception as error:
         raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
 

@@ -38,6 +38,9 @@ def logits(output: Output) -> Tensor:
     Raises:
         TaskError: there are none.
     """
+    given = output
+    if is_dataclass(output) and not isinstance(output, Mapping | tuple):
+        output = vars(output)
     if isinstance(output, Mapping):
         alone = next(iter(output.values())) if len(output) == 1 else None
         output = output.get("logits", alone)
@@ -48,10 +51,19 @@ def logits(output: Output) -> Tensor:
     if not isinstance(output, Tensor) or output.ndim < 2:
         raise TaskError(
             "not scores of classes",
-            got=f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__,
+            got=described(given if output is None else output),
             expected="a tensor [n, classes], alone, first in a tuple, or `logits` of a dict",
         )
     return output
+
+
+def described(output: Output) -> str:
+    """Return what an output is, for a message."""
+    if isinstance(output, Tensor):
+        return f"shape {tuple(output.shape)}"
+    if isinstance(output, Mapping):
+        return f"a dict of {', '.join(map(str, output))}"
+    return type(output).__name__
 
 
 def tensors_of(output: Output) -> list[Tensor]:

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -46,6 +46,7 @@ class Tensors(Indexed):
 
     inputs: Any
     labels: Tensor | None
+    _known: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(next(leaves(self.inputs)))
@@ -54,11 +55,20 @@ class Tensors(Indexed):
         """Return the rows at `indices: [n]`."""
         return rows(self.inputs, indices), None if self.labels is None else rows(self.labels, indices)
 
-    @cached_property
+    @property
     def digest(self) -> str:
-        """A hash of all labels and all inputs; of every k-th input where they are more than 256 MiB."""
-        every = nbytes(self.inputs) // HASHED_TENSORS + 1
-        return hashed(len(self), self.labels, mapped(lambda leaf: leaf[::every], self.inputs))
+        """A hash of all labels and all inputs; of every k-th input where they are more than 256 MiB.
+
+        Computed again when a tensor was changed in place.
+        """
+        tensors = leaves((self.inputs, self.labels))
+        version = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
+        if self._known.get("version") != version:
+            every = nbytes(self.inputs) // HASHED_TENSORS + 1
+            found = hashed(len(self), self.labels, mapped(lambda leaf: leaf[::every], self.inputs))
+            self._known.update(version=version, digest=found)
+        digest: str = self._known["digest"]
+        return digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,7 +241,7 @@ def _samples(data: Any, where: str) -> Samples:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return Tensors(tensor(data), None)
-    if isinstance(data, tuple) and len(data) == 2 and isinstance(data[1], Tensor | np.ndarray | None):
+    if isinstance(data, tuple) and len(data) == 2 and is_labels(data[1]):
         return tensors(*data, where=where)
     if isinstance(data, DataLoader):
         if not in_plain_order(data):
@@ -257,6 +267,13 @@ def _samples(data: Any, where: str) -> Samples:
     )
 
 
+def is_labels(labels: Any) -> bool:
+    """Return whether something is labels of many samples: a tensor, an array, a list of numbers, or None."""
+    if isinstance(labels, list):
+        return bool(labels) and all(isinstance(label, int | float) for label in labels)
+    return labels is None or isinstance(labels, Tensor | np.ndarray)
+
+
 def in_plain_order(loader: DataLoader[Any]) -> bool:
     """Return whether a loader visits each item of a map-style data set once: its order may then be ours."""
     sampler, dataset = loader.sampler, loader.dataset
@@ -280,13 +297,20 @@ def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:
 
 
 def tensor(values: Any) -> Tensor:
-    """Return a tensor or array as a tensor; arrays of float64 become float32, as networks have it."""
+    """Return a tensor, a copy of an array, or a list of numbers as a tensor; float64 not of torch becomes float32.
+
+    Raises:
+        TaskError: none of these, or a sparse tensor.
+    """
     if isinstance(values, Tensor):
+        if values.layout != torch.strided:
+            raise TaskError("a sparse tensor", got=values.layout, hint="tensor.to_dense()")
         return values.detach()
-    if not isinstance(values, np.ndarray):
-        raise TaskError("not a tensor or an array", got=type(values).__name__)
-    array = np.require(values, np.float32 if values.dtype == np.float64 else None, ["C", "W"])
-    return torch.from_numpy(array)
+    if isinstance(values, list):
+        values = np.array(values)
+    if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+        raise TaskError("not numbers", got=type(values).__name__, expected="a tensor or an array")
+    return torch.tensor(values, dtype=torch.float32 if values.dtype == np.float64 else None)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
 # Attributes that the fingerprint takes in another way, or not: names decide no result.
-NOT_COUNTED = {"_network", "_splits", "_answers", "name", "dataset"}
+NOT_COUNTED = {"_network", "_networks", "_splits", "_answers", "name", "dataset"}
 
 
 class Supervised(ABC):
@@ -92,6 +91,7 @@ class Supervised(ABC):
         self.batch_size = batch_size or taken_batch_size(train) or BATCH_SIZE
         self.training = training
         self._augment = augment
+        self._networks: dict[str, str] = {}
         if self.labelled:
             self._check_labels("validation")
             self._check_labels("test")
@@ -147,26 +147,34 @@ class Supervised(ABC):
 
         All else: the code of its class and of every class it is derived from, and its attributes (batch size,
         augmentation, training, those of a subclass), but not what reports call it. Of large data a part is
-        read, see `featherweight.task.samples`. Computed once.
+        read, see `featherweight.task.samples`. Attributes and tensors may be changed in place afterwards: the
+        hash changes with them. Data sets and loaders are read once; make a new task of one that was changed.
         """
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
         with failures(f"{self.name}, data"):
             data = {split: self._splits[split].digest for split in sorted(self._splits)}
         own = {name: value for name, value in vars(self).items() if name not in NOT_COUNTED}
-        return hashed(self.model(), self._outputs(), data, type(self), own)
+        return hashed(self._network_hash(), data, type(self), own)
 
-    def _outputs(self) -> str:
+    def _network_hash(self) -> str:
+        """Return a hash of the network and of what it computes on the example; known examples are not run again."""
+        try:
+            example = self.example()
+        except Exception:  # whatever a user's data raise: here they are only looked at
+            example = None
+        key = hashed(example)
+        if key not in self._networks:
+            self._networks[key] = hashed(self.model(), self._outputs(example))
+        return self._networks[key]
+
+    def _outputs(self, example: Inputs) -> str:
         """Return a hash of what the network computes on the example; empty if it fails or is never the same."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
             with seeded(0), torch.no_grad():
-                first = hashed(call(self.model().eval(), self.example()))
+                first = hashed(call(self.model().eval(), example))
             with seeded(0), torch.no_grad():
-                return first if first == hashed(call(self.model().eval(), self.example())) else ""
+                return first if first == hashed(call(self.model().eval(), example)) else ""
         except Exception:  # whatever a network raises: here it is only looked at
             return ""
         finally:

@@ -156,10 +156,14 @@ def load_file(path: Path) -> ModuleType:
     """
     if not path.is_file():
         raise TaskError("no such file", where=str(path))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    whole, known = str(path.resolve()), sys.modules.get(path.stem)
+    own = known is None or getattr(known, "__file__", None) == whole
+    name = path.stem if own else f"{path.stem} (a task)"  # another module has the name
+    spec = importlib.util.spec_from_file_location(name, whole)
     if spec is None or spec.loader is None:
         raise TaskError("not a Python file", where=str(path))
     module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look up the module of their class
     with failures(str(path)):
         spec.loader.exec_module(module)
     return module

@@ -24,7 +24,7 @@ ABOUT = "Deep Compression: quantize, prune, both, and both with fewer bits and a
 HAN = "Han, Mao, Dally, Deep Compression, ICLR 2016, tables 1 to 5"
 REMARKS = [
     ACCURACY,
-    "Settings were tried by hand, chosen on validation; in first trials (seed 0) test figures were in sight too.",
+    "Settings were tried by hand, chosen on validation; in first trials (seed 0) test figures were visible too.",
     "The ratio counts the whole file: weights, biases, batch norm, graph, recipe and index.",
     "p is the exact sign test over the samples that changed, the seeds pooled.",
     "The rounds and the tuning train longer than the baseline did, and distil from it (Hinton's loss).",

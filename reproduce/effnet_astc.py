@@ -19,7 +19,7 @@ from featherweight.task import Task
 from featherweight.techniques import Context, Encode, Fold, Gptq
 from featherweight.zoo.tasks import resolve
 from reproduce.astc import sqnr
-from reproduce.plots import SAME_TOP1, front
+from reproduce.plots import front
 from reproduce.results import AGREEMENT, Cell, Check, Measured, Plot, Row, Sheet
 from reproduce.settings import REST, Outcome, Setting, Steps, measured, parity, row
 from reproduce.tasks import agreement
@@ -104,7 +104,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def plot(rows: Sequence[Row]) -> Plot:
     """Return agreement against ratio."""
-    return front(rows, 100.0, what=SAME_TOP1)
+    return front(rows, 100.0)
 
 
 def check(outcome: Outcome, goal: float) -> Check:

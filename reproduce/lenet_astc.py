@@ -32,7 +32,7 @@ REMARKS = [
     "p is the exact sign test over the samples of test that changed, the seeds pooled.",
     "Footprints of each tensor are allocated by the sensitivities of seed 0, on validation.",
     "A and B train fc1 (97 % of the weights) for one epoch at the same rate, the other weights encoded and fixed.",
-    "A encodes anew twice an epoch and at the end; B starts from what error feedback gives.",
+    "A encodes again twice an epoch and at the end; B starts from what error feedback gives.",
     "Pruning removes whole channels and units (nine tenths of the parameters): the textures stay dense.",
     "What is pruned trains four epochs more than the float network beside it; so does `float32, trained on`.",
 ]

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from featherweight.report.plot import logarithmic, new_figure, svg
 from reproduce.results import Plot, Row
 
 GREY = "#4d4d4d"
-TEST = "accuracy on test, %"
-SAME_TOP1 = "same top-1 as the float model, % of test images"
+LEAST_SPAN = 2.0  # points that an axis shows at least
+
+
+def metric(rows: Sequence[Row]) -> str:
+    """Return the label of an axis."""
+    agreement = rows[0].data.startswith("agreement")
+    return "same top-1 as in float, % of test images" if agreement else "accuracy on test, %"
 
 
 def front(
@@ -18,7 +24,6 @@ def front(
     *,
     published: Mapping[str, Sequence[tuple[float, float]]] | None = None,
     goals: Mapping[str, float] | None = None,
-    what: str = TEST,
 ) -> Plot:
     """Return accuracy against ratio, a panel for each network and data set.
 
@@ -26,8 +31,7 @@ def front(
         rows: what was measured.
         floor: how many points below the float network a panel shows.
         published: ratios and changes in points, by what the data set's name begins with.
-        goals: the ratio that is sought, by network.
-        what: the metric.
+        goals: the ratio that is sought, by network; panels then begin at 1.
     """
     panels = list(dict.fromkeys((r.network, r.data) for r in rows))
     methods = list(dict.fromkeys(r.method for r in rows))
@@ -47,29 +51,27 @@ def front(
         if stars:
             ax.scatter(*zip(*stars, strict=True), marker="*", s=70, color="k", label="published", zorder=3)
         goal = (goals or {}).get(panel[0])
+        if goals:
+            ax.set_xlim(1, 1.3 * max(goal or 1, *(r.ratio for r in here)))
         if goal:
             ax.axvline(goal, color="#b2182b", linestyle=":", linewidth=1, label="goal")
-        ax.axhline(base, color=GREY, linestyle="--", linewidth=1, label="float")
+        ax.axhline(base, color=GREY, linestyle="--", linewidth=1, label="float network")
         ax.set_ylim(base - floor, max(base, *(100 * (r.accuracy + r.spread) for r in here)) + floor / 20)
         logarithmic(ax)
-        ax.set_title(", ".join(panel), fontsize=9)
+        ax.set_title(fill(", ".join(panel), 60), fontsize=9)
         ax.set_xlabel("ratio: 4 bytes a parameter / whole file")
-        ax.set_ylabel(what)
+        ax.set_ylabel(metric(here))
         ax.grid(alpha=0.3)
         ax.legend(frameon=False, fontsize=6, loc="lower left")
     return Plot("front.svg", svg(figure))
 
 
-def ranking(
-    panels: Mapping[str, Mapping[str, Row]], *, columns: int = 3, what: str = TEST, name: str = "methods.svg"
-) -> Plot:
+def ranking(panels: Mapping[str, Mapping[str, Row]], *, columns: int = 3) -> Plot:
     """Return the accuracy of methods, one below the other, with the spread over seeds and the float network.
 
     Args:
         panels: title to rows by label.
         columns: panels side by side.
-        what: the metric.
-        name: of the file.
     """
     columns = min(len(panels), columns)
     lines = -(-len(panels) // columns)
@@ -83,10 +85,13 @@ def ranking(
         ax.errorbar(means, list(rows), xerr=spreads, fmt="o", capsize=2, color="#4d7ea8")
         ax.axvline(100 * next(iter(rows.values())).baseline, color=GREY, linestyle="--", linewidth=1)
         ax.set_ylim(len(rows) - 0.5, -0.5)
-        ax.set_title(title, fontsize=8)
-        ax.set_xlabel(what)
+        low, high = ax.get_xlim()
+        room = max(0.0, LEAST_SPAN - (high - low)) / 2
+        ax.set_xlim(low - room, high + room)
+        ax.set_title(fill(title, 42), fontsize=8)
+        ax.set_xlabel(metric(list(rows.values())), fontsize=8)
         ax.tick_params(labelsize=7)
         ax.grid(alpha=0.3)
     for ax in axes:
         ax.set_visible(False)
-    return Plot(name, svg(figure))
+    return Plot("methods.svg", svg(figure))

@@ -10,7 +10,7 @@ from featherweight.techniques import Finetune, Prune
 from featherweight.techniques.saliencies import Magnitude, Saliency, SospH, SospI, Taylor
 from featherweight.training.losses import Distillation
 from featherweight.zoo.tasks import resolve
-from reproduce.plots import SAME_TOP1, ranking
+from reproduce.plots import ranking
 from reproduce.results import AGREEMENT, Cell, Check, Measured, Plot, Row, Sheet
 from reproduce.settings import Outcome, Setting, left, measured, row, spent
 from reproduce.tasks import agreement
@@ -24,9 +24,7 @@ SALIENCIES: dict[str, Saliency] = {
     "Taylor": Taylor(samples=96),
     "L2": Magnitude(),
 }
-TAUGHT = Finetune(
-    optimizer="adam", lr=1e-4, weight_decay=0.0, epochs=4, loss=Distillation(temperature=2)
-)
+TAUGHT = Finetune(optimizer="adam", lr=1e-4, weight_decay=0.0, epochs=4, loss=Distillation(temperature=2))
 REMARKS = [
     AGREEMENT,
     f"{TRAINED} images teach (distillation alone), {HELD} choose settings, the others are the test, used once.",
@@ -51,7 +49,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def plot(rows: Sequence[Row]) -> Plot:
     """Return the agreement of every method."""
-    return ranking({"EfficientNet-Lite0, 80 % of MACs": {row.method: row for row in rows}}, what=SAME_TOP1)
+    return ranking({"EfficientNet-Lite0, 80 % of MACs": {row.method: row for row in rows}})
 
 
 def _sheet(task: Task, made: Sequence[Outcome]) -> Sheet:

@@ -124,7 +124,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def plot(rows: Sequence[Row]) -> Plot:
     """Return the accuracy of each method, a panel for each network."""
-    titles = {row.network: f"{row.network}\n{row.data}" for row in rows}
+    titles = {row.network: f"{row.network}, {row.data}" for row in rows}
     panels = {
         title: {f"{r.setting} {r.method}": r for r in rows if r.network == name}
         for name, title in titles.items()

@@ -123,11 +123,11 @@ def redraw(name: str, folder: str | Path) -> Results:
     Raises:
         ConfigError: there is no reproduction of that name.
     """
-    chosen = _named(name)
-    old = msgspec.json.decode((Path(folder) / "results.json").read_bytes(), type=Results)
-    plots = [chosen.plot(old.rows)] if chosen.plot else []
-    names = [plot.name for plot in plots] or old.plots
-    results = msgspec.structs.replace(old, about=chosen.about, remarks=chosen.remarks, plots=names)
+    draw = _named(name).plot
+    results = msgspec.json.decode((Path(folder) / "results.json").read_bytes(), type=Results)
+    plots = [draw(results.rows)] if draw else []
+    if plots:
+        results = msgspec.structs.replace(results, plots=[plot.name for plot in plots])
     write(results, plots, Path(folder))
     return results
 

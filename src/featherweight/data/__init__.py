@@ -1,4 +1,4 @@
-"""Data sets: fetched once, checked by SHA-256, read without surprises, handed out by index."""
+"""Data sets: fetched once, checked by SHA-256, read by index."""
 
 from featherweight.data.fetch import Asset, fetch
 from featherweight.data.indexed import Indexed, Subset

@@ -1,4 +1,4 @@
-"""Images as bytes, normalised when they are handed out."""
+"""Images as bytes, normalised when a batch is read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data that is handed out by index: what a seeded order, a split and a fingerprint need, and nothing more."""
+"""Data that is read by index, as seeded orders, splits and fingerprints need it."""
 
 from __future__ import annotations
 

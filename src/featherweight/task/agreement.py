@@ -1,4 +1,4 @@
-"""Agreement: no labels; a network is as good as its answers are those of the network that was handed over."""
+"""Agreement: a task without labels; the metric is how often a network answers as the original one does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from featherweight.task.supervised import Supervised
 
 
 class Agreement(Supervised):
-    """A trained network and inputs without labels: how nearly a compressed network answers as this one does.
+    """A trained network and inputs without labels; the metric is agreement with this network.
 
     `agreement` is 1 for the network itself. Of scores of classes it is the share of samples with the same top-1
     class. Of values it is the explained variance: 1 - squared error / variance, for each channel (axis 1) of each
@@ -73,12 +73,12 @@ class Agreement(Supervised):
         return self._given or outputs_of(None, self.answer(self.example()))
 
     def answer(self, inputs: Inputs) -> Output:
-        """Return what the network that was handed over answers."""
+        """Return the outputs of the original network."""
         with torch.no_grad():
             return call(to_call(self._network), inputs)
 
     def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[Any]:
-        """Return batches of inputs; `train` is ordered by seed and epoch, the others are always alike."""
+        """Return batches of inputs; `train` is shuffled by seed and epoch, the others never are."""
         found = super().batches(split, seed=seed, epoch=epoch)
         return Guarded(f"{self.name}, {split} split", found, lambda batch: batch[0])
 

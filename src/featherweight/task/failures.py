@@ -1,4 +1,4 @@
-"""What a user's code raises, as one error that says where."""
+"""Errors of a user's code as one error that says where."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDLESS = 50_000
 
 @contextmanager
 def failures(where: str) -> Iterator[None]:
-    """Report whatever a user's code raises as one error that names the place; the cause stays attached."""
+    """Raise any error of a user's code as a `TaskError` that names the place and keeps the cause."""
     try:
         yield
     except TaskError as error:
@@ -29,10 +29,10 @@ def failures(where: str) -> Iterator[None]:
 
 @dataclass(frozen=True, eq=False)
 class Guarded:
-    """Items out of a user's code: what fails while one is made is reported, not what is done with it.
+    """Items made by a user's code: errors raised while one is made name the place, errors of the consumer do not.
 
-    `len` is known where that of `items` is. Each iteration starts afresh if `items` can. Items without end are
-    an error: many more than their length says, or more than `ENDLESS` if they have none.
+    `len` is known if that of `items` is. Each iteration starts at the beginning if `items` allows it. Endless
+    items are an error: more than `ENDLESS`, and more than twice their length if they have one.
     """
 
     where: str

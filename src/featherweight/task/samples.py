@@ -1,4 +1,4 @@
-"""What a user hands over as data, as something that a task can put in order, or else takes as it comes."""
+"""Data in every form that users have it: by index where possible, else as a stream of batches."""
 
 from __future__ import annotations
 
@@ -184,9 +184,9 @@ class Stream:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of the batches, as far as 64 MiB; of the first one's shapes if no two readings are alike.
+        """A hash of the batches up to 64 MiB; of the first batch's shapes if two readings differ.
 
-        Torch's generator is seeded for each reading: a loader that shuffles by it is read alike.
+        The global generators are seeded for each reading, so a loader that shuffles by them gives the same twice.
         """
         first, again = self._reading(), self._reading()
         if first == again:

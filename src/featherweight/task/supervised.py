@@ -53,8 +53,8 @@ class Supervised(ABC):
             order is ours; any other is iterated as it is, and then its own shuffling decides whether two runs
             are equal.
         test: as `train`; read once, for the report.
-        validation: as `train`; without it a tenth of the training set is held out, always the same. Pass it for
-            a network that was trained on all of `train`: choices made on memorised samples are too daring.
+        validation: as `train`; without it a tenth of the training set is held out, always the same. Pass it if
+            the network was trained on all of `train`: on memorised samples every loss looks smaller than it is.
         calibration: inputs alone or as `train`; without it 512 samples of the training set.
         name: what reports call the task; without it the name of the network's class.
         dataset: what reports call the data.
@@ -117,7 +117,7 @@ class Supervised(ABC):
         """Return every metric of `predict` on a split; `primary` is one of them."""
 
     def model(self) -> nn.Module:
-        """Return a copy of the network as it was handed over."""
+        """Return a copy of the network as it was given."""
         return copied(self._network, {})
 
     def example(self) -> Inputs:
@@ -125,7 +125,7 @@ class Supervised(ABC):
         return first(self._splits["calibration"], 2)[0]
 
     def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[tuple[Any, Any]]:
-        """Return batches `(inputs, labels)`; `train` is ordered by seed and epoch, the others are always alike.
+        """Return batches `(inputs, labels)`; `train` is shuffled by seed and epoch, the others never are.
 
         `len` of it is their number, but for a loader that does not tell its own.
         """
@@ -159,7 +159,7 @@ class Supervised(ABC):
         """Return a hash of the network and of what it computes on the example; known examples are not run again."""
         try:
             example = self.example()
-        except Exception:  # whatever a user's data raise: here they are only looked at
+        except Exception:  # a failing data set is reported where its batches are used
             example = None
         key = hashed(example)
         if key not in self._networks:
@@ -175,7 +175,7 @@ class Supervised(ABC):
                 first = hashed(call(self.model().eval(), example))
             with seeded(0), torch.no_grad():
                 return first if first == hashed(call(self.model().eval(), example)) else ""
-        except Exception:  # whatever a network raises: here it is only looked at
+        except Exception:  # a failing network is reported where it is used
             return ""
         finally:
             torch.set_num_threads(threads)

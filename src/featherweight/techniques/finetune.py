@@ -20,18 +20,17 @@ if TYPE_CHECKING:
 
 
 class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
-    """Train on from where the weights are, the selected ones towards a format; they end encoded in it.
+    """Continue training from the current weights; the selected tensors train towards a format and end encoded.
 
-    Everything else trains as float, but for tensors that are encoded: those stay as they are. Without a
-    format the whole step is plain float training of what is not encoded.
+    All other tensors train as floats, except encoded ones, which stay as they are. Without a format the step is
+    float training of everything that is not encoded.
 
-    Options left open are those of `train`, except: one epoch, no warm-up, and a tenth of the task's
-    learning rate.
+    The defaults are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
 
     Attributes:
         where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
         format: how their numbers are to be written; None: train floats only.
-        method: what stands in for a weight meanwhile. By default `StraightThrough`.
+        method: how the weights train towards the format. By default `StraightThrough`.
         coder: how their symbols are written, or `smallest`. By default `Fixed`.
     """
 
@@ -79,7 +78,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     def surrogates(
         self, model: Model, names: Collection[str], keep_zeros: bool
     ) -> tuple[dict[str, Surrogate], list[Note]]:
-        """Return what stands in for each selected tensor among `names`; notes on those encoded, and on buffers.
+        """Return the surrogate of each selected tensor among `names`; notes on those encoded, and on buffers.
 
         Raises:
             ConfigError: nothing but buffers is selected.

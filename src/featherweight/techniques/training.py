@@ -1,4 +1,4 @@
-"""The options that steps with a training loop share, and where the ones left open come from."""
+"""The options of steps with a training loop, and their defaults."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         Args:
             model: where training starts.
             floats: canonical names of the parameters that train as floats.
-            surrogates: what stands in for other parameters.
+            surrogates: replace other parameters.
             task: gives the training batches.
             context: gives seed, events, scratch folder and teachers.
         """

@@ -1,4 +1,4 @@
-"""Where a run of training stands, in a file: what a killed run goes on from. Safetensors; nothing pickled."""
+"""Checkpoints: the state of a training run in a safetensors file, from which a killed run continues."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def fit(
     Args:
         model: where training starts; tensors not named below stay as they are.
         floats: canonical names of the parameters that train as they are.
-        surrogates: what stands in for other parameters; made for this run, trained in place.
+        surrogates: replace other parameters; made for this run, trained in place.
         task: gives the training batches, and the loss unless `loss` is given.
         options: how long and how fast.
         loss: scalar of (output, batch) that training minimises.

@@ -60,7 +60,7 @@ class Distillation(Loss, frozen=True, kw_only=True, tag="distillation"):
     """Answer as a teacher does: Hinton's `T^2 KL(softmax(teacher / T) || softmax(student / T))`. Reads no labels.
 
     With a `weight` below 1 it is `weight` times that and `1 - weight` times the task's own loss, which reads
-    labels. The teacher sees the same inputs, augmented alike. Outputs that are not scores of classes (see
+    labels. The teacher sees the same augmented inputs. Outputs that are not scores of classes (see
     `featherweight.task.outputs`) have the mean squared difference, over the variance of the teacher's outputs
     in each channel.
 

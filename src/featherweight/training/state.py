@@ -1,4 +1,4 @@
-"""What a run of training changes, apart from the network it started from; saved and restored."""
+"""The state of a training run, separate from the network it started from; saved and restored."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class State:
         slots: every place of the network that holds a tensor, to the tensor's name (tied ones have several).
         constants: tensors that stay as they are.
         floats: tensors trained as they are.
-        surrogates: what stands in for the others.
+        surrogates: replace the others.
         buffers: running statistics and the like, which the network itself changes.
         zeros: where weights stay zero; tensors not named have no such place.
         optimizer: over floats and surrogates.

@@ -1,4 +1,4 @@
-"""What a method is: a frozen value that puts a surrogate in the place of a weight. No torch until it does."""
+"""A method: a frozen value that replaces a weight by a trainable surrogate. Imports torch only then."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Method(msgspec.Struct, frozen=True, tag_field="method", forbid_unknown_fie
         return ""
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
-        """Return what stands in for a tensor while it trains.
+        """Return the surrogate that replaces a tensor while it trains.
 
         Args:
             weight: the tensor as training finds it, float32; it is not changed.

@@ -1,4 +1,4 @@
-"""Trained quantization of Deep Compression: every weight keeps its cluster; the clusters' values train."""
+"""Trained quantization of Deep Compression: every weight keeps its cluster, the shared values train."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 class Centroids(Method, frozen=True, tag="centroids"):
     """The codebook is the parameter: `dL/dC_k = sum_i dL/dW_i [code_i = k]`; codes and a value of 0 stay.
 
-    A gradient is a sum over all members of a cluster, thousands of them: hence `lr_scale`. Adam divides that
-    out: 1 is better there. No weight decay. A tensor that is clustered already trains from the codes it has.
+    A gradient is the sum over all members of a cluster, often thousands, so the learning rate is scaled down by
+    `lr_scale`. Adam normalises this away; use 1 with it. No weight decay. A tensor that is already clustered
+    keeps its codes.
 
     References: Han, Mao, Dally, Deep Compression, 2016, section 3.3, eq. 3.
 

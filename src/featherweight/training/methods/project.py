@@ -1,4 +1,4 @@
-"""Training with projection: float steps; now and then the weight becomes what its bytes decode to."""
+"""Training with projection: float steps, and every so many of them a projection onto the format."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class Project(Method, frozen=True, tag="project"):
     """Interleaved re-training: train as float; every `every` steps `weight <- decode(encode(weight))`.
 
-    Works for every format, and needs no gradient of it. The last operation is an encode.
+    Works for every format and needs no gradient of it. Training ends with a projection.
 
     Attributes:
         every: optimizer steps between projections.
@@ -27,7 +27,7 @@ class Project(Method, frozen=True, tag="project"):
     every: Annotated[int, Meta(ge=1)] = 100
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
-        """Return the weight, projected now and then."""
+        """Return the weight, projected every `every` steps."""
         from featherweight.training.surrogates.project import Projected
 
         return Projected(weight, encoded, self.every)

@@ -1,4 +1,4 @@
-"""The straight-through estimator: round forward, pass the gradient on as if nothing had been rounded."""
+"""The straight-through estimator: round in the forward pass, identity in the backward pass."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 class StraightThrough(Method, frozen=True, tag="straight_through"):
     """A float latent weight: `decode(encode(latent))` forward, the identity backward, in and out of range.
 
-    Works for every format. Scales and codebooks are fitted anew to the latent weight every `refresh` steps
-    and at the end; between, weights are assigned to the nearest number that those give.
+    Works for every format. Scales and codebooks are refitted to the latent weight every `refresh` steps
+    and at the end; in between, each weight is assigned to its nearest representable value.
 
     References: Bengio, Leonard, Courville, Estimating or propagating gradients through stochastic neurons for
     conditional computation, 2013, section 4.

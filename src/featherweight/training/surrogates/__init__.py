@@ -1,1 +1,1 @@
-"""Surrogates: what stands in for a weight while it trains. They import torch; `methods` does not."""
+"""Surrogates: modules that replace a weight while it trains. They import torch; `methods` does not."""

@@ -1,4 +1,4 @@
-"""What a surrogate is: parameters of a method's own, a weight made out of them, and the bytes it ends in."""
+"""Surrogates: a method's own parameters, the weight computed from them, and the encoding it ends in."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from featherweight.formats import Encoded
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that the optimizer treats alike.
+    """Parameters with the same optimizer settings.
 
     Attributes:
         parameters: the tensors.
@@ -27,7 +27,7 @@ class Group:
 class Surrogate(nn.Module):
     """Stands in for one tensor while a network trains.
 
-    All that training changes is in parameters and persistent buffers, so that a checkpoint is a `state_dict`.
+    Its whole state is in parameters and persistent buffers, so a checkpoint is a `state_dict`.
     """
 
     def forward(self) -> Tensor:

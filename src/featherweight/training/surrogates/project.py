@@ -1,4 +1,4 @@
-"""The surrogate of training with projection: the weight itself, made what it decodes to now and then."""
+"""The surrogate of training with projection: the weight itself, projected every so many steps."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from featherweight.training.surrogates.latent import Array, Latent
 
 
 class Through(torch.autograd.Function):
-    """Forward the rounded weight, exactly; backward the identity to the latent one."""
+    """The rounded weight in the forward pass, the identity in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, latent: Tensor, rounded: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ class Through(torch.autograd.Function):
 
 
 class Rounded(Latent):
-    """Forward is what the float weight decodes to under the held parts, fitted anew now and then."""
+    """A float weight, in the forward pass rounded with scales or codebooks that are refitted every `refresh` steps."""
 
     def __init__(self, weight: Tensor, encoded: Encoded, refresh: int, price: float = 0.0) -> None:
         super().__init__(weight, encoded)
@@ -55,12 +55,12 @@ class Rounded(Latent):
             self.freeze()
 
     def hold(self, parts: Mapping[str, Array]) -> None:
-        """Keep these parts for the steps to come."""
+        """Round with these parts from now on."""
         super().hold(parts)
         self.grid = Grid.of(self.format, self.view, parts) if isinstance(self.format, Int) else None
 
     def rounded(self, weight: Tensor) -> Tensor:
-        """Return what `weight` decodes to under the parts that are held."""
+        """Return what `weight` decodes to with the current parts."""
         if self.grid is not None:
             return self.grid.rounded(weight)
         return torch.from_numpy(self.format.encode(weight.numpy(), view=self.view, parts=self.parts).decode())

@@ -53,3 +53,37 @@ def test_nothing_to_estimate():
     assert note.kind == "skipped"
     with pytest.raises(TaskError, match="no batches"):
         reestimated(Empty())
+
+
+class Auxiliary(Tiny):
+    """A norm that evaluation does not reach."""
+
+    def model(self):
+        class Net(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.body, self.aux = (
+                    nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4)),
+                    nn.BatchNorm1d(4),
+                )
+                self.aux.running_mean.fill_(5.0)
+                self.aux.running_var.fill_(3.0)
+
+            def forward(self, x):
+                return (self.body(x), self.aux(self.body(x))) if self.training else self.body(x)
+
+        return Net().eval()
+
+
+def test_a_norm_that_no_batch_reaches_keeps_its_statistics_with_a_note():
+    after = reestimated(Auxiliary(size=64), samples=64)
+    assert after.tensors["aux.running_mean"].eq(5).all() and after.tensors["aux.running_var"].eq(3).all()
+    assert after.tensors["aux.num_batches_tracked"] == 0
+    assert not after.tensors["body.2.running_mean"].eq(0).any()
+    (note,) = after.notes
+    assert (note.kind, note.name) == ("skipped", "aux") and "no batch reached it" in note.reason
+
+
+def test_a_batch_of_one_that_has_no_statistics_is_named():
+    with pytest.raises(TaskError, match=r"batch 0 \(from 0\) of 1, batch norm in training mode"):
+        reestimated(Auxiliary(size=4, batch=1))

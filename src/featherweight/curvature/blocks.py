@@ -1,4 +1,4 @@
-"""The Fisher information within runs of neighbouring weights: what a loss foretells of zeros, and makes good."""
+"""The Fisher information within runs of neighbouring weights: the predicted loss of zeros, and their compensation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from featherweight.curvature.hvp import gradients
 from featherweight.errors import UnsupportedError
 from featherweight.model import Model
 from featherweight.task import Batch, Task
-from featherweight.task.sampling import singly
 
 Array = NDArray[Any]
 TOGETHER = 16  # gradients that are multiplied at once
@@ -36,9 +35,9 @@ class Blocks:
     damping: float
 
     def lost(self, weight: Array) -> Array:
-        """Return `w^2 / (2 [F^-1]_qq)`: what the loss loses by each weight when its run makes up for it; of zeros 0.
+        """Return `w^2 / (2 [F^-1]_qq)`: the loss of removing each weight when its run compensates; of zeros 0.
 
-        Weights that are zero stay zero: they make up for nothing.
+        Weights that are zero stay zero: they compensate nothing.
         """
         found = []
         for values, curvature in self._runs(weight):
@@ -105,7 +104,8 @@ def fisher_blocks(
         damping: times the mean diagonal of the tensor.
 
     Raises:
-        UnsupportedError: a gradient holds NaN or infinity; names the parameter.
+        TaskError: a gradient holds NaN or infinity; names the batch.
+        UnsupportedError: sums of their squares do; names the parameter.
     """
     layout = model.views
     sums: dict[str, Tensor] = {}
@@ -119,14 +119,13 @@ def fisher_blocks(
                 sums[name] = sums.get(name, torch.zeros(())) + g.transpose(1, 2) @ g
                 runs.clear()
 
-    for batch in batches:
-        for gradient, _ in gradients(model, task, singly(task, batch)):
-            for name in names:
-                matrix = layout[name].matrix(gradient[name].float().numpy())
-                waiting[name].append(torch.cat(list(next_of(matrix, width))))
-            count += 1
-            if count % TOGETHER == 0:
-                multiply()
+    for gradient, _ in gradients(model, task, batches, each=True):
+        for name in names:
+            matrix = layout[name].matrix(gradient[name].float().numpy())
+            waiting[name].append(torch.cat(list(next_of(matrix, width))))
+        count += 1
+        if count % TOGETHER == 0:
+            multiply()
     multiply()
     return {name: _mean(name, total / count, layout[name].size, damping) for name, total in sums.items()}
 
@@ -134,5 +133,5 @@ def fisher_blocks(
 def _mean(name: str, curvature: Tensor, size: int, damping: float) -> Blocks:
     diagonal = float(curvature.diagonal(dim1=1, dim2=2).sum()) / max(size, 1)
     if not isfinite(diagonal):
-        raise UnsupportedError("its gradients hold NaN or infinity", where=name)
+        raise UnsupportedError("squares of its gradients exceed float32", where=name)
     return Blocks(curvature, damping * diagonal if diagonal > 0 else 1.0)

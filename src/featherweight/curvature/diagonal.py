@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from featherweight.curvature.gauss_newton import flat_output, output_hessian
-from featherweight.curvature.hvp import Values, differentiating, gradients, outputs, parameters
+from featherweight.curvature.hvp import Values, check, differentiating, gradients, outputs, parameters
 from featherweight.model import Model
+from featherweight.structure import to_call
 from featherweight.task import Batch, Task
 from featherweight.task.sampling import singly
 
@@ -18,10 +19,9 @@ def fisher_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Value
     """Return the mean over samples of the squared gradient of each one's loss (the empirical Fisher)."""
     total: Values = {}
     count = 0
-    for batch in batches:
-        for gradient, _ in gradients(model, task, singly(task, batch)):
-            _add_squares(total, gradient)
-            count += 1
+    for gradient, _ in gradients(model, task, batches, each=True):
+        _add_squares(total, gradient)
+        count += 1
     return {name: value / count for name, value in total.items()}
 
 
@@ -34,14 +34,16 @@ def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) ->
     References: LeCun, Denker, Solla, Optimal brain damage, 1989, eq. 10 without its second term.
     """
     total: Values = {}
-    count = 0
-    for batch in batches:
+    count, module = 0, to_call(model.module)
+    for number, batch in enumerate(batches):
         for sample in singly(task, batch):
             with differentiating():
                 values = parameters(model)
-                output = flat_output(outputs(model, values, task.inputs(sample)))
-                for weights in _roots(output_hessian(task, output, sample)[0]):
-                    along = (output[0] * weights).sum()
+                output = outputs(module, values, task.inputs(sample))
+                hessian = output_hessian(task, output, sample)
+                check([hessian], task, number, batch)
+                for weights in _roots(hessian[0]):
+                    along = (flat_output(output)[0] * weights).sum()
                     found = torch.autograd.grad(
                         along, list(values.values()), retain_graph=True, allow_unused=True
                     )
@@ -51,7 +53,7 @@ def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) ->
 
 
 def _roots(hessian: Tensor) -> Tensor:
-    """Return rows `a` with `sum of a a' = hessian`, those of no length left out; what is negative counts as zero."""
+    """Return rows `a` with `sum of a a' = hessian`, zero ones left out; negative eigenvalues count as zero."""
     values, vectors = torch.linalg.eigh(hessian)
     kept = values > values.abs().max() * 1e-12
     rows: Tensor = (vectors * values.clamp(min=0).sqrt()).T

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featherweight.curvature.hvp import differentiating
+from featherweight.curvature.hvp import check, differentiating
 from featherweight.errors import UnsupportedError
 from featherweight.graph.groups import Channels
 from featherweight.model import Model
@@ -19,6 +19,7 @@ from featherweight.task import Batch, Output, Task, call
 from featherweight.task.samples import size_of
 
 Array = NDArray[Any]
+OUTPUTS = 4096  # a sample's Hessian in them takes 128 MiB
 
 
 def pair_matrix(
@@ -48,9 +49,13 @@ def pair_matrix(
     generator = torch.Generator().manual_seed(seed)
     total = np.zeros((channels.count, channels.count))
     samples = 0
-    for batch in batches:
+    for number, batch in enumerate(batches):
         with differentiating():
-            found = channel_derivatives(model, task, batch, channels, draws, generator)
+            output, gates = gated(model, task, batch, channels)
+            hessian = output_hessian(task, output, batch)
+            check([hessian], task, number, batch)
+            found = channel_derivatives(flat_output(output), hessian, gates, channels, draws, generator)
+        check([found], task, number, batch)
         flat = found.reshape(-1, channels.count).numpy()
         total += flat.T @ flat / (draws or 1)
         samples += len(found)
@@ -58,12 +63,24 @@ def pair_matrix(
 
 
 def channel_derivatives(
-    model: Model, task: Task, batch: Batch, channels: Channels, draws: int | None, generator: torch.Generator
+    output: Tensor,
+    hessian: Tensor,
+    gates: dict[str, Tensor],
+    channels: Channels,
+    draws: int | None,
+    generator: torch.Generator,
 ) -> Tensor:
-    """Return `a' Phi theta_s` of each sample, for roots a of R: `[n, draws or outputs, channels]`, in float64."""
-    output, gates = gated(model, task, batch, channels)
-    output = flat_output(output)
-    roots = roots_of(output_hessian(task, output, batch))
+    """Return `a' Phi theta_s` of each sample, for roots a of R: `[n, draws or outputs, channels]`, in float64.
+
+    Args:
+        output: of the network, `[n, outputs]`.
+        hessian: R of each sample, `[n, outputs, outputs]`.
+        gates: factors of one on outputs of layers.
+        channels: those that can go.
+        draws: random roots instead of all.
+        generator: of the draws.
+    """
+    roots = roots_of(hessian)
     if draws:
         shape = len(roots), draws, roots.shape[1]
         roots = (2 * torch.randint(0, 2, shape, generator=generator) - 1).double() @ roots
@@ -76,21 +93,29 @@ def channel_derivatives(
     return torch.stack(rows, 1)
 
 
-def gate_gradients(model: Model, task: Task, batch: Batch, channels: Channels) -> Tensor:
-    """Return the derivative of each sample's loss by a factor on each channel, float64 `[n, channels]`.
+def gate_gradients(
+    model: Model, task: Task, batches: Iterable[Batch], channels: Channels
+) -> Iterator[Tensor]:
+    """Yield the derivative of each sample's loss by a factor on each channel, float64 `[n, channels]` of each batch.
 
     Args:
         model: the network.
         task: whose loss, a mean over the samples of a batch.
-        batch: the data.
+        batches: the data.
         channels: those that can go.
+
+    Raises:
+        TaskError: a derivative holds NaN or infinity; names the batch.
     """
-    with differentiating():
-        output, gates = gated(model, task, batch, channels)
-        samples = size_of(task.inputs(batch))
-        loss = task.loss(output, batch) * samples
-        found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-    return _gathered(channels, dict(zip(gates, found, strict=True)), samples)
+    for number, batch in enumerate(batches):
+        with differentiating():
+            output, gates = gated(model, task, batch, channels)
+            samples = size_of(task.inputs(batch))
+            loss = task.loss(output, batch) * samples
+            found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+        derivatives = _gathered(channels, dict(zip(gates, found, strict=True)), samples)
+        check([derivatives], task, number, batch)
+        yield derivatives
 
 
 def gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
@@ -162,18 +187,31 @@ def flat_output(output: Output) -> Tensor:
     return output.flatten(1) if output.dim() > 1 else output[:, None]
 
 
-def output_hessian(task: Task, output: Tensor, batch: Batch) -> Tensor:
+def output_hessian(task: Task, output: Output, batch: Batch) -> Tensor:
     """Return the Hessian of each sample's loss in its outputs `[n, outputs, outputs]`, in float64.
 
     The loss is a mean over samples, each of its own outputs. For cross-entropy this is `diag(p) - p p'`.
+
+    Args:
+        task: whose loss.
+        output: of the network, of whatever shape the loss takes, the samples first.
+        batch: the data.
+
+    Raises:
+        UnsupportedError: the output is not one tensor, or too large for such a matrix.
     """
+    outputs = flat_output(output).shape[1]
+    if outputs > OUTPUTS:
+        raise UnsupportedError(
+            "too many outputs for a Hessian in them", where=task.name, got=f"{outputs} a sample",
+            expected=f"at most {OUTPUTS}", hint="use taylor, fisher or sosp_h",
+        )  # fmt: skip
+    assert isinstance(output, Tensor), "it is flat"
     leaf = output.detach().double().requires_grad_()
     loss = task.loss(leaf, batch) * len(leaf)
     (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
     if not first.requires_grad:
-        return torch.zeros(*leaf.shape, leaf.shape[1], dtype=torch.float64)
-    rows = [
-        torch.autograd.grad(first[:, number].sum(), leaf, retain_graph=True)[0]
-        for number in range(leaf.shape[1])
-    ]
-    return torch.stack(rows, 1)
+        return torch.zeros(len(leaf), outputs, outputs, dtype=torch.float64)
+    columns = first.reshape(len(leaf), -1).unbind(1)
+    rows = [torch.autograd.grad(c.sum(), leaf, retain_graph=True)[0].reshape(len(leaf), -1) for c in columns]
+    return torch.stack(rows, 1).reshape(len(leaf), outputs, outputs)

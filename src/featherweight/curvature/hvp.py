@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -17,6 +17,7 @@ from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Batch, Inputs, Output, Task, call
 from featherweight.task.samples import size_of
+from featherweight.task.sampling import check_finite, singly
 
 Values = dict[str, Tensor]
 
@@ -42,15 +43,14 @@ def parameters(model: Model) -> Values:
     return {name: p.detach().requires_grad_() for name, p in named if p.is_floating_point()}
 
 
-def outputs(model: Model, values: Mapping[str, Tensor], inputs: Inputs) -> Output:
-    """Return what the network computes with these parameters; its own are left alone."""
-    module = to_call(model.module)
+def outputs(module: nn.Module, values: Mapping[str, Tensor], inputs: Inputs) -> Output:
+    """Return what a network computes with these parameters instead of its own; it may write to its buffers."""
     return call(lambda *args, **named: functional_call(module, dict(values), args, named), inputs)
 
 
-def loss_of(model: Model, task: Task, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
+def loss_of(module: nn.Module, task: Task, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
     """Return the mean loss of a batch with these parameters."""
-    return task.loss(outputs(model, values, task.inputs(batch)), batch)
+    return task.loss(outputs(module, values, task.inputs(batch)), batch)
 
 
 @contextlib.contextmanager
@@ -65,13 +65,37 @@ def differentiating() -> Iterator[None]:
         yield
 
 
-def gradients(model: Model, task: Task, batches: Iterable[Batch]) -> Iterator[tuple[Values, int]]:
-    """Return the gradient of the mean loss of each batch, and its number of samples."""
-    for batch in batches:
-        with differentiating():
-            values = parameters(model)
-            found = _gradient(loss_of(model, task, values, batch), values)
-        yield found, size_of(task.inputs(batch))
+def gradients(
+    model: Model, task: Task, batches: Iterable[Batch], *, each: bool = False
+) -> Iterator[tuple[Values, int]]:
+    """Return the gradient of the mean loss of each batch, and its number of samples.
+
+    Args:
+        model: the network.
+        task: whose loss.
+        batches: the data.
+        each: of each sample alone instead, and 1.
+
+    Raises:
+        TaskError: a gradient holds NaN or infinity; names the batch.
+    """
+    module = to_call(model.module)
+    for number, batch in enumerate(batches):
+        for part in singly(task, batch) if each else [batch]:
+            with differentiating():
+                values = parameters(model)
+                found = _gradient(loss_of(module, task, values, part), values)
+            check(found.values(), task, number, batch)
+            yield found, size_of(task.inputs(part))
+
+
+def check(values: Iterable[Tensor], task: Task, number: int, batch: Batch) -> None:
+    """Refuse derivatives of a batch that hold NaN or infinity.
+
+    Raises:
+        TaskError: names the batch.
+    """
+    check_finite(values, "derivatives of the loss", where=task.name, batch=number, inputs=task.inputs(batch))
 
 
 def hessian_product(
@@ -92,11 +116,15 @@ def hessian_product(
     """
     gradient = {name: torch.zeros_like(value) for name, value in parameters(model).items()}
     product = {name: torch.zeros_like(value) for name, value in gradient.items()}
-    samples = 0
-    for batch in batches:
+    samples, module = 0, to_call(model.module)
+    for number, batch in enumerate(batches):
         count = size_of(task.inputs(batch))
         with differentiating():
-            first, second = _both(model, task, batch, direction)
+            first, second = product_of(
+                lambda at, batch=batch: loss_of(module, task, at, batch),  # type: ignore[misc]
+                parameters(model), direction, task.name,
+            )  # fmt: skip
+        check([*first.values(), *second.values()], task, number, batch)
         for name in gradient:
             gradient[name].add_(first[name], alpha=count)
             product[name].add_(second[name], alpha=count)
@@ -106,9 +134,21 @@ def hessian_product(
     return Derivatives(gradient, product, samples)
 
 
-def _both(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor]) -> tuple[Values, Values]:
-    values = parameters(model)
-    first = _gradient(loss_of(model, task, values, batch), values, create_graph=True)
+def product_of(
+    loss: Callable[[Values], Tensor], values: Values, direction: Mapping[str, Tensor], where: str
+) -> tuple[Values, Values]:
+    """Return the gradient of a loss, and its Hessian times a direction.
+
+    Args:
+        loss: of some parameters.
+        values: these parameters, leaves without a gradient; they get one.
+        direction: a tensor for some of them, zero for the others.
+        where: name of the task.
+
+    Raises:
+        UnsupportedError: the second derivative fails otherwise than for want of one.
+    """
+    first = _gradient(loss(values), values, create_graph=True)
     plain = {name: value.detach() for name, value in first.items()}
     along = [(first[name], v) for name, v in direction.items() if first[name].requires_grad]
     if not along:  # the loss is linear in the parameters
@@ -120,14 +160,15 @@ def _both(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor
     except RuntimeError as error:
         if "differentiat" not in str(error) and "derivative" not in str(error):
             raise UnsupportedError(
-                f"no second derivative: {str(error).splitlines()[0]}", where=task.name
+                f"no second derivative: {str(error).splitlines()[0]}", where=where
             ) from error
-    return plain, central_difference(model, task, batch, direction)
+    return plain, central_difference(loss, values, direction)
 
 
-def central_difference(model: Model, task: Task, batch: Batch, direction: Mapping[str, Tensor]) -> Values:
+def central_difference(
+    loss: Callable[[Values], Tensor], values: Values, direction: Mapping[str, Tensor]
+) -> Values:
     """Return `(g(theta + eps v) - g(theta - eps v)) / 2 eps`, with eps the third root of the machine's."""
-    values = parameters(model)
     length = float(torch.stack([v.norm() for v in direction.values()]).norm())
     scale = float(torch.stack([v.detach().norm() for v in values.values()]).norm())
     precision = torch.finfo(next(iter(values.values())).dtype).eps
@@ -138,7 +179,7 @@ def central_difference(model: Model, task: Task, batch: Batch, direction: Mappin
             name: (v.detach() + sign * direction[name] if name in direction else v.detach()).requires_grad_()
             for name, v in values.items()
         }
-        sides.append(_gradient(loss_of(model, task, moved, batch), moved))
+        sides.append(_gradient(loss(moved), moved))
     return {name: (sides[0][name] - sides[1][name]) / (2 * eps) for name in values}
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
+import torch
 from torch import Tensor
 
 from featherweight.curvature.linear_ops import LinearOp, linear_ops
-from featherweight.errors import TaskError
+from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
@@ -128,7 +130,7 @@ def layerwise(
     Args:
         prefix: the network and its inputs.
         weights: of the layers to treat; each is in `prefix.linear_ops`.
-        treat: given a layer and its inputs (anew each time they are iterated), what is to stand in for its
+        treat: given a layer and its inputs (computed each time they are iterated), what replaces its
             tensors from then on, by canonical name.
         changed: tensors that are changed from the start.
         sequential: whether the second of each pair sees what was treated; else only `changed`.
@@ -141,7 +143,7 @@ def layerwise(
     chosen = [layer for weight, layer in prefix.linear_ops.items() if weight in set(weights)]
     events(Started(name, len(chosen)))
     for number, layer in enumerate(chosen):
-        pairs = walk.to(layer.edge, seen)
+        pairs = walk.to(layer, seen)
         made |= treat(layer, pairs)
         if sequential:
             seen = made
@@ -157,12 +159,13 @@ class _Walk:
         self.execution = prefix.execution
         self.limit = limit / (2 * max(prefix.samples, 1))  # bytes a sample
         self.at = 0
+        self.sizes = [length(batch) for batch in prefix.inputs]
         self.before = [self.execution.start(batch) for batch in prefix.inputs]
         self.after = list(self.before)
 
-    def to(self, edge: str, tensors: Tensors) -> _Pairs:
-        """Go on as far as can be kept; return the inputs of the layer that produces `edge`."""
-        position = self.execution.position(edge)
+    def to(self, layer: LinearOp, tensors: Tensors) -> _Pairs:
+        """Go on as far as can be kept; return the inputs of a layer."""
+        position = self.execution.position(layer.edge)
         keep = [p for p in range(self.at, position + 1) if self.execution.nbytes[p] <= self.limit]
         stop = keep[-1] if keep else self.at
         for i, (old, new) in enumerate(zip(self.before, self.after, strict=True)):
@@ -170,23 +173,34 @@ class _Walk:
             same = old is new and not tensors
             self.after[i] = self.before[i] if same else self.execution.run(new, self.at, stop, tensors)
         self.at = stop
-        return _Pairs(self, position, dict(tensors))
+        return _Pairs(self, layer.weight, position, dict(tensors))
 
 
 @dataclass(frozen=True, eq=False)
 class _Pairs:
-    """The inputs of the layer at `position`, each time they are iterated."""
+    """The inputs of the layer at `position`, computed each time they are iterated.
+
+    Raises:
+        UnsupportedError: they hold NaN or infinity; names the calibration inputs.
+    """
 
     walk: _Walk
+    weight: str
     position: int
     tensors: Tensors
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        run, at = self.walk.execution.run, self.walk.at
-        for old, new in zip(self.walk.before, self.walk.after, strict=True):
-            first = self.walk.execution.operand(run(old, at, self.position), self.position)
-            if old is new and not self.tensors:
-                yield first, first
-            else:
-                second = run(new, at, self.position, self.tensors)
-                yield first, self.walk.execution.operand(second, self.position)
+        run, at, seen = self.walk.execution.run, self.walk.at, 0
+        for old, new, size in zip(self.walk.before, self.walk.after, self.walk.sizes, strict=True):
+            first = second = self.walk.execution.operand(run(old, at, self.position), self.position)
+            if old is not new or self.tensors:
+                second = self.walk.execution.operand(run(new, at, self.position, self.tensors), self.position)
+            for value in (first, second)[: 1 + (second is not first)]:
+                if not bool(torch.linalg.vector_norm(value, inf).isfinite()):
+                    raise UnsupportedError(
+                        "its inputs hold NaN or infinity",
+                        where=self.weight,
+                        got=f"on calibration inputs {seen} to {seen + size - 1}, from 0",
+                    )
+            seen += size
+            yield first, second

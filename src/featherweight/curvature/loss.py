@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
 
+from featherweight.curvature.hvp import Values, differentiating, outputs, product_of
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Output
+from featherweight.task.sampling import check_finite
 
 Run = Callable[[Inputs], Output]
 # The mean loss of a batch, given the network; and the samples of the batch.
@@ -30,11 +32,14 @@ def fisher_by_batch(model: Model, names: Sequence[str], losses: Iterable[BatchLo
     perspectives on the natural gradient method, 2020, arXiv 1412.1193, sections 5 and 11.
     """
     total = {name: torch.zeros(model.tensors[name].shape, dtype=torch.float64) for name in names}
-    count = 0
+    count, module = 0, to_call(model.module)
     for loss, samples in losses:
-        weights, run = leaves(model, names)
-        gradients = torch.autograd.grad(loss(run), list(weights.values()), materialize_grads=True)
-        for name, gradient in zip(names, gradients, strict=True):
+        weights = leaves(model, names)
+        found = torch.autograd.grad(
+            loss(runner(module, weights)), list(weights.values()), materialize_grads=True
+        )
+        _check(found, count)
+        for name, gradient in zip(names, found, strict=True):
             total[name] += samples * gradient.double().square()
         count += 1
     return {name: value / max(count, 1) for name, value in total.items()}
@@ -50,39 +55,51 @@ def hessian_traces(
 
     References: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Dong et al.,
     HAWQ-V2, 2020, arXiv 1911.03852, section 3.1.
+
+    Args:
+        model: the network.
+        names: of the tensors.
+        losses: one a batch.
+        seed: of the signs.
+        draws: of each batch.
+
+    Raises:
+        TaskError: a derivative holds NaN or infinity; names the batch.
     """
     generator = torch.Generator().manual_seed(seed)
-    total, count = dict.fromkeys(names, 0.0), 0
-    for loss, _ in losses:
-        weights, run = leaves(model, names)
-        tensors = list(weights.values())
-        gradients = torch.autograd.grad(loss(run), tensors, create_graph=True, materialize_grads=True)
+    total, count, module = dict.fromkeys(names, 0.0), 0, to_call(model.module)
+    for number, (loss, _) in enumerate(losses):
         for _ in range(draws):
-            signs = [torch.randint(0, 2, t.shape, generator=generator).to(t.dtype) * 2 - 1 for t in tensors]
-            inner = sum((g * v).sum() for g, v in zip(gradients, signs, strict=True))
-            assert isinstance(inner, Tensor), "there are tensors"
-            products = (
-                torch.autograd.grad(inner, tensors, retain_graph=True, materialize_grads=True)
-                if inner.requires_grad
-                else [torch.zeros_like(t) for t in tensors]
-            )
-            for name, product, v in zip(names, products, signs, strict=True):
-                total[name] += float((product * v).sum(dtype=torch.float64))
+            values = leaves(model, names)
+            signs = {
+                name: torch.randint(0, 2, t.shape, generator=generator).to(t.dtype) * 2 - 1
+                for name, t in values.items()
+            }
+            with differentiating():
+                _, product = product_of(partial(_at, module, loss), values, signs, "sensitivity")
+            _check(product.values(), number)
+            for name, v in signs.items():
+                total[name] += float((product[name] * v).sum(dtype=torch.float64))
             count += 1
     return {name: value / max(count, 1) for name, value in total.items()}
 
 
-def leaves(model: Model, names: Sequence[str]) -> tuple[dict[str, Tensor], Run]:
-    """Return copies of some tensors that gradients can be taken by, and the network that reads them."""
-    weights = {name: model.tensors[name].detach().clone().requires_grad_() for name in names}
-    module = to_call(model.module)
+def leaves(model: Model, names: Sequence[str]) -> Values:
+    """Return copies of some tensors that gradients can be taken by."""
+    return {name: model.tensors[name].detach().clone().requires_grad_() for name in names}
 
-    def run(inputs: Inputs) -> Output:
-        named = inputs if isinstance(inputs, dict) else {}
-        placed = inputs if isinstance(inputs, tuple) else () if named else (inputs,)
-        return functional_call(module, weights, placed, named)
 
-    return weights, run
+def runner(module: nn.Module, values: Values) -> Run:
+    """Return the network that reads these tensors instead of its own."""
+    return lambda inputs: outputs(module, values, inputs)
+
+
+def _at(module: nn.Module, loss: Callable[[Run], Tensor], values: Values) -> Tensor:
+    return loss(runner(module, values))
+
+
+def _check(values: Iterable[Tensor], batch: int) -> None:
+    check_finite(values, "derivatives of the loss", where="sensitivity", batch=batch)
 
 
 def own_loss(logits: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from featherweight.curvature.layerwise import Pairs
 from featherweight.curvature.linear_ops import LinearOp, second_moment
-from featherweight.errors import UnsupportedError
 from featherweight.formats.sweep import damped
 
 Array = NDArray[Any]
@@ -60,9 +59,25 @@ def moments(
         drift: whether to sum the drift as well.
         places: of each sample to see, about; None: all.
 
+    Returns:
+        sums that are finite: of inputs too large for squares in float32, those of the inputs over the greatest, which
+        is the same problem.
+
     Raises:
         UnsupportedError: the inputs hold NaN or infinity.
     """
+    found = _summed(layer, pairs, kernel, drift=drift, places=places)
+    if not np.isfinite(found.hessian).all() or not (found.drift is None or np.isfinite(found.drift).all()):
+        largest = max(float(part.abs().max()) for pair in pairs for part in pair)
+        found = _summed(
+            layer, ((a / largest, b / largest) for a, b in pairs), kernel, drift=drift, places=places
+        )
+    return found
+
+
+def _summed(
+    layer: LinearOp, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool, places: int | None
+) -> Moments:
     hessian = moved = None
     for before, now in pairs:
         new = second_moment(layer, now, kernel, places=places)
@@ -71,7 +86,4 @@ def moments(
             new = second_moment(layer, before - now, kernel, now, places=places)
             moved = new if moved is None else moved + new
     assert hessian is not None, "a prefix has inputs"
-    found = hessian.numpy()
-    if not np.isfinite(found).all():
-        raise UnsupportedError("its inputs hold NaN or infinity", where=layer.weight)
-    return Moments(found, None if moved is None else moved.numpy())
+    return Moments(hessian.numpy(), None if moved is None else moved.numpy())

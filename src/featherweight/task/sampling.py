@@ -1,16 +1,18 @@
-"""Samples of a task: whole batches until there are enough, or one by one."""
+"""Samples of a task: whole batches until there are enough, or one by one; and a check of what a batch gave."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
+from math import inf
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from featherweight.errors import TaskError, UnsupportedError
-from featherweight.task.protocol import Batch, Split, Task
-from featherweight.task.samples import mapped, size_of
+from featherweight.task.protocol import Batch, Inputs, Split, Task
+from featherweight.task.samples import leaves, mapped, size_of
 
 
 def drawn(task: Task, split: Split, samples: int, seed: int) -> list[Batch]:
@@ -45,3 +47,39 @@ def _sample(part: Any, number: int) -> Any:
             expected="tensors, or tuples, lists or mappings of them",
         )  # fmt: skip
     return part[number : number + 1]
+
+
+def check_finite(
+    values: Iterable[Tensor], what: str, *, where: str, batch: int, inputs: Inputs | None = None
+) -> None:
+    """Refuse NaN and infinity in what a batch gave.
+
+    Args:
+        values: floating-point tensors.
+        what: they are, for the message.
+        where: name of the task.
+        batch: number of the batch, counted from 0.
+        inputs: of the batch, where they are known.
+
+    Raises:
+        TaskError: names the batch, and the first sample of its inputs that holds NaN or infinity itself.
+    """
+    largest = torch._foreach_norm([value.detach() for value in values if value.numel()], inf)
+    if not largest or bool(torch.stack(largest).isfinite().all()):
+        return
+    hint = ""
+    if inputs is not None:
+        odd = [
+            int(bad.to(torch.uint8).argmax()) for t in leaves(inputs) if t.dim() and (bad := _odd(t)).any()
+        ]
+        hint = (
+            f"sample {min(odd)} of its inputs holds NaN or infinity: mend it, or leave it out"
+            if odd
+            else "its inputs are finite: look at what the network and the loss compute on them"
+        )
+    raise TaskError(f"{what} hold NaN or infinity", where=f"{where}, batch {batch} (from 0)", hint=hint)
+
+
+def _odd(tensor: Tensor) -> Tensor:
+    """Return which samples hold NaN or infinity."""
+    return ~tensor.detach().isfinite().reshape(len(tensor), -1).all(1)

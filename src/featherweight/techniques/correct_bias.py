@@ -1,4 +1,4 @@
-"""The step `correct_bias`: what encoding added to the mean of a layer's outputs is taken off its bias."""
+"""The step `correct_bias`: subtracts from each bias what encoding added to the mean of the layer's outputs."""
 
 from __future__ import annotations
 
@@ -107,6 +107,15 @@ def corrected(layer: LinearOp, pairs: Pairs, floats: Model, model: Model) -> tup
 
     With the mean errors `d` on the even and `h` on the odd inputs, a correction by d adds `d^2 - 2 d h` to the
     mean squared error of a channel on the odd ones, whatever its variance.
+
+    Args:
+        layer: the layer.
+        pairs: its inputs in the float network, and as they are.
+        floats: the float network.
+        model: the network as it is.
+
+    Raises:
+        UnsupportedError: outputs hold NaN or infinity.
     """
     import torch
 
@@ -121,6 +130,11 @@ def corrected(layer: LinearOp, pairs: Pairs, floats: Model, model: Model) -> tup
                 error.movedim(axis, 1).double().flatten(2).mean(2) if error.dim() > 2 else error.double()
             )
     errors = torch.cat(each)
+    if not errors.isfinite().all():
+        raise UnsupportedError(
+            "its outputs hold NaN or infinity", where=layer.weight,
+            got=f"on calibration input {int((~errors.isfinite()).any(1).nonzero()[0])}, from 0",
+        )  # fmt: skip
     seen, unseen = errors[::2].mean(0), errors[1::2].mean(0)
     helps = seen.square() < 2 * seen * unseen  # false where there is nothing unseen, and the mean is NaN
     bias = biases[1].double() - torch.where(helps, seen, 0.0)

@@ -8,6 +8,7 @@ import numpy as np
 from msgspec import Meta
 
 from featherweight.errors import UnsupportedError
+from featherweight.formats import tag
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 from featherweight.techniques.saliencies import AnySaliency, Taylor
@@ -58,6 +59,7 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         from featherweight.techniques.structured.eligible import eligible
         from featherweight.techniques.structured.select import Guard, select
         from featherweight.techniques.structured.surgery import pruned
+        from featherweight.techniques.tensors import finite
         from featherweight.training.loop import isolated
 
         channels, fixed = eligible(model, task, self.where)
@@ -67,6 +69,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             return model.with_notes(notes)
         with isolated():
             scores = self.saliency.scores(model, channels, task, context.seed)
+        for values in (scores.linear, *([] if scores.pair is None else [scores.pair])):
+            finite(values, f"scores of {tag(self.saliency)}")
         cost = self.cost(channels)
         whole = cost(np.ones(channels.count, bool))
         price = self.price(channels) if self.saliency.in_loss else 1.0

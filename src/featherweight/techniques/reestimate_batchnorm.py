@@ -22,7 +22,8 @@ class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
     """Replace running means and variances by their cumulative average over the first batches of a split.
 
     Weights that changed (encoded, pruned) change the statistics of what they compute. Meanwhile batch norm
-    layers normalise by their batch, and everything else computes as at inference.
+    layers normalise by their batch, and everything else computes as at inference. A norm that no batch reaches keeps
+    its statistics, with a note.
 
     Attributes:
         samples: inputs to see, at least; whole batches are taken.
@@ -34,21 +35,33 @@ class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
     split: Literal["train", "calibration"] = "calibration"
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
-        """Return the model with new running statistics."""
+        """Return the model with new running statistics.
+
+        Raises:
+            TaskError: the split has no batches, the network fails on one, or its statistics hold NaN or infinity.
+        """
         from featherweight.model import Note
 
-        if not batch_norms(model.module):
+        norms = batch_norms(model.module)
+        if not norms:
             return model.with_notes(
                 [Note("skipped", "batch norm", "no layer of the network keeps batch statistics")]
             )
         batches = task.batches(self.split, seed=context.seed, epoch=0)
-        statistics, seen = batch_statistics(model, (task.inputs(batch) for batch in batches), self.samples)
+        inputs = (task.inputs(batch) for batch in batches)
+        where = f"{task.name}, {self.split} split"
+        statistics, seen = batch_statistics(model, inputs, self.samples, where)
         if not seen:
             raise TaskError(f"the {self.split} split has no batches", where=task.name)
-        few = f"the {self.split} split has only {seen} inputs of the {self.samples} asked for"
-        return model.with_tensors(
-            statistics, [Note("chose", "batch norm", few)] if seen < self.samples else []
-        )
+        notes = [
+            Note("skipped", path, "keeps its statistics: no batch reached it")
+            for path in norms
+            if f"{path}.running_mean" in model.tensors and f"{path}.running_mean" not in statistics
+        ]
+        if seen < self.samples:
+            few = f"the {self.split} split has only {seen} inputs of the {self.samples} asked for"
+            notes.append(Note("chose", "batch norm", few))
+        return model.with_tensors(statistics, notes)
 
 
 def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
@@ -62,12 +75,22 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tuple[dict[str, Tensor], int]:
-    """Return running statistics over batches until `samples` inputs are seen, and how many were."""
+def batch_statistics(
+    model: Model, inputs: Iterable[Inputs], samples: int, where: str
+) -> tuple[dict[str, Tensor], int]:
+    """Return running statistics of the norms that batches reach, and how many inputs were seen.
+
+    Args:
+        model: the network.
+        inputs: batch by batch.
+        samples: inputs to see, at least.
+        where: name of the task and the split.
+    """
     import torch
 
     from featherweight.model import share
     from featherweight.task.samples import size_of
+    from featherweight.task.sampling import check_finite
 
     buffers = {id(buffer): buffer.detach().clone() for buffer in model.module.buffers()}
     module = share(model.module, buffers)
@@ -78,9 +101,13 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
         layer.reset_running_stats()
     seen = 0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        for item in inputs:
-            with failures("network on a batch, batch norm in training mode"):
+        for number, item in enumerate(inputs):
+            with failures(
+                f"{where}, batch {number} (from 0) of {size_of(item)}, batch norm in training mode"
+            ):
                 call(module, item)
+            moments = [part for layer in layers.values() for part in (layer.running_mean, layer.running_var)]
+            check_finite(moments, "statistics of batch norm", where=where, batch=number, inputs=item)
             seen += size_of(item)
             if seen >= samples:
                 break
@@ -88,6 +115,7 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], samples: int) -> tu
     measured = {
         f"{path}.{key}" if path else key: value
         for path, layer in layers.items()
+        if layer.num_batches_tracked
         for key, value in layer.named_buffers()
     }
     return {name: value for name, value in measured.items() if name in names}, seen

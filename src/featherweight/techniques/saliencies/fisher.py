@@ -30,8 +30,7 @@ class Fisher(Sampled, frozen=True, tag="fisher"):
 
         channels = channels.scaled_once()
         total, samples = np.zeros(channels.count), 0
-        for batch in self.drawn(task, seed):
-            found = gate_gradients(model, task, batch, channels)
+        for found in gate_gradients(model, task, self.drawn(task, seed), channels):
             total += found.square().sum(0).numpy()
             samples += len(found)
         return Scores(total / samples / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import msgspec
@@ -49,26 +50,29 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
 
         Raises:
             UnsupportedError: channels that can go are no images.
+            TaskError: a feature map holds NaN or infinity; names the batch.
         """
         from featherweight.graph.interpret import Interpreter
         from featherweight.graph.program import eval_mode
         from featherweight.graph.pytree import flatten_inputs
         from featherweight.graph.trace import graph_of
-        from featherweight.task.sampling import drawn
+        from featherweight.task.sampling import check_finite, drawn
 
         program = model.program(task.example())
         places = maps(graph_of(model.module, program), channels)
         totals: dict[str, Array] = {}
 
-        def visit(edge: str, value: Tensor) -> Tensor:
+        def visit(number: int, edge: str, value: Tensor) -> Tensor:
             if edge in places:
+                inputs = task.inputs(batches[number])
+                check_finite([value], "feature maps", where=task.name, batch=number, inputs=inputs)
                 totals[edge] = totals.get(edge, 0) + ranks(value).mean(0).numpy()
             return value
 
-        run = Interpreter(model.module, program, visit)
         batches = drawn(task, self.split, self.samples, seed)
         with eval_mode(model.module):
-            for batch in batches:
+            for number, batch in enumerate(batches):
+                run = Interpreter(model.module, program, partial(visit, number))
                 run(flatten_inputs(model.module, task.inputs(batch)))
         return Scores(gathered(channels, places, totals) / len(batches))
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from benchmarks.common import head, row, timed, tiny
-from featherweight import Classification, Int, Option, Store
+from featherweight import Classification, Int, Option
 from featherweight.artifact import dumps
 from featherweight.data.folder import ImageFiles, numbered_files
 from featherweight.data.indexed import Subset
@@ -27,6 +27,7 @@ from featherweight.search import allocate, measure
 from featherweight.search.front import damages
 from featherweight.task import Restricted
 from featherweight.techniques import Context, CorrectBias, Encode, Fold, Gptq, Step
+from featherweight.workspace import Workspace
 from featherweight.zoo.efficientnet_lite import NORMALISATION, pretrained
 
 CONVOLUTIONS = ["*.expand.conv.weight", "*.project.conv.weight", "head.conv.weight"]
@@ -60,9 +61,7 @@ def mixed(model: Model, task: Classification, quick: bool) -> dict[str, Int]:
     The linear layer keeps `BITS`: 100 images give it 100 inputs for 1,280 columns, too few for GPTQ at less.
     """
     options = [Option(mse(bits)) for bits in ((3, 4, 8) if quick else (3, 4, 5, 6, 8))]
-    table = measure(
-        model, task, options, by="fisher", where=CONVOLUTIONS, threads=1, store=Store(cache_dir() / "store")
-    )
+    table = measure(model, Workspace(task, threads=1), options, by="fisher", where=CONVOLUTIONS)
     rows = list(table.by_tensor().values())
     counts = [model.tensors[row[0].tensor].numel() for row in rows]
     sizes = [[n * cell.option.format.bits for cell in row] for n, row in zip(counts, rows, strict=True)]

@@ -19,6 +19,7 @@ from featherweight.search.sensitivity import measure as sensitivity
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq
 from featherweight.training.methods import AstcBlocks, Project
+from featherweight.workspace import Workspace
 from featherweight.zoo.tasks import resolve
 from reproduce.astc import allocated, astc, blocks, costs, footprints
 from reproduce.plots import front
@@ -79,7 +80,9 @@ def settings(formats: dict[int, dict[str, AnyFormat]]) -> list[Setting]:
 def sensitivities(task: Task, threads: int, events: Events) -> Sensitivity:
     """Return what each tensor does at each footprint."""
     made = [Option(blocks(name)) for name in FOOTPRINTS]
-    return sensitivity(Model.of(task.model()), task, [*made, Option()], threads=threads, events=events)
+    return sensitivity(
+        Model.of(task.model()), Workspace(task, threads=threads, events=events), [*made, Option()]
+    )
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:

@@ -17,6 +17,7 @@ from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
 from featherweight.techniques.saliencies import Taylor
 from featherweight.training.methods import AstcBlocks, Project, StraightThrough
+from featherweight.workspace import Workspace
 from featherweight.zoo.tasks import resolve
 from reproduce.astc import Alone, allocated, astc, blocks, costs, footprints, gains, lines_of, ratios
 from reproduce.plots import front
@@ -125,7 +126,7 @@ def sensitivities(task: Task, threads: int, events: Events) -> Sensitivity:
     """Return what each tensor does at each footprint, of the network of seed 0."""
     model = run(Recipe([TRAIN]), task, threads=threads, events=events)[-1].model
     made = [Option(blocks(name), "smallest") for name in FOOTPRINTS]
-    return sensitivity(model, task, [*made, Option()], threads=threads, events=events)
+    return sensitivity(model, Workspace(task, threads=threads, events=events), [*made, Option()])
 
 
 def alone(threads: int, events: Events) -> Alone:

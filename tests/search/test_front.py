@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featherweight.errors import ConfigError
 from featherweight.formats import Int
 from featherweight.search.candidates import Option
-from featherweight.search.front import DOUBT, Allocator, Trial, choose, damages
+from featherweight.search.front import Allocator, choose, damages
 from featherweight.search.sensitivity import Cell, Sensitivity
+from featherweight.search.trials import DOUBT, Constraint, Trial
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)] + [Option()]
 ERRORS = [0.3, 0.01, 0.0001, 0.0]
@@ -25,11 +27,12 @@ def cells(name, losses, options=OPTIONS):
 
 def allocator(*rows):
     table = Sensitivity(0.5, [cell for row in rows for cell in row])
-    return Allocator(None, None, table, None, 0.9, None, 0, 1, None)
+    return Allocator(table)
 
 
 def trial(nbytes, drop, error=0.0):
-    return Trial({}, nbytes, 0.9 - drop, drop, error, 0.0)
+    drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": drop}
+    return Trial({}, {"bytes": nbytes, "loss": 0.2, **drops})
 
 
 def test_a_lucky_loss_does_not_make_a_coarse_option_free():
@@ -37,7 +40,7 @@ def test_a_lucky_loss_does_not_make_a_coarse_option_free():
     found = damages(lucky)
     assert found == sorted(found, reverse=True)
     assert found[1] == pytest.approx(0.01 * 0.6 / 0.3, rel=0.01)  # the slope is that of the coarsest option
-    assert allocator(lucky, cells("b", [0.3, 0.02, 0.0, 0.0])).within(80)["a"].option == OPTIONS[2]
+    assert allocator(lucky, cells("b", [0.3, 0.02, 0.0, 0.0])).within(80)["a"] == OPTIONS[2]
 
 
 @settings(max_examples=60, deadline=None)
@@ -49,7 +52,7 @@ def test_less_error_is_never_more_harmful(losses):
 
 def test_uniform_choices_and_a_tensor_that_cannot_follow():
     both = allocator(cells("a", [0.6, 0.1, 0.0, 0.0]), cells("b", [0.5, 0.1], OPTIONS[:2]))
-    made = [{name: cell.option for name, cell in choice.items()} for choice in both.uniform()]
+    made = both.uniform()
     assert made[:2] == [{"a": option, "b": option} for option in OPTIONS[:2]]
     assert made[2:] == [{"a": option, "b": OPTIONS[1]} for option in OPTIONS[2:]]
     assert allocator().uniform() == []
@@ -57,9 +60,23 @@ def test_uniform_choices_and_a_tensor_that_cannot_follow():
 
 def test_a_demand_is_kept_beyond_chance():
     trials = [trial(10, 0.0009, 0.001), trial(20, 0.0005, 0.0002), trial(30, 0.0), trial(5, 0.01)]
-    assert choose(trials, max_drop=0.001, max_bytes=None).nbytes == 20
-    assert choose(trials, max_drop=0.001 + DOUBT * 0.001, max_bytes=None).nbytes == 10
-    assert choose(trials, max_drop=0.0, max_bytes=None).nbytes == 30
-    assert choose(trials, max_drop=0.0, max_bytes=25) is None
-    assert choose(trials, max_drop=None, max_bytes=25).nbytes == 20
-    assert choose([], max_drop=0.1, max_bytes=None) is None
+
+    def chosen(max_drop, max_bytes=None):
+        constraints = [] if max_drop is None else [Constraint("likely", max_drop)]
+        constraints += [] if max_bytes is None else [Constraint("bytes", max_bytes)]
+        return choose(trials, ("drop", "bytes") if max_drop is None else ("bytes", "drop"), constraints)
+
+    assert chosen(0.001).nbytes == 20
+    assert chosen(0.001 + DOUBT * 0.001).nbytes == 10
+    assert chosen(0.0).nbytes == 30
+    assert chosen(0.0, 25) is None
+    assert chosen(None, 25).nbytes == 20
+    assert choose([], ("bytes",), [Constraint("drop", 0.1)]) is None
+
+
+def test_any_measure_may_be_limited_and_one_that_is_none_is_named():
+    trials = [trial(10, 0.02), trial(20, 0.01)]
+    assert choose(trials, ("bytes",), [Constraint("loss", 0.3)]) is trials[0]
+    assert choose(trials, ("bytes",), [Constraint("loss", 0.1)]) is None
+    with pytest.raises(ConfigError, match="not a measure: got 'joules', expected bytes, loss, drop"):
+        choose(trials, ("bytes",), [Constraint("joules", 1.0)])

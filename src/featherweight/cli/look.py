@@ -107,14 +107,14 @@ def evaluate(
     threads: ThreadsOption = None,
 ) -> None:
     """Run a file in its runtime on a task's data and print the metrics."""
-    from featherweight.evaluation.metrics import measured, reloaded_predictor
+    from featherweight.evaluation.metrics import metrics, reloaded_predictor
     from featherweight.processors import usable_processors
     from featherweight.zoo.tasks import resolve
 
     chosen, artifact = resolve(task), _load(file)
     _warn_of_another_task(artifact, chosen)
     predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime.value)
-    found = measured(chosen, predict, split.value)
+    found = metrics(predict, chosen, split.value)
     if json:
         emit(
             {

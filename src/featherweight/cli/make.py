@@ -59,7 +59,7 @@ def train(
 ) -> None:
     """Train the float network of a task and write it as a file."""
     from featherweight.search import compress as compress_task
-    from featherweight.search.compressor import training_steps
+    from featherweight.search.searcher import training_steps
 
     folder(out)
     chosen = _task(task, trained=False)
@@ -152,22 +152,19 @@ def sensitivity(
     threads: ThreadsOption = None,
 ) -> None:
     """Measure each tensor under each option, alone: bytes, and what it does to the loss on validation."""
-    from featherweight.recipe import run
-    from featherweight.search.compressor import default_options, training_steps
+    from featherweight.recipe.runner import execute
+    from featherweight.search.searcher import default_options, training_steps
     from featherweight.search.sensitivity import measure
+    from featherweight.workspace import Workspace
 
-    chosen, events = _task(task), shown_events()
-    model = run(training_steps(chosen), chosen, seed=seed, threads=threads, events=events)[-1].model
+    workspace = Workspace.of(_task(task), seed=seed, threads=threads, events=shown_events())
     found = measure(
-        model,
-        chosen,
+        execute(training_steps(workspace.task), workspace)[-1].model,
+        workspace,
         default_options(),
         by=sensitivity or "measured",  # type: ignore[arg-type]  # checked where it is used
         where=where,
         batches=batches,
-        seed=seed,
-        threads=threads,
-        events=events,
     )
     if json:
         emit(found)

@@ -3,73 +3,76 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
 
 from featherweight.artifact import StoredGraph, dumps
-from featherweight.delivery.runtime_graph import graph_of
 from featherweight.delivery.summary import GIVEN, Stage
 from featherweight.errors import TaskError
-from featherweight.evaluation.metrics import metrics
-from featherweight.events import Events, Finished, Message, Progress, Started
+from featherweight.evaluation.metrics import Evaluation, evaluate, model_predictor, remembered
+from featherweight.events import Finished, Message, Progress, Started
 from featherweight.model import Model, Note
 from featherweight.packing import pack
-from featherweight.recipe import Made, Recipe, Store
+from featherweight.recipe import Made, Recipe
+from featherweight.recipe.runner import baseline
 from featherweight.runtime import values_of
-from featherweight.store import key_of
-from featherweight.task import Task
+from featherweight.task import Predict, Split
 from featherweight.techniques import Load, Train
-from featherweight.workspace import versions
+from featherweight.workspace import NAMED, Workspace, versions
+
+Metrics = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class Writer:
-    """What the files of one run have in common: the facts about their making, and their graphs.
+class ArtifactBuilder:
+    """What the files of one run have in common.
 
-    `graphs` holds those that were exported already, or why there is none, by structure.
+    Attributes:
+        made: what each step made, the task's own network first.
+        about: one line of the recipe, for a person.
+        workspace: of the run.
+        graph: the float graph of the network after the last step; None: there is none.
+        notes: why there is none.
     """
 
-    task: Task
+    made: Sequence[Made]
     about: str
-    baseline: Mapping[str, float]
-    seed: int
-    threads: int
-    store: Store
-    events: Events
-    graphs: dict[str, tuple[StoredGraph | None, list[Note]]] = field(default_factory=dict)
+    workspace: Workspace
+    graph: StoredGraph | None
+    notes: Sequence[Note] = ()
 
-    def file(self, made: Sequence[Made], validation: Mapping[str, float]) -> tuple[Model, bytes]:
-        """Return the model that these steps made, with a note if it has no graph, and the bytes of its file."""
-        graph, notes = self._graph(made[-1].model)
-        model = _in_graph(made[-1].model.with_notes(notes), graph)
-        facts: dict[str, Any] = {
-            "task": self.task.name,
-            "fingerprint": self.task.fingerprint(),
-            "seed": self.seed,
-            "threads": self.threads,
-            "versions": versions(),
-            "recipe": msgspec.to_builtins(recipe_of(made, self.about)),
-            "validation": validation,
-            "baseline": self.baseline,
-        }
-        if graph is None:
-            facts["graph"] = notes[0].reason
-        return model, dumps(pack(model, graph, facts))
+    @cached_property
+    def model(self) -> Model:
+        """The network after the last step, as the file has it."""
+        return _in_graph(self.made[-1].model.with_notes(self.notes), self.graph)
 
-    def stages(self, made: Sequence[Made]) -> list[Stage]:
-        """Return what stood after each step: the bytes of the file it would be, and its metrics on validation.
+    @cached_property
+    def content(self) -> bytes:
+        """The bytes of the file.
 
-        The first is the float network; before a first `load` or `train` there is none worth a line.
+        Raises:
+            TaskError: a metric on validation is no finite number.
         """
-        first = 1 if len(made) > 1 and isinstance(made[1].step, Load | Train) else 0
-        self.events(Started("files of the steps", len(made) - first))
+        return self._file(self.made, self.model, self.graph)
+
+    def stages(self) -> list[Stage]:
+        """Return what each step came to: the bytes of the file it would be, and its metrics on validation.
+
+        The first is the float network; stages before a first `load` or `train` are left out. The network is
+        exported once, as it is at the end: where a step changed its structure (folding batch norm, for instance),
+        the files before it are counted with the graph of the end.
+        """
+        first = 1 if len(self.made) > 1 and isinstance(self.made[1].step, Load | Train) else 0
+        events, name = self.workspace.events, "files of the steps"
+        events(Started(name, len(self.made) - first))
         stages = []
-        for last in range(first, len(made)):
-            stages.append(self._stage(made[: last + 1]))
-            self.events(Progress("files of the steps", len(stages)))
-        self.events(Finished("files of the steps", 0.0))
+        for last in range(first, len(self.made)):
+            stages.append(self._stage(self.made[: last + 1]))
+            events(Progress(name, len(stages)))
+        events(Finished(name, 0.0))
         return stages
 
     def _stage(self, made: Sequence[Made]) -> Stage:
@@ -77,18 +80,58 @@ class Writer:
         options = {"step": GIVEN} if entry.step is None else msgspec.to_builtins(entry.step)
         name = options.pop("step")
         try:
-            found = metrics(entry.model, self.task, "validation", self.store, self.threads)
+            found = self.validation(entry.model)
         except TaskError as error:  # not the end of the recipe: later steps may mend it
-            self.events(Message(f"after {name}: {error}"))
+            self.workspace.events(Message(f"after {name}: {error}"))
             found = {}
-        _, content = self.file(made, found)
-        return Stage(name, options, entry.seconds, entry.cached, len(content), found)
+        return Stage(name, options, entry.seconds, entry.cached, self._nbytes(made, found), dict(found))
 
-    def _graph(self, model: Model) -> tuple[StoredGraph | None, list[Note]]:
-        key = key_of(model.structure, model.aliases)
-        if key not in self.graphs:
-            self.graphs[key] = graph_of(model, self.task, self.store, self.events)
-        return self.graphs[key]
+    def _nbytes(self, made: Sequence[Made], found: Metrics) -> int:
+        if made[-1] is self.made[-1]:
+            return len(self.content)
+        model = made[-1].model
+        if self._same_structure(model):
+            model = _in_graph(model.with_notes(self.notes), self.graph)
+            return len(self._file(made, model, self.graph, found))
+        graph = len(self.content) - len(self._file(self.made, self.model, None))
+        return graph + len(self._file(made, model, None, found))
+
+    @cached_property
+    def simulated(self) -> Predict:
+        """The network after the last step as integer hardware computes it; outputs are remembered."""
+        return remembered(model_predictor(self.made[-1].model, self.workspace.task))
+
+    def validation(self, model: Model) -> Metrics:
+        """Return the metrics of one of the models on validation."""
+        return self.evaluation(model, "validation").metrics
+
+    def evaluation(self, model: Model, split: Split) -> Evaluation:
+        """Return what one of the models does on a split; in a runtime where it has the graph and is float."""
+        graph = self.graph if self._same_structure(model) else None
+        last = model is self.made[-1].model and model.activations
+        return evaluate(model, split, self.workspace, graph, self.simulated if last else None)
+
+    def _same_structure(self, model: Model) -> bool:
+        return model.structure == self.made[-1].model.structure
+
+    def _file(
+        self, made: Sequence[Made], model: Model, graph: StoredGraph | None, found: Metrics | None = None
+    ) -> bytes:
+        """Return the file of the first steps; `found`: the metrics of `model`, where they are known to be none."""
+        steps = Recipe([entry.step for entry in made if entry.step is not None], self.about)
+        facts: dict[str, Any] = {
+            "task": self.workspace.task.name,
+            "fingerprint": self.workspace.fingerprint,
+            "seed": self.workspace.seed,
+            "threads": self.workspace.threads,
+            "versions": {name: known for name, known in versions().items() if name in NAMED},
+            "recipe": msgspec.to_builtins(steps),
+            "validation": self.validation(made[-1].model) if found is None else found,
+            "baseline": self.validation(baseline(self.made)),
+        }
+        if self.graph is None:
+            facts["graph"] = self.notes[0].reason
+        return dumps(pack(model, graph, facts))
 
 
 def _in_graph(model: Model, graph: StoredGraph | None) -> Model:
@@ -103,8 +146,3 @@ def _in_graph(model: Model, graph: StoredGraph | None) -> Model:
         if edge not in kept
     ]
     return model.with_activations(kept, notes)
-
-
-def recipe_of(made: Sequence[Made], about: str) -> Recipe:
-    """Return the steps that were made as a recipe."""
-    return Recipe([entry.step for entry in made if entry.step is not None], about)

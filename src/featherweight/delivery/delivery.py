@@ -1,38 +1,34 @@
-"""The end of a compression: the file written, loaded again, compared with the decoded network, and measured on test."""
+"""From a recipe to a file: written, loaded again, compared with the decoded network, and measured on test."""
 
 from __future__ import annotations
 
+import hashlib
 import time
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 
 from featherweight.artifact import Artifact, loads
-from featherweight.delivery.artifact_builder import Writer, recipe_of
+from featherweight.delivery.artifact_builder import ArtifactBuilder
+from featherweight.delivery.runtime_graph import graph_of
 from featherweight.delivery.summary import Searched, Summary, summarise
-from featherweight.errors import IntegrityError
+from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.evaluation.agreement import agreement
 from featherweight.evaluation.layer_parity import check_parity
 from featherweight.evaluation.metrics import (
-    comparable,
-    measured,
-    metrics,
-    model_predictor,
+    Evaluation,
+    evaluated,
     parity,
     reloaded_predictor,
     remembered,
-    scored,
 )
-from featherweight.evaluation.paired_test import paired
-from featherweight.events import Events
-from featherweight.files import write_whole
-from featherweight.model import Model, Note
-from featherweight.recipe import Made, Recipe, Store
-from featherweight.recipe.runner import baseline
+from featherweight.evaluation.paired_test import Paired, paired, seen_before
+from featherweight.events import Message
+from featherweight.model import Note
+from featherweight.recipe import Recipe
+from featherweight.recipe.runner import baseline, execute
 from featherweight.runtime import qdq_of
-from featherweight.task import Predict, Task
-from featherweight.task.scores import scores
-from featherweight.workspace import pinned
+from featherweight.task import Predict
+from featherweight.workspace import Workspace
 
 PARITY = 1e-5
 
@@ -64,78 +60,106 @@ class Compressed:
         """Return a line for a notebook."""
         return f"<p>{escape(repr(self))}</p>"
 
-    def save(self, path: str | Path) -> Path:
-        """Write the file (`model.fw`), whole or not at all."""
-        return write_whole(path, self.content)
 
+def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = None) -> Compressed:
+    """Run a recipe, write its file, reload it, check it against the decoded module, and measure it on test, once.
 
-def deliver(
-    task: Task,
-    made: list[Made],
-    searched: Searched,
-    about: str,
-    seed: int,
-    threads: int,
-    store: Store,
-    events: Events,
-    start: float,
-) -> Compressed:
-    """Write, reload, check against the decoded module, and measure the reloaded file on test, once."""
-    base = baseline(made)
-    with pinned(threads):
-        whole = remembered(model_predictor(base, task))
-        before = {
-            split: metrics(base, task, split, store, threads, whole) for split in ("validation", "test")
-        }
-        writer = Writer(task, about, before["validation"], seed, threads, store, events)
-        model, content = writer.file(made, metrics(made[-1].model, task, "validation", store, threads))
-        artifact = loads(content)
-        difference = None
-        if artifact.graph is not None:
-            difference = parity(artifact.session(threads=threads, integers=False), model.module, task)
-        if difference is not None and difference > PARITY:
-            raise IntegrityError(
-                "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+    Args:
+        recipe: the steps.
+        workspace: where they run.
+        searched: what a search saw that chose the recipe.
+
+    Raises:
+        FeatherweightError: a step fails; the runtime computes another network; or activations are quantized and
+            no runtime can run the network.
+    """
+    start = time.perf_counter()
+    made = execute(recipe, workspace)
+    base, last = baseline(made), made[-1].model
+    with workspace.pinned():
+        graph, notes = graph_of(last, workspace)
+        if graph is None and last.activations:
+            raise UnsupportedError(
+                "activations are quantized, and no runtime can run the network",
+                where=workspace.task.name,
+                got=notes[0].reason,
+                hint="a recipe without calibrate makes a file of weights alone",
             )
-        predict, runtime = reloaded_predictor(artifact, task, threads)
-        predict = remembered(predict)
-        if artifact.graph is not None and artifact.activations:
-            model = model.with_notes(integer_notes(model, artifact, predict, task))
-        after = measured(task, predict, "test")
-        stages = writer.stages(made)
-        old = comparable(scored(base, task, "test", store, threads, whole), before["test"], task)
-        new = None if old is None else comparable(scores(task, predict, "test"), after, task)
+        builder = ArtifactBuilder(made, recipe.about, workspace, graph, notes)
+        stages = builder.stages()
+        artifact = loads(builder.content)
+        before = {split: builder.evaluation(base, split) for split in ("validation", "test")}
+        after, runtime, found, difference = _checked(artifact, builder)
+        model = builder.model.with_notes([*found, *_memorised(before, workspace)])
     summary = summarise(
-        task=task,
+        workspace=workspace,
         model=model,
         base=base,
         stages=stages,
         artifact=artifact,
-        baseline=before,
-        test=after,
-        paired=None if old is None or new is None else paired(old, new),
+        sha256=hashlib.sha256(builder.content).hexdigest(),
+        baseline={split: seen.metrics for split, seen in before.items()},
+        test=after.metrics,
+        paired=_paired(before["test"], after),
         runtime=runtime,
         difference=difference,
-        threads=threads,
-        seed=seed,
         seconds=time.perf_counter() - start,
-        searched=searched,
+        searched=searched or Searched(),
     )
-    return Compressed(artifact, summary, recipe_of(made, about), content)
+    return Compressed(artifact, summary, recipe, builder.content)
 
 
-def integer_notes(model: Model, artifact: Artifact, run: Predict, task: Task) -> list[Note]:
+def _checked(
+    artifact: Artifact, builder: ArtifactBuilder
+) -> tuple[Evaluation, str, list[Note], float | None]:
+    """Return the reloaded file on test, what ran it, notes on its integers, and its difference from the module."""
+    task, threads, graph = builder.workspace.task, builder.workspace.threads, builder.graph
+    predict, runtime = reloaded_predictor(artifact, task, threads)
+    if graph is None:
+        return evaluated(predict, task, "test"), runtime, [], None
+    difference = parity(artifact.session(threads=threads, integers=False), builder.model.module, task)
+    if difference > PARITY:
+        raise IntegrityError(
+            "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+        )
+    predict = remembered(predict)
+    notes = _integer_notes(artifact, builder, predict) if artifact.activations else []
+    return evaluated(predict, task, "test"), runtime, notes, difference
+
+
+def _integer_notes(artifact: Artifact, builder: ArtifactBuilder, run: Predict) -> list[Note]:
     """Return how the integers of a file compare with the model's, and which of its layers compute in float.
 
     Raises:
         UnsupportedError: the runtime computes a layer otherwise than it was simulated.
     """
-    if artifact.graph is None:
-        return []
-    layers = check_parity(model, artifact.graph, task)
-    whole = agreement(model_predictor(model, task), run, task)
+    assert builder.graph is not None
+    task = builder.workspace.task
+    layers = check_parity(builder.model, builder.graph, task)
+    whole = agreement(builder.simulated, run, task)
     floats = [
         Note("skipped", layer, f"computes in float: {reason}")
         for layer, reason in qdq_of(artifact).floats.items()
     ]
     return [layers, Note("chose", layers.name, f"against the simulation: {whole}"), *floats]
+
+
+def _paired(before: Evaluation, after: Evaluation) -> Paired | None:
+    if before.scores is None or after.scores is None:
+        return None
+    return paired(before.scores, after.scores)
+
+
+def _memorised(before: dict[str, Evaluation], workspace: Workspace) -> list[Note]:
+    """Return a note if the float network is better on validation than on test, beyond chance."""
+    validation, test = before["validation"].scores, before["test"].scores
+    if validation is None or test is None or not seen_before(validation, test):
+        return []
+    note = Note(
+        "chose",
+        "validation",
+        f"the float network reaches {validation.mean():.1%} there and {test.mean():.1%} on test: it has probably been"
+        " trained on these samples, where losses look smaller than they are; pass validation= with others",
+    )
+    workspace.events(Message(f"validation: {note.reason}"))
+    return [note]

@@ -9,23 +9,23 @@ import msgspec
 from featherweight.artifact import StoredGraph
 from featherweight.errors import FeatherweightError
 from featherweight.evaluation.metrics import session_predictor
-from featherweight.events import Events, Message
+from featherweight.events import Message
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
 from featherweight.runtime import Session
-from featherweight.store import Store, key_of
 from featherweight.task import Inputs, Task
 from featherweight.task.failures import failures
-from featherweight.workspace import versions
+from featherweight.workspace import Workspace
 
 LOOKED_AT = 8
 
 
-def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[StoredGraph | None, list[Note]]:
+def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, list[Note]]:
     """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
-    key = key_of("graph", model.structure, model.aliases, task.fingerprint(), versions())
+    task, store = workspace.task, workspace.store
+    key = workspace.key("graph", model.structure, model.aliases)
     kept = store.get(key)
     if kept is not None:
         return msgspec.msgpack.decode(kept, type=StoredGraph), []
@@ -39,7 +39,7 @@ def graph_of(model: Model, task: Task, store: Store, events: Events) -> tuple[St
         _takes(graph, model, batches)
     except FeatherweightError as error:
         reason = str(error).split("\n")[0]
-        events(Message(f"no runtime graph: {reason}"))
+        workspace.events(Message(f"the file will hold weights only, and runs in no runtime: {reason}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {reason}")]
     store.put(key, msgspec.msgpack.encode(graph))
     return graph, []

@@ -11,8 +11,7 @@ import msgspec
 from featherweight.artifact import Artifact
 from featherweight.evaluation.paired_test import Paired
 from featherweight.model import Model, Note
-from featherweight.task import Task
-from featherweight.workspace import versions
+from featherweight.workspace import Workspace, versions
 
 GIVEN = "given"
 
@@ -172,29 +171,28 @@ class Summary(msgspec.Struct, frozen=True):
 
 def summarise(
     *,
-    task: Task,
+    workspace: Workspace,
     model: Model,
     base: Model,
     stages: list[Stage],
     artifact: Artifact,
+    sha256: str,
     baseline: Mapping[str, dict[str, float]],
     test: dict[str, float],
     paired: Paired | None,
     runtime: str,
     difference: float | None,
-    threads: int,
-    seed: int,
     seconds: float,
     searched: Searched,
 ) -> Summary:
     """Gather the report from what was made and measured."""
-    where = artifact.index()
+    where, task = artifact.index(), workspace.task
     floats = sum(p.numel() for p in base.module.parameters())
     weights = where.nbytes["payload"] + where.nbytes["parts"]
     skipped = [*model.notes, *searched.notes, *([] if paired else [UNPAIRED])]
     return Summary(
         task=task.name,
-        fingerprint=task.fingerprint(),
+        fingerprint=workspace.fingerprint,
         primary=task.primary,
         parameters=floats,
         float_bytes=4 * floats,
@@ -202,7 +200,7 @@ def summarise(
         weight_bytes=weights,
         overhead={kind: n for kind, n in where.nbytes.items() if n and kind not in ("payload", "parts")},
         ratio=4 * floats / artifact.nbytes,
-        sha256=artifact.sha256,
+        sha256=sha256,
         baseline=dict(baseline),
         test=test,
         paired=paired,
@@ -215,8 +213,8 @@ def summarise(
         points=searched.points,
         sensitivity=searched.sensitivity,
         recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(),
-        seed=seed,
-        threads=threads,
+        seed=workspace.seed,
+        threads=workspace.threads,
         environment={**versions(), "python": platform.python_version(), "system": platform.system()},
         seconds=seconds,
     )

@@ -12,33 +12,113 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featherweight.artifact import Artifact
+from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import TaskError, UnsupportedError
+from featherweight.export.check import arrays
 from featherweight.graph.memory_format import channels_last, takes_channels_last
 from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Runtime, Session
 from featherweight.simulation import simulate
-from featherweight.store import Store, key_of
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
-from featherweight.task.samples import mapped
+from featherweight.task.samples import mapped, nbytes
 from featherweight.task.scores import scores
-from featherweight.workspace import versions
+from featherweight.workspace import Workspace
 
 Array = NDArray[np.float64]
 SAME = 1e-6
+REMEMBERED = 1 << 26  # bytes of outputs that are kept; of larger splits the rest is computed again
+
+
+class Evaluation(msgspec.Struct, frozen=True):
+    """What one pass over a split found.
+
+    Attributes:
+        metrics: of the task.
+        each: the primary metric of each sample, float64; empty where the task does not tell.
+    """
+
+    metrics: dict[str, float]
+    each: bytes = b""
+
+    @property
+    def scores(self) -> Array | None:
+        """The primary metric of each sample `[n]`, whose mean is that of the split; None if unknown."""
+        return np.frombuffer(self.each, np.float64) if self.each else None
+
+
+def evaluate(
+    model: Model,
+    split: Split,
+    workspace: Workspace,
+    graph: StoredGraph | None = None,
+    predict: Predict | None = None,
+) -> Evaluation:
+    """Return what a model does on a split; computed once, and then out of the store.
+
+    Args:
+        model: a model; with quantized activations it is simulated.
+        split: which data.
+        workspace: gives task, threads and store.
+        graph: the float graph of the model's structure, if there is one: a model without quantized activations
+            then runs in ONNX Runtime, which is faster than torch.
+        predict: the model's own, where the caller has it.
+    """
+    task, threads = workspace.task, workspace.threads
+    runs = graph if not model.activations else None
+    own = identity_of(getattr(type(task), "scores", None))
+    key = workspace.key("evaluation", model.hash, own, split, threads, runs is not None)
+
+    def make() -> Evaluation:
+        if runs is None:
+            return evaluated(predict or model_predictor(model, task), task, split)
+        return evaluated(
+            session_predictor(Session.of(runs, arrays(model.module), threads=threads)), task, split
+        )
+
+    return workspace.recall(key, Evaluation, make)
+
+
+def evaluated(predict: Predict, task: Task, split: Split) -> Evaluation:
+    """Return what `predict` does on a split, each batch computed once.
+
+    Raises:
+        TaskError: the task's own code fails, or a metric is no finite number.
+    """
+    predict = remembered(predict)
+    found = metrics(predict, task, split)
+    try:
+        each = scores(task, predict, split)
+    except TaskError:
+        if not _inherited_scores(task):
+            raise
+        each = None
+    if each is None or abs(float(each.mean()) - found[task.primary]) > SAME:  # a task may have its own metric
+        return Evaluation(found)
+    return Evaluation(found, each.tobytes())
+
+
+def _inherited_scores(task: Task) -> bool:
+    """Return whether the class of a task has metrics of its own, and scores of samples from a class above it."""
+    for kind in type(task).__mro__:
+        if "scores" in vars(kind):
+            return False
+        if "metrics" in vars(kind):
+            return True
+    return False
 
 
 def predictor(module: nn.Module) -> Predict:
-    """Return `predict` of a module, without gradients."""
+    """Return `predict` of a module, without gradients; what it writes to its buffers is undone."""
+    own = to_call(module)
 
     def predict(inputs: Inputs) -> Output:
         with torch.inference_mode():
-            return call(module, inputs)
+            return call(own, inputs)
 
     return predict
 
@@ -61,20 +141,31 @@ def session_predictor(session: Session) -> Predict:
     return predict
 
 
-def remembered(predict: Predict) -> Predict:
-    """Return `predict` that computes the outputs of the same inputs once, and keeps them."""
+def remembered(predict: Predict, most: int = REMEMBERED) -> Predict:
+    """Return `predict` that computes the outputs of the same inputs once, and keeps them.
+
+    Args:
+        predict: what computes.
+        most: bytes of outputs that are kept.
+    """
     known: dict[str, Output] = {}
+    left = most
 
     def asked(inputs: Inputs) -> Output:
+        nonlocal left
         key = hashed(inputs)
-        if key not in known:
-            known[key] = predict(inputs)
-        return known[key]
+        if key in known:
+            return known[key]
+        output = predict(inputs)
+        left -= nbytes(output)
+        if left >= 0:
+            known[key] = output
+        return output
 
     return asked
 
 
-def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:
+def metrics(predict: Predict, task: Task, split: Split) -> dict[str, float]:
     """Return the metrics of a task as plain finite numbers.
 
     Raises:
@@ -99,52 +190,13 @@ def measured(task: Task, predict: Predict, split: Split) -> dict[str, float]:
     return found
 
 
-def metrics(
-    model: Model, task: Task, split: Split, store: Store, threads: int, predict: Predict | None = None
-) -> dict[str, float]:
-    """Return the metrics of a model on a split, out of the store where they stand there already.
-
-    `predict` is the model's, where the caller has it.
-    """
-    key = key_of("metrics", model.hash, task.fingerprint(), split, threads, versions())
-    kept = store.get(key)
-    if kept is None:
-        kept = msgspec.json.encode(measured(task, predict or model_predictor(model, task), split))
-        store.put(key, kept)
-    return msgspec.json.decode(kept, type=dict[str, float])
-
-
-def scored(
-    model: Model, task: Task, split: Split, store: Store, threads: int, predict: Predict | None = None
-) -> Array | None:
-    """Return the primary metric of each sample `[n]`, None if unknown; out of the store where it stands there.
-
-    `predict` is the model's, where the caller has it.
-    """
-    own = identity_of(getattr(type(task), "scores", None))
-    key = key_of("scores", model.hash, task.fingerprint(), own, split, threads, versions())
-    kept = store.get(key)
-    if kept is None:
-        found = scores(task, predict or model_predictor(model, task), split)
-        kept = b"" if found is None else found.tobytes()
-        store.put(key, kept)
-    return np.frombuffer(kept, np.float64) if kept else None
-
-
-def comparable(each: Array | None, metrics: Mapping[str, float], task: Task) -> Array | None:
-    """Return the scores of samples if their mean is the primary metric: a task may define that anew, alone."""
-    if each is None or abs(float(each.mean()) - metrics[task.primary]) > SAME:
-        return None
-    return each
-
-
 def parity(session: Session, module: nn.Module, task: Task) -> float:
     """Return the largest difference between session and module on the task's example, relative to the output.
 
     max |session - module| / max(1, max |module|), over all outputs.
     """
     example = task.example()
-    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(to_call(module))(example))
+    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(module)(example))
     if theirs.keys() != ours.keys():
         raise UnsupportedError(
             "session and module differ in their outputs", got=list(theirs), expected=list(ours)

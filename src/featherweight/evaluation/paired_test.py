@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
+from scipy.stats import beta, binomtest, t
 
 from featherweight.errors import ConfigError
 
@@ -83,6 +83,54 @@ def pooled(found: Sequence[Paired]) -> Paired:
         gained=gained,
         samples=sum(one.samples for one in found),
     )
+
+
+def drop_bound(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.95) -> float:
+    """Return the most that the mean of a metric has dropped (fraction), one-sided, with this confidence.
+
+    Of outcomes 0 and 1: the upper limit of the share that was lost minus the lower limit of the share that was
+    gained, each exact (Clopper, Pearson, 1934). By enumeration of all outcomes of 20, 60 and 150 samples it is
+    below the true drop in at most 5 % of draws, whatever the true shares are. It is not 0 where nothing changed:
+    100 samples without a change leave room for a drop of 2.95 points. Of other metrics: Student's t.
+
+    >>> import numpy as np
+    >>> round(drop_bound(np.ones(100), np.ones(100)), 4)
+    0.0295
+
+    Args:
+        before: metric of each sample `[n]`.
+        after: the same samples `[n]`.
+        confidence: probability that the true drop is no greater.
+    """
+    count = before.size
+    if np.isin(before, (0, 1)).all() and np.isin(after, (0, 1)).all():
+        lost, gained = int((after < before).sum()), int((after > before).sum())
+        upper = 1.0 if lost == count else float(beta.ppf(confidence, lost + 1, count - lost))
+        lower = 0.0 if not gained else float(beta.ppf(1 - confidence, gained, count - gained + 1))
+        return upper - lower
+    found = paired(before, after)
+    return -found.difference + (float(t.ppf(confidence, count - 1)) * found.error if found.error else 0.0)
+
+
+def seen_before(validation: NDArray[Any], test: NDArray[Any]) -> bool:
+    """Return whether a network is so much better on validation than on test that chance does not explain it.
+
+    Welch's test, one-sided: the difference of the means beyond 3.09 of its standard errors (p = 0.001). Of few
+    samples that are all alike nothing is said.
+
+    >>> import numpy as np
+    >>> bool(seen_before(np.ones(400), np.arange(400) % 10 > 0)), bool(seen_before(np.ones(9), np.ones(9)))
+    (True, False)
+
+    Args:
+        validation: metric of each sample `[n]`.
+        test: metric of each of other samples `[m]`.
+    """
+    if min(validation.size, test.size) < 2:
+        return False
+    variance = sum(float(x.astype(np.float64).var(ddof=1)) / x.size for x in (validation, test))
+    difference = float(validation.mean()) - float(test.mean())
+    return difference > 3.09 * math.sqrt(variance) + 1e-12
 
 
 def _sign_test(lost: int, gained: int) -> float:

@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import msgspec
-import numpy as np
-import torch
-from threadpoolctl import threadpool_limits
-
-import featherweight
 from featherweight.artifact import dumps, loads
-from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
+from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Finished, Message, Started, silent
 from featherweight.formats.coders import tag
 from featherweight.model import Model
 from featherweight.packing import pack, unpack
-from featherweight.processors import thread_limit, usable_processors
+from featherweight.processors import usable_processors
 from featherweight.recipe.recipe import Recipe
-from featherweight.store import Store, key_of
+from featherweight.store import Store
 from featherweight.task import Restricted, Task
 from featherweight.task.failures import failures
 from featherweight.task.identity import identity_of
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
+from featherweight.workspace import Workspace
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,27 +53,30 @@ def run(
     """Run the steps of a recipe in order; return what each made, the task's own network first.
 
     Same recipe, task, seed, threads, instruction set and versions: the same bytes, in any process. A run that was
-    killed goes on from the last finished step, and within a long one from its last checkpoint.
+    killed resumes after the last finished step, and within a long one from its last checkpoint.
 
     Args:
         recipe: the steps.
         task: the network, its data and its measure; each step sees no more of it than it declared to need.
         seed: of everything random.
-        threads: of the arithmetic; it decides bytes. Default: all processors that this process may use.
+        threads: compute threads (they decide output bytes). Default: all processors that this process may use.
         store: where results are kept; default: the user's.
         events: where progress goes.
 
     Raises:
         FeatherweightError: a step cannot do what it was asked to; the message names it.
     """
-    threads = threads or usable_processors()
-    store = store or Store()
-    with pinned(threads):
-        with failures(f"{task.name}, model"):
-            network = task.model()
+    return execute(recipe, Workspace(task, seed, threads or usable_processors(), store or Store(), events))
+
+
+def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:
+    """Run the steps of a recipe in order; as `run`, in a workspace."""
+    with workspace.pinned():
+        with failures(f"{workspace.task.name}, model"):
+            network = workspace.task.model()
         made = [Made(None, Model.of(network), 0.0, False)]
         for number, step in enumerate(recipe.steps):
-            made.append(_step(step, number, made, task, seed, threads, store, events))
+            made.append(_step(step, number, made, workspace))
     return made
 
 
@@ -99,22 +95,14 @@ def uncoded(made: Sequence[Made]) -> Model:
     return next((entry.model for entry in reversed(made) if not entry.model.weights), made[0].model)
 
 
-def _step(
-    step: Step,
-    number: int,
-    made: Sequence[Made],
-    task: Task,
-    seed: int,
-    threads: int,
-    store: Store,
-    events: Events,
-) -> Made:
+def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -> Made:
     name, model, base, floats = tag(step), made[-1].model, baseline(made), uncoded(made)
+    task, store, events = workspace.task, workspace.store, workspace.events
     training = identity_of(
         getattr(task, "training", None)
     )  # what a step takes where its own options are open
     before = base.hash, [entry.model.hash for entry in made]  # any of them may be a teacher
-    key = key_of("step", step, before, task.fingerprint(), training, seed, threads, versions())
+    key = workspace.key("step", step, before, training, workspace.seed, workspace.threads)
     kept = store.get(key)
     if kept is not None:
         try:
@@ -124,13 +112,14 @@ def _step(
             done = Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
         except IntegrityError:
             store.drop(key)
-            events(Message(f"{name}: its stored result was damaged; made again"))
+            events(Message(f"{name}: its stored result was damaged; computed again"))
         else:
             events(Finished(name, seconds, cached=True))
             return done
     events(Started(name))
     start = time.perf_counter()
-    context = Context(seed, events, store.scratch(key), base, floats, [entry.model for entry in made[1:]])
+    others = [entry.model for entry in made[1:]]
+    context = Context(workspace.seed, events, store.scratch(key), base, floats, others)
     place = f"steps[{number}] ({name})"
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
@@ -145,33 +134,3 @@ def _step(
     store.put(key, dumps(pack(news, facts={"seconds": seconds})))
     events(Finished(name, seconds))
     return Made(step, after, seconds, False)
-
-
-def versions() -> dict[str, str]:
-    """Return what, beside recipe, task, seed and threads, decides the bytes of a result."""
-    return {
-        "featherweight": featherweight.__version__,
-        "torch": str(torch.__version__),
-        "numpy": np.__version__,
-        "msgspec": msgspec.__version__,
-        "machine": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-@contextmanager
-def pinned(threads: int) -> Iterator[None]:
-    """Pin the number of threads of torch's arithmetic and of our encoders, and restore it after.
-
-    numpy's products take one: threads of their own and torch's wait for each other, turning (measured: a fifth
-    more time for GPTQ of EfficientNet-Lite0).
-    """
-    if threads < 1:
-        raise ConfigError("threads", got=threads, expected="1 or more")
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        with thread_limit(threads), threadpool_limits(1, user_api="blas"):
-            yield
-    finally:
-        torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""Choosing: sensitivities, exact allocation, the front, and `compress`."""
+"""Choosing: sensitivities, exact allocation, trials, the front, `search` and `compress`."""
 
 from featherweight.delivery import Compressed
 from featherweight.evaluation.paired_test import Paired, paired, pooled
@@ -6,12 +6,16 @@ from featherweight.search.allocation import allocate, pareto
 from featherweight.search.bitops import bit_operations
 from featherweight.search.candidates import Option
 from featherweight.search.compressor import compress
-from featherweight.search.front import Trial, choose, front_of, frontier
+from featherweight.search.front import choose, front_of
+from featherweight.search.searcher import Found, search
 from featherweight.search.sensitivity import Cell, Sensitivity, measure
+from featherweight.search.trials import Constraint, Trial
 
 __all__ = [
     "Cell",
     "Compressed",
+    "Constraint",
+    "Found",
     "Option",
     "Paired",
     "Sensitivity",
@@ -21,9 +25,9 @@ __all__ = [
     "choose",
     "compress",
     "front_of",
-    "frontier",
     "measure",
     "paired",
     "pareto",
     "pooled",
+    "search",
 ]

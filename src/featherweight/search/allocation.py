@@ -1,4 +1,4 @@
-"""Choosing one option a tensor, exactly: an integer program (HiGHS) over measured damage and bytes."""
+"""Choosing one option a tensor, exactly, over measured damage and bytes."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_matrix
 
 Array = NDArray[Any]
+ROUNDING = 1e-12  # of a bound: what sums of float64 may be off
 
 
 def allocate(
@@ -19,7 +18,9 @@ def allocate(
     """Return the option of each tensor with the least total cost whose total of `limited` stays within `limit`.
 
     minimise sum cost[t][o(t)] over choices o, subject to sum limited[t][o(t)] <= limit: the multiple-choice
-    knapsack problem that HAWQ-V3 (Yao et al., 2021, section 3.4) solves for bits; here for any options.
+    knapsack problem that HAWQ-V3 (Yao et al., 2021, section 3.4) solves for bits; here for any options. Solved by
+    dynamic programming over the choices that no other dominates (Nemhauser, Ullmann, 1969), cut by a Lagrangian
+    bound: exact, without tolerances of a solver.
 
     >>> allocate(cost=[[9, 4], [9, 4]], limited=[[0, 1], [0, 3]], limit=2)
     [1, 0]
@@ -32,30 +33,65 @@ def allocate(
     Returns:
         The index of the chosen option of each tensor, or None if no choice stays within the limit.
     """
-    counts = [len(options) for options in cost]
-    if not counts:
-        return []
-    costs = np.concatenate([np.asarray(options, float) for options in cost])
-    amounts = np.concatenate([np.asarray(options, float) for options in limited])
-    tensor = np.repeat(np.arange(len(counts)), counts)
-    one_each = csr_matrix(
-        (np.ones(costs.size), (tensor, np.arange(costs.size))), shape=(len(counts), costs.size)
-    )
-    scale = max(float(np.abs(amounts).max()), 1e-300)
-    solved = milp(
-        costs / max(float(np.abs(costs).max()), 1e-300),
-        integrality=np.ones(costs.size),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(csr_matrix(amounts[None] / scale), -np.inf, limit / scale),
-        ],
-        options={"mip_rel_gap": 0.0},
-    )
-    if solved.x is None:
+    costs = [np.asarray(options, np.float64) for options in cost]
+    amounts = [np.asarray(options, np.float64) for options in limited]
+    least = np.array([options.min() for options in amounts])
+    if least.sum() > limit:
         return None
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    return [int(np.argmax(solved.x[start : start + n])) for start, n in zip(starts, counts, strict=True)]
+    if not costs:
+        return []
+    price, best = _price(costs, amounts, limit)
+    priced = np.array([(c + price * a).min() for c, a in zip(costs, amounts, strict=True)])
+    rest_priced = np.append(np.cumsum(priced[::-1])[::-1], 0.0)
+    rest_least = np.append(np.cumsum(least[::-1])[::-1], 0.0)
+    most = best + ROUNDING * (abs(best) + float(np.abs(priced).sum()))
+    spent, paid, parents = np.zeros(1), np.zeros(1), []
+    for tensor, (c, a) in enumerate(zip(costs, amounts, strict=True)):
+        spends, pays = (spent[:, None] + a).reshape(-1), (paid[:, None] + c).reshape(-1)
+        bound = pays + price * (spends - limit) + rest_priced[tensor + 1]
+        left = np.flatnonzero((bound <= most) & (spends + rest_least[tensor + 1] <= limit))
+        left = left[np.lexsort((left, pays[left], spends[left]))]
+        before = np.minimum.accumulate(np.append(np.inf, pays[left]))[:-1]
+        left = left[pays[left] < before]
+        if not left.size:
+            return None
+        spent, paid = spends[left], pays[left]
+        parents.append(np.divmod(left, len(c)))
+    state, chosen = int(np.argmin(paid)), []
+    for above, option in reversed(parents):
+        chosen.append(int(option[state]))
+        state = int(above[state])
+    return chosen[::-1]
+
+
+def _price(costs: Sequence[Array], amounts: Sequence[Array], limit: float) -> tuple[float, float]:
+    """Return the price of an amount with the best Lagrangian bound, and the cost of a choice within the limit."""
+
+    def at(price: float) -> tuple[float, float]:
+        chosen = [np.lexsort((a, c + price * a))[0] for c, a in zip(costs, amounts, strict=True)]
+        total = sum(float(c[o]) for c, o in zip(costs, chosen, strict=True))
+        return total, sum(float(a[o]) for a, o in zip(amounts, chosen, strict=True))
+
+    total, spent = at(0.0)
+    if spent <= limit:
+        return 0.0, total
+    low, high = 0.0, 1.0
+    while at(high)[1] > limit and high < 1e300:
+        low, high = high, high * 16
+    for _ in range(200):
+        middle = (low * high) ** 0.5 if low else high / 1024
+        if at(middle)[1] <= limit:
+            high = middle
+        elif low and middle <= low:
+            break
+        else:
+            low = middle
+        if low and high / low < 1 + 1e-12:
+            break
+    total, spent = at(high)
+    if spent <= limit:
+        return high, total
+    return high, sum(float(c[np.lexsort((c, a))[0]]) for c, a in zip(costs, amounts, strict=True))
 
 
 def pareto(points: Sequence[tuple[float, ...]]) -> list[int]:

@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, Literal, get_args
+from functools import cache, partial
+from itertools import product
+from typing import Literal, get_args
 
 import msgspec
 import torch
 
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
-from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.evaluation.metrics import predictor
+from featherweight.events import Finished, Progress, Started
 from featherweight.model import Model, Note, equal_bits
-from featherweight.processors import usable_processors
-from featherweight.recipe import Store
 from featherweight.search.candidates import Option
 from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.selectors import Where, select, weights
-from featherweight.store import key_of
-from featherweight.structure import to_call
-from featherweight.task import Task, call
+from featherweight.task import Task
 from featherweight.task.failures import failures
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
-from featherweight.workspace import pinned, versions
+from featherweight.workspace import Workspace
 
 SensitivityMethod = Literal["measured", "fisher", "empirical", "hawq"]
+# From a model, of which the tensor of that name alone was encoded, to the loss that this adds.
+Damage = Callable[[Model, str], float]
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -70,68 +70,54 @@ class Sensitivity(msgspec.Struct, frozen=True):
 
 def measure(
     model: Model,
-    task: Task,
+    workspace: Workspace,
     options: Sequence[Option],
     *,
     by: SensitivityMethod = "measured",
     where: Where | None = None,
     batches: int = 16,
-    seed: int = 0,
-    threads: int | None = None,
-    store: Store | None = None,
-    events: Events = silent,
 ) -> Sensitivity:
     """Measure, or predict, what every selected tensor does under every option, alone, on the validation split.
 
-    Each cell is kept in the store, so that a killed measurement goes on where it was.
+    Each cell is kept in the store, so that a killed measurement resumes.
 
     Args:
         model: the float network.
-        task: gives the validation split and the loss.
+        workspace: its task gives the validation split and the loss.
         options: what a tensor may become.
         by: `measured`: the loss, once a cell; else predicted from one curvature for all cells, see
             `featherweight.search.predicted_sensitivity`.
         where: which tensors; without it `weights`, if the network has any.
         batches: how many validation batches; fewer if there are no more.
-        seed: for what draws.
-        threads: of the arithmetic; it decides bits.
-        store: where cells are kept.
-        events: where progress goes.
 
     Raises:
-        ConfigError: there is no such way to know.
+        ConfigError: there is no such method.
+        TaskError: the loss of the float network is not finite.
     """
     if by not in get_args(SensitivityMethod):
         expected = ", ".join(get_args(SensitivityMethod))
-        raise ConfigError("not a way to know sensitivities", where="by", got=repr(by), expected=expected)
-    threads, store = threads or usable_processors(), store or Store()
+        raise ConfigError("not a method of sensitivities", where="by", got=repr(by), expected=expected)
+    task, events = workspace.task, workspace.events
     names = weights(model) if where is None else select(model, where)
-    base_key = ("sensitivity", by, model.hash, task.fingerprint(), batches, seed, threads, versions())
+    common = ("sensitivity", by, model.hash, batches, workspace.seed, workspace.threads)
     cells: list[Cell] = []
     skipped = [] if names else [Note("skipped", "weights", "there are none of two or more dimensions")]
-    done, total = 0, len(names) * len(options)
-    events(Started("sensitivity", total))
-    with pinned(threads):
+    events(Started("sensitivity", len(names) * len(options)))
+    with workspace.pinned():
         base = _mean_loss(model, task, batches)
         if not math.isfinite(base):
             raise TaskError(
                 "the loss of the float network is not finite", where=f"{task.name}, validation split"
             )
-        damage = _damage(by, model, task, names, base, batches, seed)
-        for name in names:
-            for option in options:
-                cell = _cached(
-                    store,
-                    key_of(*base_key, name, option),
-                    Cell | str,
-                    lambda name=name, option=option: _cell(model, task, name, option, damage, seed),
-                )
-                if isinstance(cell, Cell):
-                    cells.append(cell)
-                else:
-                    skipped.append(Note("skipped", name, f"{option.label}: {cell}"))
-                done += 1
-                events(Progress("sensitivity", done))
+        damage = _damage(by, model, workspace, names, base, batches)
+        for done, (name, option) in enumerate(product(names, options), start=1):
+            make = partial(_cell, model, workspace, name, option, damage)
+            cell: Cell | str = workspace.recall(workspace.key(*common, name, option), Cell | str, make)  # type: ignore[arg-type]
+            if isinstance(cell, Cell):
+                cells.append(cell)
+            else:
+                skipped.append(Note("skipped", name, f"{option.label}: {cell}"))
+            events(Progress("sensitivity", done))
     events(Finished("sensitivity", 0.0))
     return Sensitivity(base, cells, skipped)
 
@@ -139,27 +125,25 @@ def measure(
 def _damage(
     by: SensitivityMethod,
     model: Model,
-    task: Task,
+    workspace: Workspace,
     names: Sequence[str],
     base: float,
     batches: int,
-    seed: int,
-) -> Callable[[Model, str], float]:
+) -> Damage:
     """Return the function from a model, of which the tensor of that name alone was encoded, to the loss this adds."""
+    task, seed = workspace.task, workspace.seed
     if by == "measured":
         return lambda after, name: _mean_loss(after, task, batches) - base
     known = cache(lambda: predict_damage(by, model, task, names, batches=batches, seed=seed))
     return lambda after, name: known()(name, after.tensors[name].detach() - model.tensors[name].detach())
 
 
-def _cell(
-    model: Model, task: Task, name: str, option: Option, damage: Callable[[Model, str], float], seed: int
-) -> Cell | str:
+def _cell(model: Model, workspace: Workspace, name: str, option: Option, damage: Damage) -> Cell | str:
     before = model.tensors[name].detach()
     if option.format is None:
         return Cell(name, option, before.numel() * before.element_size(), 0.0, 0.0)
     try:
-        after = encode_step(name, option).apply(model, task, Context(seed))
+        after = encode_step(name, option).apply(model, workspace.task, Context(workspace.seed))
     except UnsupportedError as error:
         return error.what
     value = after.tensors[name].detach()
@@ -179,21 +163,12 @@ def encode_step(name: str, option: Option) -> Encode:
 
 def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
-    module = to_call(model.module)
+    predict = predictor(model.module)
     with failures(f"{task.name}, loss on validation"), torch.inference_mode():
         for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
             if number == batches:
                 break
-            losses.append(float(task.loss(call(module, task.inputs(batch)), batch)))
+            losses.append(float(task.loss(predict(task.inputs(batch)), batch)))
     if not losses:
         raise TaskError("the validation split has no batches", where=task.name)
     return sum(losses) / len(losses)
-
-
-def _cached(store: Store, key: str, kind: Any, make: Any) -> Any:
-    kept = store.get(key)
-    if kept is not None:
-        return msgspec.json.decode(kept, type=kind)
-    made = make()
-    store.put(key, msgspec.json.encode(made))
-    return made

@@ -1,0 +1,251 @@
+"""`search`: a format for every tensor, by sensitivities, exact allocation and trials on validation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from featherweight.delivery.runtime_graph import graph_of
+from featherweight.delivery.summary import Point, Searched, Sensed
+from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.evaluation.metrics import Evaluation, evaluate
+from featherweight.evaluation.paired_test import drop_bound
+from featherweight.events import Events, Message
+from featherweight.formats import Clustered, Float, Int
+from featherweight.model import Model, Note
+from featherweight.progress import default_events
+from featherweight.recipe import Recipe
+from featherweight.recipe.runner import execute
+from featherweight.search.candidates import Option
+from featherweight.search.front import Allocator, Front, choose, front_of
+from featherweight.search.sensitivity import Sensitivity, SensitivityMethod, measure
+from featherweight.search.trials import DOUBT, Constraint, Trial, Trials
+from featherweight.selectors import Where, select, weights
+from featherweight.store import Store
+from featherweight.task import Task
+from featherweight.techniques import Encode, Fold, Train
+from featherweight.techniques.base import Step
+from featherweight.workspace import Workspace
+
+HALF = Float(kind="float16")
+CLOSE = 1e-3
+
+
+def default_options() -> list[Option]:
+    """Return what a tensor may become unless the caller says otherwise; float as it is comes last."""
+    channels = [Int(bits=bits, per="channel", scale_by="mse") for bits in (8, 6, 5, 4, 3, 2)]
+    tensors = [Int(bits=bits, per="tensor", scale_by="mse") for bits in (4, 3, 2)]
+    shared = [Clustered(bits=bits) for bits in (4, 3, 2)]
+    return [*(Option(format_) for format_ in (*channels, *tensors, *shared)), Option()]
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        recipe: the steps that make the trial that was chosen.
+        chosen: that trial.
+        trials: every trial, smallest file first.
+        table: the sensitivities behind them.
+        objectives: what was minimised.
+        notes: what was left out, or could not be promised.
+    """
+
+    recipe: Recipe
+    chosen: Trial
+    trials: list[Trial]
+    table: Sensitivity
+    objectives: Sequence[str]
+    notes: list[Note]
+
+    def searched(self, primary: str) -> Searched:
+        """Return what a report says of the search; `primary` is the metric that counts."""
+        front = front_of(self.trials, self.objectives)
+        points = [
+            Point(
+                nbytes=trial.nbytes,
+                value=trial.measures[primary],
+                drop=trial.drop,
+                error=trial.measures["error"],
+                on_front=trial in front,
+                chosen=trial is self.chosen,
+                formats={name: option.label for name, option in trial.choices.items()},
+            )
+            for trial in self.trials
+        ]
+        sensed = [Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in self.table.cells]
+        floats = [name for name, option in self.chosen.choices.items() if option.format is None]
+        return Searched(points, sensed, [*self.table.skipped, *self.notes], floats)
+
+
+def search(
+    task: Task,
+    options: Sequence[Option] | None = None,
+    objectives: Sequence[str] = ("bytes", "drop"),
+    constraints: Sequence[Constraint] = (),
+    *,
+    where: Where | None = None,
+    batches: int = 16,
+    sensitivity: SensitivityMethod = "measured",
+    seed: int = 0,
+    threads: int | None = None,
+    store: Store | None = None,
+    events: Events | None = None,
+    executor: Executor | None = None,
+) -> Found:
+    """Choose a format for every tensor of a network; return the recipe, and every trial on the way.
+
+    Args:
+        task: the network, its data and its measure.
+        options: what a tensor may become; by default `default_options`.
+        objectives: measures of a trial that are to be small, the most important one first; see `Trial`.
+        constraints: what the trial that is chosen has to keep.
+        where: which tensors are chosen for; by default `weights`, if there are any.
+        batches: validation batches for the sensitivities; what is chosen is verified on all.
+        sensitivity: `measured`, or predicted: by `fisher`, `empirical` or `hawq`.
+        seed: of everything random.
+        threads: compute threads (they decide output bytes).
+        store: where results are kept, so that a killed search resumes.
+        events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
+        executor: where trials run (any `concurrent.futures.Executor`); default: here, one after another. Workers in
+            other processes share the store's folder, and get the task by pickle.
+
+    Raises:
+        ConfigError: no trial keeps the constraints; says what came closest.
+    """
+    workspace = Workspace.of(
+        task, seed=seed, threads=threads, store=store, events=events or default_events(), executor=executor
+    )
+    return explore(
+        workspace, options, objectives, constraints, where=where, batches=batches, sensitivity=sensitivity
+    )
+
+
+def explore(
+    workspace: Workspace,
+    options: Sequence[Option] | None,
+    objectives: Sequence[str],
+    constraints: Sequence[Constraint],
+    *,
+    where: Where | None = None,
+    batches: int = 16,
+    sensitivity: SensitivityMethod = "measured",
+) -> Found:
+    """Choose a format for every tensor; as `search`, in a workspace.
+
+    Before that, the network is trained if the task says how, batch norm is folded, and what is not chosen for
+    (biases, scales, statistics) is stored as float16 where that is safe.
+    """
+    candidates = options_of(options)
+    trained = training_steps(workspace.task)
+    float_model = execute(trained, workspace)[-1].model
+    before, notes = _prepared(trained, float_model, where, workspace)
+    model = execute(before, workspace)[-1].model
+    table = measure(model, workspace, candidates, by=sensitivity, where=where, batches=batches)
+    graph, _ = graph_of(model, workspace)
+    with workspace.pinned():
+        same = model.structure == float_model.structure
+        base = evaluate(float_model, "validation", workspace, graph if same else None)
+    constraints, doubts = _provable(constraints, base, workspace)
+    front = Front(Allocator(table), Trials(model, base, graph, workspace), constraints, {})
+    trials = front.draw()
+    chosen = choose(trials, objectives, constraints)
+    if chosen is None:
+        raise _none_found(trials, constraints)
+    about = f"chosen for {workspace.task.name}"
+    recipe = Recipe([*before.steps, *chosen.steps], about=about)
+    return Found(recipe, chosen, trials, table, objectives, [*notes, *doubts])
+
+
+def options_of(given: Sequence[Option] | None) -> list[Option]:
+    """Return the options of a search, each once.
+
+    Raises:
+        ConfigError: there are none, or something else is among them.
+    """
+    options = default_options() if given is None else list(dict.fromkeys(given))
+    wrong = [option for option in options if not isinstance(option, Option)]
+    if wrong or not options:
+        got = type(wrong[0]).__name__ if wrong else "none"
+        raise ConfigError(
+            "not options", where="options", got=got, expected="Option(format, coder), one or more"
+        )
+    return options
+
+
+def training_steps(task: Task) -> Recipe:
+    """Return the recipe that trains the task's network, empty where it comes trained."""
+    trains = getattr(task, "training", None) is not None
+    return Recipe([Train()] if trains else [])
+
+
+def _prepared(
+    trained: Recipe, model: Model, where: Where | None, workspace: Workspace
+) -> tuple[Recipe, list[Note]]:
+    """Return the steps before the choice, and notes on what could not be done."""
+    steps: list[Step] = [*trained.steps]
+    notes: list[Note] = []
+    if any(name.endswith("running_var") for name in model.tensors):
+        try:
+            model = execute(Recipe([*steps, Fold()]), workspace)[-1].model
+            steps.append(Fold())
+        except UnsupportedError as error:
+            notes.append(Note("skipped", "batch norm", f"not folded: {error.what}"))
+    chosen_for = {*weights(model), *([] if where is None else select(model, where))}
+    rest = [
+        name
+        for name, tensor in model.tensors.items()
+        if tensor.dtype == torch.float32 and name not in chosen_for and _safe_in_half(tensor.detach())
+    ]
+    if rest:
+        steps.append(Encode(where=rest, format=HALF))
+    return Recipe(steps), notes
+
+
+def _safe_in_half(tensor: Tensor) -> bool:
+    """Return whether float16 holds every element to a thousandth, or to a millionth of the largest one."""
+    if not tensor.numel():
+        return False
+    error, size = (tensor.half().float() - tensor).abs(), tensor.abs()
+    return bool(((error <= CLOSE * size) | (error <= CLOSE**2 * size.max())).all())
+
+
+def _provable(
+    constraints: Sequence[Constraint], base: Evaluation, workspace: Workspace
+) -> tuple[list[Constraint], list[Note]]:
+    """Return the constraints, a bound that so few samples cannot prove replaced by the likely drop, with a note."""
+    known = base.scores
+    found, notes = [], []
+    for constraint in constraints:
+        if constraint.measure == "bound" and known is not None and drop_bound(known, known) > constraint.most:
+            few = (
+                f"{known.size} samples are too few to prove a drop of at most {100 * constraint.most:g} points: even"
+                f" without a change it may be {100 * drop_bound(known, known):.2g}; the drop that was seen, and"
+                f" {DOUBT} standard errors, keep it"
+            )
+            notes.append(Note("chose", "validation", few))
+            workspace.events(Message(f"validation: {few}"))
+            constraint = Constraint("likely", constraint.most)
+        found.append(constraint)
+    return found, notes
+
+
+def _none_found(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> ConfigError:
+    smallest, best = trials[0], min(trials, key=lambda trial: trial.measures["likely"])
+    demand = ", ".join(f"{constraint.measure} at most {constraint.most:g}" for constraint in constraints)
+    return ConfigError(
+        "no allocation meets the demand",
+        where=demand,
+        got=f"smallest file {smallest.nbytes} bytes ({_drop(smallest)}), least {_drop(best)} ({best.nbytes} bytes)",
+        hint="relax the demand, or train through the format (step finetune)",
+    )
+
+
+def _drop(trial: Trial) -> str:
+    error, bound = (100 * trial.measures[name] for name in ("error", "bound"))
+    return f"drop {100 * trial.drop:.2f} points, standard error {error:.2f}, at most {bound:.2f}"

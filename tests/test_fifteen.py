@@ -50,7 +50,7 @@ def test_int8_and_back(name):
     for key, entry in encoded.items():
         step = np.abs(floats[key].numpy()).max() / 127
         assert np.abs(entry.decode() - floats[key].numpy()).max() <= 0.51 * step + 1e-7, key
-    assert parity(artifact.session(threads=1), module, task) <= 1e-5
+    assert parity(artifact.session(threads=1), module, task).difference <= 1e-5
 
 
 @pytest.mark.parametrize("name", [name for name, network in NETWORKS.items() if network.refused])

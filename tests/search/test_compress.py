@@ -215,7 +215,7 @@ TRAINED = {"training": Training(epochs=1), "batch_size": 50}
     [
         ("metrics", ENCODE, "failing, metrics on validation", {}),
         ("loss", "auto", "failing, loss on validation", {}),
-        ("validation split", "auto", "failing, loss on validation", {"batch_size": 5}),
+        ("validation split", "auto", "failing, metrics on validation", {"batch_size": 5}),
         ("inputs", "auto", "failing, loss on validation", {}),
         ("example", "auto", "failing, example", {}),
         ("loss", "auto", r"steps\[0\] \(train\): failing, loss", TRAINED),
@@ -244,7 +244,7 @@ def test_without_weights_the_float_file_is_written_and_the_report_says_so(tmp_pa
     task = Classification(nn.BatchNorm1d(6), train=data(), test=data(), name="norm alone")
     result = compress(task, threads=1, store=Store(tmp_path))
     assert result.summary.runtime == "onnxruntime"
-    assert [note.name for note in result.summary.notes] == ["weights"]
+    assert "weights" in [note.name for note in result.summary.notes]
     with pytest.raises(ConfigError, match="matches no tensor"):
         compress(task, where="weights", threads=1, store=Store(tmp_path))
 

@@ -16,6 +16,7 @@ from featherweight.search.front import damages
 from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.search.sensitivity import measure
 from featherweight.techniques import Context, Fold, Train
+from featherweight.workspace import Workspace
 
 TASK = Tiny(size=256)
 OPTIONS = [Option(Int(bits=bits, scale_by="mse")) for bits in (2, 4, 6)]
@@ -28,7 +29,7 @@ def trained():
 
 
 def table(model, by, tmp_path):
-    return measure(model, TASK, OPTIONS, by=by, threads=1, store=Store(tmp_path))
+    return measure(model, Workspace(TASK, threads=1, store=Store(tmp_path)), OPTIONS, by=by)
 
 
 def divergence(model, name, error):
@@ -78,7 +79,7 @@ def test_a_budget_in_bit_operations_is_met_and_best(trained, tmp_path):
 
 
 def test_refuses_what_it_does_not_know(trained, tmp_path):
-    with pytest.raises(ConfigError, match="not a way to know"):
+    with pytest.raises(ConfigError, match="not a method"):
         table(trained, "guessed", tmp_path)
 
     class NoScores(Tiny):

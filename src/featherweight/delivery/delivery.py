@@ -6,6 +6,7 @@ import hashlib
 import time
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 
 from featherweight.artifact import Artifact, loads
 from featherweight.delivery.artifact_builder import ArtifactBuilder
@@ -23,14 +24,13 @@ from featherweight.evaluation.metrics import (
 )
 from featherweight.evaluation.paired_test import Paired, paired, seen_before
 from featherweight.events import Message
+from featherweight.files import write_whole
 from featherweight.model import Note
 from featherweight.recipe import Recipe
 from featherweight.recipe.runner import baseline, execute
 from featherweight.runtime import qdq_of
 from featherweight.task import Predict
 from featherweight.workspace import Workspace
-
-PARITY = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +59,10 @@ class Compressed:
     def _repr_html_(self) -> str:
         """Return a line for a notebook."""
         return f"<p>{escape(repr(self))}</p>"
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file (`model.fw`), whole or not at all."""
+        return write_whole(path, self.content)
 
 
 def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = None) -> Compressed:
@@ -117,14 +121,14 @@ def _checked(
     predict, runtime = reloaded_predictor(artifact, task, threads)
     if graph is None:
         return evaluated(predict, task, "test"), runtime, [], None
-    difference = parity(artifact.session(threads=threads, integers=False), builder.model.module, task)
-    if difference > PARITY:
+    found = parity(artifact.session(threads=threads, integers=False), builder.model.module, task)
+    if not found.difference <= found.bound:
         raise IntegrityError(
-            "runtime and decoded module differ", got=f"{difference:.2g}", expected=f"{PARITY}"
+            "runtime and decoded module differ", got=f"{found.difference:.2g}", expected=f"{found.bound:.2g}"
         )
     predict = remembered(predict)
     notes = _integer_notes(artifact, builder, predict) if artifact.activations else []
-    return evaluated(predict, task, "test"), runtime, notes, difference
+    return evaluated(predict, task, "test"), runtime, notes, found.difference
 
 
 def _integer_notes(artifact: Artifact, builder: ArtifactBuilder, run: Predict) -> list[Note]:

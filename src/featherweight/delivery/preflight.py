@@ -42,7 +42,7 @@ def check(workspace: Workspace) -> None:
                 raise differ from error
             raise
     for split in ("validation", "test"):
-        _begin(task, predictor(module), split)
+        _begin(task, predictor(to_call(module)), split)
 
 
 class _Enough(BaseException):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -31,6 +32,7 @@ from featherweight.workspace import Workspace
 
 Array = NDArray[np.float64]
 SAME = 1e-6
+CLOSE = 1e-5  # of an output's scale, between a runtime and torch
 REMEMBERED = 1 << 26  # bytes of outputs that are kept; of larger splits the rest is computed again
 
 
@@ -113,12 +115,11 @@ def _inherited_scores(task: Task) -> bool:
 
 
 def predictor(module: nn.Module) -> Predict:
-    """Return `predict` of a module, without gradients; what it writes to its buffers is undone."""
-    own = to_call(module)
+    """Return `predict` of a module, without gradients."""
 
     def predict(inputs: Inputs) -> Output:
         with torch.inference_mode():
-            return call(own, inputs)
+            return call(module, inputs)
 
     return predict
 
@@ -126,8 +127,10 @@ def predictor(module: nn.Module) -> Predict:
 def model_predictor(model: Model, task: Task) -> Predict:
     """Return `predict` of a model: of its network, or with quantized activations of the simulation of it."""
     example = task.example()
-    predict = predictor(simulate(model, example))
-    if model.activations or not takes_channels_last(model.module, example):
+    if model.activations:
+        return predictor(simulate(model, example))
+    predict = predictor(to_call(model.module))
+    if not takes_channels_last(model.module, example):
         return predict
     return lambda inputs: predict(mapped(channels_last, inputs))
 
@@ -190,28 +193,59 @@ def metrics(predict: Predict, task: Task, split: Split) -> dict[str, float]:
     return found
 
 
-def parity(session: Session, module: nn.Module, task: Task) -> float:
-    """Return the largest difference between session and module on the task's example, relative to the output.
+@dataclass(frozen=True)
+class Parity:
+    """How a session compares with the decoded module on the example.
 
-    max |session - module| / max(1, max |module|), over all outputs.
+    Attributes:
+        difference: largest difference, relative to the output: max |session - module| / max(1, max |module|).
+        bound: what rounding explains: 1e-5, or four times what the module itself is off in its own precision,
+            measured against float64.
     """
-    example = task.example()
-    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(module)(example))
+
+    difference: float
+    bound: float
+
+
+def parity(session: Session, module: nn.Module, task: Task) -> Parity:
+    """Return how a session of a file compares with the decoded module, on the task's example.
+
+    Raises:
+        UnsupportedError: they differ in names or shapes of their outputs.
+    """
+    example, own = task.example(), to_call(module)
+    theirs, ours = _named(session_predictor(session)(example)), _named(predictor(own)(example))
     if theirs.keys() != ours.keys():
         raise UnsupportedError(
             "session and module differ in their outputs", got=list(theirs), expected=list(ours)
         )
-    worst = 0.0
-    for name, b in ours.items():
-        a = theirs[name]
-        if a.shape != b.shape:
+    try:
+        exact = _named(predictor(to_call(module).double())(mapped(_double, example)))
+        rounding = max((_apart(ours[name], exact[name]) for name in ours), default=0.0)
+    except Exception:  # a network may insist on its own type: then its rounding is not known
+        rounding = 0.0
+    found = 0.0
+    for name, output in ours.items():
+        if theirs[name].shape != output.shape:
             raise UnsupportedError(
-                "shape of an output", where=name, got=tuple(a.shape), expected=tuple(b.shape)
+                "shape of an output",
+                where=name,
+                got=tuple(theirs[name].shape),
+                expected=tuple(output.shape),
             )
-        if a.numel():
-            scale = max(1.0, float(b.abs().max()))
-            worst = max(worst, float((a.double() - b.double()).abs().max()) / scale)
-    return worst
+        found = max(found, _apart(theirs[name], output))
+    return Parity(found, max(CLOSE, 4 * rounding))
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    """Return the largest difference, relative to the larger of 1 and the largest value of `b`."""
+    if not a.numel():
+        return 0.0
+    return float((a.double() - b.double()).abs().max()) / max(1.0, float(b.abs().max()))
+
+
+def _double(leaf: Any) -> Any:
+    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _named(output: Output) -> dict[str, Tensor]:

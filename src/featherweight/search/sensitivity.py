@@ -18,6 +18,7 @@ from featherweight.model import Model, Note, equal_bits
 from featherweight.search.candidates import Option
 from featherweight.search.predicted_sensitivity import predict_damage
 from featherweight.selectors import Where, select, weights
+from featherweight.structure import to_call
 from featherweight.task import Task
 from featherweight.task.failures import failures
 from featherweight.techniques import Encode
@@ -163,7 +164,7 @@ def encode_step(name: str, option: Option) -> Encode:
 
 def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
-    predict = predictor(model.module)
+    predict = predictor(to_call(model.module))
     with failures(f"{task.name}, loss on validation"), torch.inference_mode():
         for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
             if number == batches:

@@ -15,12 +15,13 @@ from safetensors.torch import load as load_safetensors
 from safetensors.torch import save as save_safetensors
 from tiny import Tiny
 from torch import nn
-from torch.utils.data import DataLoader, Dataset, RandomSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from featherweight import Classification
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Finished, Message, Progress, Started
 from featherweight.formats import Clustered, Int
+from featherweight.graph.memory_format import channels_last
 from featherweight.model import Model, equal_bits, to_bytes
 from featherweight.task import Restricted
 from featherweight.task.failures import known_length
@@ -68,7 +69,7 @@ def plain(task, options, seed):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(options, epoch + (i + 0.5) / len(batches))
             optimizer.zero_grad()
-            task.loss(module(task.inputs(batch)), batch).backward()
+            task.loss(module(channels_last(task.inputs(batch))), batch).backward()
             if options.clip:
                 nn.utils.clip_grad_norm_([*decay, *rest], options.clip)
             optimizer.step()
@@ -347,7 +348,44 @@ class Unsized:
         return iter(self.batches)
 
 
+class Flow(IterableDataset):
+    """Samples one after the other."""
+
+    def __iter__(self):
+        return iter(list(zip(*POINTS, strict=True)))
+
+
+class Sized(Flow):
+    def __len__(self):
+        return 60
+
+
 POINTS = torch.randn(60, 4, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
+
+
+def counted(train):
+    return not isinstance(train, Unsized) and type(getattr(train, "dataset", None)) is not Flow
+
+
+@dataclasses.dataclass(frozen=True)
+class Generated(Tiny):
+    """A task of one's own whose batches are a generator, of another length in every epoch."""
+
+    lengths: tuple[int, ...] = (4, 4)
+
+    def batches(self, split, *, seed, epoch):
+        yield from list(super().batches(split, seed=seed, epoch=epoch))[: self.lengths[epoch]]
+
+
+@pytest.mark.parametrize("lengths", [(3, 3), (3, 1), (1, 3)])
+def test_batches_that_are_a_generator_are_counted(monkeypatch, lengths):
+    task = Generated(size=96, lengths=lengths)
+    found, total = rates(monkeypatch, task, Training(epochs=2, lr=1.0))
+    assert total == 2 * lengths[0] and len(found) == sum(lengths)
+    assert found == sorted(found, reverse=True)
+    assert found[0] == pytest.approx((1 + math.cos(math.pi / 4 / lengths[0])) / 2)
+
+
 SPLITS = {"validation": POINTS, "test": POINTS, "calibration": POINTS}
 
 
@@ -358,7 +396,12 @@ SPLITS = {"validation": POINTS, "test": POINTS, "calibration": POINTS}
     DataLoader(TensorDataset(*POINTS), batch_size=6, sampler=RandomSampler(POINTS[0], replacement=True)),
     list(zip(POINTS[0].split(6), POINTS[1].split(6), strict=True)),
     Unsized(list(zip(POINTS[0].split(6), POINTS[1].split(6), strict=True))),
-], ids=["tensors", "dataset", "loader", "draws", "list", "unsized"])  # fmt: skip
+    DataLoader([(x, int(y)) for x, y in zip(*POINTS, strict=True)], batch_size=6, num_workers=2),
+    DataLoader(Flow(), batch_size=6),
+    DataLoader(Sized(), batch_size=6),
+    DataLoader(Flow(), batch_size=6, num_workers=1),
+], ids=["tensors", "dataset", "loader", "draws", "list", "unsized", "workers", "flow", "sized", "flow of a worker"],
+)  # fmt: skip
 def test_the_rate_moves_with_every_step_whatever_the_batches_come_from(monkeypatch, train):
     task = Classification(nn.Linear(4, 3), train=train, batch_size=6, **SPLITS)
     expected = [(1 + math.cos(math.pi * (step + 0.5) / 10)) / 2 for step in range(10)]
@@ -366,7 +409,7 @@ def test_the_rate_moves_with_every_step_whatever_the_batches_come_from(monkeypat
     warm, total = rates(monkeypatch, task, Training(epochs=2, lr=1.0, schedule="constant", warmup=0.5))
     assert warm == pytest.approx([min(1.0, (step + 0.5) / 10) for step in range(20)]) and total == 20
     restricted = Restricted(task, "unlabelled").batches("train", seed=0, epoch=0)
-    assert known_length(restricted) == (None if isinstance(train, Unsized) else 10)
+    assert known_length(restricted) == (10 if counted(train) else None)
 
 
 class Drawing(Dataset):

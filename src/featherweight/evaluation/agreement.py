@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from featherweight.graph.pytree import flatten_outputs
 from featherweight.task import Inputs, Predict, Task
-from featherweight.task.samples import leaves
+from featherweight.task.samples import size_of
+from featherweight.task.sampling import drawn
 
 SAMPLES = 256
 LEVELS = 255  # steps of the range of an output
@@ -45,23 +45,17 @@ _NAMES = ("0", "1", "2", "3 or more")
 def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLES) -> Agreement:
     """Return how `first` and `second` compare on validation inputs."""
     same, numbers, seen = [], np.zeros(4), 0
-    for inputs in _inputs(task):
+    for batch in drawn(task, "validation", samples, 0):
+        inputs = task.inputs(batch)
         for ours, theirs in zip(_arrays(first, inputs), _arrays(second, inputs), strict=True):
             step = max(float(np.ptp(ours)), 1e-30) / LEVELS
             apart = np.rint(np.abs(ours - theirs) / step).astype(np.int64)
             numbers += np.bincount(np.minimum(apart.reshape(-1), 3), minlength=4)
             scores = ours.ndim == 2 and ours.shape[1] > 1
             same.append((ours.argmax(1) == theirs.argmax(1)) if scores else (apart <= NEAR).reshape(-1))
-        seen += len(next(leaves(inputs)))
-        if seen >= samples:
-            break
+        seen += size_of(inputs)
     a, b, c, d = (numbers / max(numbers.sum(), 1)).tolist()
     return Agreement(seen, float(np.concatenate(same).mean()), (a, b, c, d))
-
-
-def _inputs(task: Task) -> Iterator[Inputs]:
-    for batch in task.batches("validation", seed=0, epoch=0):
-        yield task.inputs(batch)
 
 
 def _arrays(predict: Predict, inputs: Inputs) -> list[NDArray[Any]]:

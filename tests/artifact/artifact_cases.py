@@ -7,9 +7,10 @@ import msgspec
 import numpy as np
 
 from featherweight.artifact import Artifact, Contents, Initialiser, Raw, StoredGraph, dumps, loads
+from featherweight.artifact.check import all_names, payload_checksum
 from featherweight.artifact.compression import compress, decompress
 from featherweight.artifact.envelope import unwrap, wrap
-from featherweight.artifact.header import MOST_HEADER
+from featherweight.artifact.header import MOST_HEADER, EncodedEntry, Header
 from featherweight.formats import Clustered, Float, Int, Log2, View
 from featherweight.formats.coders import Bitmask, Gaps, Huffman, Rans, Zstd
 from featherweight.structure import LayerSpec
@@ -73,7 +74,7 @@ def open_all(content: bytes) -> Artifact:
 
 def split(content: bytes) -> tuple[list, bytes]:
     """Return the header of a file as plain lists, and the bytes after it."""
-    data, _ = unwrap(content)
+    data, _, _ = unwrap(content)
     (length,) = struct.unpack_from("<I", data)
     header = decompress(data[4 : 4 + length], "header", MOST_HEADER)
     return msgspec.msgpack.decode(header), bytes(data[4 + length :])
@@ -86,9 +87,24 @@ def join(header: list, body: bytes) -> bytes:
 
 
 def forge(content: bytes, edit) -> bytes:
-    """Return the file after `edit(header)` changed its header, the hash made right again."""
+    """Return the file after `edit(header)` changed its header, hash and checks of payloads made right again."""
     header, body = split(content)
-    return join(edit(header) or header, body)
+    header = edit(header) or header
+    try:
+        typed = msgspec.convert(header, Header)
+        names = all_names([entry.name for entry in typed.tensors], typed.aliases)
+    except (msgspec.ValidationError, ValueError):
+        return join(header, body)
+    encoded = [entry for entry in typed.tensors if isinstance(entry, EncodedEntry)]
+    first = 4 * len(typed.tensors)
+    place = first + 4 * len(encoded) + (typed.graph.length if typed.graph else 0)
+    checks = []
+    for entry in typed.tensors:
+        run = body[place : place + sum(entry.lengths)] if sum(entry.lengths) < len(body) else b""
+        place += len(run)
+        if isinstance(entry, EncodedEntry):
+            checks.append(payload_checksum(names[entry.name], entry, [run]))
+    return join(header, body[:first] + np.array(checks, "<u4").tobytes() + body[first + 4 * len(encoded) :])
 
 
 NUMBERS = [0, 1, -1, 2, 3, 7, 255, 2**16, 2**31, 2**39, 2**40 - 1, 2**40, 2**63 - 1, -(2**63), 2**64 - 1, 1.5]

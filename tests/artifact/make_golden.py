@@ -58,6 +58,7 @@ def main():
         "empty": Contents({}),
         "formats": every_format_and_coder(),
         "astc": astc(),
+        "small-version-2": small(),
     }.items():
         path = GOLDEN / f"{name}.fw"
         if path.exists():

@@ -64,26 +64,33 @@ class LazyEncoded:
     parts: Mapping[str, Array]
 
     def open(self) -> Encoded:
-        """Return the tensor, its symbols decoded and its values checked.
+        """Return the tensor, its symbols decoded; its values are computed only where its bytes have no check.
 
         Raises:
-            IntegrityError: its bytes do not decode, or not to the tensor that was written.
+            IntegrityError: its bytes are not those that were written, or do not decode.
         """
-        return self.both()[0]
+        return self._symbols() if self.check.payload is not None else self.both()[0]
 
     def decode(self) -> Array:
-        """Return the values, float32; raises as `open` does."""
+        """Return the values, float32, which are those that were written; raises as `open` does."""
         return self.both()[1]
 
     def both(self) -> tuple[Encoded, Array]:
         """Return the tensor and its values; raises as `open` does."""
+        encoded = self._symbols()
         with error_context(self.entry.name):
-            spec = self.entry.format.stream(self.view, self.parts)
-            symbols = self.entry.coder.decode(bytes(self.payload), spec)
-            encoded = Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
             values = encoded.decode()
             self.check.verify(values)
         return encoded, values
+
+    def _symbols(self) -> Encoded:
+        with error_context(self.entry.name):
+            layout = self.entry.format.parts(self.view)
+            parts = [self.parts[name].tobytes() for name in layout]
+            self.check.verify_payload(self.entry, [self.payload, *parts])
+            spec = self.entry.format.stream(self.view, self.parts)
+            symbols = self.entry.coder.decode(bytes(self.payload), spec)
+            return Encoded(self.entry.format, self.entry.coder, self.view, symbols, self.parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,8 +133,8 @@ class Tensors(Mapping[str, Encoded | Raw]):
 class Artifact:
     """A file that `load` has checked. Its tensors are decoded only when asked for.
 
-    Every way to a tensor compares what it decodes to with the check in the file: it is, bit for bit, what was
-    there when the file was written, or it is refused.
+    Every way to a tensor compares its bytes, and its values where they are computed, with the checks in the file:
+    it is, bit for bit, what was there when the file was written, or it is refused.
 
     Attributes:
         nbytes: bytes of the file.

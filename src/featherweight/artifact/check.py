@@ -1,4 +1,4 @@
-"""What a tensor must decode to: 32 bits over its names, type, shape and values, kept beside its bytes."""
+"""Checksums of a tensor: of what it decodes to, and of its bytes in the file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 
 from featherweight.artifact.contents import Array, Raw
-from featherweight.artifact.header import MOST_NAME
+from featherweight.artifact.header import MOST_NAME, EncodedEntry
 from featherweight.errors import IntegrityError
 
 
@@ -21,10 +21,21 @@ class Check:
     Attributes:
         names: the canonical name, then those of tied tensors, sorted.
         value: `checksum` of the tensor as it was when the file was written.
+        payload: `payload_checksum` of an encoded tensor; None if raw, or of a file of version 1.
     """
 
     names: tuple[str, ...]
     value: int
+    payload: int | None = None
+
+    def verify_payload(self, entry: EncodedEntry, runs: Iterable[bytes | memoryview]) -> None:
+        """Compare the bytes of an encoded tensor with those that were written, where the file says.
+
+        Raises:
+            IntegrityError: they are not the same.
+        """
+        if self.payload is not None:
+            self._compare(payload_checksum(self.names, entry, runs), self.payload)
 
     def verify(self, tensor: Raw | Array) -> None:
         """Compare a tensor, decoded on this machine, with the one that was written.
@@ -32,10 +43,13 @@ class Check:
         Raises:
             IntegrityError: they are not the same tensor, bit for bit.
         """
-        found = checksum(self.names, tensor)
-        if found != self.value:
+        self._compare(checksum(self.names, tensor), self.value)
+
+    @staticmethod
+    def _compare(found: int, expected: int) -> None:
+        if found != expected:
             raise IntegrityError(
-                "not the tensor that was written", got=f"check {found:08x}", expected=f"{self.value:08x}",
+                "not the tensor that was written", got=f"check {found:08x}", expected=f"{expected:08x}",
                 hint="the file was forged, or what decodes it here computes other numbers than what wrote it",
             )  # fmt: skip
 
@@ -48,6 +62,20 @@ def checksum(names: tuple[str, ...], tensor: Raw | Array) -> int:
     raw = isinstance(tensor, Raw)
     head = msgspec.msgpack.encode((names, tensor.dtype if raw else "f32", tensor.shape))
     return zlib.crc32(tensor.data if raw else np.ascontiguousarray(tensor, "<f4").data, zlib.crc32(head))
+
+
+def payload_checksum(names: tuple[str, ...], entry: EncodedEntry, runs: Iterable[bytes | memoryview]) -> int:
+    """Return the CRC-32 of msgpack `[names, index line]`, the payload and the parts.
+
+    Args:
+        names: the canonical name, then those of tied tensors, sorted.
+        entry: the index line, written with all fields.
+        runs: payload and parts.
+    """
+    found = zlib.crc32(msgspec.msgpack.encode((names, entry)))
+    for run in runs:
+        found = zlib.crc32(run, found)
+    return found
 
 
 def all_names(names: Iterable[str], aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

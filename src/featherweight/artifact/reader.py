@@ -31,7 +31,7 @@ from featherweight.formats import View
 from featherweight.structure import STOCK, LayerSpec
 
 MOST_RATIO = 1000  # decoded bytes of a tensor to its bytes in the file, but for ...
-MOST_BEYOND = 1 << 24  # ... so many bytes that all tensors together may decode to beyond it
+MOST_BEYOND = 1 << 29  # ... so many bytes that all tensors together may decode to beyond it (nearly all zeros)
 
 
 def load(path: str | Path) -> Artifact:
@@ -52,13 +52,15 @@ def loads(content: bytes) -> Artifact:
     Raises:
         IntegrityError: damaged, truncated or hostile; one line says what and where.
     """
-    data, digest = unwrap(content)
+    data, digest, version = unwrap(content)
     header, body = unpack(data)
     names = [entry.name for entry in header.tensors]
     _check_names([*names, *header.aliases])
     _check_sizes(header.tensors)
-    runs = _cut(body, header)
-    checks = _checks(next(runs), all_names(names, header.aliases))
+    encoded = [entry.name for entry in header.tensors if isinstance(entry, EncodedEntry)]
+    checked = encoded if version > "1" else []
+    runs = _cut(body, header, 4 * (len(names) + len(checked)))
+    checks = _checks(next(runs), all_names(names, header.aliases), checked)
     graph = LazyGraph(header.graph, next(runs)) if header.graph else None
     tensors: dict[str, Lazy] = {}
     for entry, check in zip(header.tensors, checks, strict=True):
@@ -83,9 +85,9 @@ def _activations(header: Header) -> dict[str, Quantizer]:
     return {edge: entry.quantizer for entry in header.activations for edge in entry.edges}
 
 
-def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:
-    """Cut everything after the header into its runs, back to back, nothing left over."""
-    lengths = [4 * len(header.tensors)] + ([header.graph.length] if header.graph else [])
+def _cut(body: memoryview, header: Header, checks: int) -> Iterator[memoryview]:
+    """Cut everything after the header into its runs, back to back; the first holds the checks."""
+    lengths = [checks] + ([header.graph.length] if header.graph else [])
     lengths += [length for entry in header.tensors for length in entry.lengths]
     if sum(lengths) != len(body):
         raise IntegrityError("bytes after the header", got=len(body), expected=f"{sum(lengths)} by the index")
@@ -93,9 +95,15 @@ def _cut(body: memoryview, header: Header) -> Iterator[memoryview]:
     return (body[start:end] for start, end in pairwise(ends))
 
 
-def _checks(run: memoryview, names: Mapping[str, tuple[str, ...]]) -> list[Check]:
-    values = np.frombuffer(run, "<u4").tolist()
-    return [Check(known, value) for known, value in zip(names.values(), values, strict=True)]
+def _checks(run: memoryview, names: Mapping[str, tuple[str, ...]], encoded: list[str]) -> list[Check]:
+    """Return the check of each tensor: first those of the values, then those of the payloads."""
+    numbers = np.frombuffer(run, "<u4").tolist()
+    payloads = dict(zip(encoded, numbers[len(names) :], strict=True))
+    values = numbers[: len(names)]
+    return [
+        Check(known, value, payloads.get(name))
+        for (name, known), value in zip(names.items(), values, strict=True)
+    ]
 
 
 def _lazy(entry: Entry, check: Check, runs: list[memoryview]) -> Lazy:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from featherweight.activations import Quantizer
-from featherweight.artifact.check import all_names, checksum
+from featherweight.artifact.check import all_names, checksum, payload_checksum
 from featherweight.artifact.compression import compress
 from featherweight.artifact.contents import Contents, Raw, StoredGraph
 from featherweight.artifact.envelope import wrap
@@ -60,7 +60,7 @@ def dumps(contents: Contents) -> bytes:
     )
     runs = [*graph_runs, *(run for _, tensor_runs in lines for run in tensor_runs)]
     try:
-        content = wrap(b"".join([pack(header), _checks(contents), *runs]))
+        content = wrap(b"".join([pack(header), _checks(contents, lines), *runs]))
         loads(content)
     except IntegrityError as error:
         raise UnsupportedError(
@@ -83,13 +83,16 @@ def _shared(activations: Mapping[str, Quantizer]) -> tuple[SharedQuantizer, ...]
     return tuple(SharedQuantizer(quantizer, tuple(sharing)) for quantizer, sharing in edges.items())
 
 
-def _checks(contents: Contents) -> bytes:
-    """Return the check of every tensor, as it decodes here and now."""
+def _checks(contents: Contents, lines: list[tuple[Entry, list[bytes]]]) -> bytes:
+    """Return the check of every tensor as it decodes here and now, then those of all payloads."""
     names = all_names(contents.tensors, contents.aliases)
     checks = []
     for name, tensor in contents.tensors.items():
         with error_context(name):
             checks.append(checksum(names[name], tensor if isinstance(tensor, Raw) else tensor.decode()))
+    for entry, runs in lines:
+        if isinstance(entry, EncodedEntry):
+            checks.append(payload_checksum(names[entry.name], entry, runs))
     return np.array(checks, "<u4").tobytes()
 
 

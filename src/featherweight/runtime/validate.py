@@ -21,7 +21,7 @@ from featherweight.errors import FeatherweightError, IntegrityError, Unsupported
 
 MOST_MESSAGES = 1 << 20  # of a graph; a transformer of 100 layers has about 2**16
 MOST_INLINED = 1 << 20  # nodes, once functions are expanded
-MOST_COPIES = 16  # bytes of all initialisers, and of their transposes, to bytes of all tensors, but for ...
+MOST_COPIES = 8  # bytes of all initialisers, and of their transposes, to bytes of all tensors, but for ...
 MOST_BEYOND = 1 << 24  # ... so many bytes
 _UNKNOWN = "No Op registered"
 _PACKED = 8  # elements to one field of data at most: of 2 and 4 bits, several share one

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featherweight.errors import ConfigError, TaskError
-from featherweight.evaluation.paired_test import Paired, paired, pooled
+from featherweight.evaluation.paired_test import Paired, drop_bound, paired, pooled, seen_before
 from featherweight.task.classification import Classification
 from featherweight.task.regression import Regression
 from featherweight.task.scores import scores
@@ -108,3 +108,33 @@ def test_a_task_of_ones_own_may_say_its_scores():
     for wrong in ([[1.0]], [], [math.nan]):
         with pytest.raises(TaskError, match="one finite number a sample"):
             scores(Own(lambda wrong=wrong: wrong), None, "test")
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(0.02, 0.0), (0.1, 0.05), (0.3, 0.3), (0.5, 0.02)])
+def test_the_bound_of_a_drop_holds_in_95_percent_of_all_draws(lost, gained):
+    """Every outcome of 30 samples, by its probability."""
+    n, missed, whole = 30, 0.0, 0.0
+    for worse in range(n + 1):
+        for better in range(n + 1 - worse):
+            before = np.array([1.0] * worse + [0.0] * (n - worse))
+            after = np.array([0.0] * worse + [1.0] * better + [0.0] * (n - worse - better))
+            ways = math.comb(n, worse) * math.comb(n - worse, better)
+            chance = ways * lost**worse * gained**better * (1 - lost - gained) ** (n - worse - better)
+            whole += chance
+            missed += chance * (drop_bound(before, after) < lost - gained - 1e-12)
+    assert whole == pytest.approx(1)
+    assert missed <= 0.05
+
+
+def test_nothing_lost_is_no_proof():
+    assert drop_bound(np.ones(100), np.ones(100)) == pytest.approx(1 - 0.05 ** (1 / 100))
+    assert drop_bound(np.ones(5000), np.ones(5000)) < 0.0006
+    assert drop_bound(np.ones(3), np.zeros(3)) == 1.0
+    assert drop_bound(np.array([0.5, 0.7]), np.array([0.5, 0.7])) == 0.0, "outcomes that are not 0 or 1"
+
+
+def test_a_network_that_saw_its_validation_is_told_from_one_that_did_not():
+    test = np.arange(400) % 10 > 0
+    assert seen_before(np.ones(200), test)
+    assert not seen_before(np.roll(test, 3), test)
+    assert not seen_before(np.ones(5), np.ones(5))

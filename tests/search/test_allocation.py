@@ -1,4 +1,4 @@
-"""The integer program against brute force, and the Pareto filter against its definition."""
+"""The exact allocation against brute force, and the Pareto filter against its definition."""
 
 import itertools
 
@@ -50,6 +50,22 @@ def test_a_larger_budget_never_costs_more():
         chosen = allocate(cost, limited, limit)
         totals.append(sum(cost[t][o] for t, o in enumerate(chosen)))
     assert all(b <= a + 1e-9 for a, b in itertools.pairwise(totals))
+
+
+def test_a_limit_holds_to_the_byte():
+    assert allocate(cost=[[1, 0]], limited=[[0, 10_000_001]], limit=10_000_000) == [0]
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_damages_of_all_sizes_are_told_apart(seed):
+    rng = np.random.default_rng(seed)
+    cost = -np.sort(-(10 ** rng.uniform(-7, 1, (5, 5))), 1)
+    size = np.sort(rng.integers(1, 2000, (5, 5)), 1)
+    limit = float(rng.uniform(size.min(1).sum(), size.max(1).sum()))
+    chosen = allocate(cost.tolist(), size.tolist(), limit)
+    assert sum(size[t, o] for t, o in enumerate(chosen)) <= limit
+    best = brute_force(cost, size, limit)
+    assert sum(cost[t, o] for t, o in enumerate(chosen)) == pytest.approx(best, rel=1e-12)
 
 
 def test_nothing_needs_no_choice():

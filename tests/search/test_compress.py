@@ -273,3 +273,30 @@ def test_the_choice_is_no_larger_than_the_best_uniform_setting(tmp_path):
     assert len(alike) >= 8
     chosen = next(p for p in found.points if p.chosen)
     assert chosen.nbytes <= min(p.nbytes for p in alike if p.drop + 1.64 * p.error <= 0.05)
+
+
+def test_a_metric_that_does_not_work_is_found_before_the_work(tmp_path):
+    class Odd(Classification):
+        def metrics(self, predict, split):
+            if split == "test":
+                raise KeyError("labels")
+            return super().metrics(predict, split)
+
+    started = []
+    task = Odd(network(), train=data(), test=data(), name="odd")
+    with pytest.raises(TaskError, match="odd, metrics on test: failed: KeyError: 'labels'"):
+        compress(task, threads=1, store=Store(tmp_path), events=started.append)
+    assert not started
+
+
+def test_a_validation_that_was_trained_on_is_noted(tmp_path):
+    (x, y), (other, labels) = data(1200), data(400, width=6)
+    torch.manual_seed(1)
+    noisy = torch.where(torch.rand(400) < 0.2, 1 - labels, labels)
+    memorised = nn.Linear(6, 2)
+    with torch.no_grad():
+        memorised.weight.copy_(torch.tensor([[-1.0, 0, 0, 0, 0, 0], [1.0, 0, 0, 0, 0, 0]]))
+        memorised.bias.zero_()
+    task = Classification(memorised, train=(x, y), test=(other, noisy), name="memorised")
+    notes = compress(task, ENCODE, threads=1, store=Store(tmp_path)).summary.notes
+    assert any(note.name == "validation" and "trained on these samples" in note.reason for note in notes)

@@ -165,3 +165,27 @@ def test_an_onnx_file(tmp_path):
         diagnose(tmp_path / "broken.onnx", ["onnxruntime"])
     with pytest.raises(FileNotFoundError):
         diagnose(tmp_path / "absent.onnx", ["onnxruntime"])
+
+
+def test_weights_that_saturate_without_vnni_are_named(monkeypatch):
+    from featherweight.doctor import speed
+
+    model = quantized()
+    stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    stored.CopyFrom(h.make_tensor("w", T.INT8, (16, 8, 3, 3), [100] * (16 * 8 * 9)))
+    for here, kind in ((True, "saturates"), (False, "not portable")):
+        monkeypatch.setattr(speed, "saturates", lambda runtime, here=here: here)
+        (found,) = [f for f in speed_findings(model, ["onnxruntime"]) if f.kind == kind]
+        assert found.where == ["conv"] and "VNNI" in found.what
+        assert "portable" in found.hint and "x64quantprecision" in found.hint
+
+
+def test_layers_are_named_by_their_modules():
+    from featherweight.export import export
+    from featherweight.export.check import arrays
+    from featherweight.runtime import build_onnx
+
+    network = Pooled().eval()
+    model = build_onnx(export(network, torch.randn(2, 3, 8, 8)), arrays(network))
+    (found,) = speed_findings(model, ["onnxruntime"])
+    assert found.kind == "float" and found.where == ["conv", "fc"]

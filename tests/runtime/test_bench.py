@@ -76,3 +76,79 @@ def test_a_free_axis_needs_a_size():
     with pytest.raises(ConfigError, match="free axis"):
         _values(entry, 1, {}, generator)
     assert _values(entry, 3, {"length": 5}, generator).shape == (3, 5)
+
+
+def test_files_with_other_inputs_are_refused(file, tmp_path):
+    import torch
+
+    class Wider(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = torch.nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.fc(x)
+
+    write(
+        tmp_path / "other.fw", pack(Model.of(Wider()), export(Wider(), torch.randn(2, 8), dynamic={"x": [0]}))
+    )
+    with pytest.raises(ConfigError, match="inputs of the first file"):
+        bench([file, tmp_path / "other.fw"], runtimes=["onnxruntime"], seconds=0.02)
+
+
+def test_a_size_of_no_axis_is_refused(file):
+    with pytest.raises(ConfigError, match="nosuch"):
+        bench([file], runtimes=["onnxruntime"], sizes={"nosuch": 3}, seconds=0.02)
+
+
+def test_unequal_times_of_equal_work_are_not_quiet(file, monkeypatch):
+    from featherweight.runtime import bench as module
+    from featherweight.runtime.timing import Timing
+
+    def timed(factor):
+        def interleaved(calls, *, seconds):
+            times = dict.fromkeys(calls, 1.0) | {f"onnxruntime {module.AGAIN}": factor}
+            return [Timing(name, ms, ms, ms, 20, 0, True) for name, ms in times.items()]
+
+        return interleaved
+
+    for factor, quiet in ((1.05, True), (4.72, False)):
+        monkeypatch.setattr(module, "interleaved", timed(factor))
+        found = bench([file], runtimes=["onnxruntime"])
+        assert [s.name for s in found] == ["float32", "model.fw"]
+        assert all(s.timing.quiet == quiet for s in found)
+
+
+def test_the_cost_of_exact_sums_is_shown(tmp_path, monkeypatch):
+    from featherweight.runtime import saturation
+
+    model, graph = saturable_model()
+    write(tmp_path / "model.fw", pack(model, graph))
+    monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
+    found = bench([tmp_path / "model.fw"], runtimes=["onnxruntime", "openvino"], seconds=0.02)
+    names = ["float32", "model.fw", "model.fw, saturating", "float32", "model.fw, saturating"]
+    assert [s.name for s in found] == names
+
+
+def saturable_model():
+    import torch
+
+    from featherweight.techniques import Calibrate
+
+    class Given:
+        def example(self):
+            return torch.rand(2, 8)
+
+        def batches(self, split, *, seed, epoch):
+            return [(torch.rand(32, 8), None)]
+
+        def inputs(self, batch):
+            return batch[0]
+
+    network = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
+    with torch.no_grad():
+        network[0].weight.fill_(1.0)
+    made = Calibrate().apply(
+        Encode(format=Int(bits=8)).apply(Model.of(network), None, Context()), Given(), Context()
+    )
+    return made, export(made.module, Given().example())

@@ -163,7 +163,7 @@ def test_float_weights_stay_float_and_are_named(model, graph):
 
 def test_a_quantizer_on_no_value_is_refused(model, graph):
     forged = {**model.activations, "nowhere": Quantizer(1.0, 0)}
-    with pytest.raises(IntegrityError, match="on no value of the graph: got 'nowhere'"):
+    with pytest.raises(IntegrityError, match="on no value of the graph: got nowhere"):
         qdq_of(loads(dumps(pack(dataclasses.replace(model, activations=forged), graph))))
     assert model.activations.keys() <= values_of(graph)
 

@@ -10,8 +10,9 @@ from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.size import size_findings
 from featherweight.doctor.speed import speed_findings
-from featherweight.runtime import Runtime, onnx_of, qdq_of
+from featherweight.runtime import Runtime
 from featherweight.runtime.build import read_onnx
+from featherweight.runtime.session import model_of
 
 __all__ = ["Finding", "Kernel", "diagnose", "kernels", "size_findings", "speed_findings"]
 
@@ -30,8 +31,7 @@ def diagnose(file: str | Path, runtimes: Sequence[Runtime], *, threads: int = 1)
     found = size_findings(artifact)
     if artifact.graph is None:
         return [*found, _no_graph(artifact)]
-    model = qdq_of(artifact).onnx if artifact.activations else onnx_of(artifact)
-    return [*found, *speed_findings(model, runtimes, threads=threads)]
+    return [*found, *speed_findings(model_of(artifact), runtimes, threads=threads)]
 
 
 def _no_graph(artifact: Artifact) -> Finding:

@@ -13,7 +13,7 @@ from onnx import NodeProto
 
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.runtime import serialized
-from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model
+from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model, said
 
 # Operators that hold weights, by the names that ONNX, ONNX Runtime and OpenVINO give them.
 WEIGHTED = (
@@ -65,15 +65,7 @@ def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> li
     except FeatherweightError:
         raise
     except Exception as error:
-        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=_said(error)) from None
-
-
-def _said(error: Exception) -> str:
-    """What a runtime says, without its codes and the places in its sources."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and not line.startswith("Exception from")]
-    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : | at src/\S+", "", " ".join(told or lines))
-    return text[:300]
+        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=said(error)) from error
 
 
 def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int) -> list[Kernel]:

@@ -14,6 +14,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.runtime import serialized
 from featherweight.runtime.compiled import TITLES, Runtime, openvino_model
 from featherweight.runtime.onnx_graph import OnnxGraph
+from featherweight.runtime.saturation import PORTABLE, saturable, saturates
 
 INT4 = (TensorProto.INT4, TensorProto.UINT4)
 
@@ -27,7 +28,7 @@ def speed_findings(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threa
         threads: of their sessions.
     """
     graph = OnnxGraph(named(model))
-    found = [*_gathers(graph)]
+    found = [*_gathers(graph), *_saturable(graph.model, runtimes)]
     for runtime in runtimes:
         try:
             executed = kernels(graph.model, runtime, threads=threads)
@@ -39,6 +40,24 @@ def speed_findings(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threa
         if runtime == "openvino":
             found += _preferred(graph.model, threads)
     return found
+
+
+def _saturable(model: onnx.ModelProto, runtimes: Sequence[Runtime]) -> Iterator[Finding]:
+    """Layers whose 8-bit products saturate on x86 without VNNI: on this processor, or on others."""
+    affected = {runtime: where for runtime in runtimes if (where := saturable(model, runtime))}
+    if affected:
+        here = any(saturates(runtime) for runtime in affected)
+        where = next(iter(affected.values()))
+        place = "this processor, which has no VNNI" if here else "x86 without VNNI (this processor is not)"
+        yield Finding(
+            "saturates" if here else "not portable", "speed", where,
+            f"8-bit products of {len(where)} layers can saturate on {place}: there sessions of "
+            + " and ".join(f"{TITLES[runtime]} {_EFFECT[runtime]}" for runtime in affected),
+            f"{PORTABLE}; outside our sessions set session.x64quantprecision=1 in ONNX Runtime",
+        )  # fmt: skip
+
+
+_EFFECT: dict[Runtime, str] = {"onnxruntime": "add them in 32 bits, slower", "openvino": "are refused"}
 
 
 def _refused(runtime: Runtime, error: UnsupportedError) -> Finding:

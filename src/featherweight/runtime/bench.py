@@ -8,17 +8,19 @@ from typing import Any
 
 import msgspec
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from featherweight.artifact import load
 from featherweight.errors import ConfigError
 from featherweight.runtime.build import read_onnx
 from featherweight.runtime.compiled import Runtime
-from featherweight.runtime.session import Input, Session
-from featherweight.runtime.timing import Timing, interleaved
+from featherweight.runtime.saturation import saturating
+from featherweight.runtime.session import Input, Session, model_of
+from featherweight.runtime.timing import SPREAD, Timing, interleaved
 
 Array = NDArray[Any]
-FLOAT = "float32"
+FLOAT, AGAIN = "float32", "float32, once more"
 
 
 class Speed(msgspec.Struct, frozen=True):
@@ -26,7 +28,10 @@ class Speed(msgspec.Struct, frozen=True):
 
     Attributes:
         runtime: what ran it.
-        name: the file, or `float32`: the float network of the first file, with float32 arithmetic.
+        name: the file, or `float32`: the float network of the first file, with float32 arithmetic. A file whose
+            8-bit products saturate on this processor stands a second time, as `NAME, saturating`: what it
+            would take without the sums in 32 bits that make it right. Where the runtime has no such sums it
+            stands so alone, and sessions refuse it.
         batch: samples in a call.
         timing: milliseconds of a call.
         frames: samples a second.
@@ -52,6 +57,9 @@ def bench(
 ) -> list[Speed]:
     """Return the speed of `files` and of the float network of the first, all measured in turns.
 
+    A second session of the float network runs among them. Where it is not as quick as the first, equal work took
+    unequal time, and nothing measured in that runtime counts as quiet.
+
     Args:
         files: `.fw` files of one network; ONNX files may stand beside them.
         runtimes: where they run.
@@ -61,33 +69,81 @@ def bench(
         seconds: of measurement for each.
 
     Raises:
-        ConfigError: the first is no `.fw` file, two have one name, or a free axis has no size.
+        ConfigError: the first is no `.fw` file, two have one name, their inputs differ, a free axis has no size,
+            or a size is of no free axis.
         UnsupportedError: a runtime refuses a graph.
     """
     paths = [Path(file) for file in files]
     if not paths or paths[0].suffix == ".onnx":
         raise ConfigError("the first file gives the float network", got=str(paths[:1]), expected="a .fw file")
     names = [path.name if len({p.name for p in paths}) == len(paths) else str(path) for path in paths]
+    plain = model_of(load(paths[0]), integers=False)
+    models = dict(zip(names, map(_model, paths), strict=True))
     sessions: dict[tuple[Runtime, str], Session] = {}
     for runtime in runtimes:
-        sessions[runtime, FLOAT] = load(paths[0]).session(runtime=runtime, threads=threads, integers=False)
-        for name, path in zip(names, paths, strict=True):
-            sessions[runtime, name] = _session(path, runtime, threads)
+        for name in (FLOAT, AGAIN):
+            sessions[runtime, name] = Session.of_onnx(plain, runtime=runtime, threads=threads)
+        for name, model in models.items():
+            narrow = saturating(model, runtime)
+            if not narrow or runtime == "onnxruntime":
+                sessions[runtime, name] = Session.of_onnx(model, runtime=runtime, threads=threads)
+            if narrow:
+                sessions[runtime, f"{name}, saturating"] = Session.of_onnx(
+                    model, runtime=runtime, threads=threads, exact=False
+                )
+    _check_inputs(sessions, sizes or {})
     calls = {
         f"{runtime} {name}": _call(session, batch, sizes or {})
         for (runtime, name), session in sessions.items()
     }
-    timings = interleaved(calls, seconds=seconds)
+    timings = dict(zip(sessions, interleaved(calls, seconds=seconds), strict=True))
     return [
-        _speed(key, timing, timings[list(sessions).index((key[0], FLOAT))], batch)
-        for key, timing in zip(sessions, timings, strict=True)
+        _speed(key, timing, timings[key[0], FLOAT], timings[key[0], AGAIN], batch)
+        for key, timing in timings.items()
+        if key[1] != AGAIN
     ]
 
 
-def _session(path: Path, runtime: Runtime, threads: int) -> Session:
-    if path.suffix != ".onnx":
-        return load(path).session(runtime=runtime, threads=threads)
-    return Session.of_onnx(read_onnx(path), runtime=runtime, threads=threads)
+def _model(path: Path) -> onnx.ModelProto:
+    return read_onnx(path) if path.suffix == ".onnx" else model_of(load(path))
+
+
+def _check_inputs(sessions: Mapping[tuple[Runtime, str], Session], sizes: Mapping[str, int]) -> None:
+    """Refuse files that do not take what the first takes, and sizes of axes that nothing has."""
+    first = next(iter(sessions.values())).inputs
+    for (_, name), session in sessions.items():
+        if len(session.inputs) != len(first) or not all(map(_alike, session.inputs, first)):
+            shown = [
+                "; ".join(f"{e.dtype}{list(e.shape)}" for e in inputs) for inputs in (session.inputs, first)
+            ]
+            raise ConfigError(
+                "does not take the inputs of the first file", where=name, got=shown[0], expected=shown[1],
+                hint="only files of one network are comparable",
+            )  # fmt: skip
+    free = {
+        n
+        for session in sessions.values()
+        for entry in session.inputs
+        for n in entry.shape
+        if isinstance(n, str)
+    }
+    if unknown := sorted(sizes.keys() - free):
+        raise ConfigError(
+            "no free axis of this name",
+            where="size",
+            got=unknown[0],
+            expected=", ".join(sorted(free)) or "none",
+        )
+
+
+def _alike(a: Input, b: Input) -> bool:
+    """Whether two inputs can have one value: one type, and sizes that are equal or free."""
+    sizes = zip(a.shape, b.shape, strict=False)
+    return (
+        a.dtype == b.dtype
+        and len(a.shape) == len(b.shape)
+        and all(n == m or isinstance(n, str) or isinstance(m, str) for n, m in sizes)
+    )
 
 
 def _call(session: Session, batch: int, sizes: Mapping[str, int]) -> Callable[[], object]:
@@ -110,8 +166,10 @@ def _values(entry: Input, batch: int, sizes: Mapping[str, int], generator: np.ra
     return generator.standard_normal(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
 
 
-def _speed(key: tuple[Runtime, str], timing: Timing, base: Timing, batch: int) -> Speed:
+def _speed(key: tuple[Runtime, str], timing: Timing, base: Timing, again: Timing, batch: int) -> Speed:
     runtime, name = key
+    steady = abs(again.milliseconds / base.milliseconds - 1) <= SPREAD
+    timing = msgspec.structs.replace(timing, quiet=timing.quiet and steady)
     return Speed(
         runtime, name, batch, timing,
         frames=1000 * batch / timing.milliseconds, gain=base.milliseconds / timing.milliseconds,

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import IntegrityError, UnsupportedError
+from featherweight.runtime.onnx_graph import LAYERS
 from featherweight.runtime.validate import parse
 
 Array = NDArray[Any]
@@ -44,7 +45,29 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
             raise IntegrityError(f"does not fit the stored graph: {error}", where=entry.tensor) from None
         array = np.ascontiguousarray(array.astype(dtype, copy=False))
         model.graph.initializer.append(onnx.numpy_helper.from_array(array.reshape(array.shape), entry.name))
+    _name_layers(model.graph, {entry.name: entry.tensor for entry, _ in table})
     return model
+
+
+def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
+    """Give layers the path of the module whose weight they multiply by: runtimes report them by it.
+
+    Args:
+        graph: changes.
+        tensors: canonical names by initialiser.
+    """
+    makers = {value: node for node in graph.node for value in node.output}
+    taken = {node.name for node in graph.node}
+    for node in graph.node:
+        if node.op_type not in LAYERS or node.name or len(node.input) < 2:
+            continue
+        source = node.input[1]
+        if source in makers and makers[source].op_type == "Transpose":
+            source = makers[source].input[0]
+        path = tensors.get(source, "").removesuffix(".weight")
+        if path and path not in taken:
+            node.name = path
+            taken.add(path)
 
 
 def onnx_of(artifact: Artifact) -> onnx.ModelProto:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -39,6 +40,14 @@ def compiled(content: bytes, runtime: Runtime, threads: int, *, wide: bool = Fal
         return lambda inputs: _arrays(model, model(inputs))
     session = onnxruntime_session(content, threads, wide=wide)
     return lambda inputs: list(session.run(None, inputs))
+
+
+def said(error: Exception) -> str:
+    """Return what a runtime says is wrong, in one line, without its codes and the places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception from")]
+    text = " ".join(told or [line for line in lines if line]) or type(error).__name__
+    return re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : | at src/\S+|/\S+\.(cc|h):\d+ ", "", text)[:500]
 
 
 def _arrays(model: Any, results: Any) -> list[Array]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
 from featherweight.runtime.build import build_onnx, graph_of, onnx_of, serialized
-from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled
+from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled, said
 from featherweight.runtime.qdq import qdq_of
 from featherweight.runtime.saturation import PORTABLE, saturating
 
@@ -105,7 +105,7 @@ class Session:
         except MissingExtraError:
             raise
         except Exception as error:
-            raise UnsupportedError(f"{name} cannot run the graph: {_reason(error)}", where="graph") from None
+            raise UnsupportedError(f"{name} cannot run the graph: {said(error)}", where="graph") from error
         return cls(tuple(_inputs(model)), outputs, compute, name)
 
     def run(self, inputs: Any) -> Any:
@@ -123,7 +123,7 @@ class Session:
         try:
             flat = self._compute(feed)
         except Exception as error:
-            raise UnsupportedError(f"{self._name} stopped: {_reason(error)}", where="graph") from None
+            raise UnsupportedError(f"{self._name} stopped: {said(error)}", where="graph") from error
         return _nested(self.outputs, flat)
 
     def _feed(self, inputs: Any) -> dict[str, Array]:
@@ -173,10 +173,18 @@ def session(
         IntegrityError: the graph, a tensor or a quantizer is damaged.
         MissingExtraError: OpenVINO is not installed.
     """
-    graph = graph_of(artifact)
-    whole = artifact.activations and integers
-    model = qdq_of(artifact).onnx if whole else onnx_of(artifact)
-    return Session.of_onnx(model, graph.outputs, runtime=runtime, threads=threads)
+    model = model_of(artifact, integers=integers)
+    return Session.of_onnx(model, graph_of(artifact).outputs, runtime=runtime, threads=threads)
+
+
+def model_of(artifact: Artifact, *, integers: bool = True) -> onnx.ModelProto:
+    """Return the graph that a session of a file runs, complete: raises as `session` does.
+
+    Args:
+        artifact: a loaded file.
+        integers: as for `session`.
+    """
+    return qdq_of(artifact).onnx if artifact.activations and integers else onnx_of(artifact)
 
 
 def _inputs(model: onnx.ModelProto) -> Iterator[Input]:
@@ -213,9 +221,3 @@ def _check_outputs(nest: Any, count: int, depth: int = 0) -> None:
             _check_outputs(part, count, depth + 1)
     elif nest is not None and not (type(nest) is int and 0 <= nest < count):
         raise IntegrityError("not an output of the stored graph", where="graph.outputs", got=nest)
-
-
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message without its code and its source files."""
-    text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : |/\S+\.(cc|h):\d+ ", "", text)[:300]

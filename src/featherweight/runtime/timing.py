@@ -26,7 +26,8 @@ class Timing(msgspec.Struct, frozen=True):
         high: ninetieth percentile.
         rounds: rounds that count.
         starved: rounds that do not, for others had the processor meanwhile.
-        quiet: whether the quartiles lie within a tenth of the median, and rounds enough count.
+        quiet: whether the quartiles, and the medians of the first and the last half, lie within a tenth of the
+            median, and rounds enough count.
     """
 
     name: str
@@ -75,10 +76,10 @@ def _repeats(call: Callable[[], object]) -> int:
     call()
     count = 1
     while True:
-        wall, _ = _measured(call, count)
-        if wall >= LEAST_SECONDS:
+        taken = min(_measured(call, count))  # of the processor, where others have it meanwhile
+        if taken >= LEAST_SECONDS:
             return count
-        count = max(2 * count, int(count * LEAST_SECONDS / max(wall, 1e-9)))
+        count = max(2 * count, int(count * LEAST_SECONDS / max(taken, 1e-9)))
 
 
 def _measured(call: Callable[[], object], count: int) -> tuple[float, float]:
@@ -93,5 +94,6 @@ def _timing(name: str, walls: NDArray[Any], busy: NDArray[Any]) -> Timing:
     calm = int((~busy).sum())
     kept = walls[~busy] if calm >= FEWEST else walls
     low, first, median, third, high = (float(p) for p in np.percentile(kept, [10, 25, 50, 75, 90]))
-    quiet = calm >= FEWEST and third - first <= SPREAD * median
+    early, late = (float(np.median(half)) for half in np.array_split(kept, 2))
+    quiet = calm >= FEWEST and max(third - first, abs(early - late)) <= SPREAD * median
     return Timing(name, median, low, high, len(kept), len(walls) - calm, quiet)

@@ -76,7 +76,7 @@ def _repeats(call: Callable[[], object]) -> int:
     call()
     count = 1
     while True:
-        taken = min(_measured(call, count))  # of the processor, where others have it meanwhile
+        taken = min(_measured(call, count)[0] for _ in range(3))  # others may have the processor meanwhile
         if taken >= LEAST_SECONDS:
             return count
         count = max(2 * count, int(count * LEAST_SECONDS / max(taken, 1e-9)))

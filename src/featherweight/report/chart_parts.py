@@ -39,6 +39,23 @@ def byte_axis(values: Sequence[float]) -> dict[str, Any]:
     }
 
 
+def bytes_from_zero(most: float) -> dict[str, Any]:
+    """Return a linear axis of bytes from 0 to `most`, with three to five marks: bars show sizes by their length.
+
+    >>> bytes_from_zero(1_724_000)["ticktext"]
+    ['0 B', '500 kB', '1.0 MB', '1.5 MB']
+    """
+    most = max(most, 1)
+    decade = 10 ** math.floor(math.log10(most))
+    step = next(lead * decade for lead in (0.2, 0.5, 1, 2) if most / (lead * decade) < 5)
+    marks = [round(i * step) for i in range(math.floor(most / step) + 1)]
+    return {
+        "range": [0, most],
+        "tickvals": marks,
+        "ticktext": [nbytes(mark) for mark in marks],
+    }
+
+
 def lines(*texts: str) -> str:
     """Return texts, those that are empty aside, as the lines of one."""
     return "<br>".join(escape(text) for text in texts if text)

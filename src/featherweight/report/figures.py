@@ -15,6 +15,7 @@ from featherweight.report.chart_parts import (
     Figure,
     axis,
     byte_axis,
+    bytes_from_zero,
     framed,
     level,
     lines,
@@ -59,17 +60,28 @@ def front(s: Summary) -> Figure:
     below = sum(p.value < lowest for p in s.points)
     lowest = max(lowest, min(p.value for p in s.points))
     margin = 0.08 * (highest - lowest) + 1e-4
-    notes = [note(f"float network, {percent(base)}", x=0.01, y=100 * base, yref="y", xanchor="left")]
+    across = byte_axis([p.nbytes for p in s.points])
+    data.append(
+        {
+            "type": "scatter",
+            "name": f"float network, {percent(base)}",  # in the legend, where it hides no point
+            "mode": "lines",
+            "x": [10**end for end in across["range"]],
+            "y": [100 * base] * 2,
+            "line": {"color": MUTED, "width": 1, "dash": "dash"},
+            "hoverinfo": "skip",
+        }
+    )
+    notes = []
     if below:
         notes.append(note(f"{below} further down: see the list", x=1, y=0, yref="paper", xanchor="right"))
     layout = {
-        "xaxis": axis("whole file", **byte_axis([p.nbytes for p in s.points])),
+        "xaxis": axis("whole file", **across),
         "yaxis": axis(
             f"{s.primary} on validation",
             ticksuffix=" %",
             range=[100 * (lowest - margin), 100 * (highest + margin)],
         ),
-        "shapes": [level(100 * base, "y")],
         "annotations": notes,
         "showlegend": True,
     }
@@ -123,14 +135,16 @@ def _scale(decades: range) -> Figure:
         "yanchor": "bottom",
         "outlinewidth": 0,
         "tickvals": list(decades),
-        "ticktext": [f"{marks[0]} or less", *marks[1:]],
+        "ticktext": [f"≤ {marks[0]}", *marks[1:]],
+        "tickangle": 0,
     }
 
 
 def steps(s: Summary) -> Figure:
-    """Return whole-file bytes after each step, on a logarithmic axis, and above them the metric on validation."""
+    """Return whole-file bytes after each step, and above them the metric on validation."""
     counts = [stage.nbytes for stage in s.stages]
     values = [stage.metrics.get(s.primary) for stage in s.stages]
+    base = s.baseline["validation"][s.primary]
     shared = {
         "x": list(range(len(counts))),
         "hovertext": [_stage(s, stage) for stage in s.stages],
@@ -157,12 +171,19 @@ def steps(s: Summary) -> Figure:
     }
     layout = {
         "xaxis": axis("", **_step_marks(s.stages), showgrid=False),
-        "yaxis": axis("whole file", **byte_axis([min(counts) / 2.5, max(counts) * 1.4]), domain=[0, 0.6]),
-        "yaxis2": axis(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4),
-        "shapes": [level(100 * s.baseline["validation"][s.primary], "y2")],
+        "yaxis": axis("whole file", **bytes_from_zero(1.15 * max(counts)), domain=[0, 0.6]),
+        "yaxis2": axis(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4, range=_span([*values, base])),
+        "shapes": [level(100 * base, "y2")],
         "bargap": 0.35,
     }
     return {"data": [sizes | shared, metric | shared], "layout": framed(430, layout)}
+
+
+def _span(values: Sequence[float | None]) -> list[float]:
+    """Return the range of an axis of percents that holds these fractions, of a point at least: noise stays small."""
+    known = [100 * value for value in values if value is not None]
+    middle, half = (max(known) + min(known)) / 2, max(0.55 * (max(known) - min(known)), 0.5)
+    return [middle - half, middle + half]
 
 
 def tensors(s: Summary) -> Figure:
@@ -191,8 +212,8 @@ def tensors(s: Summary) -> Figure:
     }
     layout = {
         "xaxis": axis(
-            "bytes in the file; grey: left as it was" + (", or many together" if rest else ""),
-            rangemode="tozero",
+            "in the file; grey: not compressed" + (", or many together" if rest else ""),
+            **bytes_from_zero(1.05 * max(sizes)),
         ),
         "yaxis": axis("", **names_axis(labels), autorange="reversed", showgrid=False),
         "bargap": 0.25,

@@ -34,10 +34,16 @@ class Table:
 def answer(s: Summary) -> str:
     """Return the sentences that say whether it is smaller, by what, and at what price."""
     before, after = s.baseline["test"][s.primary], s.test[s.primary]
+    graphless = next((note.reason for note in s.notes if note.name == "graph"), "the file holds weights only")
+    warning = (
+        f"No runtime can run this file. {graphless[:1].upper()}{graphless[1:]}. "
+        if s.difference is None
+        else ""
+    )
     smaller = f"{s.ratio:.1f}x smaller" if s.ratio >= 1.05 else "Not smaller"
     return (
-        f"{smaller}: the whole file has {nbytes(s.file_bytes)}, the float network {nbytes(s.float_bytes)} at 4 bytes"
-        f" a parameter. On test its {s.primary} is {percent(after)}, that of the float network {percent(before)}"
+        f"{warning}{smaller}: the whole file has {nbytes(s.file_bytes)}, the float network"
+        f" {nbytes(s.float_bytes)} at 4 bytes a parameter. On test its {s.primary} is {percent(after)}, that of the float network {percent(before)}"
         f" ({points(after - before)} points)."
     )
 
@@ -196,7 +202,7 @@ def facts(s: Summary) -> list[str]:
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
         *([_paired(s.paired)] if s.paired else []),
         parity,
-        f"SHA-256 of the file: {s.sha256}.",
+        f"SHA-256 of the file's content (`inspect` prints it; that of the file itself is another): {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
     ]
 

@@ -43,7 +43,8 @@ def answer(s: Summary) -> str:
     smaller = f"{s.ratio:.1f}x smaller" if s.ratio >= 1.05 else "Not smaller"
     return (
         f"{warning}{smaller}: the whole file has {nbytes(s.file_bytes)}, the float network"
-        f" {nbytes(s.float_bytes)} at 4 bytes a parameter. On test its {s.primary} is {percent(after)}, that of the float network {percent(before)}"
+        f" {nbytes(s.float_bytes)} at 4 bytes a parameter."
+        f" On test its {s.primary} is {percent(after)}, that of the float network {percent(before)}"
         f" ({points(after - before)} points)."
     )
 

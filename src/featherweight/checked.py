@@ -62,7 +62,7 @@ def convert(value: Any, kind: type[T] | Any, where: str, *, separator: str = "")
 
 
 def _follow(value: Any, kinds: list[Any], path: list[str]) -> tuple[Any, list[Any]]:
-    """Return what stands at the end of a path, and the types that may stand there; `None, []` if unknown."""
+    """Return the value at the end of a path, and the types accepted there; `None, []` if unknown."""
     for step in path:
         kinds = [part for kind in kinds for part in getattr(kind, "types", (kind,))]
         structs = [kind for kind in kinds if isinstance(kind, inspect.StructType)]

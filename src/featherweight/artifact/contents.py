@@ -18,7 +18,7 @@ from featherweight.structure import LayerSpec
 
 Array = NDArray[Any]
 
-# Element types of raw tensors, and the little-endian numpy type of their bytes; bf16 has none of its own.
+# Element types of raw tensors, and the little-endian numpy type of their bytes; numpy has none for bf16.
 DTYPES = {
     "bool": "|b1", "u8": "|u1", "i8": "|i1", "i16": "<i2", "i32": "<i4", "i64": "<i8",
     "f16": "<f2", "bf16": "<u2", "f32": "<f4", "f64": "<f8",
@@ -71,7 +71,7 @@ class Raw:
         return cls(names[little.dtype], array.shape, little.tobytes())
 
     def numpy(self) -> Array:
-        """Return the tensor as an array of its own; bf16 is widened to float32, which loses nothing."""
+        """Return the tensor as a new array; bf16 is widened to float32 without loss."""
         array = np.frombuffer(self.data, DTYPES[self.dtype]).reshape(self.shape)
         if self.dtype == "bf16":
             return (array.astype("<u4") << 16).view("<f4")

@@ -9,7 +9,7 @@ from featherweight.doctor.finding import Finding
 from featherweight.formats.coders import Fixed, Rans
 from featherweight.units import nbytes, percent
 
-# A finding is worth a line if it is worth this share of the file.
+# A finding is listed if it concerns this share of the file.
 WORTH = 0.02
 
 

@@ -1,4 +1,4 @@
-"""What a format is: the numbers of one tensor to symbols and a few parts, and back; the result, `Encoded`."""
+"""The interface of formats: the numbers of one tensor to symbols and a few parts, and back; the result, `Encoded`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Importance:
     diagonal: Array
 
     def __post_init__(self) -> None:
-        """Refuse what cannot weigh an error."""
+        """Refuse what cannot weight an error."""
         if not (np.isfinite(self.diagonal).all() and (self.diagonal >= 0).all()):
             raise ConfigError("importance holds negative values, NaN or infinity")
 
@@ -77,8 +77,8 @@ class Part:
 class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
     """How the numbers of one tensor are written: lossy, numbers to symbols.
 
-    A subclass writes `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol
-    of each number, given that), `dequantize`, `parts`, `stream` and `nbits`. Laws, which
+    A subclass implements `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol
+    of each number under these), `dequantize`, `parts`, `stream` and `nbits`. Laws, which
     `featherweight.testing.FormatSuite` checks: decoding is a function of the encoded bytes alone; exact zeros
     decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the
     format states; every shape works.
@@ -105,7 +105,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         Args:
             weight: floating-point tensor of any shape.
             view: how it is a matrix; the default keeps axis 0.
-            importance: what errors matter; formats that have no use for it ignore it.
+            importance: what errors matter; formats that cannot use it ignore it.
             parts: scales, codebook and the like to keep (learned ones, say); by default fitted to the tensor.
 
         Raises:

@@ -29,8 +29,8 @@ class Int(Format, frozen=True, tag="int"):
     `|error| <= scale / 2`, plus float32's own rounding (under `2**-22 |w|`, which is what remains at 32
     bits), for weights up to 2**126 and `scale_by = "minmax"`: the scale is the smallest that clips nothing by
     more than half a step. `scale_by = "mse"` clips more, where that makes the (importance-weighted) squared
-    error of a unit smaller. A number widens the steps, for an entropy coder behind them: it is the squared
-    error, relative to that of all zeros, that a bit a weight is worth; few of the integers are used then.
+    error of a unit smaller. A number widens the steps for an entropy coder: it is the increase in relative
+    squared error (1: that of all zeros) that is accepted to save a bit a weight; few of the integers are used then.
 
     Zero is always on the grid. A symbol is `(q - zero_point) mod 2**bits`, so that 0 is zero whatever the
     zero point.
@@ -48,7 +48,7 @@ class Int(Format, frozen=True, tag="int"):
         bits: 1 to 16, or 32; one bit is {-1, 0}.
         scheme: `symmetric`: every zero point is 0; `affine`: one a unit, an integer of the grid.
         per: what shares a scale: the tensor, a channel, or so many neighbours in a row.
-        scale_by: `minmax`, `mse`, or what a bit is worth (to 8 bits).
+        scale_by: `minmax`, `mse`, or the relative squared error accepted per bit saved (to 8 bits).
     """
 
     bits: Annotated[int, Meta(ge=1, le=32)] = 8
@@ -57,7 +57,7 @@ class Int(Format, frozen=True, tag="int"):
     scale_by: Literal["minmax", "mse"] | Annotated[float, Meta(gt=0)] = "minmax"
 
     def __post_init__(self) -> None:
-        """Refuse widths that nothing computes with."""
+        """Refuse widths that no hardware computes with."""
         super().__post_init__()
         if COUNTED_BITS < self.bits < 32:
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")

@@ -27,7 +27,7 @@ def rate_aware(
     importance: Importance | None = None,
     refit: bool = False,
 ) -> Encoded:
-    """Return a tensor with symbols that take fewer bits under its coder, where that is worth the error.
+    """Return a tensor with symbols that take fewer bits under its coder, where the saving outweighs the error.
 
     With `E = sum h (w - v)^2`, `S = sum h w^2`, importance `h` (1 by default) and `B` bits of symbols and
     parts, it makes `E / S + rate B / count` small. Each weight takes the nearest value, one of the two next

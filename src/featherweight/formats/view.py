@@ -1,4 +1,4 @@
-"""How a tensor is a matrix: which axis is kept (output channels), and which rows share nothing with the others."""
+"""How a tensor is a matrix: which axis is kept (output channels), and which groups of rows are independent."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class View:
     Attributes:
         shape: shape of the tensor.
         permutation: order of its axes that brings the kept axis first.
-        groups: number of equal blocks of rows with statistics of their own (a "per tensor" scale is one a group).
+        groups: number of equal blocks of rows with separate statistics (a "per tensor" scale is one per group).
     """
 
     shape: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""Arm's own encoder in the place of ours: `astc-encoder-py`, if it is installed."""
+"""Arm's encoder in place of ours: `astc-encoder-py`, if it is installed."""
 
 from __future__ import annotations
 

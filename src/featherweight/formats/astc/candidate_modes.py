@@ -1,8 +1,8 @@
-"""Layouts of blocks worth trying: partitions, grid and levels of the weights, by footprint.
+"""Modes that the encoder tries: partitions, grid and levels of the weights, by footprint.
 
-Chosen one after another, each time the one with which the best of those so far has the least squared error, on
-Gaussian and Laplacian numbers, out of all legal ones (`python -m benchmarks astc_layouts`); so the first of a list
-are worth most.
+Chosen greedily out of all legal ones: each minimises the squared error of the best of the list so far, on Gaussian
+and Laplacian numbers (`python -m benchmarks astc_layouts`); so the first of a list
+matter most.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ RGBA: dict[Footprint, str] = {
 
 
 def candidate_modes(footprint: Footprint, channels: int) -> list[Configuration]:
-    """Return the configurations worth trying, the best one first.
+    """Return the configurations to try, the best one first.
 
     >>> [(c.partitions, c.width, c.height) for c in candidate_modes("6x5", 1)][:2]
     [(2, 6, 5), (3, 6, 5)]

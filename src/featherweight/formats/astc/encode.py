@@ -1,4 +1,4 @@
-"""Texels to blocks: a tile of a texture, of whatever size, strip by strip on the processors of the run."""
+"""Texels to blocks: a tile of a texture, of any size, strip by strip on the threads of the run."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def encode_tile(
 ) -> Array:
     """Return the bytes of a tile's blocks, uint8 `[block rows, block columns, 16]`.
 
-    Blocks know nothing of each other: any tile that begins at a block's corner has the blocks that it has in
-    the whole texture, so that columns can be encoded one strip after another, and threads share the work.
+    Blocks are independent: a tile that begins at a block's corner has the blocks that it has in the whole texture,
+    so columns can be encoded strip after strip, and threads share the work.
 
     Args:
         texels: what to come near to, 0 to 1 where nothing is clipped, `[height, width, channels]`.

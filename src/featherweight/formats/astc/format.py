@@ -25,15 +25,15 @@ _FLOAT32 = np.finfo(np.float32)
 
 
 class Astc(Format, frozen=True, tag="astc"):
-    """Blocks of 16 bytes for 16 to 144 texels: 8 to 0.22 bits a weight, at a fixed rate, each read alone.
+    """Blocks of 16 bytes for 16 to 144 texels: 8 to 0.22 bits a weight, at a fixed rate, each readable alone.
 
     The matrix of a tensor is a texture: a row of weights is a row of texels, of one channel or of four
-    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; which range that is, is
-    chosen by the error on a sample of blocks, from the least to the greatest weight or clipped to a few
-    standard deviations. Errors count in units of that range, or by an importance if one is given; what fills
-    up the last blocks of a row or column counts nothing.
+    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; the range,
+    from the least to the greatest weight or clipped to a few standard deviations, is the one with the least error
+    on a sample of blocks. Errors are weighted by an importance if one is given, else in units of the range;
+    padding in the last blocks of a row or column has weight 0.
 
-    The symbols are the bytes of the blocks, as a GPU takes them: entropy coders find little in them.
+    The symbols are the bytes of the blocks, as a GPU reads them; entropy coding saves little.
 
     >>> weight = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
     >>> encoded = Astc(footprint="4x4", per="tensor").encode(weight)
@@ -149,9 +149,9 @@ class Astc(Format, frozen=True, tag="astc"):
         }
 
     def _weigh(self, matrix: Array, view: View, importance: Importance | None) -> Array:
-        """Return what a squared error in each weight counts, `[rows, cols]` or `[rows, 1]`.
+        """Return the weight of each squared error, `[rows, cols]` or `[rows, 1]`.
 
-        Without an importance, so much that the variances of all units count alike.
+        Without an importance, the inverse variance of the unit.
         """
         if importance is not None:
             return importance.diagonal

@@ -9,7 +9,7 @@ from featherweight.formats.compiled import compiled
 
 NBYTES = 16
 PADDED = NBYTES + 2  # a field may be written across the end
-ROOM = 96  # for a sequence: it is read in whole groups, and infill asks for points beyond its grid, in vain
+ROOM = 96  # for a sequence: it is read in whole groups, and infill reads (and weighs with 0) points beyond the grid
 
 # Of a group of five trits or three quints: the bits of the packed code that follow each of its values.
 TRIT_WIDTHS = (2, 2, 1, 2, 1)
@@ -72,7 +72,7 @@ def shapes(kinds: tuple[Range, ...]) -> Array:
 
 @compiled
 def reverse(half: int) -> int:
-    """Return 64 bits turned round."""
+    """Return 64 bits in reverse order."""
     found = np.uint64(0)
     for _ in range(8):
         found = found << np.uint64(8) | np.uint64(_REVERSED[half & np.uint64(255)])
@@ -137,7 +137,7 @@ def put(block: Array, position: int, width: int, value: int) -> None:
 
 @compiled
 def turned(block: Array) -> Array:
-    """Return `block: [PADDED]` with its 128 bits turned round."""
+    """Return `block: [PADDED]` with its 128 bits in reverse order."""
     found = np.zeros(PADDED, np.uint8)
     for i in range(NBYTES):
         found[i] = _REVERSED[block[NBYTES - 1 - i]]

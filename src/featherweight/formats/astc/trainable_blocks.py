@@ -65,7 +65,7 @@ def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
 def searched(
     blocks: Blocks, ends: Array, grid: Array, shape: tuple[int, int, int], share: float, plan: Plan
 ) -> tuple[Array, Blocks]:
-    """Search anew how to lay out the blocks that rounding changes most; return which became better, and those.
+    """Search again the modes of the blocks with the largest rounding error; return which improved, and those.
 
     Args:
         blocks: as they are laid out now.
@@ -76,13 +76,13 @@ def searched(
         plan: what to try.
     """
     footprint = size(blocks.footprint)
-    wished = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
-    backward_kernels.mix_all(_layout(blocks), ends, grid, geometry(blocks.footprint), wished)
+    target = np.zeros((len(ends), footprint[0] * footprint[1], shape[2]))
+    backward_kernels.mix_all(_layout(blocks), ends, grid, geometry(blocks.footprint), target)
     inside = cut_up(np.ones((*shape[:2], 1)), footprint)[:, :, 0]
-    error = _missed(rounded(blocks, ends, grid), wished, inside)
+    error = _squared_error(rounded(blocks, ends, grid), target, inside)
     worst = np.argsort(-error, kind="stable")[: round(share * error.size)]
-    found = encode_blocks(wished[worst], inside[worst], blocks.footprint, plan)
-    better = _missed(found, wished[worst], inside[worst]) < error[worst]
+    found = encode_blocks(target[worst], inside[worst], blocks.footprint, plan)
+    better = _squared_error(found, target[worst], inside[worst]) < error[worst]
     return worst[better], chosen(found, better)
 
 
@@ -95,13 +95,13 @@ def chosen(blocks: Blocks, places: Array) -> Blocks:
     return Blocks(blocks.footprint, **arrays)
 
 
-def _missed(blocks: Blocks, wished: Array, inside: Array) -> Array:
+def _squared_error(blocks: Blocks, target: Array, inside: Array) -> Array:
     """Return the squared error of each block `[n]` against texels from 0 to 255."""
     width, height = size(blocks.footprint)
-    apart = texture(blocks, (height, width * len(wished), wished.shape[2]))
+    apart = texture(blocks, (height, width * len(target), target.shape[2]))
     found = cut_up(apart / 257, (width, height))
-    missed: Array = (inside * np.square(found - wished).sum(axis=2)).sum(axis=1)
-    return missed
+    error: Array = (inside * np.square(found - target).sum(axis=2)).sum(axis=1)
+    return error
 
 
 def _layout(blocks: Blocks) -> backward_kernels.Layout:

@@ -11,7 +11,7 @@ from featherweight.formats.coders.base import Array
 from featherweight.formats.coders.bits import Bits
 
 LANE = 512
-"""Words in a lane. Lanes follow one another in the bits and are decoded beside each other."""
+"""Words in a lane. Lanes follow one another in the bits and are decoded in parallel."""
 
 _LONGEST = 31
 

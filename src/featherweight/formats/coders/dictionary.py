@@ -33,7 +33,7 @@ class Dictionary:
 
     @property
     def next_word(self) -> Array:
-        """Return, for each word, the child of rank 0 after it: of its own node, or of the root for a leaf."""
+        """Return, for each word, the child of rank 0 that follows: of the word's node, or of the root for a leaf."""
         following = np.zeros(self.weights.size, np.int64)
         following[self.parents[1:]] = np.arange(1, self.parents.size) * self.distinct
         return following

@@ -28,7 +28,7 @@ class Frequencies:
     Attributes:
         symbols: `[distinct]`, those that occur, ascending.
         counts: `[distinct]`, at least 1 each, their sum at most 2**24: proportional to how often each occurs,
-            as precisely as is worth its bits.
+            as precisely as minimises total bits.
     """
 
     symbols: Array

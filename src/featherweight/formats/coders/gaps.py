@@ -23,11 +23,11 @@ from featherweight.formats.coders.fixed import Fixed
 
 
 class Gaps(Coder, frozen=True, tag="gaps"):
-    """Deep Compression's sparse storage; `Gaps(values=Huffman(), gaps=Huffman())` is the whole of it.
+    """Deep Compression's sparse storage; `Gaps(values=Huffman(), gaps=Huffman())` is the full method.
 
     A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a
-    filler: that many zeros and no value. (In the paper a filler is a value of its own that happens to be
-    zero; here it costs no value, and the values need no zero symbol.) Fewer than 2**bits - 1 zeros at the
+    filler: that many zeros and no value. (In the paper a filler carries a zero value;
+    here it costs no value, and the values need no zero symbol.) Fewer than 2**bits - 1 zeros at the
     very end are not written.
 
     References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2,

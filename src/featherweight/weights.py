@@ -87,6 +87,8 @@ def fitting(values: Mapping[str, Tensor], model: Model, where: str) -> dict[str,
         old, place = tensors[own], f"{where}: {name}"
         if value.shape != old.shape:
             raise IntegrityError("shape", where=place, got=tuple(value.shape), expected=tuple(old.shape))
+        if value.is_floating_point() != old.is_floating_point() or value.is_complex():
+            raise IntegrityError("type", where=place, got=str(value.dtype), expected=str(old.dtype))
         new = value.to(old.dtype)
         if new.is_floating_point() and not bool(torch.isfinite(new).all()):
             raise IntegrityError(

@@ -12,10 +12,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from featherweight import Classification, Regression
 from featherweight.errors import TaskError, UnsupportedError
+from featherweight.formats import Int
 from featherweight.model import Model
+from featherweight.recipe import Recipe, Store, run
 from featherweight.task import Restricted, failures
 from featherweight.task.scores import scores
-from featherweight.techniques import Context, Train
+from featherweight.techniques import Context, Encode, Train
 
 X = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(120) % 3
@@ -63,6 +65,15 @@ def test_random_data_sets_are_the_same_in_every_run_and_with_any_workers(draw):
             torch.equal(a, b) for a, b in zip(itertools.chain(*seen[0]), itertools.chain(*other), strict=True)
         )
     assert task(Drawn(DRAWS[draw])).fingerprint() == task(Drawn(DRAWS[draw])).fingerprint()
+
+
+def test_data_that_cannot_be_seeded_are_noted(tmp_path):
+    generator = np.random.default_rng()
+    made = task(Drawn(lambda: float(generator.normal())))
+    assert not made.steady and all(task(Drawn(draw)).steady for draw in DRAWS.values())
+    steps = [Encode(format=Int(bits=8)), Train(epochs=1), Train(epochs=1)]
+    notes = [entry.model.notes for entry in run(Recipe(steps), made, threads=1, store=Store(tmp_path))]
+    assert [sum("two readings differ" in note.reason for note in some) for some in notes] == [0, 0, 1, 1]
 
 
 def trained(made):

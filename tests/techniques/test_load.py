@@ -117,6 +117,8 @@ def spoiled(name):
         del tensors["0.weight"]
     elif name == "extra":
         tensors["more"] = torch.zeros(1)
+    elif name == "integers":
+        tensors["0.weight"] = (100 * tensors["0.weight"]).to(torch.int8)
     elif name == "shape":
         tensors["0.weight"] = torch.zeros(1, 1, 3, 3)
     else:
@@ -126,7 +128,7 @@ def spoiled(name):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("missing", "0.weight"), ("extra", "more"), ("shape", "shape"), ("nan", "NaN")],
+    [("missing", "0.weight"), ("extra", "more"), ("shape", "shape"), ("integers", "int8"), ("nan", "NaN")],
 )
 def test_other_weights_are_refused(tmp_path, name, message):
     with pytest.raises(IntegrityError, match=message):

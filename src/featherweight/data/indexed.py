@@ -20,10 +20,12 @@ class Indexed(ABC):
     Attributes:
         workers: processes that make batches ahead; 0: they are made when they are asked for.
         worker_init: called with its number in each worker.
+        steady: whether two readings after seeding the global generators give the same.
     """
 
     workers: int = 0
     worker_init: Callable[[int], None] | None = None
+    steady: bool = True
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -54,6 +56,11 @@ class Subset(Indexed):
         """Have the workers of the data."""
         object.__setattr__(self, "workers", self.data.workers)
         object.__setattr__(self, "worker_init", self.data.worker_init)
+
+    @property
+    def steady(self) -> bool:  # type: ignore[override]
+        """Whether two readings give the same."""
+        return self.data.steady
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -11,7 +11,7 @@ from featherweight.artifact import dumps, loads
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Finished, Message, Started, silent
 from featherweight.formats.coders import tag
-from featherweight.model import Model
+from featherweight.model import Model, Note
 from featherweight.packing import pack, unpack
 from featherweight.processors import usable_processors
 from featherweight.recipe.recipe import Recipe
@@ -22,6 +22,11 @@ from featherweight.task.identity import identity_of
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
 from featherweight.workspace import Workspace
+
+UNSTEADY = Note(
+    "chose", "data", "two readings differ, by random numbers that are not of the global generators of torch, numpy or"
+    " Python: another run makes other bytes",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,8 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
     except Exception as error:  # of the network, the data or a step: anyone's code
         what = f"failed: {type(error).__name__}: {error}"
         raise UnsupportedError(what, where=place, hint="--debug shows where it was raised") from error
+    if step.needs != "none" and not getattr(task, "steady", True) and UNSTEADY not in after.notes:
+        after = after.with_notes([UNSTEADY])
     seconds = time.perf_counter() - start
     news = dataclasses.replace(after, notes=after.notes[len(model.notes) :])
     store.put(key, dumps(pack(news, facts={"seconds": seconds})))

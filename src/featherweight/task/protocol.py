@@ -30,8 +30,9 @@ class Task(Protocol):
     start; without it, or None, the network comes trained), `dynamic_shapes()` (input name to the axes whose size
     is free; without it the first axis of every input is, where the network allows), `scores(predict, split)`
     (the primary metric of each sample `[n]`, in one order, whose mean is that of `metrics`: by it two networks are
-    compared sample by sample; without it their means alone are) and `outputs` (`classes` or `values`: what the
-    network returns; without it see `featherweight.task.outputs`).
+    compared sample by sample; without it their means alone are), `outputs` (`classes` or `values`: what the
+    network returns; without it see `featherweight.task.outputs`) and `steady` (False: its data differ from run to
+    run, which reports say).
     """
 
     @property

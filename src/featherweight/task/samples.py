@@ -101,16 +101,21 @@ class Items(Indexed):
     def digest(self) -> str:
         """A hash of every sample and of the data set's `targets`, if it has them.
 
-        Of more than 64 MiB, evenly spaced samples of about so many bytes count. Where inputs differ from one
-        reading to the next (random transforms that do not draw from torch), labels alone do.
+        Of more than 64 MiB, evenly spaced samples of about so many bytes count. Of inputs that differ from one
+        reading to the next (see `steady`), labels alone do.
         """
-        probes, again = (list(self._each(evenly(len(self), PROBES))) for _ in range(2))
-        steady = hashed(probes) == hashed(again)
+        probes = list(self._each(evenly(len(self), PROBES)))
         most = HASHED_ITEMS * len(probes) // max(1, nbytes(probes))
         found = hashlib.sha256(hashed(len(self), getattr(self.dataset, "targets", None)).encode())
         for inputs, labels in self._each(evenly(len(self), max(most, PROBES))):
-            found.update(hashed(inputs if steady else None, labels).encode())
+            found.update(hashed(inputs if self.steady else None, labels).encode())
         return found.hexdigest()
+
+    @cached_property
+    def steady(self) -> bool:  # type: ignore[override]
+        """Whether some samples are the same when they are read twice, after seeding the global generators."""
+        probes, again = (hashed(list(self._each(evenly(len(self), PROBES)))) for _ in range(2))
+        return probes == again
 
     def _each(self, indices: list[int]) -> Iterator[tuple[Any, Any]]:
         with seeded(0):
@@ -188,11 +193,16 @@ class Stream:
 
         The global generators are seeded for each reading, so a loader that shuffles by them gives the same twice.
         """
-        first, again = self._reading(), self._reading()
-        if first == again:
-            return first
+        if self.steady:
+            return self._readings[0]
         shapes = [(tuple(leaf.shape), str(leaf.dtype)) for leaf in leaves(self.first())]
         return hashed(self.most, shapes)
+
+    @property
+    def steady(self) -> bool:
+        """Whether two readings after seeding the global generators give the same."""
+        first, again = self._readings
+        return first == again
 
     def first(self) -> tuple[Any, Any]:
         """Return the first batch that there is after seeding torch's generator.
@@ -204,6 +214,10 @@ class Stream:
             for batch in self:
                 return batch
         raise TaskError("no batches", got=type(self.loader).__name__)
+
+    @cached_property
+    def _readings(self) -> tuple[str, str]:
+        return self._reading(), self._reading()
 
     def _reading(self) -> str:
         found, size = hashlib.sha256(f"{self.most}".encode()), 0

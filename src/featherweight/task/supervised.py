@@ -116,6 +116,11 @@ class Supervised(ABC):
     def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
         """Return every metric of `predict` on a split; `primary` is one of them."""
 
+    @property
+    def steady(self) -> bool:
+        """Whether the data that steps read are the same in every run."""
+        return self._splits["train"].steady and self._splits["calibration"].steady
+
     def model(self) -> nn.Module:
         """Return a copy of the network as it was given."""
         return copied(self._network, {})

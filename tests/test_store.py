@@ -1,5 +1,8 @@
 """The store: whole or absent entries, and a run that goes on after any kill."""
 
+import pytest
+
+from featherweight.errors import ConfigError
 from featherweight.store import Store, key_of
 
 
@@ -33,3 +36,9 @@ def test_damaged_entries_count_as_absent(tmp_path):
 def test_keys_do_not_depend_on_the_order_of_mappings():
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
     assert key_of("a", "b") != key_of("ab") != key_of("a,b")
+
+
+def test_a_store_that_is_no_folder_is_one_error(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ConfigError, match="the store cannot be read: Not a directory"):
+        Store(tmp_path / "file").get(key_of(1))

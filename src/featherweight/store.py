@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from featherweight.errors import ConfigError
 from featherweight.files import cache_dir, write_whole
 
 
@@ -30,11 +31,21 @@ class Store:
         self.folder = Path(folder) if folder is not None else cache_dir() / "store"
 
     def get(self, key: str) -> bytes | None:
-        """Return what stands under a key, or None."""
+        """Return the content under a key, or None.
+
+        Raises:
+            ConfigError: the folder cannot be read.
+        """
         try:
             entry = self._path(key).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(
+                f"the store cannot be read: {error.strerror or error}",
+                where=str(self.folder),
+                hint="choose another folder: Store(folder), or FEATHERWEIGHT_DATA",
+            ) from error
         content = entry[32:]
         return content if entry[:32] == hashlib.sha256(content).digest() else None
 
@@ -44,7 +55,7 @@ class Store:
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def drop(self, key: str) -> None:
-        """Forget what stands under a key."""
+        """Forget the content under a key."""
         self._path(key).unlink(missing_ok=True)
 
     def scratch(self, key: str) -> Path:

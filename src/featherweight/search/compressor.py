@@ -81,7 +81,7 @@ def compress(
         workspace, options, objectives, constraints,
         where=where, batches=batches or 16, sensitivity=sensitivity or "measured",
     )  # fmt: skip
-    return deliver(found.recipe, workspace, found.searched(task.primary))
+    return deliver(found.recipe, workspace, found.searched)
 
 
 def demand(max_drop: float | None, max_bytes: int | None) -> tuple[tuple[str, str], list[Constraint]]:

@@ -53,6 +53,7 @@ class Found:
         trials: every trial, smallest file first.
         table: the sensitivities behind them.
         objectives: what was minimised.
+        primary: the metric that counts.
         notes: what was left out, or could not be promised.
     """
 
@@ -61,15 +62,17 @@ class Found:
     trials: list[Trial]
     table: Sensitivity
     objectives: Sequence[str]
+    primary: str
     notes: list[Note]
 
-    def searched(self, primary: str) -> Searched:
-        """Return what a report says of the search; `primary` is the metric that counts."""
+    @property
+    def searched(self) -> Searched:
+        """What a report says of the search."""
         front = front_of(self.trials, self.objectives)
         points = [
             Point(
                 nbytes=trial.nbytes,
-                value=trial.measures[primary],
+                value=trial.measures[self.primary],
                 drop=trial.drop,
                 error=trial.measures["error"],
                 on_front=trial in front,
@@ -159,7 +162,7 @@ def explore(
         raise _none_found(trials, constraints)
     about = f"chosen for {workspace.task.name}"
     recipe = Recipe([*before.steps, *chosen.steps], about=about)
-    return Found(recipe, chosen, trials, table, objectives, [*notes, *doubts])
+    return Found(recipe, chosen, trials, table, objectives, workspace.task.primary, [*notes, *doubts])
 
 
 def options_of(given: Sequence[Option] | None) -> list[Option]:

@@ -22,7 +22,7 @@ from featherweight.zoo.tasks import resolve
 
 
 class Short(Classification):
-    """Another task's data, of which an epoch of training sees a few batches, drawn anew each time.
+    """Another task's data, of which an epoch of training sees a few batches, drawn again each time.
 
     Args:
         task: the other one; its network comes trained.

@@ -1,7 +1,7 @@
 """Where quantizers go, on graphs written by hand."""
 
 from featherweight.graph.graph import Graph, Node
-from featherweight.graph.quantizable import quantizable
+from featherweight.graph.quantizable import Join, quantizable
 
 
 def node(name, op, *inputs, weight="", **arguments):
@@ -24,22 +24,52 @@ def test_a_relu_that_alone_reads_a_layer_is_part_of_it():
 
 
 def test_a_relu_that_does_not_read_alone_is_not():
-    found = plan(conv("a", "x"), node("r", "relu", "a"), node("s", "add", "r", "a"))
-    assert found.shared == (("x",), ("a", "r", "s"))
+    found = plan(conv("a", "x"), node("r", "relu", "a"), node("s", "add", "r", "a"), conv("b", "s"))
+    assert found.shared == (("x",), ("a",), ("r",), ("s",), ("b",))
     returned = plan(conv("a", "x"), node("r", "relu", "a"), conv("b", "r"), outputs=["a", "b"])
     assert ("a",) in returned.shared
 
 
-def test_additions_and_concatenations_share_one():
-    found = plan(conv("a", "x"), conv("b", "a"), node("s", "add", "a", "b"), node("c", "cat", "s", "a"))
-    assert found.shared == (("x",), ("a", "b", "s", "c"))
+def test_additions_and_concatenations_may_share_one():
+    found = plan(
+        conv("a", "x"), conv("b", "a"), node("s", "add", "a", "b"), node("c", "cat", "s", "a"), conv("d", "c")
+    )
+    assert found.shared == (("x",), ("a",), ("b",), ("s",), ("c",), ("d",))
+    assert found.joins == (Join("add", ("a", "b"), "s", True), Join("cat", ("s", "a"), "c", True))
 
 
 def test_a_sum_behind_a_clamp_has_its_own():
     found = plan(
         conv("a", "x"), conv("b", "a"), node("s", "add", "a", "b"), node("r", "relu", "s"), conv("c", "r")
     )
-    assert found.shared == (("x",), ("a", "b"), ("r",), ("c",))
+    assert found.shared == (("x",), ("a",), ("b",), ("r",), ("c",))
+    assert found.joins == (Join("add", ("a", "b"), "r", False),)
+
+
+def test_joins_that_no_integers_read_are_in_float():
+    stream = [
+        node("n", "layer_norm", "x"), node("l", "linear", "n", weight="l.weight"), node("s", "add", "x", "l"),
+        node("m", "layer_norm", "s"), node("k", "linear", "m", weight="k.weight"), node("t", "add", "s", "k"),
+    ]  # fmt: skip
+    assert plan(*stream).shared == (("n",), ("m",))
+    assert plan(conv("a", "x"), node("c", "cat", "a", "x")).shared == (("x",), ("a",))
+    read = plan(*stream, node("v", "view", "t"), node("j", "linear", "v", weight="j.weight"))
+    assert read.shared == (("x",), ("n",), ("l",), ("s",), ("m",), ("k",), ("t", "v"))
+
+
+def test_what_can_have_no_quantizer_takes_its_readers_and_writers_along():
+    nodes = [conv("a", "x"), node("m", "max_pool2d", "a"), conv("b", "m"), conv("c", "b")]
+    graph = Graph((node("x", "input"), *nodes), ("c",), {})
+    found = quantizable(graph, floats={"a"})
+    assert found.shared == (("b",), ("c",))
+    assert found.skipped == dict.fromkeys(("a", "b"), "what it reads or writes has no quantizer")
+    assert quantizable(graph, floats={"m"}).shared == (("x",), ("a",), ("b",), ("c",))
+
+
+def test_operators_can_be_left_out():
+    nodes = [conv("a", "x"), conv("b", "x"), node("s", "add", "a", "b"), conv("c", "s")]
+    found = plan(*nodes, skip={"s"})
+    assert not found.joins and found.skipped == {"s": "asked for"}
 
 
 def test_what_moves_numbers_shares():

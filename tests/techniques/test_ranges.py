@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from featherweight.activations import Quantizer
 from featherweight.errors import TaskError
-from featherweight.techniques.calibration.histograms import BINS, SAMPLED, Histogram, flattened, histogram
+from featherweight.techniques.calibration.histograms import POINTS, SAMPLED, Histogram, flattened, histogram
 from featherweight.techniques.calibration.ranges import Grid, divergence, quantizer, squared_error
 
 numbers = st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=40)
@@ -27,7 +27,8 @@ def seen(values):
 def test_two_histograms_are_that_of_both(a, b):
     total, both = seen(a) + seen(b), seen(a + b)
     assert total.counts.tolist() == both.counts.tolist()
-    assert (total.limit, total.low, total.high) == (both.limit, both.low, both.high)
+    assert total.bins.tolist() == both.bins.tolist()
+    assert (total.low, total.high) == (both.low, both.high)
     assert total.counts.sum() == len(a) + len(b)
 
 
@@ -37,7 +38,16 @@ def test_numbers_are_in_their_bins(values):
     found = seen(values)
     middles, counts = found.points
     expected = np.repeat(middles, counts)
-    assert np.abs(expected - np.sort(np.float32(values))).max() <= 2 * found.limit / BINS
+    width = (found.high - found.low) / POINTS + max(-found.low, found.high) / 1024
+    assert np.abs(expected - np.sort(np.float32(values))).max() <= width + 1e-30
+
+
+def test_an_outlier_moves_no_percentile():
+    x = np.append(normal(), np.float32(1e7))
+    assert np.allclose(quantizer(seen(x), 99.0, GRID).range, np.percentile(x, [1, 99]), rtol=0.01)
+    assert seen(x).magnitude(99.0) == pytest.approx(np.percentile(np.abs(x), 99), rel=0.01)
+    assert seen(x).within(100.0).high == pytest.approx(normal().max(), rel=0.001)
+    assert seen(x).power == pytest.approx(np.square(x.astype(np.float64)).mean(), rel=0.01)
 
 
 def test_ends_are_of_all_numbers_in_any_layout():

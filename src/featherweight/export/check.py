@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from featherweight.artifact import StoredGraph
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export.locate import difference, first_difference, refusing_layer
-from featherweight.graph.program import Program
+from featherweight.graph.program import Program, is_free
 from featherweight.graph.pytree import Nest
 from featherweight.graph.trace_errors import cause_of
 from featherweight.graph.views import canonical_names
@@ -96,10 +96,7 @@ def _symbols(program: Program) -> dict[str, list[int]]:
     graph = program.exported.graph
     values = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
     names = program.exported.graph_signature.user_inputs
-    free = [
-        [axis for axis, n in enumerate(values[str(name)].shape) if isinstance(n, torch.SymInt)]
-        for name in names
-    ]
+    free = [[axis for axis, n in enumerate(values[str(name)].shape) if is_free(n)] for name in names]
     return dict(zip(program.example, free, strict=True))
 
 

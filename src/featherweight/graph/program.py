@@ -131,7 +131,8 @@ def _export(
         doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
     try:
         exported = _functional(flat, doubled, axes)
-        if all(limits.lower <= 2 and limits.upper > 2**31 for limits in exported.range_constraints.values()):
+        limits = exported.range_constraints.values()
+        if _free(exported, axes) and all(limit.lower <= 2 and limit.upper > 2**31 for limit in limits):
             return exported, doubled
     except UnsupportedError:
         pass
@@ -147,12 +148,38 @@ def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) ->
     return {name: dict.fromkeys(dynamic.get(name, ()), Dim.DYNAMIC) or None for name in named}
 
 
+def _free(exported: ExportedProgram, axes: dict[str, Any]) -> bool:
+    """Return whether every axis of an input that was to be free is."""
+    values = {node.name: node.meta.get("val") for node in exported.graph.nodes if node.op == "placeholder"}
+    inputs = zip(axes.values(), exported.graph_signature.user_inputs, strict=True)
+    return all(is_free(values[str(name)].shape[axis]) for free, name in inputs for axis in free or ())
+
+
+def is_free(size: int | torch.SymInt) -> bool:
+    """Return whether a size of a captured network may change; torch keeps symbols for some that it has fixed."""
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
+
+
 def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
+    """Trace by running the code; where that fixes a size (`len(x)`, `int(x.shape[0])`), by reading it.
+
+    Raises:
+        UnsupportedError: neither can be done; says why the first cannot.
+    """
     try:
         traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
+        failure = None
+    except Exception as error:
+        traced, failure = None, error
+    if traced is None or not _free(traced, axes):
+        with contextlib.suppress(Exception):
+            read = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=True)
+            traced = read if traced is None or _free(read, axes) else traced
+    if traced is None:
+        assert failure is not None
+        raise refusal(flat.module, failure, "cannot be traced") from failure
+    try:
         exported = functional(traced)
-    except FeatherweightError:
-        raise
     except Exception as error:
         raise refusal(flat.module, error, "cannot be traced") from error
     if written := exported.graph_signature.buffers_to_mutate:

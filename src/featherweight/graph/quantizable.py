@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from featherweight.graph.graph import Edge, Graph, Node
@@ -20,52 +20,109 @@ MOVES = {
 
 
 @dataclass(frozen=True)
+class Join:
+    """A sum or a concatenation in integers.
+
+    Attributes:
+        op: `add` or `cat`.
+        inputs: edges that it reads.
+        written: the edge that it writes, behind a clamp that is part of it.
+        shares: whether a quantizer that its inputs share is that of `written` as well.
+    """
+
+    op: str
+    inputs: tuple[Edge, ...]
+    written: Edge
+    shares: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is to be quantized.
 
     Attributes:
         shared: edges that share one quantizer, together, each group and all groups in order of the graph.
-        skipped: layers with weights that compute in float, with the reason.
+        joins: sums and concatenations, whose edges may share one where their ranges are alike.
+        readers: layers in integers (their operator) by the edge they read.
+        skipped: layers with weights, and operators that were asked for, that compute in float, with the reason.
     """
 
     shared: tuple[tuple[Edge, ...], ...]
+    joins: tuple[Join, ...]
+    readers: Mapping[Edge, str]
     skipped: dict[str, str]
 
 
-def quantizable(graph: Graph, skip: Collection[str] = ()) -> Plan:
+def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edge] = ()) -> Plan:
     """Return which edges need a quantizer.
 
     Convolutions, linear layers, sums and concatenations of activations, products and averages read integers
     and, but for linear layers that nothing quantized follows, write them. A ReLU or clamp that alone reads
     what one of them writes is part of it: the quantizer stands behind it, and its range clamps. What only
-    moves numbers (max-pooling, reshaping, padding with zeros) shares the quantizer of what it reads. All that
-    an addition or a concatenation reads and writes share one quantizer; an addition whose sum goes through a
-    clamp shares it among its inputs alone.
+    moves numbers (max-pooling, reshaping, padding with zeros) shares the quantizer of what it reads.
+
+    A sum, a concatenation or a product is in integers where an operator in integers reads it: rounding what a
+    softmax, a layer norm or the caller reads gains nothing.
 
     Args:
         graph: the network.
-        skip: paths of layers to compute in float.
+        skip: paths of modules, and names of operators, to compute in float.
+        floats: edges that can have no quantizer. What reads or writes them computes in float.
     """
-    chosen = [node for node in graph.nodes if _integer(graph, node) and node.module not in skip]
-    wanted: dict[Edge, None] = dict.fromkeys(edge for node in chosen for edge in node.inputs)
-    wanted |= dict.fromkeys(_result(graph, node) for node in chosen if node.op != "linear")
-    groups = {edge: {edge} for edge in wanted}
-    for first, second in [*_moved(graph, groups), *_joined(graph, chosen)]:
-        merged = groups[first] | groups[second]
-        groups |= dict.fromkeys(merged, merged)
+    asked = [node for node in graph.nodes if _integer(graph, node) and not {node.module, node.name} & {*skip}]
+    held = {*floats}
+    while True:
+        chosen = _read(graph, [node for node in asked if not held & {*node.inputs, _result(graph, node)}])
+        groups = _groups(graph, chosen)
+        spread = {edge for group in groups.values() if group & held for edge in group}
+        if spread <= held:
+            break
+        held |= spread
     order = {node.name: number for number, node in enumerate(graph.nodes)}
     shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
     names = {node.name for node in chosen}
+    skipped = {}
+    for node in graph.nodes:
+        named = node.name in skip or node.module in skip
+        if (node.tensors or node.name in skip) and node.name not in names and not _constant(node):
+            reason = f"{node.op} has no integer form here"
+            if named or node in asked:
+                reason = "asked for" if named else "what it reads or writes has no quantizer"
+            skipped[node.module if node.tensors and node.module else node.name] = reason
     return Plan(
         tuple(sorted(shared, key=lambda group: order[group[0]])),
-        {
-            node.module or node.name: "asked for"
-            if node.module in skip
-            else f"{node.op} has no integer form here"
-            for node in graph.nodes
-            if node.tensors and node.name not in names and not _constant(node)
-        },
+        tuple(_join(graph, node) for node in chosen if node.op in JOINS),
+        {node.inputs[0]: node.op for node in chosen if node.op in LAYERS},
+        skipped,
     )
+
+
+def _read(graph: Graph, chosen: list[Node]) -> list[Node]:
+    """Return `chosen` without the joins and products that none of them reads."""
+    while True:
+        read = {edge for node in chosen for edge in node.inputs}
+        for node in reversed(graph.nodes):
+            if node.name in read and (_moves(node) or node.op in CLAMPS):
+                read.add(node.inputs[0])
+        kept = [node for node in chosen if node.op not in JOINS | {"mul"} or _result(graph, node) in read]
+        if len(kept) == len(chosen):
+            return kept
+        chosen = kept
+
+
+def _groups(graph: Graph, chosen: list[Node]) -> dict[Edge, set[Edge]]:
+    """Return the edges that need a quantizer, each with those that it shares it with."""
+    wanted: dict[Edge, None] = dict.fromkeys(edge for node in chosen for edge in node.inputs)
+    wanted |= dict.fromkeys(_result(graph, node) for node in chosen if node.op != "linear")
+    groups = {edge: {edge} for edge in wanted}
+    for first, second in _moved(graph, groups):
+        merged = groups[first] | groups[second]
+        groups |= dict.fromkeys(merged, merged)
+    return groups
+
+
+def _join(graph: Graph, node: Node) -> Join:
+    return Join(node.op, node.inputs, _result(graph, node), not absorbable(graph, node))
 
 
 def _integer(graph: Graph, node: Node) -> bool:
@@ -110,15 +167,6 @@ def _moves(node: Node) -> bool:
         and padding.get("value", 0) == 0
     )
     return (node.op in MOVES or zeros) and len(node.inputs) == 1 and not node.tensors
-
-
-def _joined(graph: Graph, chosen: list[Node]) -> Iterator[tuple[Edge, Edge]]:
-    """Pairs of edges that an addition or a concatenation reads, and the one that it writes."""
-    for node in chosen:
-        if node.op in JOINS:
-            written = [] if absorbable(graph, node) else [node.name]
-            for edge in [*node.inputs[1:], *written]:
-                yield node.inputs[0], edge
 
 
 def _constant(node: Node) -> bool:

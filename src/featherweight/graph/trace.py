@@ -14,7 +14,7 @@ from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.macs import multiply_accumulates, operator_name
-from featherweight.graph.program import Dynamic, Program, capture
+from featherweight.graph.program import Dynamic, Program, capture, is_free
 from featherweight.graph.views import canonical_names, views
 from featherweight.task import Inputs
 
@@ -77,7 +77,7 @@ def _batch(program: Program) -> int:
     placeholders = {node.name: node for node in program.exported.graph.nodes if node.op == "placeholder"}
     for name in program.exported.graph_signature.user_inputs:
         value = placeholders[str(name)].meta["val"]
-        if value.dim() and isinstance(value.shape[0], torch.SymInt):
+        if value.dim() and is_free(value.shape[0]):
             return max(size(value.shape[0]), 1)
     return 1
 
@@ -147,7 +147,7 @@ class _Reader:
                 ),
                 module=path_of(source),
                 shape=tuple(size(n) for n in value.shape),
-                free=tuple(axis for axis, n in enumerate(value.shape) if isinstance(n, torch.SymInt)),
+                free=tuple(axis for axis, n in enumerate(value.shape) if is_free(n)),
                 dtype=str(value.dtype).removeprefix("torch."),
                 macs=None if macs is None else macs // self.batch,
                 arguments=tuple(_arguments(source)) if op not in ("input", "constant") else (),

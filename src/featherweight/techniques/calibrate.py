@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
+from functools import partial
 from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -12,12 +13,20 @@ from msgspec import Meta
 from featherweight.errors import ConfigError, TaskError
 from featherweight.task import Inputs, Needs, Task
 from featherweight.techniques.base import Context, Item, Step
+from featherweight.techniques.calibration.joins import (
+    MASK,
+    OUTLYING,
+    USUAL,
+    Observed,
+    lost,
+    masks,
+    quantizers,
+)
 from featherweight.techniques.calibration.ranges import Grid, Ranges, Scheme, quantizer
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.activations import Quantizer
     from featherweight.graph.graph import Edge, Graph
     from featherweight.graph.program import Program
     from featherweight.graph.quantizable import Plan
@@ -30,8 +39,10 @@ AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions
 class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     """Put a quantizer on every activation that integer hardware needs one on, its range from inputs.
 
-    Which activations those are, and which share one, follows from the graph alone: see
-    `featherweight.graph.quantizable`. Fold batch norms before, or their layers stay float. The weights are
+    Which activations those are follows from the graph: see `featherweight.graph.quantizable`. The edges of a
+    sum or a concatenation share one where their ranges are alike, and have one each elsewhere. Masks, a
+    concatenation that would lose one of its parts, and a layer that would lose most of its input's channels stay
+    in float, with a note. Fold batch norms before, or their layers stay float. The weights are
     as they were encoded; a layer runs in integers if they are `Int` of at most 8 bits. Batch, layout and
     statistics of the inputs are looked at, and what is strange about them is noted.
 
@@ -44,7 +55,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         samples: inputs to see.
         split: where they come from.
         keep_float: layers to leave out, globs over paths of modules (`fc`, `blocks.0.*`): the first and the
-            last, say.
+            last, say. What matches no layer may match operators, by their edges (`add_3`, `cat*`).
     """
 
     needs: ClassVar[Needs] = "unlabelled"
@@ -60,36 +71,50 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         """Return the model with quantizers on its activations, instead of any that it had."""
         from featherweight.graph.quantizable import quantizable
         from featherweight.graph.trace import graph_of
+        from featherweight.model import Note
         from featherweight.task.samples import leaves
         from featherweight.techniques.calibration.diagnosis import diagnosed
 
         program = model.program(task.example())
         graph = graph_of(model.module, program)
-        plan = quantizable(graph, matching(graph, self.keep_float))
+        skip = matching(graph, self.keep_float)
+        floats: dict[Edge, str] = {}
+        plan = quantizable(graph, skip)
         inputs = list(taken(task, self.split, context.seed, self.samples))
         if not inputs:
             raise TaskError(f"the {self.split} split has no batches", where=task.name)
         seen = observed(model, program, plan, inputs)
-        grid = Grid(self.bits, self.signed, self.scheme)
-        chosen: dict[Edge, Quantizer] = {}
-        for group in plan.shared:
-            total = sum((seen[edge] for edge in group[1:]), seen[group[0]])
-            chosen |= dict.fromkeys(group, quantizer(total, self.ranges, grid))
+        choose = partial(quantizer, ranges=self.ranges, grid=Grid(self.bits, self.signed, self.scheme))
+        notes = outlying(seen, plan)
+        if isinstance(self.ranges, str) and self.ranges != "minmax":
+            seen |= {edge: seen[edge].within(OUTLYING) for edge in seen if graph.node(edge).op == "input"}
+        found = masks(seen)
+        while True:
+            floats |= found
+            plan = quantizable(graph, skip, floats)
+            chosen, unlike = quantizers(plan, seen, choose)
+            found = lost(plan, seen, chosen)
+            if not found:
+                break
         count = sum(len(next(leaves(item))) for item in inputs)
-        notes = [*skipped(plan), *diagnosed(model, context.baseline, inputs, count, self.samples)]
+        notes += [Note("skipped", edge, f"computes in float: {reason}") for edge, reason in floats.items()]
+        notes += [*skipped(plan), *unlike]
+        notes += diagnosed(model, context.baseline, inputs, count, self.samples)
         return model.with_activations(chosen, notes)
 
 
 def matching(graph: Graph, patterns: Iterable[str]) -> set[str]:
-    """Return the paths of layers that any of `patterns` matches.
+    """Return the paths of layers that any of `patterns` matches; of operators, where one matches no layer.
 
     Raises:
-        ConfigError: one matches no layer.
+        ConfigError: one matches no layer and no operator.
     """
     layers = list(dict.fromkeys(node.module for node in graph.nodes if node.tensors))
+    operators = [*(node.module for node in graph.nodes if node.module), *(node.name for node in graph.nodes)]
     found: set[str] = set()
     for pattern in patterns:
         matched = {layer for layer in layers if fnmatchcase(layer, pattern)}
+        matched = matched or {name for name in operators if fnmatchcase(name, pattern)}
         if not matched:
             some = ", ".join(layers[:6])
             raise ConfigError("matches no layer", where="calibrate.keep_float", got=pattern, expected=some)
@@ -113,20 +138,28 @@ def taken(task: Task, split: Literal["train", "calibration"], seed: int, samples
             return
 
 
-def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs]) -> dict[Edge, Histogram]:
+def observed(model: Model, program: Program, plan: Plan, inputs: Sequence[Inputs]) -> dict[Edge, Observed]:
     """Return what passed over every edge of `plan` while the network computed `inputs`."""
+    from torch.linalg import vector_norm
+
     from featherweight.graph.interpret import Interpreter
     from featherweight.graph.program import eval_mode
     from featherweight.graph.pytree import flatten_inputs
     from featherweight.techniques.calibration.histograms import histogram
 
     seen: dict[Edge, Histogram] = {}
+    powers: dict[Edge, Tensor] = {}
     wanted = {edge for group in plan.shared for edge in group}
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
         if edge in wanted:
             found = histogram(value)
             seen[edge] = seen[edge] + found if edge in seen else found
+        if edge in plan.readers and value.numel():
+            channels = (value.dim() if plan.readers[edge] == "linear" else 2) - 1
+            others = [axis for axis in range(value.dim()) if axis != channels]
+            squares = vector_norm(value, dim=others).square() * value.shape[channels] / value.numel()
+            powers[edge] = powers[edge] + squares if edge in powers else squares
         return value
 
     run = Interpreter(model.module, program, visit)
@@ -141,8 +174,9 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
                     f"the network fails on calibration data: {str(error).splitlines()[0]}", got=shapes,
                     expected=f"as the example: {[list(t.shape) for t in program.example.values()]}",
                     hint="images are channels first, [n, c, h, w]: permute(0, 3, 1, 2) makes them so",
-                ) from None  # fmt: skip
-    return seen
+                ) from error  # fmt: skip
+    means = {edge: (total[total > 0] / len(inputs)).tolist() for edge, total in powers.items()}
+    return {edge: Observed(found, tuple(means.get(edge, ()))) for edge, found in seen.items()}
 
 
 def skipped(plan: Plan) -> list[Note]:
@@ -150,3 +184,24 @@ def skipped(plan: Plan) -> list[Note]:
     from featherweight.model import Note
 
     return [Note("skipped", name, f"computes in float: {reason}") for name, reason in plan.skipped.items()]
+
+
+def outlying(seen: Mapping[Edge, Observed], plan: Plan) -> list[Note]:
+    """Return a note on each edge with a number that is far from all others.
+
+    In the inputs of the network such a number is a fault of the data, and the searches for a range look past it; inside
+    it may be what the network works by.
+    """
+    from featherweight.model import Note
+
+    found = []
+    for edge in (group[0] for group in plan.shared):
+        histogram = seen[edge].histogram
+        most, usual = max(-histogram.low, histogram.high), histogram.magnitude(USUAL)
+        if usual and OUTLYING * usual < most < MASK:
+            reason = (
+                f"{USUAL:g} % of its numbers are within {usual:.3g}, and one is {most:.3g}: "
+                f"look for wrong numbers in the data, or give a percentile for ranges"
+            )
+            found.append(Note("chose", edge, reason))
+    return found

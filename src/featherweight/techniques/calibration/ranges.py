@@ -46,16 +46,15 @@ def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
     """
     if ranges == "minmax" or not seen.counts.any():
         return grid.quantizer(seen.low, seen.high)
+    if not isinstance(ranges, str):
+        ends = (seen.low, seen.high) if ranges == 100 else seen.percentiles((100 - ranges, ranges))
+        return grid.quantizer(*ends)
     values, counts = seen.points
     if ranges == "mse":
         return search(values, counts, seen, grid, squared_error)
-    if ranges == "entropy":  # zeros are exact under every range, and half of all numbers behind a ReLU
-        others = np.arange(len(values)) != np.abs(values).argmin()
-        return search(values[others], counts[others], seen, grid, divergence)
-    share = np.cumsum(counts) / counts.sum()
-    places = np.searchsorted(share, [1 - ranges / 100, ranges / 100]).clip(0, len(values) - 1)
-    low, high = values[places].tolist() if ranges < 100 else (seen.low, seen.high)
-    return grid.quantizer(low, high)
+    # Zeros are exact under every range, and half of all numbers behind a ReLU.
+    others = np.arange(len(values)) != np.abs(values).argmin()
+    return search(values[others], counts[others], seen, grid, divergence)
 
 
 def search(

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,3 +97,15 @@ def test_no_packages_import_each_other_in_a_circle():
         for part in free:
             del below[part]
     assert not below, "what is left imports itself by way of the others"
+
+
+def test_the_drawing_of_the_floors_is_the_checked_one():
+    root = Path(__file__).parents[1]
+    contracts = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["name"] == "layers")
+    drawing = (
+        (root / "docs" / "concepts" / "architecture.md").read_text().split("```")[1].strip().splitlines()
+    )
+    assert [line.split("  ")[0] for line in drawing] == [
+        layer.replace("featherweight.", "") for layer in layers
+    ]

@@ -44,6 +44,26 @@ def without_extras(code, *arguments):
     )
 
 
+@pytest.mark.parametrize(
+    "encoded", ["Int(bits=4).encode(w).recoded(Cabac())", "Astc(footprint='4x4').encode(w)"]
+)
+def test_a_file_that_needs_an_extra_is_not_called_damaged(encoded, tmp_path):
+    made = f"""
+import numpy as np
+from featherweight.artifact import Contents, write
+from featherweight.formats import Astc, Int
+from featherweight.formats.coders import Cabac
+w = np.linspace(-1, 1, 64, dtype=np.float32).reshape(8, 8)
+write({str(tmp_path / "a.fw")!r}, Contents({{"w": {encoded}}}))
+"""
+    subprocess.run([sys.executable, "-c", made], check=True)
+    code = "import featherweight; featherweight.load(sys.argv[1]).weights()"
+    done = without_extras(code, tmp_path / "a.fw")
+    assert "MissingExtraError" in done.stderr
+    assert "numba" in done.stderr.splitlines()[-2] + done.stderr.splitlines()[-1]
+    assert "IntegrityError" not in done.stderr
+
+
 def test_each_core_module_imports_and_a_file_runs(small):
     code = """
 import importlib, numpy

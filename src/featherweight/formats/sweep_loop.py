@@ -1,4 +1,4 @@
-"""The loop of the column sweep over uniform grids, compiled: nothing of it is worth a call of numpy."""
+"""Numba kernel of the column sweep over uniform grids; NumPy call overhead dominates."""
 
 from __future__ import annotations
 

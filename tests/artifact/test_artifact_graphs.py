@@ -10,10 +10,12 @@ import pytest
 from hostile_graphs import TABLE, TENSORS, W, kinds, model, stored
 from onnx import TensorProto, helper
 
+from featherweight.activations import Quantizer
 from featherweight.artifact import Contents, Initialiser, Raw, dumps, loads
 from featherweight.errors import IntegrityError
 from featherweight.formats import Int
 from featherweight.runtime import Session, build_onnx
+from featherweight.runtime.linear import build_linear
 from featherweight.runtime.qdq import build_qdq
 
 MEGABYTE = 1 << 20
@@ -57,11 +59,26 @@ def test_what_branches_read_is_built():
     assert "deep" in {tensor.name for tensor in built.graph.initializer}
 
 
-def test_one_weight_of_many_layers_is_stored_once_in_integers():
-    nodes = [helper.make_node("MatMul", ["x", "w"], [f"m{n}"]) for n in range(300)]
-    encoded = {"fc": Int().encode(W)}
-    made = build_qdq(stored(model(nodes)), TENSORS, encoded, {}).onnx
-    assert made.ByteSize() < 300 * 1000
+@pytest.mark.parametrize("to", ["qdq", "dynamic", "nbits"])
+def test_one_weight_of_many_layers_is_stored_once_in_integers(to):
+    weight = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["v0"])]
+    nodes += [helper.make_node("MatMul", [f"v{n}", "w"], [f"v{n + 1}"]) for n in range(99)]
+    nodes += [helper.make_node("Neg", ["v99"], ["y"])]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 40]) for name in ("x", "y")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    made = stored(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9),
+        [Initialiser("w", "w", (1, 0))],
+    )
+    encoded = {"w": Int(bits=4, per=32 if to == "nbits" else "channel").encode(weight)}
+    if to == "qdq":
+        edges = {name: Quantizer(0.125, 0, 8, True) for name in ("x", *(f"v{n}" for n in range(100)))}
+        built = build_qdq(made, {"w": encoded["w"].decode()}, encoded, edges).onnx
+    else:
+        built = build_linear(made, {"w": encoded["w"].decode()}, encoded, to).onnx
+    assert sum(np.prod(tensor.dims) >= 800 for tensor in built.graph.initializer) == 1
+    Session.of_onnx(built).run(np.ones((2, 40), np.float32))
 
 
 def test_damage_is_refused_or_builds_within_64_megabytes():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from featherweight.runtime.validate import parse
 
 Array = NDArray[Any]
 
+_SMALL = 1 << 10  # bytes of a tensor that may be written several times
 MOST_ONNX = (1 << 31) - (1 << 25)  # bytes of weights; protobuf stops at 2 GiB, and operators take room too
 
 
@@ -85,6 +87,25 @@ def onnx_of(artifact: Artifact) -> onnx.ModelProto:
         for entry, kind in table
     )
     return build_onnx(graph, artifact.weights())
+
+
+class Made(dict[str, onnx.TensorProto]):
+    """New initialisers by name. Equal large ones are written once: a layer that is used many times has one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._names: dict[bytes, str] = {}
+
+    def add(self, array: Array, name: str) -> str:
+        """Return the name of an initialiser with these numbers: this one, or that of an equal one."""
+        array = np.asarray(array)
+        if array.nbytes > _SMALL:
+            head = f"{array.dtype.str} {array.shape} ".encode()
+            known = self._names.setdefault(sha256(head + array.tobytes()).digest(), name)
+            if known != name:
+                return known
+        self[name] = onnx.numpy_helper.from_array(array, name)
+        return name
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

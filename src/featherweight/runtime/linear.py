@@ -9,14 +9,14 @@ from typing import Any, Literal
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper
 
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
-from featherweight.runtime.build import build_onnx, graph_of
+from featherweight.runtime.build import Made, build_onnx, graph_of
 from featherweight.runtime.qdq import Qdq
 from featherweight.runtime.transposes import swap_weights
 from featherweight.runtime.validate import rewriting
@@ -79,7 +79,7 @@ def build_linear(
             got="; ".join(dict.fromkeys(writer.floats.values())) or "no linear layers",
             expected=EXPECTED[linear],
         )  # fmt: skip
-    _replace(model.graph, writer.nodes, writer.made)
+    _replace(model.graph, writer.nodes, [*writer.made.values()])
     if linear == "nbits":
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return Qdq(model, writer.floats)
@@ -149,14 +149,14 @@ def packed(encoded: Encoded) -> tuple[Array, Array, int]:
 
 @dataclass(eq=False)
 class _Writer:
-    """Writes the nodes of a graph anew, in order."""
+    """Writes the nodes of a graph again, in order."""
 
     table: Mapping[str, Initialiser]
     weights: Mapping[str, Encoded]
     linear: Linear
     floats: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
-    made: list[TensorProto] = field(default_factory=list)
+    made: Made = field(default_factory=Made)
     quantized: set[str] = field(default_factory=set)
 
     def node(self, node: NodeProto) -> None:
@@ -185,7 +185,7 @@ class _Writer:
     def _dynamic(self, x: str, y: str, encoded: Encoded) -> None:
         layer = integer_layer(encoded, None, Quantizer(1.0, 0))
         weight = self._constant(f"{y}/weight", np.ascontiguousarray(layer.weight.T))
-        scale = self._constant(f"{y}/scale", layer.scale)
+        scale = self._constant(f"{y}/weight/scale", layer.scale)
         if x not in self.quantized:
             self.quantized.add(x)
             made = [f"{x}/integer", f"{x}/scale", f"{x}/zero"]
@@ -205,5 +205,4 @@ class _Writer:
         self.nodes.append(helper.make_node(op, inputs, [output], output, **options))
 
     def _constant(self, name: str, array: Array) -> str:
-        self.made.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+        return self.made.add(np.ascontiguousarray(array), name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
+from onnx import NodeProto, helper, numpy_helper
 
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
@@ -17,7 +17,7 @@ from featherweight.errors import IntegrityError
 from featherweight.formats import Encoded
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.runtime.averages import pool_means
-from featherweight.runtime.build import build_onnx, graph_of
+from featherweight.runtime.build import Made, build_onnx, graph_of
 from featherweight.runtime.padding import merge_padding
 from featherweight.runtime.transposes import swap_weights
 from featherweight.runtime.validate import rewriting, values_of
@@ -139,7 +139,7 @@ class _Builder:
     weights: Mapping[str, Encoded]
     floats: dict[str, str] = field(default_factory=dict)
     nodes: list[NodeProto] = field(default_factory=list)
-    made: dict[str, TensorProto] = field(default_factory=dict)
+    made: Made = field(default_factory=Made)
 
     def build(self) -> None:
         """Put the new nodes and initialisers into the graph."""
@@ -227,10 +227,9 @@ class _Builder:
         return np.array(number, quantizer.dtype)
 
     def _constant(self, array: Array, name: str = "") -> str:
-        """Return the name of an initialiser with these numbers; small ones are written once."""
+        """Return the name of an initialiser with these numbers, which are written once."""
         name = name or f"{array.dtype}:{array.item()!r}"
-        self.made[name] = numpy_helper.from_array(np.asarray(array), name)
-        return name
+        return self.made.add(array, name)
 
     def _layer(self, node: NodeProto) -> IntegerLayer | None:
         """Return a layer in integers, if `node` is one; why not, if only its weight is in the way, is noted."""

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from featherweight.events import Events
-from featherweight.report.plot import new_figure, svg
 from featherweight.zoo.alexnet import AlexNet, AlexNet32
 from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
@@ -19,6 +18,7 @@ from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet5
 from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
 from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
+from reproduce.figure import new_figure, svg
 from reproduce.results import Cell, Check, Measured, Plot, Sheet
 from reproduce.settings import spent
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
-from featherweight.report.plot import logarithmic, new_figure, svg
+from reproduce.figure import logarithmic, new_figure, svg
 from reproduce.results import Plot, Row
 
 GREY = "#4d4d4d"

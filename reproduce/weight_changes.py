@@ -13,7 +13,6 @@ from featherweight.events import Events
 from featherweight.formats import Clustered, Encoded, Format, Int, StreamSpec
 from featherweight.formats.coders import Cabac, Coder, Fixed, Huffman, Rans
 from featherweight.model import Model
-from featherweight.report.plot import new_figure, svg
 from featherweight.search.candidates import label
 from featherweight.selectors import select
 from featherweight.task import Task
@@ -25,6 +24,7 @@ from featherweight.training.surrogates.base import Group, Surrogate
 from featherweight.training.surrogates.latent import Latent
 from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
+from reproduce.figure import new_figure, svg
 from reproduce.results import Check, Measured, Plot, Sheet
 
 ABOUT = (

@@ -92,12 +92,12 @@ def warn(text: str) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows as aligned columns, numbers to the right; on a terminal none is wider than that."""
+    """Print rows as aligned columns, numbers to the right; a terminal is as wide as they get. Heads may be empty."""
     lines = [[str(cell) for cell in row] for row in [head, *rows]]
     right = [bool(rows) and all(_number(row[i]) for row in lines[1:]) for i in range(len(head))]
     widths = _fitted([max(map(len, column)) for column in zip(*lines, strict=True)], right, _room())
     lines.insert(1, ["-" * width for width in widths])
-    for row in lines:
+    for row in lines if any(head) else lines[2:]:
         cells = [
             cell.rjust(width) if number else _cut(cell, width).ljust(width)
             for cell, width, number in zip(row, widths, right, strict=True)

@@ -16,6 +16,12 @@ from featherweight.workspace import Workspace, versions
 GIVEN = "given"
 
 
+SEEN = Note(
+    "chose",
+    "validation",
+    "a tenth of train=, held out; a network that was trained on all of train= has memorised it, so that its losses "
+    "there look small: pass validation= that it has not seen",
+)
 UNPAIRED = Note(
     "skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own"
 )
@@ -190,6 +196,8 @@ def summarise(
     floats = sum(p.numel() for p in base.module.parameters())
     weights = where.nbytes["payload"] + where.nbytes["parts"]
     skipped = [*model.notes, *searched.notes, *([] if paired else [UNPAIRED])]
+    if getattr(task, "held_out", False) and getattr(task, "training", None) is None:
+        skipped.append(SEEN)
     return Summary(
         task=task.name,
         fingerprint=workspace.fingerprint,

@@ -37,7 +37,7 @@ HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
 # Attributes that the fingerprint takes in another way, or not: names decide no result.
-NOT_COUNTED = {"_network", "_networks", "_splits", "_answers", "name", "dataset"}
+NOT_COUNTED = {"_network", "_networks", "_splits", "_answers", "held_out", "name", "dataset"}
 
 
 class Supervised(ABC):
@@ -90,6 +90,7 @@ class Supervised(ABC):
         self.dataset = dataset
         self.batch_size = batch_size or taken_batch_size(train) or BATCH_SIZE
         self.training = training
+        self.held_out = validation is None
         self._augment = augment
         self._networks: dict[str, str] = {}
         if self.labelled:

@@ -1,0 +1,18 @@
+"""What `compress` hands out: how it prints, and what its notes say of the data."""
+
+import torch
+from torch import nn
+
+from featherweight import Classification, Store, compress
+
+
+def test_validation_out_of_what_a_network_was_trained_on_is_said_and_files_print_short(tmp_path):
+    """And what `compress` returns prints in a line: not the bytes of the file."""
+    torch.manual_seed(0)
+    data = torch.randn(60, 4), torch.arange(60) % 2
+    for more, said in (({}, True), ({"validation": data}, False)):
+        task = Classification(nn.Sequential(nn.Linear(4, 2)), train=data, test=data, **more)
+        made = compress(task, "int8", threads=1, store=Store(tmp_path))
+        assert any("memorised" in note.reason for note in made.summary.notes) is said
+        assert len(repr(made)) < 200 and "accuracy" in repr(made)
+        assert len(made._repr_html_()) < 250

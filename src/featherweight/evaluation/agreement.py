@@ -19,7 +19,7 @@ NEAR = 8  # steps, within which numbers agree that are no scores of classes
 
 
 @dataclass(frozen=True)
-class Agreement:
+class Comparison:
     """How two computations of one network compare.
 
     Attributes:
@@ -42,7 +42,7 @@ class Agreement:
 _NAMES = ("0", "1", "2", "3 or more")
 
 
-def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLES) -> Agreement:
+def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLES) -> Comparison:
     """Return how `first` and `second` compare on validation inputs."""
     same, numbers, seen = [], np.zeros(4), 0
     for batch in drawn(task, "validation", samples, 0):
@@ -55,7 +55,7 @@ def agreement(first: Predict, second: Predict, task: Task, samples: int = SAMPLE
             same.append((ours.argmax(1) == theirs.argmax(1)) if scores else (apart <= NEAR).reshape(-1))
         seen += size_of(inputs)
     a, b, c, d = (numbers / max(numbers.sum(), 1)).tolist()
-    return Agreement(seen, float(np.concatenate(same).mean()), (a, b, c, d))
+    return Comparison(seen, float(np.concatenate(same).mean()), (a, b, c, d))
 
 
 def _arrays(predict: Predict, inputs: Inputs) -> list[NDArray[Any]]:

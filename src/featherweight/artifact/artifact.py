@@ -115,7 +115,7 @@ Lazy = LazyEncoded | LazyRaw
 
 @dataclass(frozen=True, eq=False)
 class Tensors(Mapping[str, Encoded | Raw]):
-    """Tensors by canonical name, opened at each look."""
+    """Tensors by canonical name, opened at each access."""
 
     lazy: Mapping[str, Lazy]
 

@@ -70,7 +70,7 @@ def _side(lazy: Lazy) -> Side:
 
 
 def _greatest_difference(x: Array, y: Array) -> float:
-    """Return the greatest `|x - y|`; equal infinities and a NaN on both sides differ by nothing."""
+    """Return the greatest `|x - y|`; equal infinities, and NaN on both sides, count as equal."""
     x, y = x.astype(np.float64), y.astype(np.float64)
     with np.errstate(invalid="ignore"):
         gaps = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))

@@ -1,4 +1,4 @@
-"""The compressed header: what stands where in a file, as typed values; and the bounds on sizes."""
+"""The compressed header: the layout of a file as typed values, and the bounds on sizes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a file went: a row for each tensor, and a sum by kind that is the size of the file."""
+"""How the bytes of a file are spent: a row for each tensor, and sums by kind that add up to its size."""
 
 from __future__ import annotations
 

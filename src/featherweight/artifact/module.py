@@ -1,4 +1,4 @@
-"""A file into a torch module. The only file of the artefact that imports torch."""
+"""Loading a file into a torch module; the only module of this package that imports torch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from featherweight.formats import View
 from featherweight.structure import STOCK, LayerSpec
 
 MOST_RATIO = 1000  # decoded bytes of a tensor to its bytes in the file, but for ...
-MOST_BEYOND = 1 << 29  # ... so many bytes that all tensors together may decode to beyond it (nearly all zeros)
+MOST_BEYOND = 1 << 29  # ... so many bytes beyond it that all tensors together may decode to: nearly all zeros
 
 
 def load(path: str | Path) -> Artifact:

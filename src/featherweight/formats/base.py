@@ -85,7 +85,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     """
 
     def __post_init__(self) -> None:
-        """Check every field against its annotation, so that code and recipes are refused the same things.
+        """Check every field against its annotation, so that code and recipes accept the same values.
 
         Raises:
             ConfigError: names the field.
@@ -175,12 +175,12 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     def refit(
         self, matrix: Array, symbols: Array, parts: Parts, *, view: View, importance: Importance | None
     ) -> Parts:
-        """Return the parts of least squared error for `symbols: [count]` that stay; here: the same parts."""
+        """Return the parts of least squared error for fixed `symbols: [count]`; here: the same parts."""
         return parts
 
     @property
     def width(self) -> int:
-        """Columns that are encoded jointly, so that their symbols are theirs alone."""
+        """Columns that are encoded jointly."""
         return 1
 
     def put(self, symbols: Array, columns: Array, found: Array, *, view: View) -> None:
@@ -202,7 +202,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         return None
 
     def parts(self, view: View) -> dict[str, Part]:
-        """Return what the format keeps beside its symbols: name to type and shape."""
+        """Return what the format stores beside its symbols: name to type and shape."""
         raise NotImplementedError
 
     def stream(self, view: View, parts: Parts) -> StreamSpec:

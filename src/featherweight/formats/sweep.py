@@ -1,4 +1,4 @@
-"""The column sweep: columns are encoded in turn, and each error is made good in the columns still to come."""
+"""The column sweep: columns are encoded in turn, and each error is compensated in the remaining columns."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def sweep(
 def in_turn(
     left: Array, corner: Array, columns: Array, quantise_columns: QuantiseColumns, width: int
 ) -> tuple[Array, Array]:
-    """Return what is written of a run of columns, and the errors that the columns after it make good.
+    """Return what is written of a run of columns, and the errors that the columns after it compensate.
 
     Args:
         left: `[groups, k, rows of a group]`; changes.

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 
 @compiled
 def round_in_turn(left: Array, corner: Array, scale: Array, low: Array, high: Array, errors: Array) -> None:
-    """Round columns one after the other; each error is made good in those of them still to come.
+    """Round columns one after the other; each error is compensated in the remaining ones.
 
     Args:
         left: float64 `[groups, k, rows]`; becomes the rounded numbers.
@@ -22,7 +22,7 @@ def round_in_turn(left: Array, corner: Array, scale: Array, low: Array, high: Ar
         scale: float32 `[groups, k, rows]`: a number is this times a whole step.
         low: least step, likewise.
         high: greatest step, likewise.
-        errors: float64 `[groups, k, rows]`; becomes what the columns after these make good.
+        errors: float64 `[groups, k, rows]`; set to the errors that the columns after these compensate.
     """
     groups, count, rows = left.shape
     for g in range(groups):

@@ -1,4 +1,4 @@
-"""Uniform grids: what rounds to them one number at a time can be swept by a compiled loop."""
+"""Uniform grids: formats that round each number to one can be swept by a kernel."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Uniform:
     pair: int | None = None
 
     def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
-        """Return what is written of a run of columns, and the errors that the columns after it make good.
+        """Return what is written of a run of columns, and the errors that the columns after it compensate.
 
         Args:
             left: `[groups, k, rows of a group]`.

@@ -35,7 +35,7 @@ def units_shape(view: View, per: Per) -> tuple[int, ...]:
 
 
 def split(matrix: Array, view: View, per: Per) -> Array:
-    """Return `matrix: [rows, cols]` as `[units, length]`; short last groups are filled up with zeros."""
+    """Return `matrix: [rows, cols]` as `[units, length]`; short last groups are padded with zeros."""
     if per == "tensor":
         return matrix.reshape(view.groups, view.size // view.groups)
     if per == "channel":
@@ -55,7 +55,7 @@ def join(units: Array, view: View, per: Per) -> Array:
 
 
 def spread(part: Array, view: View, per: Per) -> Array:
-    """Return one number a unit as one a weight, `[rows, cols]`, or one a row, `[rows, 1]`."""
+    """Expand one number per unit to one per weight, `[rows, cols]`, or one a row, `[rows, 1]`."""
     if isinstance(per, int):
         return np.repeat(part.reshape(view.rows, -1), _length(view, per), axis=1)[:, : view.cols]
     return np.repeat(part.reshape(-1, 1), view.rows // max(part.size, 1), axis=0)

@@ -104,10 +104,10 @@ def backward_all(
     layout: Layout, endpoints: Array, weights: Array, geometry: Geometry, slope: Array, ends_slope: Array,
     grid_slope: Array,
 ) -> None:  # fmt: skip
-    """Add to the gradients of endpoints and weights what comes from that of the texels.
+    """Backpropagate from texels to endpoints and weights; gradients are added.
 
     Of a texel `x_t = (1 - a_t) e0 + a_t e1`, `a = M g`: `dL/de0 = sum (1 - a_t) G_t` and `dL/de1 = sum a_t G_t`
-    over a partition, `dL/dg = M' (e1 - e0) G`; what is rounded counts as if it were not.
+    over a partition, `dL/dg = M' (e1 - e0) G`; rounding is straight-through.
 
     Args:
         layout: of the blocks.
@@ -162,7 +162,7 @@ def _pull_ends(
 
 @compiled
 def mix_all(layout: Layout, ends: Array, grid: Array, geometry: Geometry, values: Array) -> None:
-    """Set `values: [n, texels, channels]`, 0 to 255, to what blocks would show if nothing were rounded."""
+    """Set `values: [n, texels, channels]`, 0 to 255, to what blocks would decode to without rounding."""
     for n in range(len(ends)):
         fields, channels = look(layout, n), values.shape[2]
         wide, high = MODES[fields.mode, 0], MODES[fields.mode, 1]

@@ -1,4 +1,4 @@
-"""Blocks by meaning (mode, partitions, endpoints, weights) apart from their 16 bytes, and texels out of bytes."""
+"""Blocks as fields (mode, partitions, endpoints, weights) rather than 16 bytes, and decoding of bytes to texels."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Blocks:
 
     @classmethod
     def unpack(cls, content: Array, footprint: Footprint) -> Blocks:
-        """Return what `content: [n, 16]` means.
+        """Return the fields of `content: [n, 16]`.
 
         Raises:
             IntegrityError: a block is malformed.
@@ -79,7 +79,7 @@ def halves(content: Array) -> Array:
 
 
 def check(number: int, fault: int) -> None:
-    """Refuse what a loop found malformed.
+    """Refuse a block that a kernel found malformed.
 
     Raises:
         IntegrityError: says which block, and why.
@@ -117,7 +117,7 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
 
 
 def texel_values(texels: Array, mode: DecodeMode) -> Array:
-    """Return what hardware makes of 16-bit channels, float32, 0 to 1.
+    """Return the values that hardware returns for 16-bit channels, float32, 0 to 1.
 
     `unorm8` keeps the upper eight bits `n` and reads `n / 255`. `float16` reads `C / 65536`, rounded toward
     zero, and 1 of 65535.

@@ -1,4 +1,4 @@
-"""Fewer weights than texels, or several channels: endpoints and weights are fitted to each other. Compiled.
+"""Decimated blocks (fewer weights than texels) or several channels: joint fit of endpoints and weights. Compiled.
 
 A texel is `e0 + a (e1 - e0)` for the ends of its partition, `a` a fixed mean of up to four weights of the grid.
 Given the ends, weights go one by one to the level of least error (coordinate descent); given the weights, the
@@ -136,7 +136,7 @@ def descend(
 def least_squares(
     values: Array, importance: Array, partition: Array, number: int, mixed: Array, sums: Array, ends: Array
 ) -> bool:
-    """Set the ends `[2, channels]` of a partition to those of least squares; return whether they are known.
+    """Set the ends `[2, channels]` of a partition to those of least squares; return whether these are determined.
 
     `sums: [3]` is set to the sums of importance times 1, `a` and `a**2`.
     """

@@ -44,7 +44,7 @@ def decode_blocks(
 
 @compiled
 def scratch(geometry: Geometry) -> tuple[Array, Array, Array, Array]:
-    """Return room for endpoints and weights: integers `[ROOM]` of both, `[4, 2, 4]` and `[2, texels]`."""
+    """Return buffers for endpoints and weights: integers `[ROOM]` of both, `[4, 2, 4]` and `[2, texels]`."""
     return (
         np.zeros(ROOM, np.int64), np.zeros(ROOM, np.int64),
         np.zeros((4, 2, 4), np.int64), np.zeros((2, geometry.width * geometry.height), np.int64),
@@ -65,7 +65,7 @@ def _fill(colour: int, texels: Array, window: tuple[int, int, int, int]) -> None
 def spread_weights(mode: int, weights: Array, geometry: Geometry, spread: Array) -> None:
     """Set `spread: [2, texels]` to the interpolation weight, 0 to 64, of each texel in each plane.
 
-    `weights: [ROOM]` are integers, and become levels.
+    `weights: [ROOM]` are integers, replaced by levels.
     """
     wide, high, kind, planes = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 3]
     for k in range(wide * high * planes):
@@ -105,7 +105,7 @@ def interpolate(
 
 @compiled
 def place_ends(fields: Fields, numbers: Array, ends: Array) -> None:
-    """Set `ends: [4, 2, 4]`, 0 to 255, of each partition; `numbers: [ROOM]` are integers, and become levels."""
+    """Set `ends: [4, 2, 4]`, 0 to 255, of each partition; `numbers: [ROOM]` are integers, replaced by levels."""
     position = 0
     for k in range(2 * fields.pairs):
         numbers[k] = ENDPOINTS[fields.endpoints, numbers[k]]

@@ -1,4 +1,4 @@
-"""What a footprint alone says of its texels: their partitions, and the points of a grid around each."""
+"""Tables of each footprint: the partition of every texel, and the grid points around it (infill)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SMALL = 31  # blocks of fewer texels are looked at twice as closely
 
 
 class Geometry(NamedTuple):
-    """Tables of a footprint, for the loops.
+    """Tables of a footprint, for kernels.
 
     Attributes:
         width: in texels.

@@ -37,7 +37,7 @@ _WEIGHT_SHAPES, _ENDPOINT_SHAPES = shapes(WEIGHT_RANGES), shapes(ENDPOINT_RANGES
 
 
 class Fields(NamedTuple):
-    """What a block says of itself.
+    """The fields of a block.
 
     Attributes:
         fault: position in `FAULTS` of why it is malformed; 0 if it is not.
@@ -76,7 +76,7 @@ HIGH_RANGE = 1 << 2 | 1 << 3 | 1 << 7 | 1 << 11 | 1 << 14 | 1 << 15  # endpoint 
 
 @compiled
 def _shape(table: Array, kind: int) -> Shape:
-    """Return a row of a table of `shapes`: a tuple costs the loops less than a view of an array."""
+    """Return a row of a table of `shapes`: a tuple is cheaper in kernels than an array view."""
     return table[kind, 0], table[kind, 1], table[kind, 2]
 
 

@@ -20,7 +20,7 @@ Preset = Literal["fast", "best"]
 
 @lru_cache
 def distinct_seeds(footprint: Footprint, count: int) -> Array:
-    """Return one seed of each way to part a footprint in `count`, whichever the order; none of fewer parts."""
+    """Return one seed for each distinct partitioning of a footprint into exactly `count` parts, in any order."""
     table = partitions(footprint)[count - 1].astype(np.int64)
     shown = (table[:, :, None] == np.arange(count)).any(axis=1)
     first = np.argmax(table[:, :, None] == np.arange(count), axis=1)  # texel in which each partition begins

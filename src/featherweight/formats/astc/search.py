@@ -1,4 +1,4 @@
-"""The encoder's search, compiled: of many ways to lay out a block, the one of least squared error."""
+"""The encoder's search over modes and partitionings for the least squared error. Compiled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MODE, PARTITIONS, WEIGHT_KIND, ENDPOINT_KIND, GRID, SEEDS = 0, 1, 2, 3, 4, 5
 
 
 class Plan(NamedTuple):
-    """What is tried for blocks of a footprint; arrays, so that the loops can take it.
+    """What is tried for blocks of a footprint, as arrays that kernels accept.
 
     Attributes:
         layouts: mode, partitions, ranges of weights and of endpoints, grid (-1: one weight a texel, one
@@ -195,7 +195,7 @@ def try_decimated(
 
 @compiled
 def _put_in_order(ends: Array, ranks: Array) -> None:
-    """Swap ends `[2, 4]` of which the first is the greater in red, green and blue: it would mean another thing."""
+    """Swap ends `[2, 4]` whose first is the greater in red, green and blue: decoders read that order differently."""
     if ends.shape[1] == 4 and ends[1, :3].sum() < ends[0, :3].sum():
         for c in range(4):
             ends[0, c], ends[1, c] = ends[1, c], ends[0, c]

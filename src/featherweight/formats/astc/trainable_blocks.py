@@ -1,4 +1,4 @@
-"""Blocks of which endpoints and weights are real numbers that move; modes, partitions and seeds stay."""
+"""Blocks with real, trainable endpoints and weights; modes, partitions and seeds are fixed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MOST_ENDS = {1: 8, 4: 16}  # by channels
 
 
 def levels(blocks: Blocks, channels: int) -> tuple[Array, Array]:
-    """Return what the integers of blocks mean, float32, 0 to 1: ends `[n, 8 or 16]` and grid `[n, points]`."""
+    """Return the levels of the integers of blocks, float32, 0 to 1: ends `[n, 8 or 16]` and grid `[n, points]`."""
     width, height = size(blocks.footprint)
     start = np.where(blocks.partitions > 1, MORE_PARTITIONS, ONE_PARTITION)
     of = ENDPOINT_RANGE[channels * blocks.partitions, BLOCK_BITS - start - MODES[blocks.mode, 4]]
@@ -44,7 +44,7 @@ def rounded(blocks: Blocks, ends: Array, grid: Array) -> Blocks:
 
 
 def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
-    """Return what `decode_texels` gives of all bytes, uint16 `[height, width, channels]`, without making them."""
+    """Return what `decode_texels` gives of all bytes, uint16 `[height, width, channels]`, without packing them."""
     texels = np.empty(shape, np.uint16)
     integers = blocks.endpoints, blocks.weights
     backward_kernels.decode_all(_layout(blocks), *integers, geometry(blocks.footprint), texels)
@@ -52,7 +52,7 @@ def texture(blocks: Blocks, shape: tuple[int, int, int]) -> Array:
 
 
 def slopes(blocks: Blocks, slope: Array) -> tuple[Array, Array]:
-    """Return the gradient of `levels` by that of the texels (0 to 1), `[height, width, channels]`."""
+    """Return the gradient with respect to `levels`, given that of the texels (0 to 1), `[height, width, channels]`."""
     width, height = size(blocks.footprint)
     of_ends = np.zeros((blocks.mode.size, MOST_ENDS[slope.shape[2]]), np.float32)
     of_grid = np.zeros((blocks.mode.size, min(width * height, MOST_WEIGHTS)), np.float32)

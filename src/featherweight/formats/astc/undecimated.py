@@ -1,4 +1,4 @@
-"""One weight a texel, one channel: then partitions are fitted one by one. Compiled.
+"""Undecimated blocks (one weight per texel) of one channel: partitions are fitted independently. Compiled.
 
 Values are texels from 0 to 255; `cut` says that what is interpolated is cut off to eight bits.
 """
@@ -30,7 +30,7 @@ def decoded(low: int, high: int, weight: int, cut: bool) -> float:
 def gather(
     values: Array, importance: Array, partition: Array, number: int, found: tuple[Array, Array]
 ) -> int:
-    """Copy the texels of a partition that count, values and importance; return how many."""
+    """Copy values and importance of a partition's texels, those of importance 0 left out; return how many."""
     count = 0
     for t in range(partition.size):
         if partition[t] == number and importance[t] > 0:
@@ -43,7 +43,7 @@ def gather(
 def error(
     texels: tuple[Array, Array], count: int, kind: int, ends: tuple[int, int], cut: bool, exact: bool
 ) -> float:
-    """Return the squared error of texels between two ends, each with the weight that comes out nearest.
+    """Return the squared error of texels between two ends, each with its best weight.
 
     Which one that is, is looked up; if `exact`, its neighbours are tried too.
     """
@@ -65,7 +65,7 @@ def error(
 
 @compiled
 def best_weight(value: float, kind: int, ends: tuple[int, int], cut: bool) -> int:
-    """Return the rank of the weight with which a texel comes out nearest to a value."""
+    """Return the rank of the weight whose texel is nearest to a value."""
     low, high = ends
     factor = FINE / (high - low) if high != low else 0.0
     place = min(max(int((value - low) * factor + 0.5), 0), FINE)
@@ -80,7 +80,7 @@ def best_weight(value: float, kind: int, ends: tuple[int, int], cut: bool) -> in
 
 @compiled
 def start(texels: tuple[Array, Array], count: int, kind: int, rounds: int, cut: bool) -> tuple[float, float]:
-    """Return the ends of least squares, in turns with the weights."""
+    """Return the ends of least squares, alternating with the weights."""
     low, high = 1e30, -1e30
     for i in range(count):
         low, high = min(low, texels[0][i]), max(high, texels[0][i])

@@ -1,4 +1,4 @@
-"""What a coder is: symbols to bytes and back, without loss."""
+"""The interface of coders: symbols to bytes and back, without loss."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class StreamSpec:
 class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_fields=True):
     """Symbols to bytes, losslessly, on every stream: empty, one symbol, all equal.
 
-    A subclass writes `_encode` and `_decode`, and `misfit` if it cannot take every stream. Its payload is
+    A subclass implements `_encode` and `_decode`, and `misfit` if it cannot take every stream. Its payload is
     self-contained given the `StreamSpec`; its length is kept by the container.
     """
 

@@ -1,4 +1,4 @@
-"""Canonical Huffman coding of words of symbols, so that no whole bit is lost on each symbol."""
+"""Canonical Huffman coding of words of symbols, so that symbols may take less than a bit."""
 
 from __future__ import annotations
 

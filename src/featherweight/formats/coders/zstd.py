@@ -114,7 +114,7 @@ def _decompress(blocks: bytes, size: int) -> bytes:
 
 
 def _most(blocks: bytes) -> int:
-    """Return how many bytes `blocks` can hold at most (RFC 8878, 3.1.1.2), so that no room is made for more."""
+    """Return how many bytes `blocks` can hold at most (RFC 8878, 3.1.1.2), so that no more is allocated."""
     most, at, last = 0, 0, False
     while not last and at + 3 <= len(blocks):
         header = int.from_bytes(blocks[at : at + 3], "little")

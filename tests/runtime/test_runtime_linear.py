@@ -183,3 +183,20 @@ def test_a_network_without_such_a_layer_is_refused():
     _, artifact = made({"conv.weight": Int(bits=4)})
     with pytest.raises(UnsupportedError, match="no linear layer"):
         linear_of(artifact, "nbits")
+
+
+def test_products_that_stay_float_are_named():
+    class Products(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.stored = nn.Linear(16, 16), nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x):
+            y = torch.relu(self.first(x)) @ self.stored
+            return y @ y.transpose(-1, -2)
+
+    from featherweight.techniques import Context, Encode
+
+    model = Encode(format=Int(bits=8)).apply(Model.of(Products()), None, Context())
+    made = linear_of(loads(dumps(pack(model, export(model.module, torch.randn(2, 3, 16))))), "dynamic")
+    assert sorted(made.floats.values()) == ["it multiplies two activations", "its weight is stored as [in, out]"]

@@ -29,6 +29,7 @@ from featherweight.model import Note
 from featherweight.recipe import Recipe
 from featherweight.recipe.runner import baseline, execute
 from featherweight.runtime import qdq_of
+from featherweight.runtime.saturation import PORTABLE, saturable
 from featherweight.task import Predict
 from featherweight.workspace import Workspace
 
@@ -141,11 +142,13 @@ def _integer_notes(artifact: Artifact, builder: ArtifactBuilder, run: Predict) -
     task = builder.workspace.task
     layers = check_parity(builder.model, builder.graph, task)
     whole = agreement(builder.simulated, run, task)
-    floats = [
-        Note("skipped", layer, f"computes in float: {reason}")
-        for layer, reason in qdq_of(artifact).floats.items()
-    ]
-    return [layers, Note("chose", layers.name, f"against the simulation: {whole}"), *floats]
+    made = qdq_of(artifact)
+    notes = [layers, Note("chose", layers.name, f"against the simulation: {whole}")]
+    if narrow := saturable(made.onnx):
+        saturate = f"products of {len(narrow)} layers saturate on x86 without VNNI, where ONNX Runtime is slower for it"
+        notes.append(Note("chose", narrow[0], f"8-bit {saturate} and OpenVINO refuses the file; {PORTABLE}"))
+    floats = made.floats.items()
+    return [*notes, *(Note("skipped", layer, f"computes in float: {reason}") for layer, reason in floats)]
 
 
 def _paired(before: Evaluation, after: Evaluation) -> Paired | None:

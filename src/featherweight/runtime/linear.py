@@ -163,7 +163,10 @@ class _Writer:
         """Write the next node: a linear layer in integers where its weight allows, all else as it is."""
         name = _weight(node, self.table)
         encoded = self.weights.get(name)
-        reason = "it is a convolution" if node.op_type == "Conv" else ""
+        reason = "it is a convolution" if node.op_type.startswith("Conv") else ""
+        if node.op_type in ("Gemm", "MatMul") and not name:
+            stored = node.input[1] in self.table
+            reason = "its weight is stored as [in, out]" if stored else "it multiplies two activations"
         if name:
             reason = (obstacle if self.linear == "dynamic" else nbits_obstacle)(encoded)
             if encoded is not None and encoded.view.permutation[0] != 0:

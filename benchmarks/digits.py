@@ -2,8 +2,8 @@
 
     python -m benchmarks digits [--quick] [-o DIR]
 
-For each seed: train in float; prune in rounds; for each round share values, tune them, write the file and
-read it again. The setting is chosen by validation images alone. The same float networks go to the rivals.
+For each seed: train in float; prune in rounds; after each round share values, tune them, write the file and
+load it again. The setting is chosen by validation images alone. The same float networks go to the rivals.
 Takes about four minutes of one core; NNCF takes part if it is installed (`pip install -e '.[bench]'`).
 """
 
@@ -51,10 +51,10 @@ class Line(msgspec.Struct, frozen=True):
         tool: what made it, and how.
         file: what kind of file it is.
         nbytes: bytes of the whole file, by seed.
-        correct: test images labelled right by the file as it was read again, by seed.
+        correct: test images labelled correctly by the reloaded file, by seed.
         seconds: from the trained network to the file, by seed.
-        exempt: what stayed as it was.
-        validation: validation images labelled right, by seed; only of our settings.
+        exempt: what was not compressed.
+        validation: validation images labelled correctly, by seed; only of our settings.
     """
 
     tool: str
@@ -104,7 +104,7 @@ def recipes(quick: bool) -> Iterator[tuple[str, Recipe]]:
 
 
 def choose(ours: Sequence[Line], float_bytes: int) -> int:
-    """Return the setting of at least 40x with most validation images right; of equals, the smaller files."""
+    """Return the setting of at least 40x with most validation images correct; of equals, the smaller files."""
     small = [i for i, line in enumerate(ours) if float_bytes / statistics.fmean(line.nbytes) >= GOAL]
     if not small:
         raise SystemExit(f"no setting reaches {GOAL:.0f}x")
@@ -135,7 +135,7 @@ def measure_ours(
 
 
 def right(split: str, metrics: dict[str, float]) -> int:
-    """Return how many images of a split are labelled right."""
+    """Return how many images of a split are labelled correctly."""
     return round(len(parts()[split]) * metrics["accuracy"])
 
 
@@ -188,7 +188,7 @@ def table(results: Digits) -> list[str]:
     """Return the lines of the table, the chosen setting first."""
     chosen = results.ours[results.chosen]
     others = [line for line in results.ours if line is not chosen]
-    head = ["tool", "file", "bytes", "ratio", "right of 500", "against float", "seconds", "exempt"]
+    head = ["tool", "file", "bytes", "ratio", "correct of 500", "against float", "seconds", "exempt"]
     return rows_of(Table("", head, [row(line, results) for line in (chosen, *results.rivals, *others)]))
 
 
@@ -218,23 +218,23 @@ def page(results: Digits) -> str:
     return f"""# digits
 
 ResNet-18 of width 16, {results.parameters:,} parameters, on scikit-learn's digits, 8 x 8 pixels: {images["train"]:,}
-images to train on, {images["validation"]} for validation, {images["test"]} for the test, always the same ones.
+images for training, {images["validation"]} for validation and {images["test"]} for test, always the same ones.
 Seeds {seeds}.
 
     {results.command}
 
 {lines}
 
-- Bytes are of whole files, the mean over the seeds; the ratio is 4 bytes a parameter over that.
-- Accuracy is counted in test images, a number for each seed; one image is 0.2 points. The float networks have
-  {right} of {images["test"]} right. A difference of one or two images is not to be told from chance.
+- Bytes are of whole files, averaged over the seeds; the ratio is 4 bytes per parameter over that.
+- Accuracy is counted in correct test images, for each seed; one image is 0.2 points. The float networks have
+  {right} of {images["test"]} correct. A difference of one or two images may be chance.
 - The setting in bold was chosen among ours by validation images: of those of {GOAL:.0f}x and more, the one with
-  most of them right, {of_chosen} of {images["validation"]} (float: {of_float}; {gained:+d} images over all seeds).
-  Those not chosen stand last.
-- Ours is trained on after pruning, on the training images; the others are post-training, by their defaults:
+  most of them correct, {of_chosen} of {images["validation"]} (float: {of_float}; {gained:+d} images over all seeds).
+  Settings that were not chosen come last.
+- Ours is trained further after pruning, on the training images; the others are post-training, with their defaults:
   what each offers in one call, not the best that could be made with it.
-- Every weight of the network meets pixels: its last stage sees 2 x 2 of them.
-- Seconds are of the wall, from the trained network to the file, one thread, on a machine with other work.
+- The network suits images of this size: its last stage still sees 2 x 2 pixels.
+- Seconds are wall-clock time from the trained network to the file, on one thread of a machine with other work.
 - {", ".join(f"{name} {of}" for name, of in results.environment.items())}.
 """
 

@@ -1,4 +1,4 @@
-"""What other tools make of a trained network without training it on: whole files, correct answers, seconds."""
+"""What other tools make of a trained network without further training: whole files, correct answers, seconds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Rival:
         tool: what made it.
         file: what kind of file it is.
         nbytes: its bytes; of several that belong together, their sum.
-        correct: test images that are labelled right when it runs.
+        correct: test images that are labelled correctly when it runs.
         seconds: to make it from the trained network.
         exempt: what stayed float32.
     """
@@ -50,7 +50,7 @@ class Trained:
     labels: Tensor
 
     def correct(self, predict: Callable[[Tensor], object]) -> int:
-        """Return how many test images `predict` labels right."""
+        """Return how many test images `predict` labels correctly."""
         scores = np.asarray(predict(self.images))
         return int((scores.argmax(1) == self.labels.numpy()).sum())
 

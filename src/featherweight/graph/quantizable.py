@@ -72,7 +72,7 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
     asked = [node for node in graph.nodes if _integer(graph, node) and not {node.module, node.name} & {*skip}]
     held = {*floats}
     while True:
-        chosen = _read(graph, [node for node in asked if not held & {*node.inputs, _result(graph, node)}])
+        chosen = _read(graph, [node for node in asked if not held & _edges(graph, node)])
         groups = _groups(graph, chosen)
         spread = {edge for group in groups.values() if group & held for edge in group}
         if spread <= held:
@@ -95,6 +95,11 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
         {node.inputs[0]: node.op for node in chosen if node.op in LAYERS},
         skipped,
     )
+
+
+def _edges(graph: Graph, node: Node) -> set[Edge]:
+    """The edges that need a quantizer for `node` to be in integers; a linear layer may write floats."""
+    return {*node.inputs} if node.op == "linear" else {*node.inputs, _result(graph, node)}
 
 
 def _read(graph: Graph, chosen: list[Node]) -> list[Node]:

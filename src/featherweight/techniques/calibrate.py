@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
 from operator import itemgetter
@@ -86,9 +86,10 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         seen = observed(model, program, plan, inputs)
         choose = partial(quantizer, ranges=self.ranges, grid=Grid(self.bits, self.signed, self.scheme))
         notes = outlying(seen, plan)
-        if isinstance(self.ranges, str) and self.ranges != "minmax":
-            seen |= {edge: seen[edge].within(OUTLYING) for edge in seen if graph.node(edge).op == "input"}
         found = masks(seen)
+        if isinstance(self.ranges, str) and self.ranges != "minmax":
+            given = [edge for edge in seen if graph.node(edge).op == "input" and edge not in found]
+            seen |= {edge: seen[edge].within(OUTLYING) for edge in given}
         while True:
             floats |= found
             plan = quantizable(graph, skip, floats)
@@ -138,9 +139,9 @@ def taken(task: Task, split: Literal["train", "calibration"], seed: int, samples
             return
 
 
-def observed(model: Model, program: Program, plan: Plan, inputs: Sequence[Inputs]) -> dict[Edge, Observed]:
+def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs]) -> dict[Edge, Observed]:
     """Return what passed over every edge of `plan` while the network computed `inputs`."""
-    from torch.linalg import vector_norm
+    from torch import cat
 
     from featherweight.graph.interpret import Interpreter
     from featherweight.graph.program import eval_mode
@@ -148,7 +149,7 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Sequence[Inputs
     from featherweight.techniques.calibration.histograms import histogram
 
     seen: dict[Edge, Histogram] = {}
-    powers: dict[Edge, Tensor] = {}
+    powers: dict[Edge, list[Tensor]] = {}
     wanted = {edge for group in plan.shared for edge in group}
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
@@ -157,9 +158,9 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Sequence[Inputs
             seen[edge] = seen[edge] + found if edge in seen else found
         if edge in plan.readers and value.numel():
             channels = (value.dim() if plan.readers[edge] == "linear" else 2) - 1
-            others = [axis for axis in range(value.dim()) if axis != channels]
-            squares = vector_norm(value, dim=others).square() * value.shape[channels] / value.numel()
-            powers[edge] = powers[edge] + squares if edge in powers else squares
+            places = [axis for axis in range(1, value.dim()) if axis != channels]
+            squares = value.square() if not places else value.square().mean(places)
+            powers.setdefault(edge, []).append(squares[squares > 0])
         return value
 
     run = Interpreter(model.module, program, visit)
@@ -175,8 +176,10 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Sequence[Inputs
                     expected=f"as the example: {[list(t.shape) for t in program.example.values()]}",
                     hint="images are channels first, [n, c, h, w]: permute(0, 3, 1, 2) makes them so",
                 ) from error  # fmt: skip
-    means = {edge: (total[total > 0] / len(inputs)).tolist() for edge, total in powers.items()}
-    return {edge: Observed(found, tuple(means.get(edge, ()))) for edge, found in seen.items()}
+    medians = {
+        edge: float(cat(found).median()) if cat(found).numel() else 0.0 for edge, found in powers.items()
+    }
+    return {edge: Observed(found, medians.get(edge, 0.0)) for edge, found in seen.items()}
 
 
 def skipped(plan: Plan) -> list[Note]:

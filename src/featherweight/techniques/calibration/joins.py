@@ -29,16 +29,16 @@ class Observed:
 
     Attributes:
         histogram: of all numbers.
-        powers: mean square of each channel, of edges that layers read; those that are always 0 left out.
+        power: of edges that layers read, the median mean square of a channel of a sample; those of zeros left out.
     """
 
     histogram: Histogram
-    powers: tuple[float, ...] = ()
+    power: float = 0.0
 
     def within(self, times: float) -> Observed:
         """Return this without numbers of more than so many times the usual magnitude, which may be 0."""
         usual = self.histogram.magnitude(USUAL)
-        return Observed(self.histogram.within(times * usual), self.powers) if usual else self
+        return Observed(self.histogram.within(times * usual), self.power) if usual else self
 
 
 def quantizers(
@@ -103,8 +103,7 @@ def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Quanti
                     f"in steps of {chosen[join.written].scale:.2g}"
                 )
     for edge, op in plan.readers.items():
-        powers = seen[edge].powers
-        left = ratio(float(np.median(powers)), chosen[edge]) if powers else np.inf
+        left = ratio(seen[edge].power, chosen[edge])
         if left < LEAST_CHANNEL:
             reason = f"outliers: the median channel that a {op} reads would keep {left:.0f} dB"
             found.setdefault(edge, f"{reason} in steps of {chosen[edge].scale:.2g}")

@@ -270,3 +270,54 @@ def test_no_data_is_an_error():
 class OneBatchless(Images):
     def batches(self, split, *, seed, epoch):
         return []
+
+
+class Gated(nn.Module):
+    """One layer of channels, each of which can be multiplied by a factor where it is first read."""
+
+    def __init__(self, kind):
+        super().__init__()
+        self.kind, self.a, self.fc = kind, nn.Conv2d(1, 4, 3, padding=1), nn.Linear(4, 3)
+        self.slopes, self.norm, self.late = nn.PReLU(4), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.depth = nn.Conv2d(4, 4, 3, groups=4)
+        self.squeeze, self.excite = nn.Linear(4, 3), nn.Linear(3, 4)
+
+    def body(self, x):
+        x = self.a(x)
+        return {
+            "norm": lambda: torch.relu(self.norm(x)),
+            "prelu": lambda: self.slopes(x),
+            "norm, prelu": lambda: self.slopes(self.norm(x)),
+            "prelu, norm": lambda: self.norm(self.slopes(x)),
+            "relu, norm": lambda: self.norm(torch.relu(x)),
+            "pool, norm": lambda: self.norm(nn.functional.max_pool2d(x, 2)),
+            "depthwise": lambda: torch.relu(self.late(self.depth(torch.relu(self.norm(x))))),
+            "gate": lambda: torch.relu(self.norm(x)),
+        }[self.kind]()
+
+    def forward(self, x, gates=None):
+        x = self.body(x)
+        x = x if gates is None else x * gates[:, :, None, None]
+        if self.kind == "gate":
+            x = torch.sigmoid(self.excite(torch.relu(self.squeeze(x.mean((2, 3))))))[:, :, None, None] * x
+        return self.fc(x.mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["norm", "prelu", "norm, prelu", "prelu, norm", "relu, norm", "pool, norm", "depthwise", "gate"],
+)
+def test_scores_are_derivatives_by_one_factor_on_each_channel(kind):
+    """Whatever scales a channel again on the way, slopes, norms, depthwise layers, gates of products, counts once."""
+    task = Images(lambda: Gated(kind), batch=24)
+    model = Model.of(task.model())
+    channels = couple(random(task.make), task.example().float())
+    channels = channels.only([n for n, group in enumerate(channels.groups) if group.name == "a"])
+    images, labels = task._data("train")
+    gates = torch.ones(24, 4, dtype=torch.float64, requires_grad=True)
+    loss = nn.functional.cross_entropy(model.module(images, gates), labels, reduction="sum")
+    (g,) = torch.autograd.grad(loss, gates)
+    g = g.numpy()
+    np.testing.assert_allclose(Fisher().scores(model, channels, task, 0).linear, (g**2).mean(0) / 2, **EXACT)
+    np.testing.assert_allclose(Taylor().scores(model, channels, task, 0).linear, g.mean(0) ** 2, **EXACT)
+    np.testing.assert_allclose(SospI().scores(model, channels, task, 0).linear, np.abs(g.mean(0)), **EXACT)

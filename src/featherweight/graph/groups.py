@@ -71,7 +71,7 @@ class Channels:
         groups: coupled channels.
         fixed: layers none of whose output channels can go, with the reason.
         cost: what the network costs.
-        inner: weights and biases of layers that a batch norm follows, which scales the same output as they do.
+        inner: tensors that make channels which others make again before they are read: a layer before a batch norm.
     """
 
     groups: tuple[Group, ...]
@@ -98,11 +98,10 @@ class Channels:
         return replace(self, groups=tuple(self.groups[number] for number in chosen))
 
     def scaled_once(self) -> Channels:
-        """Return the same with those makers alone whose derivative is that of one factor on each layer's output.
+        """Return the same with those makers alone whose derivative is that of one factor on the channel.
 
-        A weight and the batch norm that it feeds both scale the channel. Removing it takes one of them to zero; along
-        both, every order of the loss counts the channel more than once. So the weight is left out where a batch norm
-        follows.
+        A weight and the batch norm that follows it both scale the channel. Removing it takes one of them to zero; along
+        both, every order of the loss counts the channel more than once. So those are left out that are `inner`.
         """
         groups = (
             replace(group, members=tuple(m for m in group.members if m.reads or m.tensor not in self.inner))

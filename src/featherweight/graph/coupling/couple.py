@@ -13,8 +13,8 @@ from torch import fx, nn
 from featherweight.graph.cost import Cost
 from featherweight.graph.coupling.follower import Follower, shape_of
 from featherweight.graph.coupling.labels import Labels, Slot
+from featherweight.graph.coupling.outermost import inner_makers
 from featherweight.graph.coupling.rules import rule_of
-from featherweight.graph.folding import fold_sites
 from featherweight.graph.groups import Channels, Group, Member
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
@@ -48,8 +48,7 @@ def couple(module: nn.Module, example: Inputs) -> Channels:
             labels.fix(slot.labels, reasons[slot.tensor])
     component, fixed = labels.components()
     groups = gathered(labels, component, fixed)
-    sites, _ = fold_sites(graph_of(module, program))
-    inner = frozenset(name for site in sites if site.gamma for name in (site.weight, site.bias) if name)
+    inner = inner_makers(graph_of(module, program), groups)
     cost = cost_of(module, program, sources)
     return Channels(groups, stays(labels, component, fixed), cost, inner).measured()
 

@@ -135,3 +135,14 @@ def test_encoded_tensors_are_thawed():
     after = equalized(task, Encode(where="0.weight"))
     assert not after.weights
     assert ("thawed", "0.weight") in {(note.kind, note.name) for note in after.notes}
+
+
+def test_a_transposed_convolution_is_noted():
+    class Up(Tiny):
+        def model(self):
+            return nn.Sequential(
+                nn.Conv2d(1, 4, 3), nn.ReLU(), nn.ConvTranspose2d(4, 2, 3), nn.Flatten()
+            ).eval()
+
+    model = Equalize().apply(Model.of(Up().model()), Up(), Context())
+    assert "transposed" in {note.name: note.reason for note in model.notes}["2.weight"]

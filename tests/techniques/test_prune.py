@@ -1,5 +1,7 @@
 """The step `prune`: what it leaves, what it refuses, what it notes; files of it load."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -115,6 +117,34 @@ def test_encoded_tensors_are_thawed_and_the_rest_stay():
 def test_what_cannot_be_reached_is_refused():
     with pytest.raises(ConfigError, match=r"prune.keep: cannot be reached"):
         prune(Plain, keep=0.01)
+
+
+@pytest.mark.parametrize("make", [Mlp, Plain, Joined])
+@pytest.mark.parametrize("least", [1, 2])
+def test_the_share_that_the_error_names_is_accepted(make, least):
+    with pytest.raises(ConfigError) as raised:
+        prune(make, keep=0.001, least=least)
+    share = float(re.search(r"expected ([\d.e-]+) or more", str(raised.value))[1])
+    assert kept(prune(make, keep=share, least=least))
+
+
+def test_every_selected_weight_that_stays_is_noted():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.back = nn.Conv2d(1, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+            self.rnn, self.fc = nn.LSTM(16, 3, batch_first=True), nn.Linear(4, 3)
+
+        def forward(self, x):
+            h = torch.relu(self.stem(x))
+            h = torch.relu(h + self.back(h)).mean((2, 3))
+            return self.fc(h) + self.rnn(x.flatten(2))[0][:, -1]
+
+    some = skipped(prune(Net, keep=0.5, where="back.weight"))
+    assert "coupled to those of stem.weight" in some["back"]
+    assert "none of its channels can go" in some["prune"]
+    rest = skipped(prune(Net, keep=0.5, where=["rnn.*", "fc.weight"]))
+    assert rest.keys() == {"rnn.weight_ih_l0", "rnn.weight_hh_l0", "fc", "prune"}
 
 
 def test_prunes_a_pruned_network_again():

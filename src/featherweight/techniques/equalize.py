@@ -38,6 +38,7 @@ class Equalize(Step, frozen=True, tag="equalize"):
         from featherweight.graph.scaling import scale_pairs
         from featherweight.graph.trace import graph_of
         from featherweight.model import Note
+        from featherweight.selectors import weights
 
         pairs, without = scale_pairs(graph_of(model.module, model.program(task.example())))
         names = dict.fromkeys(name for p in pairs for name in (p.first, p.bias, p.second) if name)
@@ -46,7 +47,10 @@ class Equalize(Step, frozen=True, tag="equalize"):
             if max([equalized(values, pair) for pair in pairs], default=0.0) < CONVERGED:
                 break
         scaled = {name: value.to(model.tensors[name].dtype) for name, value in values.items()}
-        return model.with_tensors(scaled, [Note("skipped", name, why) for name, why in without.items()])
+        taken = without.keys() | {name for pair in pairs for name in (pair.first, pair.second)}
+        other = "is no weight of a linear layer or a convolution (transposed ones are not equalized)"
+        skipped = without | {name: other for name in weights(model) if name not in taken}
+        return model.with_tensors(scaled, [Note("skipped", name, why) for name, why in skipped.items()])
 
 
 def equalized(values: dict[str, Tensor], pair: ScalePair) -> float:

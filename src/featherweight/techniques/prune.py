@@ -55,6 +55,7 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
+        from featherweight.model import Note
         from featherweight.techniques.structured.dry_run import mismatch, prunable
         from featherweight.techniques.structured.eligible import eligible
         from featherweight.techniques.structured.select import Guard, select
@@ -66,7 +67,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         channels, failed = prunable(model, channels, task.example())
         notes = [*fixed, *failed]
         if not channels.groups:
-            return model.with_notes(notes)
+            none = f"not pruned to {self.keep:g} of its {self.of}: none of its channels can go"
+            return model.with_notes([*notes, Note("skipped", "prune", none)] if self.keep < 1 else notes)
         with isolated():
             scores = self.saliency.scores(model, channels, task, context.seed)
         for values in (scores.linear, *([] if scores.pair is None else [scores.pair])):
@@ -74,7 +76,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         cost = self.cost(channels)
         whole = cost(np.ones(channels.count, bool))
         price = self.price(channels) if self.saliency.in_loss else 1.0
-        kept = select(scores, channels, cost, self.keep * whole, Guard(self.least, self.multiple), price)
+        limit = self.keep * whole * (1 + 1e-12)  # a share that was rounded to float64 is still that share
+        kept = select(scores, channels, cost, limit, Guard(self.least, self.multiple), price)
         if reason := mismatch(model, channels, kept, task.example()):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
         return pruned(model, channels, kept, [*notes, *chosen(channels, kept)])

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from featherweight.techniques.lowrank.evbmf import evbmf_rank, free_energy, noise
+from featherweight.techniques.lowrank.evbmf import TAU, evbmf_rank, free_energy, noise
 from featherweight.techniques.lowrank.factors import by_axis, by_channel, split, tucker
 from featherweight.techniques.lowrank.layers import factors
 from featherweight.techniques.lowrank.ranks import Energy, Evbmf, Given
@@ -132,3 +132,24 @@ def test_weighed_by_inputs_the_outputs_are_nearest(rank, rows, columns, seed):
     best = np.linalg.svd(matrix @ inputs, compute_uv=False)[rank:]  # Eckart and Young: no rank does better
     np.testing.assert_allclose(error, np.linalg.norm(best), rtol=1e-6, atol=1e-8)
     assert error <= np.linalg.norm((matrix - np.matmul(*split(matrix, rank))) @ inputs) + 1e-9
+
+
+def test_the_noise_is_the_global_minimum_of_the_free_energy():
+    draw = np.random.default_rng(5)
+    for _ in range(30):
+        rows = int(draw.integers(2, 40))
+        columns, rank = int(draw.integers(rows, 120)), int(draw.integers(0, rows))
+        matrix = draw.normal(size=(rows, rank)) @ draw.normal(size=(rank, columns))
+        singular = np.linalg.svd(
+            matrix + 10 ** draw.uniform(-3, 1) * draw.normal(size=(rows, columns)), compute_uv=False
+        )
+        squares, alpha = np.square(singular / singular.max()), rows / columns
+        edge = (1 + TAU * alpha**0.5) * (1 + alpha**0.5 / TAU)
+        found = noise(squares, alpha, edge, columns)
+        upper = squares.mean() / columns
+        floor = np.maximum(squares, upper * 1e-12)
+        tail = squares[min(int(np.ceil(rows / (1 + alpha))) - 1, rows - 1) :]
+        lower = max(tail[0] / (columns * edge), tail.mean() / columns, upper * 1e-12)
+        grid = np.exp(np.linspace(np.log(lower), np.log(upper), 500))
+        least = min(free_energy(value, floor, alpha, edge, columns) for value in grid)
+        assert free_energy(found, floor, alpha, edge, columns) <= least + 1e-6 * abs(least)

@@ -60,14 +60,14 @@ def test_the_budget_is_met_and_the_guard_holds(sizes, keep, least, multiple, pai
     try:
         kept = select(scores, channels, channels.macs, limit, guard)
     except ConfigError:
-        order = removal_order(scores, channels, least)
+        order = removal_order(scores, channels, least, multiple=multiple)
         assert channels.macs(without(order, channels, multiple)) > limit
         return
     assert channels.macs(kept) <= limit
     for size, stays in zip(sizes, channels.split(kept), strict=True):
         assert stays.sum() >= min(least, size)
         assert stays.sum() % multiple == 0 or stays.all()
-    order = removal_order(scores, channels, least)
+    order = removal_order(scores, channels, least, multiple=multiple)
     cheaper = [k for k in range(len(order)) if channels.macs(without(order[:k], channels, multiple)) <= limit]
     removed = list(order[: min(cheaper, default=len(order))])
     for channel in reversed(removed.copy()):
@@ -109,3 +109,18 @@ def test_what_is_won_by_removal_goes_before_what_is_lost(losses, seed):
     price = np.random.default_rng(seed).uniform(1, 100, len(losses))
     order = np.argsort(for_its_price(np.array(losses), price))
     assert (np.diff(np.sign(np.array(losses)[order])) >= 0).all()
+
+
+def test_a_channel_that_stays_adds_no_pair_terms_to_the_others():
+    def group(name, n):
+        index = np.arange(n)[:, None]
+        return Group(
+            name, (Member(f"{name}.weight", 0, index, False), Member(f"{name}2.weight", 1, index, True))
+        )
+
+    channels = Channels((group("a", 1), group("b", 3)), {}, Cost({}, (), ()))
+    pair = np.zeros((4, 4))
+    pair[0, 1] = pair[1, 0] = 10.0
+    scores = Scores(np.array([0.0, 1.0, 1.5, 3.0]), pair)
+    assert removal_order(scores, channels, least=1).tolist() == [1, 2]
+    assert removal_order(scores, channels, least=1, multiple=2).tolist() == [1]

@@ -14,8 +14,8 @@ _CURVED = {"silu", "gelu", "elu", "celu", "selu", "mish", "softplus", "hardswish
 def inner_makers(graph: Graph, groups: Iterable[Group]) -> frozenset[str]:
     """Return the tensors that make channels, of which others make the same again before anything reads them.
 
-    A convolution before a batch norm or a depthwise convolution, whatever stands between; slopes of a PReLU; the gate of
-    a product. Scaling them together with the others would scale the channel twice.
+    A convolution before a batch norm or a depthwise convolution, whatever stands between; slopes of a PReLU; the gate
+    of a product. Scaling them together with the others would scale the channel twice.
     """
     nodes = {node.name: node for node in graph.nodes}
     inner: set[str] = set()

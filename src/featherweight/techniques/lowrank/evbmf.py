@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+GRID = 257  # points of the search over the logarithm of the variance, beside those of each interval
 TAU = 2.5129  # the zero of the function that Nakajima et al. bound in their theorem 2, over sqrt(alpha)
 
 
@@ -39,6 +40,9 @@ def evbmf_rank(singular: Array, rows: int, columns: int) -> int:
 def noise(squares: Array, alpha: float, edge: float, large: int) -> float:
     """Return the variance of the noise that minimises the free energy, within the bounds that hold for it.
 
+    The free energy has local minima, one between every two variances at which a component crosses the threshold: each
+    of these intervals is searched.
+
     Args:
         squares: of the singular values, descending.
         alpha: the shorter side of the matrix over the longer.
@@ -54,13 +58,22 @@ def noise(squares: Array, alpha: float, edge: float, large: int) -> float:
     if lower >= upper:
         return upper
     floor = np.maximum(squares, upper * 1e-12)
+    steps = np.log(squares[squares > 0] / (large * edge))  # where a component crosses the threshold
+    inside = np.unique(
+        np.r_[np.log(lower), steps[(steps > np.log(lower)) & (steps < np.log(upper))], np.log(upper)]
+    )
+    grid = np.unique(
+        np.r_[np.linspace(inside[0], inside[-1], GRID), np.linspace(inside[:-1], inside[1:], 3).ravel()]
+    )
+    energy = np.array([free_energy(float(np.exp(log)), floor, alpha, edge, large) for log in grid])
+    best = int(energy.argmin())
     found = minimize_scalar(
         lambda log: free_energy(float(np.exp(log)), floor, alpha, edge, large),
-        bounds=(np.log(lower), np.log(upper)),
+        bounds=(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]),
         method="bounded",
         options={"xatol": 1e-8},
     )
-    return float(np.exp(found.x))
+    return float(np.exp(found.x if found.fun <= energy[best] else grid[best]))
 
 
 def free_energy(variance: float, squares: Array, alpha: float, edge: float, large: int) -> float:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from featherweight.errors import UnsupportedError
 from featherweight.graph.cost import Cost
-from featherweight.graph.coupling import couple
+from featherweight.graph.coupling import couple, unshapeable
 from featherweight.graph.groups import Channels
 from featherweight.selectors import select
 from featherweight.task import Task
@@ -17,26 +17,35 @@ if TYPE_CHECKING:
 
 
 def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Note]]:
-    """Return the groups all of whose weights are selected, and notes on selected layers without one.
+    """Return the groups all of whose weights are selected, and a note on each other selected weight.
 
     A network that cannot be traced has none, and a note says why.
     """
     from featherweight.model import Note
 
-    names = set(select(model, where))
+    names = select(model, where)
     try:
         channels = couple(model.module, task.example())
     except UnsupportedError as error:
         reason = f"keeps its channels: {error.what} ({error.where})"
         return Channels((), {}, Cost({}, (), ())), [Note("skipped", "network", reason)]
-    chosen = [
-        number
-        for number, group in enumerate(channels.groups)
-        if all(m.tensor in names for m in group.makers if model.tensors[m.tensor].dim() > 1)
-    ]
-    fixed = [
-        Note("skipped", layer, f"keeps its channels: {reason}")
-        for layer, reason in channels.fixed.items()
-        if f"{layer}.weight" in names
-    ]
-    return channels.only(chosen), fixed
+    chosen: list[int] = []
+    reasons: dict[str, str] = {}
+    for number, group in enumerate(channels.groups):
+        weights = [m.tensor for m in group.makers if model.tensors[m.tensor].dim() > 1]
+        others = [name for name in weights if name not in names]
+        if not others:
+            chosen.append(number)
+        reason = f"they are coupled to those of {', '.join(others[:3])}, which `where` leaves out"
+        reasons |= dict.fromkeys(weights, reason if others else "")
+    shapes = unshapeable(model.module)
+    notes = []
+    for name in names:
+        layer, _, role = name.rpartition(".")
+        reason = reasons.get(
+            name, channels.fixed.get(layer) or shapes.get(name) or "no layer reads them alone"
+        )
+        if reason and model.tensors[name].dim() > 1:
+            place = layer if role == "weight" and layer else name
+            notes.append(Note("skipped", place, f"keeps its channels: {reason}"))
+    return channels.only(chosen), notes

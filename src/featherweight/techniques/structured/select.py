@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, floor, log10
 from typing import Any
 
 import numpy as np
@@ -52,13 +53,14 @@ def select(
     Raises:
         ConfigError: the limit cannot be reached; says what can.
     """
-    order = removal_order(scores, channels, guard.least, price)
+    order = removal_order(scores, channels, guard.least, price, guard.multiple)
     low, high = 0, len(order)
     least, whole = cost(without(order, channels, guard.multiple)), cost(np.ones(channels.count, bool))
     if least > limit:
         raise ConfigError(
             "cannot be reached: other layers keep their channels, see the notes of a run that keeps more",
-            where="prune.keep", got=f"{limit / whole:.3g}", expected=f"{least / whole:.3g} or more",
+            where="prune.keep", got=f"{limit / whole:.6g}",
+            expected=f"{rounded_up(least / whole):g} or more",
         )  # fmt: skip
     while low < high:
         middle = (low + high) // 2
@@ -86,32 +88,71 @@ def less(
     return removed
 
 
-def removal_order(scores: Scores, channels: Channels, least: int, price: Array | float = 1.0) -> Array:
-    """Return the channels in the order in which they go; the last `least` of each group never do."""
-    linear, pair = scores.linear, scores.pair
-    order = (
-        np.argsort(for_its_price(linear, price), kind="stable")
-        if pair is None
-        else greedy(linear, pair, price)
-    )
-    sizes = np.array([group.size for group in channels.groups])
-    return order[ranks(order, channels) < (sizes - least)[channels.group_of[order]]]
+def rounded_up(value: float) -> float:
+    """Return the least number of 3 digits that is no less than `value`.
+
+    >>> rounded_up(0.04385), rounded_up(0.5)
+    (0.0439, 0.5)
+    """
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (floor(log10(value)) - 2)
+    return float(f"{ceil(value / unit * (1 - 1e-12)) * unit:.3g}")
 
 
-def greedy(linear: Array, pair: Array, price: Array | float = 1.0) -> Array:
-    """Return all channels, each the one that costs least for its price after those before it.
+def removal_order(
+    scores: Scores, channels: Channels, least: int, price: Array | float = 1.0, multiple: int = 1
+) -> Array:
+    """Return the channels in the order in which they go, without those that never do.
+
+    Args:
+        scores: what removal is thought to cost.
+        channels: coupled channels.
+        least: channels of each group that never go.
+        price: what removing each channel saves.
+        multiple: of which the number that stays in a group is a multiple, as far as there are so many.
+    """
+    sizes = np.array([group.size for group in channels.groups], int)
+    room = np.maximum(sizes - -(-least // multiple) * multiple, 0)
+    if scores.pair is not None:
+        return greedy(scores.linear, scores.pair, price, channels.group_of, room)
+    order = np.argsort(for_its_price(scores.linear, price), kind="stable")
+    return order[ranks(order, channels) < room[channels.group_of[order]]]
+
+
+def greedy(
+    linear: Array,
+    pair: Array,
+    price: Array | float = 1.0,
+    group_of: Array | None = None,
+    room: Array | None = None,
+) -> Array:
+    """Return channels in order, each the one that costs least for its price after those before it.
 
     Removing s after M costs `linear[s] + pair[s, s] / 2 + sum over M of pair[s, t]`.
+
+    Args:
+        linear: cost of each channel alone.
+        pair: symmetric; what two cost together.
+        price: what removing each channel saves.
+        group_of: group of each channel; None: all are in one.
+        room: how many of each group may go; None: all.
 
     >>> greedy(np.zeros(3), np.array([[1.0, 1.0, 0], [1.0, 1.0, 0], [0, 0, 1.9]])).tolist()
     [0, 2, 1]
     """
+    group_of = np.zeros(len(linear), int) if group_of is None else group_of
+    left = np.bincount(group_of) if room is None else room.copy()
     increment = linear + np.diagonal(pair) / 2
-    order = np.empty(len(linear), int)
-    for step in range(len(linear)):
+    increment[left[group_of] == 0] = np.inf
+    order = np.empty(left.sum(), int)
+    for step in range(len(order)):
         order[step] = chosen = np.argmin(for_its_price(increment, price))
         increment = increment + pair[:, chosen]
         increment[chosen] = np.inf
+        left[group_of[chosen]] -= 1
+        if not left[group_of[chosen]]:
+            increment[group_of == group_of[chosen]] = np.inf
     return order
 
 

@@ -116,8 +116,9 @@ def removal_order(
     room = np.maximum(sizes - -(-least // multiple) * multiple, 0)
     if scores.pair is not None:
         return greedy(scores.linear, scores.pair, price, channels.group_of, room)
-    order = np.argsort(for_its_price(scores.linear, price), kind="stable")
-    return order[ranks(order, channels) < room[channels.group_of[order]]]
+    order: Array = np.argsort(for_its_price(scores.linear, price), kind="stable")
+    gone: Array = order[ranks(order, channels) < room[channels.group_of[order]]]
+    return gone
 
 
 def greedy(

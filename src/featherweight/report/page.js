@@ -1,6 +1,6 @@
 
 "use strict";
-// Draws the charts over the tables, which stand in the page already, and lets both be searched and linked.
+// Draws the charts over the tables of the page; makes both searchable and linked.
 const root = document.documentElement;
 addEventListener("error", event => { root.dataset.error = event.message; });
 addEventListener("unhandledrejection", event => { root.dataset.error = String(event.reason); });

@@ -145,7 +145,7 @@ def pretrained(events: Events = silent) -> EfficientNetLite0:
         state = load(kept.read_bytes())
     except SafetensorError as error:
         raise TaskError(
-            f"damaged: {error}", where=str(kept), hint="delete the file; it is then made anew"
+            f"damaged: {error}", where=str(kept), hint="delete the file; it is then made again"
         ) from None
     if (got := digest(state)) != PUBLISHED:
         raise TaskError(

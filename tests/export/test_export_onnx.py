@@ -297,3 +297,29 @@ def test_a_small_network_has_a_small_graph():
     ).eval()
     stored = export(lenet, torch.randn(2, 1, 28, 28))
     assert len(zstandard.ZstdCompressor(level=19).compress(stored.onnx)) < 512
+
+
+class Cancelling(nn.Module):
+    """Large sums that nearly cancel: float32 itself is far from the truth."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Linear(512, 8)
+
+    def forward(self, x):
+        wide = torch.cat([x * 1e3, -x * 1e3 + x * 1e-2], 1)
+        return self.a(wide) - self.a(wide.flip(1).flip(1)) * (1 - 1e-5)
+
+
+def test_the_bound_is_the_networks_own_error_of_float32():
+    from featherweight.export.check import bound
+    from featherweight.export.locate import TOLERANCE
+    from featherweight.graph.program import capture
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 256)
+    program = capture(Cancelling().eval(), x)
+    assert 1e-4 < bound(program, program.example, program.run(program.example)) <= 1e-3
+    export(Cancelling().eval(), x)
+    plain = capture(nn.Linear(4, 2).eval(), torch.randn(2, 4))
+    assert bound(plain, plain.example, plain.run(plain.example)) == TOLERANCE

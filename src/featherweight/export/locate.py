@@ -26,8 +26,13 @@ Named = Mapping[str, Tensor]
 TOLERANCE = 1e-5  # of the largest magnitude of an output
 
 
-def difference(expected: Tensor, got: Array) -> str:
+def difference(expected: Tensor, got: Array, tolerance: float = TOLERANCE) -> str:
     """Return how far `got` is from `expected`, or an empty string if it is within the tolerance.
+
+    Args:
+        expected: what the network computes.
+        got: what the graph does.
+        tolerance: of the largest magnitude of the output.
 
     >>> difference(torch.ones(3), np.float32([1, 1, 1.1]))
     '0.1 of its largest value'
@@ -48,11 +53,11 @@ def difference(expected: Tensor, got: Array) -> str:
     finite = np.isfinite(a)
     scale = float(np.abs(a[finite]).max(initial=0.0))
     gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
-    return f"{gap:.2g} of its largest value" if gap > _tolerance(expected.dtype) else ""
+    return f"{gap:.2g} of its largest value" if gap > _tolerance(expected.dtype, tolerance) else ""
 
 
-def _tolerance(dtype: torch.dtype) -> float:
-    return max(TOLERANCE, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else TOLERANCE
+def _tolerance(dtype: torch.dtype, least: float) -> float:
+    return max(least, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else least
 
 
 def first_difference(

@@ -139,3 +139,14 @@ def test_a_rate_needs_a_coder_and_a_format_that_can_use_it():
         Encode(rate=-0.1, coder=Rans())
     with pytest.raises(UnsupportedError, match=r"0.weight: format float does not say"):
         encode(Model.of(TASK.model()), format=Float(), coder=Rans(), rate=0.1)
+
+
+def test_what_float16_cannot_hold_stays_float32_with_a_note():
+    model = Model.of(Tiny().model())
+    model = model.with_tensors({"1.running_var": torch.full((8,), 653_746.0)})
+    step = Encode(where=["*", "!weights"], format=Float(kind="float16"))
+    after = step.apply(model, Tiny(), Context())
+    assert "1.running_var" not in after.weights and "1.running_mean" in after.weights
+    assert after.tensors["1.running_var"].eq(653_746).all()
+    (note,) = [note for note in after.notes if note.name == "1.running_var"]
+    assert note.kind == "skipped" and "beyond the 65504 of float16" in note.reason

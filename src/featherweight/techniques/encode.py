@@ -26,6 +26,8 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     A tensor that has this format already keeps its symbols, for encoding is not idempotent; its coder changes.
     One in another format is encoded from its decoded values. Both are noted.
 
+    A tensor beyond the range of a floating-point format without a scale (float16: 65,504) stays as it is, with a note.
+
     With a `rate`, not the nearest number is taken but one nearer zero where the bits that this saves under
     the coder are worth the error: see `featherweight.formats.rate`. A tensor that has this format already is
     assigned anew then, from its decoded values and under the parts that it has (a trained codebook, say).
@@ -64,12 +66,17 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
+        from featherweight.model import Note
         from featherweight.selectors import select
         from featherweight.techniques.portable import pairings
+        from featherweight.techniques.tensors import beyond
 
         encoded, notes = {}, []
         paired = pairings(model, task) if self.portable else {}
         for name in select(model, self.where):
+            if reason := beyond(model, name, self.format):
+                notes.append(Note("skipped", name, f"not encoded: {reason}"))
+                continue
             encoded[name] = self.written(model, name, nearest(model, name, self.format, paired))
             if old := model.weights.get(name):
                 notes.append(again(name, old, encoded[name]))

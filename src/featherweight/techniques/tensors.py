@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from featherweight.curvature.blocks import Blocks
 from featherweight.errors import UnsupportedError
-from featherweight.formats import Encoded, Format
+from featherweight.formats import Encoded, Float, Format
+from featherweight.formats.floating import MOST
 from featherweight.model import Model, Note
 
 
@@ -43,6 +45,14 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
         raise UnsupportedError(
             error.what, where=name, got=error.got, expected=error.expected, hint=error.hint
         ) from None
+
+
+def beyond(model: Model, name: str, format: Format) -> str:
+    """Return why a tensor is beyond the range of a floating-point format, or an empty string."""
+    if not isinstance(format, Float) or format.per != "none" or not model.tensors[name].numel():
+        return ""
+    greatest, most = float(model.tensors[name].detach().abs().max()), MOST[format.kind]
+    return f"{greatest:g} is beyond the {most:g} of {format.kind}" if most < greatest < inf else ""
 
 
 def array(model: Model, name: str) -> NDArray[Any]:

@@ -39,7 +39,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
     """
     if graph is not None and (unknown := sorted(model.activations.keys() - values_of(graph))):
         raise IntegrityError(
-            "a quantizer on no value of the graph", where="activations", got=ascii(unknown[0])
+            "a quantizer on no value of the graph", where="activations", got=unknown[0]
         )
     tensors: dict[str, Encoded | Raw] = {}
     for name, tensor in model.tensors.items():

@@ -128,7 +128,7 @@ class Workspace:
 def own_code(value: Any) -> set[str]:
     """Return the identity of the classes of steps, formats and other values that are not of this package.
 
-    The code of this package stands under its version; that of a plug-in, or of a notebook, has none.
+    The code of this package has a version, which is in every key; that of a plug-in, or of a notebook, has none.
     """
     found: set[str] = set()
     if isinstance(value, msgspec.Struct):

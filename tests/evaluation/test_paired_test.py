@@ -137,4 +137,5 @@ def test_a_network_that_saw_its_validation_is_told_from_one_that_did_not():
     test = np.arange(400) % 10 > 0
     assert seen_before(np.ones(200), test)
     assert not seen_before(np.roll(test, 3), test)
+    assert not seen_before(np.ones(20), test), "twenty of twenty happen"
     assert not seen_before(np.ones(5), np.ones(5))

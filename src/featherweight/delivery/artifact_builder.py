@@ -59,7 +59,7 @@ class ArtifactBuilder:
         return self._file(self.made, self.model, self.graph)
 
     def stages(self) -> list[Stage]:
-        """Return what each step came to: the bytes of the file it would be, and its metrics on validation.
+        """Return a stage for each step: bytes of the file, had the recipe ended there, and metrics on validation.
 
         The first is the float network; stages before a first `load` or `train` are left out. The network is
         exported once, as it is at the end: where a step changed its structure (folding batch norm, for instance),

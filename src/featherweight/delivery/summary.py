@@ -1,4 +1,4 @@
-"""What a compression came to, as plain data: `report.json` is this, the other reports are drawn from it."""
+"""The result of a compression as plain data: `report.json` is this, the other reports are drawn from it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a runtime that computes in integers computes the network: how often both decide alike, and steps apart."""
+"""How two computations of a network compare: the share of samples with the same top-1 class, and steps apart."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Comparison:
     def __str__(self) -> str:
         """Return it as a sentence."""
         apart = ", ".join(f"{share:.1%} {name}" for share, name in zip(self.steps, _NAMES, strict=True))
-        return f"same decision on {self.same:.1%} of {self.samples} samples; output steps apart: {apart}"
+        return f"same top-1 class on {self.same:.1%} of {self.samples} samples; output steps apart: {apart}"
 
 
 _NAMES = ("0", "1", "2", "3 or more")

@@ -82,7 +82,7 @@ class Front:
     def draw(self) -> list[Trial]:
         """Return every trial, smallest file first.
 
-        Every option for all tensors alike is tried, so that what is chosen is never worse than that; then a ladder
+        Every option is tried for all tensors at once, so that what is chosen is never worse than that; then a ladder
         of budgets, allocated exactly. These are independent, and run on the executor. Then, one after another: with
         a limit of bytes, the largest budget whose file keeps it; else the space between the smallest budget that
         keeps the constraints and its smaller neighbour is halved a few times.

@@ -15,7 +15,7 @@ from typing import Annotated, Any, TextIO
 
 import typer
 
-from featherweight.errors import ConfigError, FeatherweightError
+from featherweight.errors import ConfigError, FeatherweightError, MissingExtraError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 TaskOption = Annotated[
@@ -148,7 +148,7 @@ def _cause(error: BaseException) -> str:
         root = root.__cause__
     said = getattr(root, "strerror", None) or str(root)
     line = next((line.strip() for line in said.splitlines() if line.strip()), "")
-    if root is error or (line and line in str(error)):
+    if root is error or isinstance(error, MissingExtraError) or (line and line in str(error)):
         return ""
     text = f"{type(root).__name__}: {line}".removesuffix(": ")
     return text if len(text) <= LONGEST_CAUSE else f"{text[:LONGEST_CAUSE]} ..."

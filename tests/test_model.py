@@ -156,3 +156,21 @@ def test_models_of_one_structure_share_a_trace_and_not_its_tensors(model):
     assert changed.program(torch.randn(4, 5)).exported is not first.exported
     folded = model.with_structure({"1": LayerSpec("Identity")}, {})
     assert folded.program(x).exported is not first.exported
+
+
+def test_how_memory_is_strided_decides_nothing():
+    def network():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Linear(6, 4))
+
+    plain, strided = Model.of(network()), network().to(memory_format=torch.channels_last)
+    strided[2].weight = nn.Parameter(strided[2].weight.detach().T.contiguous().T, requires_grad=False)
+    found = Model.of(strided)
+    assert found.hash == plain.hash
+    assert {name: t.stride() for name, t in found.tensors.items()} == {
+        name: t.stride() for name, t in plain.tensors.items()
+    }
+    assert not found.tensors["2.weight"].requires_grad
+    changed = found.with_tensors({"0.weight": torch.ones(8, 3, 3, 3).to(memory_format=torch.channels_last)})
+    assert changed.tensors["0.weight"].stride() == plain.tensors["0.weight"].stride()
+    assert not strided[2].weight.is_contiguous()

@@ -70,13 +70,16 @@ class Model:
     def of(cls, module: nn.Module) -> Model:
         """Return a model of `module` as it stands, sharing its tensors.
 
+        A tensor whose elements are not in the order of its shape (channels last, a transposed view) is copied
+        into it: how memory is strided decides no result.
+
         Raises:
             UnsupportedError: it is no plain Python module that can be copied, or has a tensor that is not dense,
                 has no shape yet, or overlaps another one without being the same.
         """
         check_modules(module)
         check_memory(module)
-        return cls(share(module).eval())
+        return cls(share(module, _in_order(module)).eval())
 
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
@@ -169,7 +172,7 @@ class Model:
                 raise UnsupportedError(
                     "a tensor keeps its shape", where=name, got=tuple(value.shape), expected=tuple(old.shape)
                 )
-            new = value.detach().to(dtype=old.dtype).clone()
+            new = value.detach().to(dtype=old.dtype).clone(memory_format=torch.contiguous_format)
             replacement[id(old)] = (
                 nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
             )
@@ -188,6 +191,20 @@ class Model:
         digest.update(msgspec.json.encode(self.aliases, order="sorted"))
         digest.update(msgspec.json.encode(self.activations, order="sorted"))
         return digest.hexdigest()
+
+
+def _in_order(module: nn.Module) -> dict[int, Tensor]:
+    """Return copies in the order of their shape of the tensors that are strided otherwise, by `id`."""
+    found: dict[int, Tensor] = {}
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.stride() != torch.empty(tensor.shape, device="meta").stride():
+            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
+            found[id(tensor)] = (
+                nn.Parameter(plain, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else plain
+            )
+    return found
 
 
 def share(module: nn.Module, replacement: Mapping[int, Tensor] | None = None) -> nn.Module:

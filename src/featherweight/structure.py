@@ -33,6 +33,13 @@ STOCK = (
     "LayerNorm",
     "GroupNorm",
     "PReLU",
+    "ReLU",
+    "Hardtanh",
+    "LeakyReLU",
+    "SiLU",
+    "GELU",
+    "Hardswish",
+    "Sigmoid",
 )
 
 

@@ -114,14 +114,36 @@ def test_a_residual_block():
     assert not any("norm1" in name for name in after.tensors)
 
 
-class NormAndReLU(nn.BatchNorm2d):
+class NormAct(nn.BatchNorm2d):
+    """Batch norm and an activation in one module, as timm's `BatchNormAct2d`."""
+
+    def __init__(self, act, scale=1.0):
+        super().__init__(4)
+        self.act, self.scale = act, scale
+
     def forward(self, x):
-        return torch.relu(super().forward(x))
+        found = nn.functional.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.1, self.eps
+        )
+        return self.act(found) * self.scale if self.scale != 1 else self.act(found)
+
+
+@pytest.mark.parametrize("act", [
+    nn.ReLU(inplace=True), nn.ReLU6(), nn.SiLU(), nn.GELU("tanh"), nn.LeakyReLU(0.3), nn.Hardswish(),
+    nn.Sigmoid(), nn.Identity(), torch.relu,
+])  # fmt: skip
+def test_a_norm_with_an_activation_leaves_the_activation(act):
+    module = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), NormAct(act)))
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    after = fold(module)
+    assert set(after.structure) == {"0", "1"}
+    torch.testing.assert_close(after.module(x), module.eval()(x), rtol=1e-5, atol=1e-5)
+    assert not any(name.startswith("1.") for name in after.tensors)
 
 
 def test_a_norm_that_does_more_stays():
-    after = fold(nn.Sequential(nn.Conv2d(3, 4, 3), NormAndReLU(4)))
-    assert after.structure == {} and "not a plain batch norm" in after.notes[0].reason
+    after = fold(nn.Sequential(nn.Conv2d(3, 4, 3), NormAct(nn.ReLU(), scale=2.0)))
+    assert after.structure == {} and "more than a batch norm and an activation" in after.notes[0].reason
 
 
 class Scaled(nn.Conv2d):

@@ -5,10 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.graph.graph import Graph, Node
+from featherweight.structure import LayerSpec
 
 _CONVOLUTIONS = {
     "linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3,
     "conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3,
+}  # fmt: skip
+
+# Activations that a module may apply behind its normalisation, and the layer that computes them alone.
+_ACTIVATIONS = {
+    "relu": "ReLU", "hardtanh": "Hardtanh", "leaky_relu": "LeakyReLU", "silu": "SiLU", "gelu": "GELU",
+    "hardswish": "Hardswish", "sigmoid": "Sigmoid",
 }  # fmt: skip
 
 
@@ -27,6 +34,8 @@ class FoldSite:
         mean: of its running mean.
         var: of its running variance.
         eps: added to the variance.
+        rest: what remains in the place of the normalisation's module: an identity, or the activation that the
+            module applies too (timm's `BatchNormAct2d`).
     """
 
     layer: str
@@ -39,6 +48,7 @@ class FoldSite:
     mean: str
     var: str
     eps: float
+    rest: LayerSpec
 
 
 def fold_sites(graph: Graph) -> tuple[tuple[FoldSite, ...], dict[str, str]]:
@@ -52,7 +62,7 @@ def fold_sites(graph: Graph) -> tuple[tuple[FoldSite, ...], dict[str, str]]:
         if reason:
             refused[norm.module or norm.name] = reason
         else:
-            sites.append(_site(graph.node(norm.inputs[0]), norm))
+            sites.append(_site(graph, graph.node(norm.inputs[0]), norm))
     return tuple(sites), refused
 
 
@@ -77,10 +87,26 @@ def _obstacle(graph: Graph, norm: Node) -> str:
         return f"the weights of {layer.module or layer.name} are used more than once"
     if any(len(graph.readers(tensor)) > 1 for tensor in norm.tensors):
         return "its tensors are used more than once"
+    if _rest(graph, norm) is None:
+        return "its module computes more than a batch norm and an activation"
     return ""
 
 
-def _site(layer: Node, norm: Node) -> FoldSite:
+def _rest(graph: Graph, norm: Node) -> LayerSpec | None:
+    """What the module of `norm` computes behind it, None where that is no layer of its own; judged by the trace."""
+    inside = [n for n in graph.nodes if n.module == norm.module or n.module.startswith(f"{norm.module}.")]
+    if not norm.module or inside[0] is not norm:
+        return None
+    if len(inside) == 1:
+        return LayerSpec("Identity")
+    act = inside[1]
+    alone = act.inputs == (norm.name,) and graph.consumers(norm.name) == (act,) and not act.tensors
+    if len(inside) > 2 or act.op not in _ACTIVATIONS or not alone or norm.name in graph.outputs:
+        return None
+    return LayerSpec(_ACTIVATIONS[act.op], dict(act.arguments))
+
+
+def _site(graph: Graph, layer: Node, norm: Node) -> FoldSite:
     weights, statistics = dict(layer.roles), dict(norm.roles)
     return FoldSite(
         layer=layer.module or layer.name,
@@ -93,4 +119,5 @@ def _site(layer: Node, norm: Node) -> FoldSite:
         mean=statistics["running_mean"],
         var=statistics["running_var"],
         eps=float(dict(norm.arguments)["eps"]),
+        rest=_rest(graph, norm) or LayerSpec("Identity"),
     )

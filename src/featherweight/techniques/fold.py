@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from featherweight.structure import LayerSpec, is_plain, spec_of
+from featherweight.structure import is_plain, spec_of
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step
 
@@ -13,12 +13,13 @@ if TYPE_CHECKING:
 
     from featherweight.graph.folding import FoldSite
     from featherweight.model import Model
+    from featherweight.structure import LayerSpec
 
 
 class Fold(Step, frozen=True, tag="fold"):
-    """Fold each batch norm that directly follows a convolution or linear layer into it; leave an identity.
+    """Fold each batch norm that directly follows a convolution or linear layer into it.
 
-    Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that
+    An identity remains, or the activation that the module of the batch norm applies too. Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that
     cannot be folded stays, with a note; encoded tensors that are in the way are thawed.
     """
 
@@ -38,7 +39,7 @@ class Fold(Step, frozen=True, tag="fold"):
                 refused[site.norm] = reason
                 continue
             weight, bias = folded_site(model, site)
-            layers[site.norm] = LayerSpec("Identity")
+            layers[site.norm] = site.rest
             if site.bias is None:
                 layers[site.layer] = spec_of(model.module.get_submodule(site.layer), bias=True)
             values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
@@ -47,14 +48,10 @@ class Fold(Step, frozen=True, tag="fold"):
 
 
 def obstacle(model: Model, site: FoldSite) -> str:
-    """Return why the modules of `site` cannot be replaced by stock ones, or an empty string."""
+    """Return why the layer of `site` cannot get a bias, or an empty string."""
     import torch
-    from torch import nn
 
     modules = dict(model.module.named_modules())
-    stock = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-    if type(modules.get(site.norm)) not in stock:
-        return "it is not a plain batch norm module"
     if site.bias is None and not (site.layer in modules and is_plain(modules[site.layer])):
         return f"{site.layer} has no bias and is not a plain layer of torch.nn"
     if site.bias is None and model.tensors[site.weight].dtype != torch.float32:

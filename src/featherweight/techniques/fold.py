@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 class Fold(Step, frozen=True, tag="fold"):
     """Fold each batch norm that directly follows a convolution or linear layer into it.
 
-    An identity remains, or the activation that the module of the batch norm applies too. Inference computes the same with fewer tensors. Computed in float64 and rounded once. A batch norm that
-    cannot be folded stays, with a note; encoded tensors that are in the way are thawed.
+    An identity remains, or the activation that the module of the batch norm applies too. Inference computes the
+    same with fewer tensors. Computed in float64 and rounded once. A batch norm that cannot be folded stays, with a
+    note; encoded tensors that are in the way are thawed.
     """
 
     needs: ClassVar[Needs] = "none"

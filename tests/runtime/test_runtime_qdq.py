@@ -69,7 +69,7 @@ class Given:
 def model():
     torch.manual_seed(0)
     start = Model.of(Everything())
-    encoded = Encode(format=Int(bits=8)).apply(start, Given(), Context())
+    encoded = Encode(format=Int(bits=8), portable=True).apply(start, Given(), Context())
     return Calibrate(samples=64).apply(encoded, Given(), Context())
 
 
@@ -224,7 +224,7 @@ def test_linear_layers_over_tokens_run_in_integers(runtime):
     if runtime == "openvino":
         pytest.importorskip("openvino")
     torch.manual_seed(0)
-    encoded = Encode(format=Int(bits=8)).apply(Model.of(Tokens()), Given(), Context())
+    encoded = Encode(format=Int(bits=8), portable=True).apply(Model.of(Tokens()), Given(), Context())
     made = Calibrate(samples=64).apply(encoded, Given(), Context())
     graph = export(made.module, Given().example())
     qdq = integers(made, graph)

@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +127,9 @@ def makers(task: Task, calibration: torch.Tensor, folder: Path) -> Iterator[tupl
     plain = build_onnx(graph, arrays(model.module))
     yield "float32", lambda: plain
     format = Int(scale_by="mse")
-    sweep = Gptq(format=format, samples=CURVATURE, places=64, inputs="float", portable=True)
-    yield "featherweight, w8a8", ours(model, graph, given, sweep)
-    yield "featherweight, w8a8, not portable", ours(model, graph, given, replace(sweep, portable=False))
+    for name, portable in (("w8a8", True), ("w8a8, not portable", False)):
+        sweep = Gptq(format=format, samples=CURVATURE, places=64, inputs="float", portable=portable)
+        yield f"featherweight, {name}", ours(model, graph, given, sweep)
     yield "featherweight, nearest", ours(model, graph, given, Encode(format=format))
     yield "featherweight, nearest, minmax", ours(model, graph, given, Encode(), ranges="minmax")
     yield "onnxruntime quantize_static, minmax", static(plain, calibration, folder)

@@ -29,9 +29,9 @@ _QUANTIZED = {"DequantizeLinear", *_OPERATORS}
 def saturates(runtime: Runtime) -> bool:
     """Return whether a runtime's products of unsigned by signed 8-bit numbers saturate in pairs on this processor.
 
-    The runtime is asked, by a product of 16 pairs 255 x 127: flags of the processor do not tell what an emulator
-    does, or a limit on instruction sets (ONEDNN_MAX_CPU_ISA). It is so on x86 without VNNI; AArch64 adds in
-    int32.
+    The runtime is asked, by a product of 8 pairs 255 x 127: flags of the processor do not tell what an emulator
+    does, or a limit on instruction sets (ONEDNN_MAX_CPU_ISA). Seen on x86 without VNNI. AArch64 has not been
+    tried: ONNX Runtime's source adds in int32 there (umlal, udot).
     """
     output = compiled(_probe().SerializeToString(), runtime, 1)({"x": np.full((1, 16), 255, np.float32)})[0]
     return bool(output.min() < 255)

@@ -111,7 +111,7 @@ class Installed:
 
 @dataclass(frozen=True)
 class Npm:
-    """Files of an npm package, read out of its archive in the registry; npm itself is not needed."""
+    """Files of an npm package, read out of its archive in the registry; npm tells the address alone."""
 
     package: str
     version: str
@@ -133,12 +133,15 @@ class Npm:
 
 
 def registry() -> str:
-    """Return the address of the registry that npm is configured for, by default the public one."""
-    try:
+    """Return the address of the registry that npm is configured for: NPM_CONFIG_REGISTRY, else as npm says.
+
+    Raises:
+        TaskError: neither tells.
+    """
+    found = os.environ.get("NPM_CONFIG_REGISTRY", "")
+    if not found.startswith("http"):
         found = run(["npm", "config", "get", "registry"], Path.cwd()).decode().strip()
-    except TaskError:  # not installed
-        found = os.environ.get("NPM_CONFIG_REGISTRY", "")
-    return (found if found.startswith("http") else "https://registry.npmjs.org").rstrip("/")
+    return found.rstrip("/")
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from featherweight.export import export
 from featherweight.formats import Int, View
 from featherweight.model import Model
 from featherweight.packing import pack
-from featherweight.runtime import Session, linear_of
+from featherweight.runtime import Session, linear_of, saturation
 from featherweight.runtime.linear import packed
 
 
@@ -96,6 +96,15 @@ def stored(model):
     """The stored weights of linear layers, by the layer's output."""
     arrays = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     return {name.removesuffix("/weight"): array for name, array in arrays.items() if name.endswith("/weight")}
+
+
+def test_sums_in_32_bits_with_a_weight_that_two_operators_read(monkeypatch):
+    _, artifact = made(dict.fromkeys(WEIGHTS, Int(bits=8)))
+    model = linear_of(artifact, "dynamic").onnx
+    expected = Session.of_onnx(model).run(EXAMPLE.numpy())
+    monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
+    assert saturation.saturating(model, "onnxruntime")
+    np.testing.assert_allclose(Session.of_onnx(model).run(EXAMPLE.numpy()), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_dynamic_layers_run_in_integers():

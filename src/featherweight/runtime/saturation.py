@@ -82,11 +82,58 @@ def saturable(model: onnx.ModelProto, runtime: Runtime = "onnxruntime") -> list[
     return [node.name or node.output[0] for node in _saturable(OnnxGraph(model), runtime)]
 
 
-def _saturable(graph: OnnxGraph, runtime: Runtime) -> Iterator[NodeProto]:
+def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the graph with a copy of a weight for every layer that reads it.
+
+    ONNX Runtime widens the products of each layer by itself, and stops at a weight that it has widened before
+    ("Attempt to replace the existing tensor").
+    """
+    made = onnx.ModelProto()
+    made.CopyFrom(model)
+    graph = OnnxGraph(made)
+    seen: set[str] = set()
+    nodes: list[NodeProto] = []
+
+    def again(value: str, name: str) -> str:
+        """Copy what makes a value, down to the stored tensor; return the copy's name."""
+        new = f"{value}/{name}"
+        if value in graph.stored:
+            made.graph.initializer.add().CopyFrom(graph.stored[value])
+            made.graph.initializer[-1].name = new
+        else:
+            node = NodeProto()
+            node.CopyFrom(graph.makers[value])
+            node.name, node.input[0], node.output[0] = new, again(node.input[0], name), new
+            nodes.append(node)
+        return new
+
+    for number, (node, place) in enumerate(list(_integer_layers(graph, "onnxruntime"))):
+        value = node.input[place]
+        weight = value
+        while weight not in graph.stored and weight in graph.makers:
+            weight = graph.makers[weight].input[0]
+        if weight in seen:
+            node.input[place] = again(value, str(number))
+        seen.add(weight)
+    nodes.extend(made.graph.node)
+    del made.graph.node[:]
+    made.graph.node.extend(nodes)
+    return made
+
+
+def _integer_layers(graph: OnnxGraph, runtime: Runtime) -> Iterator[tuple[NodeProto, int]]:
+    """The layers that multiply integers, and the place of their weight among the inputs."""
     own = _OPERATORS if runtime == "onnxruntime" else {}
-    layers = [(node, own[node.op_type]) for node in graph.model.graph.node if node.op_type in own]
-    layers += [(node, 1) for node in graph.layers if graph.quantizer_before(node) is not None]
-    for node, place in layers:
+    for node in graph.model.graph.node:
+        if node.op_type in own and graph.weight(node, own[node.op_type]) is not None:
+            yield node, own[node.op_type]
+    for node in graph.layers:
+        if graph.quantizer_before(node) is not None:
+            yield node, 1
+
+
+def _saturable(graph: OnnxGraph, runtime: Runtime) -> Iterator[NodeProto]:
+    for node, place in _integer_layers(graph, runtime):
         weight = graph.weight(node, place)
         if weight is not None and weight.data_type == TensorProto.INT8:
             given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

@@ -16,7 +16,7 @@ from featherweight.errors import ConfigError, IntegrityError, MissingExtraError,
 from featherweight.runtime.build import build_onnx, graph_of, onnx_of, serialized
 from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled, said
 from featherweight.runtime.qdq import qdq_of
-from featherweight.runtime.saturation import PORTABLE, saturating
+from featherweight.runtime.saturation import PORTABLE, saturating, with_own_weights
 
 Array = NDArray[Any]
 
@@ -99,7 +99,7 @@ class Session:
                 got=f"{len(narrow)} layers whose weights allow it, the first {narrow[0]}",
                 hint=f"{PORTABLE}; or run in ONNX Runtime, which can add them in 32 bits",
             )  # fmt: skip
-        content = serialized(model)
+        content = serialized(with_own_weights(model) if narrow else model)
         try:
             compute = compiled(content, runtime, threads, wide=bool(narrow))
         except MissingExtraError:

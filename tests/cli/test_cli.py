@@ -259,7 +259,12 @@ def test_the_cause_of_an_error_is_one_line_and_with_debug_its_traceback(tmp_path
 def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
     (tmp_path / "slow.py").write_text("import time, sys\nprint('here', flush=True)\ntime.sleep(60)\n")
     command = ["compress", "int8", "--task", f"{tmp_path}/slow.py:task", "-o", str(tmp_path / "out")]
-    with subprocess.Popen([sys.executable, "-m", "featherweight", *command], text=True,
+    # A shell's background job ignores SIGINT, and what it starts too.
+    code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "from featherweight.cli import main; main()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, *command], text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:  # fmt: skip
         assert process.stdout.readline() == "here\n"
         process.send_signal(signal.SIGINT)

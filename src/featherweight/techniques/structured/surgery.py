@@ -115,7 +115,7 @@ def owners_of(channels: Channels, name: str, axis: int, size: int) -> tuple[Arra
 def doubled(owners: Array, group_of: Array) -> tuple[Array, Array]:
     """Return the order of indices with every run of one group's channels twice, and which are second copies.
 
-    A run is broken where the group changes or its channels begin anew.
+    A run ends where the group changes or its channels start again.
 
     >>> order, second = doubled(np.array([-1, 0, 0, 1, 1, -1]), np.array([0, 0]))
     >>> order.tolist()

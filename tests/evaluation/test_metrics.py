@@ -4,7 +4,8 @@ import torch
 from torch import nn
 
 from featherweight import Classification, Int, Recipe, Regression, Store, compress
-from featherweight.evaluation.metrics import evaluated, predictor, remembered
+from featherweight.evaluation.metrics import evaluated, parity, predictor, remembered
+from featherweight.model import equal_bits
 from featherweight.techniques import Encode
 
 
@@ -75,3 +76,17 @@ def test_a_network_in_half_precision_is_compared_at_its_own_rounding(tmp_path):
     found = compress(task, threads=1, store=Store(tmp_path)).summary
     assert found.runtime == "onnxruntime"
     assert found.difference < 0.01
+
+
+def test_parity_leaves_the_network_as_it_is(tmp_path):
+    torch.manual_seed(0)
+    network, x = nn.Sequential(nn.Linear(8, 3)), torch.randn(40, 8)
+    data = x, network(x).argmax(1)
+    task = Classification(network, train=data, validation=data, test=data)
+    session = compress(task, "int8", threads=1, store=Store(tmp_path)).artifact.session()
+    module = task.model()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    parity(session, module, task)
+    after = module.state_dict()
+    assert all(equal_bits(after[name], tensor) for name, tensor in before.items())
+    assert all(after[name].dtype == tensor.dtype for name, tensor in before.items())

@@ -22,7 +22,7 @@ from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Runtime, Session
 from featherweight.simulation import simulate
-from featherweight.structure import to_call
+from featherweight.structure import copied, to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.failures import failures
 from featherweight.task.identity import hashed, identity_of
@@ -220,7 +220,7 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
             "session and module differ in their outputs", got=list(theirs), expected=list(ours)
         )
     try:
-        exact = _named(predictor(to_call(module).double())(mapped(_double, example)))
+        exact = _named(predictor(copied(module, {}).double())(mapped(_double, example)))
         rounding = max((_apart(ours[name], exact[name]) for name in ours), default=0.0)
     except Exception:  # a network may insist on its own type: then its rounding is not known
         rounding = 0.0

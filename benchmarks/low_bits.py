@@ -24,7 +24,7 @@ from featherweight.files import cache_dir
 from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.search import allocate, measure
-from featherweight.search.front import damages
+from featherweight.search.allocation import damages
 from featherweight.task import Restricted
 from featherweight.techniques import Context, CorrectBias, Encode, Fold, Gptq, Step
 from featherweight.workspace import Workspace

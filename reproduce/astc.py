@@ -14,8 +14,7 @@ from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc
 from featherweight.formats.astc.modes import Footprint
 from featherweight.model import Model
-from featherweight.search.allocation import allocate
-from featherweight.search.front import damages
+from featherweight.search.allocation import allocate, damages
 from featherweight.search.sensitivity import Sensitivity
 from featherweight.task import Task
 from featherweight.techniques import AnyStep, Context, Encode, Gptq, Reorder

@@ -10,8 +10,7 @@ from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc, Clustered, Int
 from featherweight.formats.astc.modes import Footprint
 from featherweight.recipe import Recipe, run
-from featherweight.search.candidates import Option
-from featherweight.search.sensitivity import Sensitivity
+from featherweight.search.sensitivity import Option, Sensitivity
 from featherweight.search.sensitivity import measure as sensitivity
 from featherweight.task import Task
 from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from featherweight.events import Events
 from featherweight.formats import Clustered, Format, Int
-from featherweight.search.candidates import label
+from featherweight.search.sensitivity import label
 from featherweight.techniques import Encode, Finetune, Train
 from featherweight.training.methods import Centroids, StraightThrough
 from featherweight.zoo.tasks import resolve

@@ -13,7 +13,7 @@ from featherweight.events import Events
 from featherweight.formats import Clustered, Encoded, Format, Int, StreamSpec
 from featherweight.formats.coders import Cabac, Coder, Fixed, Huffman, Rans
 from featherweight.model import Model
-from featherweight.search.candidates import label
+from featherweight.search.sensitivity import label
 from featherweight.selectors import select
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Train

@@ -43,7 +43,7 @@ class Workspace:
         threads: compute threads (they decide output bytes); default: all processors that this process may use.
         store: where results are kept, so that a killed run resumes; default: the user's.
         events: where progress goes.
-        executor: where the trials of a search run; None: here, one after another.
+        executor: where the units of work of a search run; None: here, one after another.
     """
 
     task: Task
@@ -61,29 +61,6 @@ class Workspace:
         """
         if self.threads < 1:
             raise ConfigError("threads", got=self.threads, expected="1 or more")
-
-    @classmethod
-    def of(
-        cls,
-        task: Task,
-        *,
-        seed: int = 0,
-        threads: int | None = None,
-        store: Store | None = None,
-        events: Events = silent,
-        executor: Executor | None = None,
-    ) -> Workspace:
-        """Return a workspace in which what is None is the default.
-
-        Args:
-            task: as of the class, like the others.
-            seed: of everything random.
-            threads: compute threads.
-            store: where results are kept.
-            events: where progress goes.
-            executor: where trials run.
-        """
-        return cls(task, seed, threads or usable_processors(), store or Store(), events, executor)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -105,7 +82,7 @@ class Workspace:
         """
         return key_of(kind, inputs, sorted(own_code(inputs)), self.fingerprint, versions())
 
-    def recall(self, key: str, kind: type[T], make: Callable[[], T]) -> T:
+    def recall(self, key: str, kind: Any, make: Callable[[], T]) -> T:
         """Return what the store holds under a key, else make it and keep it.
 
         Args:
@@ -115,7 +92,8 @@ class Workspace:
         """
         kept = self.store.get(key)
         if kept is not None:
-            return msgspec.json.decode(kept, type=kind)
+            found: T = msgspec.json.decode(kept, type=kind)
+            return found
         made = make()
         self.store.put(key, msgspec.json.encode(made))
         return made

@@ -7,8 +7,7 @@ import pytest
 from featherweight.evaluation.paired_test import Paired
 from featherweight.formats import Astc
 from featherweight.recipe import Recipe
-from featherweight.search.candidates import Option
-from featherweight.search.sensitivity import Cell, Sensitivity
+from featherweight.search.sensitivity import Cell, Option, Sensitivity
 from featherweight.techniques import Finetune
 from reproduce import alexnet_astc, lenet_astc
 from reproduce.astc import allocated, astc, blocks, costs, footprints

@@ -7,7 +7,7 @@ from torch import nn
 
 from featherweight.activations import Quantizer
 from featherweight.doctor import kernels
-from featherweight.evaluation.layer_parity import layer_parity
+from featherweight.evaluation.parity import layer_parity
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.model import Model

@@ -14,7 +14,7 @@ from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import IntegrityError
-from featherweight.evaluation.layer_parity import layer_parity
+from featherweight.evaluation.parity import layer_parity
 from featherweight.export import export
 from featherweight.export.check import arrays
 from featherweight.formats import Int

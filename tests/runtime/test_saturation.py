@@ -16,7 +16,7 @@ from featherweight.artifact import dumps, loads
 from featherweight.cli.app import run
 from featherweight.curvature.moments import Moments
 from featherweight.errors import UnsupportedError
-from featherweight.evaluation import layer_parity as parity
+from featherweight.evaluation import parity
 from featherweight.export import export
 from featherweight.formats import Int, View
 from featherweight.integers import MOST_PAIR, greatest_pair, paired_columns, pairing, steps_of

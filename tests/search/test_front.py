@@ -8,10 +8,9 @@ from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
 from featherweight.formats import Int
-from featherweight.search.candidates import Option
-from featherweight.search.front import Allocator, choose, damages
-from featherweight.search.sensitivity import Cell, Sensitivity
-from featherweight.search.trials import DOUBT, Constraint, Trial
+from featherweight.search.allocation import Allocator, damages
+from featherweight.search.sensitivity import Cell, Option, Sensitivity
+from featherweight.search.trials import DOUBT, Constraint, Trial, choose
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)] + [Option()]
 ERRORS = [0.3, 0.01, 0.0001, 0.0]

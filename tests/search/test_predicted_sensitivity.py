@@ -10,11 +10,8 @@ from featherweight import Classification, Int, Option, Store, compress
 from featherweight.errors import ConfigError, TaskError
 from featherweight.graph import trace
 from featherweight.model import Model
-from featherweight.search.allocation import allocate
-from featherweight.search.bitops import bit_operations
-from featherweight.search.front import damages
-from featherweight.search.predicted_sensitivity import predict_damage
-from featherweight.search.sensitivity import measure
+from featherweight.search.allocation import allocate, damages
+from featherweight.search.sensitivity import bit_operations, measure, predict_damage
 from featherweight.techniques import Context, Fold, Train
 from featherweight.workspace import Workspace
 

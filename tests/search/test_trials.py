@@ -10,8 +10,11 @@ from torch import nn
 
 from featherweight import Classification, Int, Option, Store
 from featherweight.errors import ConfigError
-from featherweight.search import Constraint, search
-from featherweight.search.trials import Unit, work
+from featherweight.model import Model
+from featherweight.search import Constraint, measure, search
+from featherweight.search.trials import weigh
+from featherweight.search.work import Unit, work
+from featherweight.workspace import Workspace
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)]
 
@@ -55,6 +58,22 @@ def test_batch_norm_is_folded_and_the_rest_is_half_as_long(tmp_path):
 
 
 def test_a_worker_without_what_it_needs_says_so(tmp_path):
-    unit = Unit(str(tmp_path), "model", "base", "", 0, 1, {})
+    unit = Unit(str(tmp_path), "model", "", 0, 1, msgspec.Raw(b"{}"))
     with pytest.raises(ConfigError, match="the store does not hold what a unit of work needs"):
-        work(msgspec.json.encode(unit), task())
+        work(weigh, msgspec.json.encode(unit), task())
+
+
+def test_sensitivities_are_the_same_on_every_executor(tmp_path):
+    model = Model.of(task().model())
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        for by in ("measured", "fisher"):
+            alone, other = (
+                measure(
+                    model,
+                    Workspace(task(), threads=1, store=Store(tmp_path / name), executor=where),
+                    OPTIONS,
+                    by=by,
+                )
+                for name, where in ((f"{by} alone", None), (f"{by} apart", executor))
+            )
+            assert alone == other and len(alone.cells) == 6

@@ -152,12 +152,13 @@ def sensitivity(
     threads: ThreadsOption = None,
 ) -> None:
     """Measure each tensor under each option, alone: bytes, and what it does to the loss on validation."""
+    from featherweight.processors import usable_processors
     from featherweight.recipe.runner import execute
     from featherweight.search.searcher import default_options, training_steps
     from featherweight.search.sensitivity import measure
     from featherweight.workspace import Workspace
 
-    workspace = Workspace.of(_task(task), seed=seed, threads=threads, events=shown_events())
+    workspace = Workspace(_task(task), seed, threads or usable_processors(), events=shown_events())
     found = measure(
         execute(training_steps(workspace.task), workspace)[-1].model,
         workspace,

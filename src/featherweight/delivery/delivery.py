@@ -1,37 +1,57 @@
-"""From a recipe to a file: written, loaded again, compared with the decoded network, and measured on test."""
+"""From a recipe to a file: run, measured, written, loaded again, compared with the decoded network, summed up."""
 
 from __future__ import annotations
 
 import hashlib
+import platform
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from featherweight.artifact import Artifact, loads
-from featherweight.delivery.artifact_builder import ArtifactBuilder
-from featherweight.delivery.runtime_graph import graph_of
-from featherweight.delivery.summary import Searched, Summary, summarise
-from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.evaluation.agreement import agreement
-from featherweight.evaluation.layer_parity import check_parity
+import msgspec
+
+from featherweight.artifact import Artifact, StoredGraph, dumps, loads
+from featherweight.delivery.preparation import graph_of
+from featherweight.delivery.summary import GIVEN, Searched, Stage, Summary, rows_of
+from featherweight.errors import IntegrityError, TaskError
 from featherweight.evaluation.metrics import (
     Evaluation,
+    evaluate,
     evaluated,
+    model_predictor,
     parity,
     reloaded_predictor,
     remembered,
 )
-from featherweight.evaluation.paired_test import Paired, paired, seen_before
-from featherweight.events import Message
+from featherweight.evaluation.paired_test import seen_before
+from featherweight.evaluation.parity import agreement, check_parity
+from featherweight.events import Finished, Message, Progress, Started
 from featherweight.files import write_whole
-from featherweight.model import Note
-from featherweight.recipe import Recipe
+from featherweight.formats.coders import tag
+from featherweight.model import Model, Note
+from featherweight.packing import pack
+from featherweight.recipe import Made, Recipe
 from featherweight.recipe.runner import baseline, execute
-from featherweight.runtime import qdq_of
+from featherweight.runtime import qdq_of, values_of
 from featherweight.runtime.saturation import PORTABLE, saturable
-from featherweight.task import Predict
-from featherweight.workspace import Workspace
+from featherweight.task import Predict, Split
+from featherweight.techniques import Load, Train
+from featherweight.workspace import NAMED, Workspace, versions
+
+Metrics = Mapping[str, float]
+CODED = ("payload", "parts")  # kinds of bytes in a file that are coded tensors
+
+SEEN = Note(
+    "chose", "validation",
+    "a tenth of train=, held out; a network that was trained on all of train= has memorised it, so that its losses "
+    "there look small: pass validation= that it has not seen",
+)  # fmt: skip
+UNPAIRED = Note(
+    "skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,95 +98,214 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
         FeatherweightError: a step fails; the runtime computes another network; or activations are quantized and
             no runtime can run the network.
     """
-    start = time.perf_counter()
+    start, task = time.perf_counter(), workspace.task
     made = execute(recipe, workspace)
-    base, last = baseline(made), made[-1].model
+    if len(made) > 1 and isinstance(made[1].step, Load | Train):
+        made = made[1:]  # nobody asks what the network does before it has its weights
+    last, base = made[-1].model, baseline(made)
     with workspace.pinned():
-        graph, notes = graph_of(last, workspace)
-        if graph is None and last.activations:
-            raise UnsupportedError(
-                "activations are quantized, and no runtime can run the network",
-                where=workspace.task.name,
-                got=notes[0].reason,
-                hint="a recipe without calibrate makes a file of weights alone",
-            )
-        builder = ArtifactBuilder(made, recipe.about, workspace, graph, notes)
-        stages = builder.stages()
-        artifact = loads(builder.content)
-        before = {split: builder.evaluation(base, split) for split in ("validation", "test")}
-        after, runtime, found, difference = _checked(artifact, builder)
-        model = builder.model.with_notes([*found, *_memorised(before, workspace)])
-    summary = summarise(
-        workspace=workspace,
-        model=model,
-        base=base,
-        stages=stages,
-        artifact=artifact,
-        sha256=hashlib.sha256(builder.content).hexdigest(),
+        graph, reasons = graph_of(last, workspace)
+        simulated = remembered(model_predictor(last, task)) if last.activations else None
+        validation, before = measure(made, graph, simulated, workspace)
+        facts = facts_of(recipe, workspace, before["validation"].metrics, reasons)
+        model, content, stages = write(made, validation, graph, facts, reasons)
+        artifact = loads(content)
+        test, runtime, difference, checked = check(artifact, model, simulated, workspace)
+    searched, index, paired = searched or Searched(), artifact.index(), test.against(before["test"])
+    parameters = sum(p.numel() for p in base.module.parameters())
+    notes = [*model.notes, *checked, *memorised(before, workspace)]
+    held_out = getattr(task, "held_out", False) and getattr(task, "training", None) is None
+    summary = Summary(
+        task=task.name,
+        fingerprint=workspace.fingerprint,
+        primary=task.primary,
+        parameters=parameters,
+        float_bytes=4 * parameters,
+        file_bytes=artifact.nbytes,
+        weight_bytes=sum(index.nbytes[kind] for kind in CODED),
+        overhead={kind: n for kind, n in index.nbytes.items() if n and kind not in CODED},
+        ratio=4 * parameters / artifact.nbytes,
+        sha256=hashlib.sha256(content).hexdigest(),
         baseline={split: seen.metrics for split, seen in before.items()},
-        test=after.metrics,
-        paired=_paired(before["test"], after),
+        test=test.metrics,
+        paired=paired,
+        validation=dict(artifact.facts["validation"]),
         runtime=runtime,
         difference=difference,
+        rows=rows_of(index.rows, notes, searched.floats),
+        stages=stages,
+        notes=[*notes, *searched.notes, *([] if paired else [UNPAIRED]), *([SEEN] if held_out else [])],
+        points=searched.points,
+        sensitivity=searched.sensitivity,
+        recipe=recipe.toml(),
+        seed=workspace.seed,
+        threads=workspace.threads,
+        environment={**versions(), "python": platform.python_version(), "system": platform.system()},
         seconds=time.perf_counter() - start,
-        searched=searched or Searched(),
     )
-    return Compressed(artifact, summary, recipe, builder.content)
+    return Compressed(artifact, summary, recipe, content)
 
 
-def _checked(
-    artifact: Artifact, builder: ArtifactBuilder
-) -> tuple[Evaluation, str, list[Note], float | None]:
-    """Return the reloaded file on test, what ran it, notes on its integers, and its difference from the module."""
-    task, threads, graph = builder.workspace.task, builder.workspace.threads, builder.graph
+def facts_of(recipe: Recipe, workspace: Workspace, before: Metrics, notes: Sequence[Note]) -> dict[str, Any]:
+    """Return what a file says of its making, and why it has no graph if there are notes on that.
+
+    Args:
+        recipe: that is run.
+        workspace: of the run.
+        before: the float network's metrics on validation.
+        notes: why there is no graph.
+    """
+    return {
+        "task": workspace.task.name,
+        "fingerprint": workspace.fingerprint,
+        "seed": workspace.seed,
+        "threads": workspace.threads,
+        "versions": {name: known for name, known in versions().items() if name in NAMED},
+        "recipe": msgspec.to_builtins(recipe),
+        "baseline": before,
+        **({"graph": notes[0].reason} if notes else {}),
+    }
+
+
+def measure(
+    made: Sequence[Made], graph: StoredGraph | None, simulated: Predict | None, workspace: Workspace
+) -> tuple[list[Metrics], dict[str, Evaluation]]:
+    """Return what the network does after each step on validation, and the float network on validation and test.
+
+    A network runs in a runtime where it has the graph and is float. Metrics that are no finite numbers are left out.
+
+    Args:
+        made: what each step made, the float network first.
+        graph: of the network after the last step.
+        simulated: that network as integer hardware computes it, where its activations are quantized.
+        workspace: of the run.
+
+    Raises:
+        TaskError: a metric of the float network, or of the last one, is no finite number.
+    """
+    last, events = made[-1].model, workspace.events
+
+    def evaluation(model: Model, split: Split) -> Evaluation:
+        own = graph if model.structure == last.structure else None
+        return evaluate(model, split, workspace, own, simulated if model is last else None)
+
+    events(Started("steps on validation", len(made)))
+    found: list[Metrics] = []
+    for entry in made:
+        try:
+            found.append(evaluation(entry.model, "validation").metrics)
+        except TaskError as error:  # not the end of the recipe: later steps may mend it
+            if entry is made[-1]:
+                raise
+            events(Message(f"after {GIVEN if entry.step is None else tag(entry.step)}: {error}"))
+            found.append({})
+        events(Progress("steps on validation", len(found)))
+    events(Finished("steps on validation", 0.0))
+    splits: tuple[Split, Split] = ("validation", "test")
+    return found, {split: evaluation(baseline(made), split) for split in splits}
+
+
+def write(
+    made: Sequence[Made],
+    validation: Sequence[Metrics],
+    graph: StoredGraph | None,
+    facts: Mapping[str, Any],
+    notes: Sequence[Note],
+) -> tuple[Model, bytes, list[Stage]]:
+    """Return the last network as its file has it, the bytes of the file, and what each step did to bytes and metrics.
+
+    The network is exported once, as it is at the end: where a step changed its structure (folding batch norm, for
+    instance), the files before it are counted with the graph of the end.
+
+    Args:
+        made: what each step made, the float network first.
+        validation: metrics after each step.
+        graph: the float graph of the network after the last step; None: there is none.
+        facts: about the run.
+        notes: why there is no graph.
+    """
+
+    def file(count: int, model: Model, graph: StoredGraph | None) -> bytes:
+        steps = [msgspec.to_builtins(entry.step) for entry in made[:count] if entry.step is not None]
+        of_steps = {"recipe": facts["recipe"] | {"steps": steps}, "validation": validation[count - 1]}
+        return dumps(pack(model, graph, {**facts, **of_steps}))
+
+    last = in_graph(made[-1].model.with_notes(notes), graph)
+    content = file(len(made), last, graph)
+    of_graph = len(content) - len(file(len(made), last, None))
+    stages = []
+    for count, (entry, metrics) in enumerate(zip(made, validation, strict=True), start=1):
+        options = {"step": GIVEN} if entry.step is None else msgspec.to_builtins(entry.step)
+        name = options.pop("step")
+        if entry is made[-1]:
+            nbytes = len(content)
+        elif entry.model.structure == last.structure:
+            nbytes = len(file(count, in_graph(entry.model.with_notes(notes), graph), graph))
+        else:
+            nbytes = of_graph + len(file(count, entry.model, None))
+        stages.append(Stage(name, options, entry.seconds, entry.cached, nbytes, dict(metrics)))
+    return last, content, stages
+
+
+def in_graph(model: Model, graph: StoredGraph | None) -> Model:
+    """Return the model without the quantizers on edges that its graph does not have, with a note on each."""
+    if graph is None or not model.activations:
+        return model
+    known = values_of(graph)
+    kept = {edge: quantizer for edge, quantizer in model.activations.items() if edge in known}
+    reason = "its quantizer is left out: the runtime's graph has no such value"
+    notes = [Note("skipped", edge, reason) for edge in model.activations if edge not in kept]
+    return model.with_activations(kept, notes)
+
+
+def check(
+    artifact: Artifact, model: Model, simulated: Predict | None, workspace: Workspace
+) -> tuple[Evaluation, str, float | None, list[Note]]:
+    """Return what the reloaded file does on test, what ran it, its difference from the module, notes on its integers.
+
+    Args:
+        artifact: the file, reloaded.
+        model: that was written.
+        simulated: the model as integer hardware computes it, where its activations are quantized.
+        workspace: of the run.
+
+    Raises:
+        IntegrityError: the runtime computes another network than the decoded module.
+        UnsupportedError: the runtime computes a layer in integers otherwise than it was simulated.
+    """
+    task, threads = workspace.task, workspace.threads
     predict, runtime = reloaded_predictor(artifact, task, threads)
-    if graph is None:
-        return evaluated(predict, task, "test"), runtime, [], None
-    found = parity(artifact.session(threads=threads, integers=False), builder.model.module, task)
+    if artifact.graph is None:
+        return evaluated(predict, task, "test"), runtime, None, []
+    found = parity(artifact.session(threads=threads, integers=False), model.module, task)
     if not found.difference <= found.bound:
         raise IntegrityError(
             "runtime and decoded module differ", got=f"{found.difference:.2g}", expected=f"{found.bound:.2g}"
         )
-    predict = remembered(predict)
-    notes = _integer_notes(artifact, builder, predict) if artifact.activations else []
-    return evaluated(predict, task, "test"), runtime, notes, found.difference
+    predict, notes = remembered(predict), list[Note]()
+    if simulated is not None and artifact.activations:
+        layers = check_parity(model, artifact.graph, task)
+        whole = agreement(simulated, predict, task)
+        notes += [layers, Note("chose", layers.name, f"against the simulation: {whole}")]
+        made = qdq_of(artifact)
+        if narrow := saturable(made.onnx):
+            why = (
+                f"8-bit products of {len(narrow)} layers saturate on x86 without VNNI: there ONNX Runtime is slower,"
+                f" and OpenVINO refuses the file; {PORTABLE}"
+            )
+            notes.append(Note("chose", narrow[0], why))
+        notes += [Note("skipped", layer, f"computes in float: {why}") for layer, why in made.floats.items()]
+    return evaluated(predict, task, "test"), runtime, found.difference, notes
 
 
-def _integer_notes(artifact: Artifact, builder: ArtifactBuilder, run: Predict) -> list[Note]:
-    """Return how the integers of a file compare with the model's, and which of its layers compute in float.
-
-    Raises:
-        UnsupportedError: the runtime computes a layer otherwise than it was simulated.
-    """
-    assert builder.graph is not None
-    task = builder.workspace.task
-    layers = check_parity(builder.model, builder.graph, task)
-    whole = agreement(builder.simulated, run, task)
-    made = qdq_of(artifact)
-    notes = [layers, Note("chose", layers.name, f"against the simulation: {whole}")]
-    if narrow := saturable(made.onnx):
-        saturate = f"products of {len(narrow)} layers saturate on x86 without VNNI, where ONNX Runtime is slower for it"
-        notes.append(Note("chose", narrow[0], f"8-bit {saturate} and OpenVINO refuses the file; {PORTABLE}"))
-    floats = made.floats.items()
-    return [*notes, *(Note("skipped", layer, f"computes in float: {reason}") for layer, reason in floats)]
-
-
-def _paired(before: Evaluation, after: Evaluation) -> Paired | None:
-    if before.scores is None or after.scores is None:
-        return None
-    return paired(before.scores, after.scores)
-
-
-def _memorised(before: dict[str, Evaluation], workspace: Workspace) -> list[Note]:
+def memorised(before: Mapping[str, Evaluation], workspace: Workspace) -> list[Note]:
     """Return a note if the float network is better on validation than on test, beyond chance."""
     validation, test = before["validation"].scores, before["test"].scores
     if validation is None or test is None or not seen_before(validation, test):
         return []
-    note = Note(
-        "chose",
-        "validation",
+    why = (
         f"the float network reaches {validation.mean():.1%} there and {test.mean():.1%} on test: it has probably been"
-        " trained on these samples, where losses look smaller than they are; pass validation= with others",
+        " trained on these samples, where losses look smaller than they are; pass validation= with others"
     )
-    workspace.events(Message(f"validation: {note.reason}"))
-    return [note]
+    workspace.events(Message(f"validation: {why}"))
+    return [Note("chose", "validation", why)]

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from featherweight.artifact import Artifact
+from featherweight.artifact import Row as Line
 from featherweight.evaluation.paired_test import Paired
-from featherweight.model import Model, Note
-from featherweight.workspace import Workspace, versions
+from featherweight.model import Note
 
 GIVEN = "given"
-
-
-SEEN = Note(
-    "chose",
-    "validation",
-    "a tenth of train=, held out; a network that was trained on all of train= has memorised it, so that its losses "
-    "there look small: pass validation= that it has not seen",
-)
-UNPAIRED = Note(
-    "skipped", "paired test", "the task knows no metric of each sample (scores) with the mean of its own"
-)
 
 
 class Row(msgspec.Struct, frozen=True):
@@ -175,61 +162,14 @@ class Summary(msgspec.Struct, frozen=True):
     seconds: float
 
 
-def summarise(
-    *,
-    workspace: Workspace,
-    model: Model,
-    base: Model,
-    stages: list[Stage],
-    artifact: Artifact,
-    sha256: str,
-    baseline: Mapping[str, dict[str, float]],
-    test: dict[str, float],
-    paired: Paired | None,
-    runtime: str,
-    difference: float | None,
-    seconds: float,
-    searched: Searched,
-) -> Summary:
-    """Gather the report from what was made and measured."""
-    where, task = artifact.index(), workspace.task
-    floats = sum(p.numel() for p in base.module.parameters())
-    weights = where.nbytes["payload"] + where.nbytes["parts"]
-    skipped = [*model.notes, *searched.notes, *([] if paired else [UNPAIRED])]
-    if getattr(task, "held_out", False) and getattr(task, "training", None) is None:
-        skipped.append(SEEN)
-    return Summary(
-        task=task.name,
-        fingerprint=workspace.fingerprint,
-        primary=task.primary,
-        parameters=floats,
-        float_bytes=4 * floats,
-        file_bytes=artifact.nbytes,
-        weight_bytes=weights,
-        overhead={kind: n for kind, n in where.nbytes.items() if n and kind not in ("payload", "parts")},
-        ratio=4 * floats / artifact.nbytes,
-        sha256=sha256,
-        baseline=dict(baseline),
-        test=test,
-        paired=paired,
-        validation=dict(artifact.facts["validation"]),
-        runtime=runtime,
-        difference=difference,
-        rows=rows(artifact, model.notes, searched.floats),
-        stages=stages,
-        notes=skipped,
-        points=searched.points,
-        sensitivity=searched.sensitivity,
-        recipe=msgspec.toml.encode(artifact.facts["recipe"]).decode(),
-        seed=workspace.seed,
-        threads=workspace.threads,
-        environment={**versions(), "python": platform.python_version(), "system": platform.system()},
-        seconds=seconds,
-    )
+def rows_of(lines: Sequence[Line], notes: Sequence[Note], floats: Sequence[str]) -> list[Row]:
+    """Return a row for each tensor of a file, with the reason why it was left as it was.
 
-
-def rows(artifact: Artifact, notes: Sequence[Note], floats: Sequence[str]) -> list[Row]:
-    """Return a line for each tensor of a file, with the reason why it was left as it was."""
+    Args:
+        lines: of the file's index.
+        notes: of the model.
+        floats: tensors for which a search chose float.
+    """
     said = {note.name: f"{note.kind}: {note.reason}" for note in notes if note.kind != "chose"}
     said.update(dict.fromkeys(floats, "the search chose float for it"))
     return [
@@ -243,7 +183,7 @@ def rows(artifact: Artifact, notes: Sequence[Note], floats: Sequence[str]) -> li
             sparsity=line.sparsity,
             left="" if line.coder else said.get(line.name) or _reason(line.shape, line.options["dtype"]),
         )
-        for line in artifact.index().rows
+        for line in lines
     ]
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import TaskError, UnsupportedError
+from featherweight.evaluation.paired_test import Paired, paired
 from featherweight.export.check import arrays
 from featherweight.graph.memory_format import channels_last, takes_channels_last
 from featherweight.graph.pytree import flatten_outputs
@@ -51,6 +52,11 @@ class Evaluation(msgspec.Struct, frozen=True):
     def scores(self) -> Array | None:
         """The primary metric of each sample `[n]`, whose mean is that of the split; None if unknown."""
         return np.frombuffer(self.each, np.float64) if self.each else None
+
+    def against(self, before: Evaluation) -> Paired | None:
+        """Return how the metric of each sample changed; None where it is not known on the same samples."""
+        old, new = before.scores, self.scores
+        return None if old is None or new is None or old.shape != new.shape else paired(old, new)
 
 
 def evaluate(

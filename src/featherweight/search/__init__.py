@@ -3,31 +3,12 @@
 from featherweight.delivery import Compressed
 from featherweight.evaluation.paired_test import Paired, paired, pooled
 from featherweight.search.allocation import allocate, pareto
-from featherweight.search.bitops import bit_operations
-from featherweight.search.candidates import Option
 from featherweight.search.compressor import compress
-from featherweight.search.front import choose, front_of
 from featherweight.search.searcher import Found, search
-from featherweight.search.sensitivity import Cell, Sensitivity, measure
-from featherweight.search.trials import Constraint, Trial
+from featherweight.search.sensitivity import Cell, Option, Sensitivity, bit_operations, measure
+from featherweight.search.trials import Constraint, Trial, choose, front_of
 
 __all__ = [
-    "Cell",
-    "Compressed",
-    "Constraint",
-    "Found",
-    "Option",
-    "Paired",
-    "Sensitivity",
-    "Trial",
-    "allocate",
-    "bit_operations",
-    "choose",
-    "compress",
-    "front_of",
-    "measure",
-    "paired",
-    "pareto",
-    "pooled",
-    "search",
-]
+    "Cell", "Compressed", "Constraint", "Found", "Option", "Paired", "Sensitivity", "Trial", "allocate",
+    "bit_operations", "choose", "compress", "front_of", "measure", "paired", "pareto", "pooled", "search",
+]  # fmt: skip

@@ -1,12 +1,15 @@
-"""Choosing one option a tensor, exactly, over measured damage and bytes."""
+"""Choosing one option a tensor, exactly, over measured damage and bytes: under one budget, or a ladder of them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from featherweight.search.sensitivity import Cell, Option, Sensitivity
 
 Array = NDArray[Any]
 ROUNDING = 1e-12  # of a bound: what sums of float64 may be off
@@ -113,3 +116,63 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[int]:
         if not (no_worse & better).any() and not equal_before:
             kept.append(i)
     return sorted(kept, key=lambda i: tuple(values[i]))
+
+
+def damages(row: Sequence[Cell]) -> list[float]:
+    """Return the loss that each option of a tensor is expected to add: its squared error times the tensor's slope.
+
+    The slope, loss per squared error, is fitted through the origin to all options of the tensor: single losses of
+    fine options are smaller than their noise, those of coarse options are not. Of equal losses less error is
+    better, and then fewer bytes.
+
+    References:
+        Dong et al., HAWQ-V2: Hessian aware trace-weighted quantization of neural networks, 2020: the mean trace of
+        the Hessian times the squared error.
+    """
+    energy = sum(cell.error**2 for cell in row)
+    slope = sum(cell.loss * cell.error for cell in row) / energy if energy else 0.0
+    most = max(cell.nbytes for cell in row) or 1
+    return [max(slope, 1e-9) * cell.error + 1e-15 * cell.nbytes / most for cell in row]
+
+
+@dataclass(frozen=True, eq=False)
+class Allocator:
+    """What allocations are proposed from.
+
+    Attributes:
+        table: what each tensor costs and suffers under each option.
+    """
+
+    table: Sensitivity
+
+    @property
+    def rows(self) -> list[list[Cell]]:
+        """The cells of each tensor."""
+        return list(self.table.by_tensor().values())
+
+    def within(self, budget: float) -> dict[str, Option] | None:
+        """Return the least harmful choice whose tensors take at most `budget` bytes, or None."""
+        rows = self.rows
+        sizes = [[cell.nbytes for cell in row] for row in rows]
+        chosen = allocate([damages(row) for row in rows], sizes, budget)
+        if chosen is None:
+            return None
+        return {row[i].tensor: row[i].option for row, i in zip(rows, chosen, strict=True)}
+
+    def budgets(self, count: int) -> list[float]:
+        """Return a geometric ladder of budgets, from the least bytes possible to the most."""
+        least = sum(min(cell.nbytes for cell in row) for row in self.rows)
+        most = sum(max(cell.nbytes for cell in row) for row in self.rows)
+        ladder = np.geomspace(max(least, 1), max(most, 1), count)[:-1]
+        return [*(float(budget) for budget in ladder), float(most)]
+
+    def uniform(self) -> list[dict[str, Option]]:
+        """Return the choices of one option for all; a tensor that cannot take it gets the one of least error."""
+        made = []
+        for option in dict.fromkeys(cell.option for cell in self.table.cells):
+            cells = [
+                next((cell for cell in row if cell.option == option), min(row, key=lambda cell: cell.error))
+                for row in self.rows
+            ]
+            made.append({cell.tensor: cell.option for cell in cells})
+        return made

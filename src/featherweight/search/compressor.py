@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 
-from featherweight.delivery.delivery import Compressed, deliver
-from featherweight.delivery.preflight import check
+from featherweight.delivery import Compressed, deliver
+from featherweight.delivery.preparation import check
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Events
+from featherweight.processors import usable_processors
 from featherweight.progress import default_events
 from featherweight.recipe import Recipe, read_recipe
-from featherweight.search.candidates import Option
 from featherweight.search.searcher import explore
-from featherweight.search.sensitivity import SensitivityMethod
+from featherweight.search.sensitivity import Option, SensitivityMethod
 from featherweight.search.trials import Constraint
 from featherweight.selectors import Where
 from featherweight.store import Store
@@ -57,14 +57,14 @@ def compress(
         threads: compute threads (they decide output bytes).
         store: where results are kept, so that a killed run resumes.
         events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
-        executor: `auto`: where trials run; see `search`.
+        executor: `auto`: where cells and trials run; see `search`.
 
     Raises:
         FeatherweightError: bad input; or no choice meets the demand, and then what came closest.
     """
     _check_kinds(task, recipe)
-    workspace = Workspace.of(
-        task, seed=seed, threads=threads, store=store, events=events or default_events(), executor=executor
+    workspace = Workspace(
+        task, seed, threads or usable_processors(), store or Store(), events or default_events(), executor
     )
     demands = {
         "max_drop": max_drop, "max_bytes": max_bytes, "options": options, "where": where, "batches": batches,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from featherweight.delivery.runtime_graph import graph_of
+from featherweight.delivery.preparation import graph_of
 from featherweight.delivery.summary import Point, Searched, Sensed
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.evaluation.metrics import Evaluation, evaluate
@@ -17,13 +17,14 @@ from featherweight.evaluation.paired_test import drop_bound
 from featherweight.events import Events, Message
 from featherweight.formats import Clustered, Float, Int
 from featherweight.model import Model, Note
+from featherweight.processors import usable_processors
 from featherweight.progress import default_events
 from featherweight.recipe import Recipe
 from featherweight.recipe.runner import execute
-from featherweight.search.candidates import Option
-from featherweight.search.front import Allocator, Front, choose, front_of
-from featherweight.search.sensitivity import Sensitivity, SensitivityMethod, measure
-from featherweight.search.trials import DOUBT, Constraint, Trial, Trials
+from featherweight.search.allocation import Allocator
+from featherweight.search.sensitivity import Option, Sensitivity, SensitivityMethod, measure
+from featherweight.search.trials import DOUBT, Constraint, Trial, choose, draw, front_of
+from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
 from featherweight.store import Store
 from featherweight.task import Task
@@ -115,14 +116,14 @@ def search(
         threads: compute threads (they decide output bytes).
         store: where results are kept, so that a killed search resumes.
         events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
-        executor: where trials run (any `concurrent.futures.Executor`); default: here, one after another. Workers in
-            other processes share the store's folder, and get the task by pickle.
+        executor: where cells and trials run (any `concurrent.futures.Executor`); default: here, one after another.
+            Workers in other processes share the store's folder, and get the task by pickle.
 
     Raises:
         ConfigError: no trial keeps the constraints; says what came closest.
     """
-    workspace = Workspace.of(
-        task, seed=seed, threads=threads, store=store, events=events or default_events(), executor=executor
+    workspace = Workspace(
+        task, seed, threads or usable_processors(), store or Store(), events or default_events(), executor
     )
     return explore(
         workspace, options, objectives, constraints, where=where, batches=batches, sensitivity=sensitivity
@@ -155,8 +156,7 @@ def explore(
         same = model.structure == float_model.structure
         base = evaluate(float_model, "validation", workspace, graph if same else None)
     constraints, doubts = _provable(constraints, base, workspace)
-    front = Front(Allocator(table), Trials(model, base, graph, workspace), constraints, {})
-    trials = front.draw()
+    trials = draw(Allocator(table), Subject(model, graph, workspace), base, constraints)
     chosen = choose(trials, objectives, constraints)
     if chosen is None:
         raise _none_found(trials, constraints)

@@ -3,31 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import cache, partial
-from itertools import product
-from typing import Literal, get_args
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice, product
+from typing import Any, Literal, get_args
 
 import msgspec
 import torch
+from torch import Tensor
 
+from featherweight.curvature.loss import BatchLoss, fisher_by_batch, hessian_traces, own_loss
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor
 from featherweight.events import Finished, Progress, Started
+from featherweight.formats import AnyCoder, AnyFormat, Float, Int, Log2, tag
+from featherweight.formats.floating import BITS
+from featherweight.graph import Graph
 from featherweight.model import Model, Note, equal_bits
-from featherweight.search.candidates import Option
-from featherweight.search.predicted_sensitivity import predict_damage
+from featherweight.search.work import Subject, answers
 from featherweight.selectors import Where, select, weights
 from featherweight.structure import to_call
 from featherweight.task import Task
 from featherweight.task.failures import failures
+from featherweight.task.outputs import logits
+from featherweight.task.samples import size_of
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
 from featherweight.workspace import Workspace
 
-SensitivityMethod = Literal["measured", "fisher", "empirical", "hawq"]
-# From a model, of which the tensor of that name alone was encoded, to the loss that this adds.
-Damage = Callable[[Model, str], float]
+PredictionMethod = Literal["fisher", "empirical", "hawq"]
+SensitivityMethod = Literal["measured", PredictionMethod]
+# The loss that an error of a tensor, by name, is expected to add.
+Damage = Callable[[str, Tensor], float]
+SHOWN = ("bits", "per", "kind")
+
+
+class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One way to write a tensor.
+
+    Attributes:
+        format: the format; None leaves the tensor float.
+        coder: the coder, or `smallest`: whichever gives the fewest bytes.
+    """
+
+    format: AnyFormat | None = None
+    coder: AnyCoder | Literal["smallest"] = "smallest"
+
+    @property
+    def label(self) -> str:
+        """What tables call it: `int 4 channel mse`, and the coder where it is not the smallest."""
+        if self.format is None:
+            return "float as it is"
+        return (
+            label(self.format) if self.coder == "smallest" else f"{label(self.format)}, {label(self.coder)}"
+        )
+
+
+def label(kind: AnyFormat | AnyCoder) -> str:
+    """Return a format or coder as its name and options: what differs from the defaults, and those of `SHOWN`."""
+    fields = {name: getattr(kind, name) for name in kind.__struct_fields__}
+    defaults = dict(zip(reversed(kind.__struct_fields__), reversed(kind.__struct_defaults__), strict=False))
+    shown = [str(value) for name, value in fields.items() if name in SHOWN or value != defaults.get(name)]
+    return " ".join([tag(kind), *shown])
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -80,14 +116,14 @@ def measure(
 ) -> Sensitivity:
     """Measure, or predict, what every selected tensor does under every option, alone, on the validation split.
 
-    Each cell is kept in the store, so that a killed measurement resumes.
+    Each cell is a unit of work for the workspace's executor, and is kept in the store, so that a killed measurement
+    resumes.
 
     Args:
         model: the float network.
         workspace: its task gives the validation split and the loss.
         options: what a tensor may become.
-        by: `measured`: the loss, once a cell; else predicted from one curvature for all cells, see
-            `featherweight.search.predicted_sensitivity`.
+        by: `measured`: the loss, once a cell; else predicted from one curvature for all cells, see `predict_damage`.
         where: which tensors; without it `weights`, if the network has any.
         batches: how many validation batches; fewer if there are no more.
 
@@ -98,62 +134,82 @@ def measure(
     if by not in get_args(SensitivityMethod):
         expected = ", ".join(get_args(SensitivityMethod))
         raise ConfigError("not a method of sensitivities", where="by", got=repr(by), expected=expected)
-    task, events = workspace.task, workspace.events
     names = weights(model) if where is None else select(model, where)
-    common = ("sensitivity", by, model.hash, batches, workspace.seed, workspace.threads)
     cells: list[Cell] = []
     skipped = [] if names else [Note("skipped", "weights", "there are none of two or more dimensions")]
-    events(Started("sensitivity", len(names) * len(options)))
     with workspace.pinned():
-        base = _mean_loss(model, task, batches)
+        base = _mean_loss(model, workspace.task, batches)
         if not math.isfinite(base):
             raise TaskError(
-                "the loss of the float network is not finite", where=f"{task.name}, validation split"
+                "the loss of the float network is not finite",
+                where=f"{workspace.task.name}, validation split",
             )
-        damage = _damage(by, model, workspace, names, base, batches)
-        for done, (name, option) in enumerate(product(names, options), start=1):
-            make = partial(_cell, model, workspace, name, option, damage)
-            cell: Cell | str = workspace.recall(workspace.key(*common, name, option), Cell | str, make)  # type: ignore[arg-type]
+        asked = [Asked(name, option, names, by, batches, base) for name, option in product(names, options)]
+        workspace.events(Started("sensitivity", len(asked)))
+        found = answers(cell_of, asked, Subject(model, None, workspace))
+        for done, (question, cell) in enumerate(zip(asked, found, strict=True), start=1):
             if isinstance(cell, Cell):
                 cells.append(cell)
             else:
-                skipped.append(Note("skipped", name, f"{option.label}: {cell}"))
-            events(Progress("sensitivity", done))
-    events(Finished("sensitivity", 0.0))
+                skipped.append(Note("skipped", question.tensor, f"{question.option.label}: {cell}"))
+            workspace.events(Progress("sensitivity", done))
+    workspace.events(Finished("sensitivity", 0.0))
     return Sensitivity(base, cells, skipped)
 
 
-def _damage(
-    by: SensitivityMethod,
-    model: Model,
-    workspace: Workspace,
-    names: Sequence[str],
-    base: float,
-    batches: int,
-) -> Damage:
-    """Return the function from a model, of which the tensor of that name alone was encoded, to the loss this adds."""
-    task, seed = workspace.task, workspace.seed
-    if by == "measured":
-        return lambda after, name: _mean_loss(after, task, batches) - base
-    known = cache(lambda: predict_damage(by, model, task, names, batches=batches, seed=seed))
-    return lambda after, name: known()(name, after.tensors[name].detach() - model.tensors[name].detach())
+class Asked(msgspec.Struct, frozen=True):
+    """Which cell, and how it is found.
+
+    Attributes:
+        tensor: canonical name.
+        option: what it is encoded as.
+        names: all tensors of the table.
+        by: as of `measure`.
+        batches: as of `measure`.
+        base: mean loss of the float network.
+    """
+
+    tensor: str
+    option: Option
+    names: list[str]
+    by: SensitivityMethod
+    batches: int
+    base: float
 
 
-def _cell(model: Model, workspace: Workspace, name: str, option: Option, damage: Damage) -> Cell | str:
-    before = model.tensors[name].detach()
-    if option.format is None:
-        return Cell(name, option, before.numel() * before.element_size(), 0.0, 0.0)
+def cell_of(subject: Subject, question: Asked) -> Cell | str:
+    """Return one tensor under one option, or why it cannot be; out of the store if it is there."""
+    q, model, workspace = question, subject.model, subject.workspace
+    common = ("sensitivity", q.by, model.hash, q.batches, workspace.seed, workspace.threads)
+    key = workspace.key(*common, q.tensor, q.option)
+    return workspace.recall(key, Cell | str, lambda: _cell(subject, q))
+
+
+def _cell(subject: Subject, q: Asked) -> Cell | str:
+    model, task, seed = subject.model, subject.workspace.task, subject.workspace.seed
+    before = model.tensors[q.tensor].detach()
+    if q.option.format is None:
+        return Cell(q.tensor, q.option, before.numel() * before.element_size(), 0.0, 0.0)
     try:
-        after = encode_step(name, option).apply(model, workspace.task, Context(workspace.seed))
+        after = encode_step(q.tensor, q.option).apply(model, task, Context(seed))
     except UnsupportedError as error:
         return error.what
-    value = after.tensors[name].detach()
+    value = after.tensors[q.tensor].detach()
     energy = float(before.double().square().sum()) or 1.0
     distance = float((value - before).double().square().sum()) / energy
-    loss = 0.0 if equal_bits(before, value) else damage(after, name)
+    if equal_bits(before, value):
+        loss = 0.0
+    elif q.by == "measured":
+        loss = _mean_loss(after, task, q.batches) - q.base
+    else:
+        by, names = q.by, q.names
+        damage = subject.once(
+            by, lambda: predict_damage(by, model, task, names, batches=q.batches, seed=seed)
+        )
+        loss = damage(q.tensor, value - before)
     if not math.isfinite(loss):
         return "its loss is NaN or infinite"
-    return Cell(name, option, after.weights[name].nbytes, loss, distance)
+    return Cell(q.tensor, q.option, after.weights[q.tensor].nbytes, loss, distance)
 
 
 def encode_step(name: str, option: Option) -> Encode:
@@ -173,3 +229,85 @@ def _mean_loss(model: Model, task: Task, batches: int) -> float:
     if not losses:
         raise TaskError("the validation split has no batches", where=task.name)
     return sum(losses) / len(losses)
+
+
+def predict_damage(
+    by: PredictionMethod, model: Model, task: Task, names: Sequence[str], *, batches: int = 16, seed: int = 0
+) -> Damage:
+    """Return the damage `e' H e / 2` of an error e in one of `names`, for a curvature H that is cheap.
+
+    `fisher`: the diagonal of the Fisher matrix, labels drawn from the network's own outputs (logits); no label is
+    read, and the loss is the divergence (KL) from what the network said. `empirical`: the same with the labels and
+    the loss of the task. `hawq`: the mean of the trace of the Hessian of the task's loss, the same for each weight
+    of a tensor.
+
+    References: LeCun, Denker, Solla, Optimal brain damage, 1989, eq. 3 (diagonal); Dong et al., HAWQ-V2, 2020,
+    arXiv 1911.03852, eq. 6 (mean trace).
+
+    Args:
+        by: which curvature.
+        model: the float network.
+        task: gives the validation split.
+        names: tensors.
+        batches: how many validation batches to see.
+        seed: of drawn labels and signs.
+    """
+    with failures(f"{task.name}, loss on validation"), torch.enable_grad():
+        if by == "hawq":
+            traces = hessian_traces(model, names, _losses(task, batches), seed=seed)
+            return lambda name, error: 0.5 * traces[name] * float(error.double().square().mean())
+        generator = torch.Generator().manual_seed(seed) if by == "fisher" else None
+        diagonal = fisher_by_batch(model, names, _losses(task, batches, generator))
+    return lambda name, error: 0.5 * float((diagonal[name] * error.double().square()).sum())
+
+
+def _losses(task: Task, batches: int, generator: torch.Generator | None = None) -> Iterator[BatchLoss]:
+    """Yield the loss of each batch and its samples: the task's, or given a generator that of drawn labels."""
+
+    def of(batch: Any, inputs: Any) -> BatchLoss:
+        if generator is None:
+            return lambda run: task.loss(run(inputs), batch), size_of(inputs)
+        return lambda run: own_loss(logits(run(inputs)), generator), size_of(inputs)
+
+    for batch in islice(task.batches("validation", seed=0, epoch=0), batches):
+        yield of(batch, task.inputs(batch))
+
+
+def bit_operations(
+    graph: Graph, rows: Sequence[Sequence[Cell]], *, activations: int = 8
+) -> list[list[float]]:
+    """Return the bit operations of one sample for each cell: multiply-accumulates times both widths.
+
+    In the place of bytes this is what `allocate` limits: `allocate(damage, bit_operations(graph, rows), limit)`.
+    A tensor that nothing is multiplied with costs none.
+
+    References: Yao et al., HAWQ-V3, 2021, arXiv 2011.10680, section 3.4.
+
+    Args:
+        graph: says what reads each tensor, and its multiply-accumulates.
+        rows: the cells of each tensor.
+        activations: bits of the other operand.
+    """
+    macs: dict[str, int] = {}
+    for node in graph.nodes:
+        weight = dict(node.roles).get("weight")
+        if weight is not None:
+            macs[weight] = macs.get(weight, 0) + (node.macs or 0)
+    return [
+        [float(macs.get(cell.tensor, 0) * operand_bits(cell.option) * activations) for cell in row]
+        for row in rows
+    ]
+
+
+def operand_bits(option: Option) -> int:
+    """Return the width of what is multiplied: of a codebook, its float32 values.
+
+    >>> operand_bits(Option(Int(bits=4))), operand_bits(Option())
+    (4, 32)
+    """
+    match option.format:
+        case Int(bits=bits) | Log2(bits=bits):
+            return bits
+        case Float(kind=kind):
+            return BITS[kind]
+    return 32

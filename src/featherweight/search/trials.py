@@ -1,29 +1,31 @@
-"""Trials: an allocation encoded, weighed and measured on validation; a unit of work is data, for any executor."""
+"""Trials: allocations encoded, weighed and measured on validation, under a ladder of budgets; which one is best."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 import msgspec
 
-from featherweight.artifact import StoredGraph, dumps, loads
+from featherweight.artifact import dumps
 from featherweight.errors import ConfigError
 from featherweight.evaluation.metrics import Evaluation, evaluate
-from featherweight.evaluation.paired_test import drop_bound, paired
+from featherweight.evaluation.paired_test import drop_bound
+from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Encoded
-from featherweight.model import Model
-from featherweight.packing import pack, unpack
-from featherweight.search.candidates import Option
-from featherweight.search.sensitivity import encode_step
-from featherweight.store import Store
-from featherweight.task import Task
+from featherweight.packing import pack
+from featherweight.search.allocation import Allocator, pareto
+from featherweight.search.sensitivity import Option, encode_step
+from featherweight.search.work import Subject, answers
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
-from featherweight.workspace import Workspace
 
 DOUBT = 1.64  # standard errors beyond a drop that count with it (one-sided, 95 %) where it has no exact bound
 ROUNDING = 1e-12
+HALVINGS = 4
+FITS = 6  # tries to fill a limit of bytes
+RUNGS = 12
+
+Choice = Mapping[str, Option]
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -88,123 +90,126 @@ class Trial(msgspec.Struct, frozen=True):
         ]
 
 
-class Unit(msgspec.Struct, frozen=True):
-    """What a worker needs to make a trial, beside the task: everything else is in the store, under keys.
+class Chosen(msgspec.Struct, frozen=True):
+    """A choice to try: tensor to option."""
 
-    Attributes:
-        store: folder of the store.
-        model: key of the packed float network.
-        base: key of its evaluation on validation.
-        graph: key of its graph; empty: there is none.
-        seed: of the run.
-        threads: of the arithmetic.
-        choices: tensor to option.
-    """
-
-    store: str
-    model: str
-    base: str
-    graph: str
-    seed: int
-    threads: int
-    choices: dict[str, Option]
+    options: dict[str, Option]
 
 
-@dataclass(frozen=True, eq=False)
-class Trials:
-    """What the trials of a search have in common.
+class Weighed(msgspec.Struct, frozen=True):
+    """The file that a choice makes: its bytes, and what it does on validation."""
 
-    Attributes:
-        model: the network before anything is chosen.
-        base: what the float network does on validation.
-        graph: of the model; None: there is none.
-        workspace: of the search.
-        encoded: tensors that were encoded already.
-    """
-
-    model: Model
-    base: Evaluation
-    graph: StoredGraph | None
-    workspace: Workspace
-    encoded: dict[tuple[str, Option], Encoded] = field(default_factory=dict)
-
-    def run(self, choices: Sequence[Mapping[str, Option]]) -> Iterator[Trial]:
-        """Yield the trial of each choice, in their order; on the executor of the workspace if it has one."""
-        executor, task = self.workspace.executor, self.workspace.task
-        if executor is None:
-            yield from (self.trial(choice) for choice in choices)
-            return
-        shared = self._shared()
-        units = [msgspec.structs.replace(shared, choices=dict(choice)) for choice in choices]
-        for future in [executor.submit(work, msgspec.json.encode(unit), task) for unit in units]:
-            yield msgspec.json.decode(future.result(), type=Trial)
-
-    def trial(self, choices: Mapping[str, Option]) -> Trial:
-        """Encode a choice, weigh the file it makes, and measure it on validation."""
-        chosen = {name: option for name, option in choices.items() if option.format is not None}
-        encoded = {name: self._encoded(name, option) for name, option in chosen.items()}
-        model = self.model.with_encoded(encoded)
-        found = evaluate(model, "validation", self.workspace, self.graph)
-        nbytes = len(dumps(pack(model, self.graph)))
-        return Trial(dict(choices), {"bytes": float(nbytes), **found.metrics, **self._drop(found)})
-
-    def _drop(self, found: Evaluation) -> dict[str, float]:
-        primary = self.workspace.task.primary
-        before, after = self.base.scores, found.scores
-        drop = self.base.metrics[primary] - found.metrics[primary]
-        if before is None or after is None or before.shape != after.shape:
-            return {"drop": drop, "error": 0.0, "likely": drop, "bound": drop}
-        error = paired(before, after).error
-        likely = drop + DOUBT * error
-        return {"drop": drop, "error": error, "likely": likely, "bound": drop_bound(before, after)}
-
-    def _encoded(self, name: str, option: Option) -> Encoded:
-        """Return a tensor under an option; neighbours on the ladder share most of them."""
-        if (name, option) not in self.encoded:
-            seed = self.workspace.seed
-            made = encode_step(name, option).apply(self.model, self.workspace.task, Context(seed))
-            self.encoded[name, option] = made.weights[name]
-        return self.encoded[name, option]
-
-    def _shared(self) -> Unit:
-        """Put what all units share into the store, and remember it for workers of this process."""
-        store, seed, threads = self.workspace.store, self.workspace.seed, self.workspace.threads
-        model = self.workspace.key("trial model", self.model.hash)
-        base = self.workspace.key("trial base", self.model.hash, self.base)
-        graph = self.workspace.key("trial graph", self.model.structure) if self.graph else ""
-        store.put(model, dumps(pack(self.model)))
-        store.put(base, msgspec.json.encode(self.base))
-        if self.graph:
-            store.put(graph, msgspec.msgpack.encode(self.graph))
-        return Unit(str(store.folder), model, base, graph, seed, threads, {})
+    nbytes: int
+    found: Evaluation
 
 
-def work(unit: bytes, task: Task) -> bytes:
-    """Return the trial of a unit of work; both are JSON. This is what an executor runs, in any process.
+def weigh(subject: Subject, question: Chosen) -> Weighed:
+    """Encode a choice, weigh the file it makes, and measure it; neighbours on the ladder share most tensors."""
+    task, context = subject.workspace.task, Context(subject.workspace.seed)
+
+    def encoded(name: str, option: Option) -> Encoded:
+        step = encode_step(name, option)
+        return subject.once((name, option), lambda: step.apply(subject.model, task, context).weights[name])
+
+    chosen = {name: option for name, option in question.options.items() if option.format is not None}
+    model = subject.model.with_encoded({name: encoded(name, option) for name, option in chosen.items()})
+    found = evaluate(model, "validation", subject.workspace, subject.graph)
+    return Weighed(len(dumps(pack(model, subject.graph))), found)
+
+
+def trial_of(choices: Choice, weighed: Weighed, base: Evaluation, primary: str) -> Trial:
+    """Return a choice as it was measured.
 
     Args:
-        unit: a `Unit`.
-        task: the task of the search.
+        choices: tensor to option.
+        weighed: the file it makes.
+        base: what the float network does on validation.
+        primary: the metric that counts.
     """
-    given = msgspec.json.decode(unit, type=Unit)
-    workspace = Workspace(task, given.seed, given.threads, Store(given.store))
-    found = _opened(given, workspace)
+    found, paired = weighed.found, weighed.found.against(base)
+    drop = base.metrics[primary] - found.metrics[primary]
+    error = paired.error if paired else 0.0
+    bound = drop
+    if paired and base.scores is not None and found.scores is not None:
+        bound = drop_bound(base.scores, found.scores)
+    drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": bound}
+    return Trial(dict(choices), {"bytes": float(weighed.nbytes), **found.metrics, **drops})
+
+
+def draw(
+    allocator: Allocator, subject: Subject, base: Evaluation, constraints: Sequence[Constraint]
+) -> list[Trial]:
+    """Return the trials of a search, each choice once, smallest file first.
+
+    Every option is tried for all tensors at once, so that what is chosen is never worse than that; then a ladder of
+    budgets, allocated exactly. These are independent, and run on the executor. Then, one after another: with a limit
+    of bytes, the largest budget whose file keeps it (index and graph are a part of it); else the space between the
+    smallest budget that keeps the constraints and its smaller neighbour is halved a few times.
+
+    Args:
+        allocator: proposes choices.
+        subject: the network before anything is chosen.
+        base: what the float network does on validation.
+        constraints: what the trial that is sought has to keep.
+    """
+    workspace, tried = subject.workspace, dict[tuple[tuple[str, Option], ...], Trial]()
+
+    def trials_of(choices: Sequence[Choice]) -> Iterator[Trial]:
+        keys = dict.fromkeys(tuple(choice.items()) for choice in choices)
+        new = [Chosen(dict(key)) for key in keys if key not in tried]
+        for asked, weighed in zip(new, answers(weigh, new, subject), strict=True):
+            trial = trial_of(asked.options, weighed, base, workspace.task.primary)
+            tried[tuple(asked.options.items())] = trial
+            yield trial
+
+    def attempt(budget: float) -> Trial | None:
+        choice = allocator.within(budget)
+        if choice is None:
+            return None
+        list(trials_of([choice]))
+        return tried[tuple(choice.items())]
+
+    limit = min((c.most for c in constraints if c.measure == "bytes"), default=0.0)  # 0: there is none
+    ladder = allocator.budgets(RUNGS)
+    proposed = [allocator.within(budget) for budget in ladder]
+    choices = [*allocator.uniform(), *(choice for choice in proposed if choice is not None)]
+    refine = HALVINGS if constraints and not limit else 0
+    workspace.events(Started("front", len(choices) + refine))
     with workspace.pinned():
-        return msgspec.json.encode(found.trial(given.choices))
+        for done, _ in enumerate(trials_of(choices), start=1):
+            workspace.events(Progress("front", done))
+        budget = limit
+        for _ in range(FITS if limit else 0):
+            trial = attempt(budget)
+            if trial is None or trial.nbytes <= limit:
+                break
+            budget -= trial.nbytes - limit
+        if refine:
+            kept = [c is not None and tried[tuple(c.items())].keeps(constraints) for c in proposed]
+            first = kept.index(True) if True in kept else len(ladder) - 1
+            low, high = ladder[max(first - 1, 0)], ladder[first]
+            for _ in range(refine):
+                middle = (low * high) ** 0.5
+                trial = attempt(middle)
+                low, high = (low, middle) if trial and trial.keeps(constraints) else (middle, high)
+    workspace.events(Finished("front", 0.0))
+    return sorted(tried.values(), key=lambda trial: (trial.nbytes, trial.drop))
 
 
-_OPENED: dict[tuple[str, ...], Trials] = {}  # of this process: the last search that it worked for
+def choose(
+    trials: Sequence[Trial], objectives: Sequence[str], constraints: Sequence[Constraint]
+) -> Trial | None:
+    """Return the trial with the least first objective (of equal ones the next) among those that keep all constraints.
+
+    Args:
+        trials: to choose from.
+        objectives: measures that are to be small, the most important one first.
+        constraints: what has to hold; None is returned if no trial keeps them.
+    """
+    kept = [trial for trial in trials if trial.keeps(constraints)]
+    return min(kept, key=lambda trial: [trial.measured(name) for name in objectives], default=None)
 
 
-def _opened(unit: Unit, workspace: Workspace) -> Trials:
-    key = (unit.store, unit.model, unit.base, unit.graph, f"{unit.seed} {unit.threads}")
-    if key not in _OPENED:
-        contents = [workspace.store.get(part) for part in (unit.model, unit.base, unit.graph) if part]
-        if None in contents:
-            raise ConfigError("the store does not hold what a unit of work needs", where=unit.store)
-        model = unpack(loads(contents[0] or b""), workspace.task)
-        graph = msgspec.msgpack.decode(contents[2] or b"", type=StoredGraph) if unit.graph else None
-        base = msgspec.json.decode(contents[1] or b"", type=Evaluation)
-        _OPENED.clear()
-        _OPENED[key] = Trials(model, base, graph, workspace)
-    return _OPENED[key]
+def front_of(trials: Sequence[Trial], objectives: Sequence[str] = ("bytes", "drop")) -> list[Trial]:
+    """Return the trials that no other beats in all objectives, by the first one."""
+    return [trials[i] for i in pareto([tuple(t.measured(name) for name in objectives) for t in trials])]

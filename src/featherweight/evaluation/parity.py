@@ -1,4 +1,4 @@
-"""Whether a runtime computes each layer in integers as the simulation does, fed with the runtime's own integers."""
+"""Whether a runtime computes in integers what was simulated: each layer, fed with the runtime's own, and the whole."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from featherweight.errors import UnsupportedError
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
 from featherweight.graph.program import eval_mode
-from featherweight.graph.pytree import flatten_inputs
+from featherweight.graph.pytree import flatten_inputs, flatten_outputs
 from featherweight.graph.trace import graph_of
 from featherweight.model import Model, Note
 from featherweight.runtime import Runtime, Session, build_qdq
 from featherweight.runtime.compiled import TITLES
 from featherweight.simulation import fake_quantize, interpreter
-from featherweight.task import Inputs, Task
-from featherweight.task.samples import mapped
+from featherweight.task import Inputs, Predict, Task
+from featherweight.task.samples import mapped, size_of
+from featherweight.task.sampling import drawn
 
 Array = NDArray[Any]
 
 SAMPLES = 8  # inputs to compare layers on
-EQUAL, APART = (
-    0.995,
-    1,
-)  # least share of equal integers, and most steps between two: roundings alone differ by less
+EQUAL, APART = 0.995, 1  # least share of equal integers, and most steps apart: roundings alone differ by less
 LEVELS = 255  # steps of the range of an output that has no quantizer
+COMPARED = 256  # inputs to compare the whole network on
+NEAR = 8  # steps, within which numbers agree that are no scores of classes
 
 
 @dataclass(frozen=True)
@@ -167,3 +167,29 @@ def handed_out(
     results = Session.of_onnx(qdq, places, runtime=runtime).run(inputs)
     first = len(places) - len(edges)
     return dict(zip(edges, results[first:], strict=True)), list(results[:first])
+
+
+def agreement(first: Predict, second: Predict, task: Task) -> str:
+    """Return how two computations of a network compare on validation inputs, as a sentence.
+
+    A step is 1/255 of the range of an output. Where outputs are not scores of classes, numbers count as the same
+    that are within 8 steps.
+    """
+    same, numbers, seen = [], np.zeros(4), 0
+    for batch in drawn(task, "validation", COMPARED, 0):
+        inputs = task.inputs(batch)
+        for ours, theirs in zip(_arrays(first, inputs), _arrays(second, inputs), strict=True):
+            step = max(float(np.ptp(ours)), 1e-30) / LEVELS
+            apart = np.rint(np.abs(ours - theirs) / step).astype(np.int64)
+            numbers += np.bincount(np.minimum(apart.reshape(-1), 3), minlength=4)
+            scores = ours.ndim == 2 and ours.shape[1] > 1
+            same.append((ours.argmax(1) == theirs.argmax(1)) if scores else (apart <= NEAR).reshape(-1))
+        seen += size_of(inputs)
+    shares = zip(numbers / max(numbers.sum(), 1), ("0", "1", "2", "3 or more"), strict=True)
+    steps = ", ".join(f"{share:.1%} {name}" for share, name in shares)
+    what = "top-1 class" if scores else f"values (within {NEAR} steps)"
+    return f"same {what} on {np.concatenate(same).mean():.1%} of {seen} samples; output steps apart: {steps}"
+
+
+def _arrays(predict: Predict, inputs: Inputs) -> list[Array]:
+    return [tensor.detach().double().numpy() for tensor in flatten_outputs(predict(inputs))[1]]

@@ -4,12 +4,11 @@ import pytest
 from tiny import Tiny
 
 from featherweight import Float, Int, Recipe, Store, compress
-from featherweight.delivery.artifact_builder import ArtifactBuilder
+from featherweight.delivery.delivery import measure
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.metrics import Evaluation, metrics
 from featherweight.events import Message
 from featherweight.export import export as export_graph
-from featherweight.model import Note
 from featherweight.recipe.runner import execute
 from featherweight.techniques import Calibrate, Encode, Fold, Sparsify, Train
 from featherweight.workspace import Workspace
@@ -47,9 +46,8 @@ def test_a_step_without_finite_metrics_is_no_end_of_the_run(tmp_path, monkeypatc
             raise TaskError("metric accuracy is not finite")
         return Evaluation({"accuracy": 0.5})
 
-    monkeypatch.setattr("featherweight.delivery.artifact_builder.evaluate", fails)
-    builder = ArtifactBuilder(made, "", workspace, None, [Note("skipped", "graph", "why")])
-    assert [stage.metrics for stage in builder.stages()] == [{"accuracy": 0.5}, {}, {"accuracy": 0.5}]
+    monkeypatch.setattr("featherweight.delivery.delivery.evaluate", fails)
+    assert measure(made, None, None, workspace)[0] == [{"accuracy": 0.5}, {}, {"accuracy": 0.5}]
     assert any(isinstance(event, Message) and "not finite" in event.text for event in said)
 
 
@@ -64,7 +62,7 @@ def test_the_network_is_exported_once_and_each_state_is_evaluated_once(tmp_path,
         evaluated.append(split)
         return Evaluation(metrics(predict, task, split))
 
-    monkeypatch.setattr("featherweight.delivery.runtime_graph.export", export)
+    monkeypatch.setattr("featherweight.delivery.preparation.export", export)
     monkeypatch.setattr("featherweight.evaluation.metrics.evaluated", evaluate)
     steps = [PRUNE, FOLD, CODE, Calibrate(), Encode(where=["*", "!weights"], format=Float(kind="float16"))]
     summary = compress(Tiny(), Recipe(steps), threads=1, store=Store(tmp_path)).summary
@@ -77,7 +75,7 @@ def test_quantized_activations_without_a_graph_are_refused(tmp_path, monkeypatch
     def fails(*arguments, **options):
         raise UnsupportedError("no such operator")
 
-    monkeypatch.setattr("featherweight.delivery.runtime_graph.export", fails)
+    monkeypatch.setattr("featherweight.delivery.preparation.export", fails)
     heard = []
     weights = compress(Tiny(), Recipe([CODE]), threads=1, store=Store(tmp_path), events=heard.append)
     assert weights.artifact.graph is None

@@ -1,0 +1,155 @@
+"""Before the work: a task is tried on its first batches, and its network exported as the graph of the file."""
+
+from __future__ import annotations
+
+from itertools import count, islice
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from featherweight.artifact import StoredGraph
+from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
+from featherweight.evaluation.metrics import predictor, session_predictor
+from featherweight.events import Message
+from featherweight.export import export
+from featherweight.export.check import arrays
+from featherweight.graph.pytree import flatten_inputs
+from featherweight.model import Model, Note
+from featherweight.runtime import Session
+from featherweight.structure import to_call
+from featherweight.task import Inputs, Output, Predict, Split, Task, call
+from featherweight.task.failures import failures
+from featherweight.task.samples import leaves
+from featherweight.workspace import Workspace
+
+LOOKED_AT = 8  # batches, whose shapes say which axes are free
+
+
+def check(workspace: Workspace) -> None:
+    """Build the network of a task, call it once on the example, and begin to measure it.
+
+    The metrics of validation and test are begun on their first batch: labels that are missing, or fit no metric,
+    are found here and not after the search.
+
+    Raises:
+        TaskError: the user's code fails on the way; says where, and of types that differ what to do.
+        UnsupportedError: the network cannot be taken over.
+    """
+    task = workspace.task
+    _ = workspace.fingerprint
+    with failures(f"{task.name}, model"):
+        network = task.model()
+    module = Model.of(network).module
+    with failures(f"{task.name}, example"):
+        example = task.example()
+    with failures(f"{task.name}, network on its example"), torch.no_grad():
+        try:
+            call(to_call(module), example)
+        except RuntimeError as error:
+            if differ := _types(module, example):
+                raise differ from error
+            raise
+    for split in ("validation", "test"):
+        _begin(task, predictor(to_call(module)), split)
+
+
+class _Enough(BaseException):
+    """The first batch was measured; no `Exception`, so that no code of the user's takes it for a failure."""
+
+
+def _begin(task: Task, predict: Predict, split: Split) -> None:
+    """Let a task measure its first batch, and stop it at the second."""
+    batch = count()
+
+    def once(inputs: Inputs) -> Output:
+        if next(batch):
+            raise _Enough
+        return predict(inputs)
+
+    try:
+        with failures(f"{task.name}, metrics on {split}"):
+            task.metrics(once, split)
+    except _Enough:
+        pass
+
+
+def _types(module: nn.Module, example: Inputs) -> TaskError | None:
+    """Return what to say of weights of one floating-point type and inputs of another, if that is so."""
+    weights = {str(p.dtype) for p in module.parameters() if p.is_floating_point()}
+    inputs = {str(x.dtype) for x in leaves(example) if isinstance(x, Tensor) and x.is_floating_point()}
+    if not weights or not inputs or weights == inputs:
+        return None
+    return TaskError(
+        "inputs are not of the type of the weights",
+        got=", ".join(sorted(inputs)), expected=", ".join(sorted(weights)),
+        hint="network.float(); or tensors of the weights' type (arrays of float64 are read as float32)",
+    )  # fmt: skip
+
+
+def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, list[Note]]:
+    """Return the float graph of a model, or why it has none; it depends on structure, not on values.
+
+    Raises:
+        UnsupportedError: it has none, and its activations are quantized.
+    """
+    task, store = workspace.task, workspace.store
+    key = workspace.key("graph", model.structure, model.aliases)
+    kept = store.get(key)
+    if kept is not None:
+        return msgspec.msgpack.decode(kept, type=StoredGraph), []
+    with failures(f"{task.name}, validation split"):
+        looked_at = islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)
+        batches = [task.inputs(batch) for batch in looked_at]
+    try:
+        axes = free_axes(model, task, batches)
+        captured = model.program(task.example()) if axes is None else None
+        graph = export(model.module, task.example(), dynamic=axes, captured=captured)
+        _run(graph, model, batches)
+    except FeatherweightError as error:
+        reason = str(error).split("\n")[0]
+        if model.activations:
+            raise UnsupportedError(
+                "activations are quantized, and no runtime can run the network", where=task.name, got=reason,
+                hint="a recipe without calibrate makes a file of weights alone",
+            ) from error  # fmt: skip
+        workspace.events(Message(f"the file will hold weights only, and runs in no runtime: {reason}"))
+        return None, [Note("skipped", "graph", f"the file holds weights only: {reason}")]
+    store.put(key, msgspec.msgpack.encode(graph))
+    return graph, []
+
+
+def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tuple[int, ...]] | None:
+    """Return the axes of each input whose size is free: what the task says, else those that differ between batches.
+
+    None, where only the first axes differ: `export` frees those by itself.
+    """
+    if hasattr(task, "dynamic_shapes"):
+        with failures(f"{task.name}, dynamic_shapes"):
+            said: dict[str, tuple[int, ...]] = task.dynamic_shapes()
+        return said
+    seen = [flatten_inputs(model.module, inputs) for inputs in (task.example(), *batches)]
+    axes = {
+        name: tuple(
+            axis
+            for axis in range(tensor.dim())
+            if axis == 0 or len({other[name].shape[axis] for other in seen if name in other}) > 1
+        )
+        for name, tensor in seen[0].items()
+    }
+    return axes if any(len(free) > 1 for free in axes.values()) else None
+
+
+def _run(graph: StoredGraph, model: Model, batches: list[Inputs]) -> None:
+    """Run the graph on batches of every shape.
+
+    Raises:
+        ConfigError: it does not take one.
+    """
+    run = session_predictor(Session.of(graph, arrays(model.module)))
+    shapes = set()
+    for inputs in batches:
+        shape = tuple(tuple(t.shape) for t in flatten_inputs(model.module, inputs).values())
+        if shape not in shapes:
+            run(inputs)
+            shapes.add(shape)

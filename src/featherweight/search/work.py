@@ -1,0 +1,123 @@
+"""Units of work of a search: data in, data out, on any executor; what they have in common is in the store."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from featherweight.artifact import StoredGraph, dumps, loads
+from featherweight.errors import ConfigError
+from featherweight.model import Model
+from featherweight.packing import pack, unpack
+from featherweight.store import Store
+from featherweight.task import Task
+from featherweight.workspace import Workspace
+
+Question = TypeVar("Question", bound=msgspec.Struct)
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What the questions of one search are about.
+
+    Attributes:
+        model: the network before anything is chosen.
+        graph: of the model; None: there is none, or no question needs it.
+        workspace: of the search.
+        known: what was worked out already in this process.
+    """
+
+    model: Model
+    graph: StoredGraph | None
+    workspace: Workspace
+    known: dict[Hashable, Any] = field(default_factory=dict)
+
+    def once(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
+        """Return what `make` returns; it is called once for a key."""
+        if key not in self.known:
+            self.known[key] = make()
+        found: Answer = self.known[key]
+        return found
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """A question and all that it takes to answer it, as data; `model` and `graph` are keys of the store.
+
+    Attributes:
+        store: its folder.
+        model: the network.
+        graph: its graph; empty: there is none.
+        seed: of the search.
+        threads: of the search.
+        question: as JSON.
+    """
+
+    store: str
+    model: str
+    graph: str
+    seed: int
+    threads: int
+    question: msgspec.Raw
+
+
+def answers(
+    ask: Callable[[Subject, Question], Answer], questions: Sequence[Question], subject: Subject
+) -> Iterator[Answer]:
+    """Yield the answers in the order of the questions; worked out on the executor of the workspace if it has one.
+
+    Args:
+        ask: answers `question`; a function of a module, with annotations that msgspec reads.
+        questions: each on its own.
+        subject: what they are about.
+    """
+    workspace = subject.workspace
+    if workspace.executor is None:
+        yield from (ask(subject, question) for question in questions)
+        return
+    model = workspace.key("model of a search", subject.model.hash)
+    workspace.store.put(model, dumps(pack(subject.model)))
+    graph = workspace.key("graph of a search", subject.model.structure) if subject.graph else ""
+    if subject.graph:
+        workspace.store.put(graph, msgspec.msgpack.encode(subject.graph))
+    shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads)
+    units = [Unit(*shared, msgspec.Raw(msgspec.json.encode(question))) for question in questions]
+    kind = get_type_hints(ask)["return"]
+    for future in [
+        workspace.executor.submit(work, ask, msgspec.json.encode(u), workspace.task) for u in units
+    ]:
+        yield msgspec.json.decode(future.result(), type=kind)
+
+
+def work(ask: Callable[[Subject, Any], Any], unit: bytes, task: Task) -> bytes:
+    """Return the answer to a unit of work; both are JSON. This is what an executor runs, in any process.
+
+    Args:
+        ask: answers its question.
+        unit: a `Unit`.
+        task: the task of the search.
+    """
+    given = msgspec.json.decode(unit, type=Unit)
+    subject = _opened(given, Workspace(task, given.seed, given.threads, Store(given.store)))
+    question = msgspec.json.decode(given.question, type=get_type_hints(ask)["question"])
+    with subject.workspace.pinned():
+        return msgspec.json.encode(ask(subject, question))
+
+
+_OPENED: dict[tuple[str, ...], Subject] = {}  # of this process: the last search that it worked for
+
+
+def _opened(unit: Unit, workspace: Workspace) -> Subject:
+    key = (unit.store, unit.model, unit.graph, f"{unit.seed} {unit.threads}")
+    if key not in _OPENED:
+        contents = [workspace.store.get(part) for part in (unit.model, unit.graph) if part]
+        if None in contents:
+            raise ConfigError("the store does not hold what a unit of work needs", where=unit.store)
+        model = unpack(loads(contents[0] or b""), workspace.task)
+        graph = msgspec.msgpack.decode(contents[1] or b"", type=StoredGraph) if unit.graph else None
+        _OPENED.clear()
+        _OPENED[key] = Subject(model, graph, workspace)
+    return _OPENED[key]

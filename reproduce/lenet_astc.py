@@ -13,7 +13,7 @@ from featherweight.recipe import Recipe, run
 from featherweight.search.sensitivity import Option, Sensitivity
 from featherweight.search.sensitivity import measure as sensitivity
 from featherweight.task import Task
-from featherweight.techniques import Encode, Finetune, Gptq, Prune, Train
+from featherweight.techniques import AnyStep, Encode, Finetune, Gptq, Prune, Train
 from featherweight.techniques.saliencies import Taylor
 from featherweight.training.methods import AstcBlocks, Project, StraightThrough
 from featherweight.workspace import Workspace
@@ -116,9 +116,8 @@ def pruned(footprint: Footprint) -> Setting:
     in_blocks = replace(
         TUNE, where=["weights", f"!{first}"], format=blocks(footprint), method=IN_BLOCKS, lr=RATE
     )
-    return Setting(
-        "ASTC after pruning, in blocks (B)", footprint, [TRAIN, prune, RECOVER, fed, in_blocks, REST], True
-    )
+    steps: list[AnyStep] = [TRAIN, prune, RECOVER, fed, in_blocks, REST]
+    return Setting("ASTC after pruning, in blocks (B)", footprint, steps)
 
 
 def sensitivities(task: Task, threads: int, events: Events) -> Sensitivity:

@@ -34,7 +34,10 @@ def settings(train: Train) -> list[Setting]:
     uniform += [Clustered(bits=bits) for bits in (4, 3, 2)]
     made = [Setting("float", "float32 file", [train])]
     made += [Setting("uniform", label(f), [train, Encode(format=f, coder="smallest")]) for f in uniform]
-    made += [Setting("allocated", f"within {drop} points on validation", "auto", drop) for drop in (0.1, 0.5)]
+    made += [
+        Setting("allocated", f"within {drop} points on validation", "auto", max_drop=drop)
+        for drop in (0.1, 0.5)
+    ]
     for format_, method, name in (
         (Clustered(bits=2), Centroids(), "centroids"),
         (ternary, StraightThrough(), "straight-through"),

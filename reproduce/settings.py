@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 import torch
@@ -40,7 +40,7 @@ class Setting:
     method: str
     setting: str
     steps: Sequence[AnyStep] | Literal["auto"]
-    max_drop: float | None = None
+    max_drop: float | None = field(default=None, kw_only=True)
 
     @property
     def retrained(self) -> bool:

@@ -15,7 +15,7 @@ from featherweight.formats import (
     Log2,
     View,
 )
-from featherweight.formats.units import join, split
+from featherweight.formats.view import join, split
 from featherweight.testing import FormatSuite
 from featherweight.testing.formats import tensors
 

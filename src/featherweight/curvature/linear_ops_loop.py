@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 Array = NDArray[Any]
 AT_ONCE = 16  # channels: those that one line of a cache holds

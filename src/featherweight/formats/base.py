@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
-from featherweight.formats.uniform import Uniform
+from featherweight.formats.sweep import Uniform
 from featherweight.formats.view import View
 
 Array = NDArray[Any]
@@ -78,7 +78,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     """How the numbers of one tensor are written: lossy, numbers to symbols.
 
     A subclass implements `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol
-    of each number under these), `dequantize`, `parts`, `stream` and `nbits`. Laws, which
+    of each number under these), `dequantize`, `parts` and `stream`. Laws, which
     `featherweight.testing.FormatSuite` checks: decoding is a function of the encoded bytes alone; exact zeros
     decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the
     format states; every shape works.
@@ -210,8 +210,13 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         raise NotImplementedError
 
     def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the bits of a tensor of `shape` at fixed rate, parts included: exact, or a bound."""
-        raise NotImplementedError
+        """Return the bits of a tensor of `shape` at fixed rate, parts included: exact, or a bound.
+
+        Exact here, for a tensor that keeps axis 0 and a stream that does not depend on the parts.
+        """
+        view = View.of(shape)
+        spec = self.stream(view, {})
+        return spec.count * spec.bits + sum(part.nbits for part in self.parts(view).values())
 
 
 def _not_finite(weight: Array, matrix: Array) -> UnsupportedError:

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import BLOCK
-from featherweight.formats.view import View
+from featherweight.formats.view import BLOCK, View
 
 Array = NDArray[Any]
 

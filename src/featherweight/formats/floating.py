@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from msgspec.structs import replace
-from numpy.typing import NDArray
 
-from featherweight.formats.base import Format, Importance, Part, Parts
-from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
-from featherweight.formats.view import View
+from featherweight.formats.base import Array, Part, Parts
+from featherweight.formats.scalar import Scalar
+from featherweight.formats.view import Per, View, units_shape
 
-Array = NDArray[Any]
 Kind = Literal["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 BITS: dict[Kind, int] = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8}
@@ -28,7 +25,7 @@ MOST: dict[Kind, float] = {
 }
 
 
-class Float(Format, frozen=True, tag="float"):
+class Float(Scalar, frozen=True, tag="float"):
     """IEEE 754 numbers of 32 and 16 bits, bfloat16, the two 8-bit types of the OCP; symbols are bit patterns.
 
     Rounds to nearest, ties to even; saturates at the greatest finite number, so that infinity never arises;
@@ -53,55 +50,38 @@ class Float(Format, frozen=True, tag="float"):
     kind: Kind = "float16"
     per: Literal["none"] | Per = "none"
 
-    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+    @property
+    def unit(self) -> Per:
+        """What shares an exponent; a channel, where nothing is scaled."""
+        return "channel" if self.per == "none" else self.per
+
+    @property
+    def symbol_bits(self) -> int:
+        """Bits of the type."""
+        return BITS[self.kind]
+
+    def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
         """Return `exponent`, one a unit: the least with which nothing saturates, -126 at least."""
-        if self.per == "none":
-            return {}
-        greatest = np.abs(split(matrix, view, self.per)).max(axis=1, initial=0)
-        mantissa, exponent = np.frexp(greatest.astype(np.float64) / MOST[self.kind])
-        exponent = np.clip(exponent - (mantissa == 0.5), -126, 127)
-        return {"exponent": exponent.astype(np.int8).reshape(units_shape(view, self.per))}
+        greatest = np.abs(units).max(axis=1, initial=0).astype(np.float64)
+        mantissa, exponent = np.frexp(greatest / MOST[self.kind])
+        return {"exponent": np.clip(exponent - (mantissa == 0.5), -126, 127)}
 
-    def assign(
-        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
-    ) -> Array:
+    def columns_of(self, parts: Parts) -> tuple[Array, ...]:
+        """Return the exponents, int32, if there is scaling."""
+        return tuple(part.reshape(-1, 1).astype(np.int32) for part in parts.values())
+
+    def nearest(self, numbers: Array, *exponent: Array) -> Array:
         """Return the bit pattern of each number, scaled and rounded."""
-        symbols = np.empty(matrix.shape, self.stream(view, parts).dtype)
-        scaled = self._scaled(matrix, parts, view, -1)
-        for rows, cols in blocks(matrix.shape):
-            symbols[rows, cols] = to_bits(scaled[rows, cols], self.kind)
-        return symbols
+        return to_bits(np.ldexp(numbers, -exponent[0]) if exponent else numbers, self.kind)
 
-    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+    def values(self, symbols: Array, *exponent: Array) -> Array:
         """Return the number of each bit pattern, scaled back; `decode` refuses NaN and infinity."""
-        matrix = from_bits(symbols, self.kind).reshape(view.rows, view.cols)
-        return self._scaled(matrix, parts, view, 1)
-
-    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
-        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
-        if not isinstance(self.per, int):
-            return super().columns(parts, view, columns)
-        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
+        numbers = from_bits(symbols, self.kind)
+        return np.ldexp(numbers, exponent[0]) if exponent else numbers
 
     def parts(self, view: View) -> dict[str, Part]:
         """Return `exponent`, signed bytes, if there is scaling."""
         return {} if self.per == "none" else {"exponent": Part("|i1", units_shape(view, self.per))}
-
-    def stream(self, view: View, parts: Parts) -> StreamSpec:
-        """Return the spec: every bit pattern, 0 is zero."""
-        return StreamSpec(view.size, 1 << BITS[self.kind], zero=0, row_length=view.cols)
-
-    def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the exact bits of a tensor that keeps axis 0."""
-        view = View.of(shape)
-        return view.size * BITS[self.kind] + sum(part.nbits for part in self.parts(view).values())
-
-    def _scaled(self, matrix: Array, parts: Parts, view: View, sign: int) -> Array:
-        """Return `matrix * 2**(sign * exponent)`."""
-        if self.per == "none":
-            return matrix
-        exponent = sign * parts["exponent"].reshape(-1, 1).astype(np.int32)
-        return join(np.ldexp(split(matrix, view, self.per), exponent), view, self.per)
 
 
 def to_bits(weight: Array, kind: Kind) -> Array:

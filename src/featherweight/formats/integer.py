@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, IntegrityError
-from featherweight.formats.base import Format, Importance, Part, Parts
-from featherweight.formats.coders import StreamSpec
+from featherweight.formats.base import Array, Part, Parts
+from featherweight.formats.scalar import Scalar
 from featherweight.formats.scales import Scheme, grid, least_squares, min_max, to_steps
-from featherweight.formats.uniform import Uniform
-from featherweight.formats.units import Per, blocks, join, narrowed, split, spread, units_shape
-from featherweight.formats.view import View
-
-Array = NDArray[Any]
+from featherweight.formats.sweep import Uniform
+from featherweight.formats.view import Per, View, join, split, spread, units_shape
 
 COUNTED_LEVELS = 8  # bits of the widest grid whose integers a search for a scale counts one by one
 COUNTED_BITS = 16  # the widest grid whose steps float32 counts and multiplies exactly
 
 
-class Int(Format, frozen=True, tag="int"):
+class Int(Scalar, frozen=True, tag="int"):
     """`w = scale * (q - zero_point)` with `q` in `-2**(bits-1) .. 2**(bits-1) - 1`, as ONNX DequantizeLinear.
 
     `|error| <= scale / 2`, plus float32's own rounding (under `2**-22 |w|`, which is what remains at 32
@@ -66,65 +62,51 @@ class Int(Format, frozen=True, tag="int"):
                 "too many integers to weigh their entropy", where="int.bits", got=self.bits, expected="1 to 8"
             )
 
-    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
-        """Return `scale` and, if affine, `zero_point`, one a unit."""
-        weight = split(matrix, view, self.per)
+    def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
+        """Return `scale` and `zero_point`, one a unit."""
         if self.scale_by == "minmax":
-            low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
+            low, high = units.min(axis=1, initial=0), units.max(axis=1, initial=0)
             scale, zero_point = min_max(low, high, self.bits, self.scheme)
         else:
-            diagonal = None if importance is None else split(importance.diagonal, view, self.per)
             rate = 0.0 if self.scale_by == "mse" else self.scale_by
-            scale, zero_point = least_squares(weight, diagonal, self.bits, self.scheme, rate=rate)
-        found = {"scale": scale, "zero_point": zero_point}
-        layout = self.parts(view).items()
-        return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout}
+            scale, zero_point = least_squares(units, importance, self.bits, self.scheme, rate=rate)
+        return {"scale": scale, "zero_point": zero_point}
 
-    def assign(
-        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
-    ) -> Array:
+    def columns_of(self, parts: Parts) -> tuple[Array, ...]:
+        """Return scale (float32) and zero point (int64)."""
+        scale = parts["scale"].reshape(-1, 1)
+        zero_point = parts.get("zero_point", np.zeros(scale.shape))
+        return scale, zero_point.reshape(-1, 1).astype(np.int64)
+
+    def nearest(self, numbers: Array, *columns: Array) -> Array:
         """Return `(q - zero_point) mod 2**bits` for the nearest `q`, ties to even."""
-        weight = split(matrix, view, self.per)
-        scale, zero_point = self._columns(parts)
-        symbols = np.empty(weight.shape, self.stream(view, parts).dtype)
-        for rows, cols in blocks(weight.shape):
-            steps = to_steps(weight[rows, cols] / scale[rows], zero_point[rows], self.bits)
-            symbols[rows, cols] = steps.astype(np.int64) & ((1 << self.bits) - 1)
-        return join(symbols, view, self.per)
+        scale, zero_point = columns
+        steps = to_steps(numbers / scale, zero_point, self.bits).astype(np.int64)
+        return steps & ((1 << self.bits) - 1)
 
-    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+    def values(self, symbols: Array, *columns: Array) -> Array:
         """Return `(q - zero_point) * scale`."""
-        scale, zero_point = self._columns(parts)
+        scale, zero_point = columns
         least, most = grid(self.bits)
         if (scale <= 0).any() or (zero_point < least).any() or (zero_point > most).any():
             raise IntegrityError("a scale is not positive, or a zero point is outside the grid")
-        units = split(symbols.reshape(view.rows, view.cols), view, self.per)
-        weight = np.empty(units.shape, np.float32)
-        for rows, cols in blocks(units.shape):
-            steps = units[rows, cols].astype(np.int64 if self.bits > COUNTED_BITS else np.int32)
-            steps = np.where(steps > most - zero_point[rows], steps - (1 << self.bits), steps)
-            weight[rows, cols] = steps.astype(np.float32) * scale[rows]
-        return join(weight, view, self.per)
+        steps = symbols.astype(np.int64 if self.bits > COUNTED_BITS else np.int32)
+        steps = np.where(steps > most - zero_point, steps - (1 << self.bits), steps)
+        return steps.astype(np.float32) * scale
 
     def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
         """Return symbols one step nearer zero."""
-        _, zero_point = self._columns(parts)
+        _, zero_point = self.columns_of(parts)
         units = split(symbols.reshape(view.rows, view.cols), view, self.per)
         positive = units <= grid(self.bits)[1] - zero_point
         moved = np.where(positive, units - (units > 0), (units + 1) & ((1 << self.bits) - 1))
         return join(moved.astype(symbols.dtype), view, self.per).reshape(-1)
 
-    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
-        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
-        if not isinstance(self.per, int):
-            return super().columns(parts, view, columns)
-        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
-
     def uniform(self, parts: Parts, view: View) -> Uniform | None:
         """Return the grid of each weight; None beyond 16 bits, whose steps float32 does not count."""
         if self.bits > COUNTED_BITS:
             return None
-        scale, zero_point = (spread(part, view, self.per) for part in self._columns(parts))
+        scale, zero_point = (spread(part, view, self.per) for part in self.columns_of(parts))
         low, high = (np.asarray(end - zero_point, np.float32) for end in grid(self.bits))
         return Uniform((view.rows, view.cols), scale, low, high)
 
@@ -136,18 +118,3 @@ class Int(Format, frozen=True, tag="int"):
             return scale
         nbytes = 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
         return scale | {"zero_point": Part(f"<i{nbytes}", shape)}
-
-    def stream(self, view: View, parts: Parts) -> StreamSpec:
-        """Return the spec: `2**bits` symbols, 0 is zero."""
-        return StreamSpec(view.size, 1 << self.bits, zero=0, row_length=view.cols)
-
-    def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the exact bits of a tensor that keeps axis 0."""
-        view = View.of(shape)
-        return view.size * self.bits + sum(part.nbits for part in self.parts(view).values())
-
-    def _columns(self, parts: Parts) -> tuple[Array, Array]:
-        """Return scale (float32) and zero point (int64), both `[units, 1]`."""
-        scale = parts["scale"].reshape(-1, 1)
-        zero_point = parts.get("zero_point", np.zeros(scale.shape))
-        return scale, zero_point.reshape(-1, 1).astype(np.int64)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
-from msgspec.structs import replace
-from numpy.typing import NDArray
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.base import Format, Importance, Part, Parts
+from featherweight.formats.base import Array, Part, Parts
 from featherweight.formats.clustered import boundaries
-from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import Per, blocks, join, narrowed, split, units_shape
-from featherweight.formats.view import View
-
-Array = NDArray[Any]
+from featherweight.formats.scalar import Scalar
+from featherweight.formats.view import Per, View, units_shape
 
 
-class Log2(Format, frozen=True, tag="log2"):
+class Log2(Scalar, frozen=True, tag="log2"):
     """Zero, or `+-2**(m / 2**fraction)` with whole `m`: the greatest `m` of each unit is chosen by the data.
 
     A symbol is a sign bit and `k`, an integer of `bits - 1` bits: 0 is zero, `k > 0` is `m = top -
@@ -49,42 +45,33 @@ class Log2(Format, frozen=True, tag="log2"):
     fraction: Annotated[int, Meta(ge=0, le=12)] = 0
     per: Per = "tensor"
 
-    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+    def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
         """Return `top`, each unit's greatest magnitude as a rounded logarithm in steps of `2**-fraction`."""
-        greatest = np.abs(split(matrix, view, self.per)).max(axis=1, initial=0)
+        greatest = np.abs(units).max(axis=1, initial=0)
         top = np.where(greatest > 0, nearest_log2(greatest, self.fraction), 0)
-        top = np.minimum(top, _most(self.fraction))
-        return {"top": top.astype("<i4").reshape(units_shape(view, self.per))}
+        return {"top": np.minimum(top, _most(self.fraction))}
 
-    def assign(
-        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
-    ) -> Array:
+    def columns_of(self, parts: Parts) -> tuple[Array, ...]:
+        """Return the logarithm that `k = 0` would have, in steps."""
+        return (parts["top"].reshape(-1, 1).astype(np.int32) - ((1 << self.bits - 1) - 1),)
+
+    def nearest(self, numbers: Array, *columns: Array) -> Array:
         """Return sign and `k` of the nearest level of each number."""
-        units = split(matrix, view, self.per)
-        first, sign = self._first(parts), 1 << self.bits - 1
-        symbols = np.empty(units.shape, self.stream(view, parts).dtype)
-        for rows, cols in blocks(units.shape):
-            weight = units[rows, cols]
-            magnitude = np.abs(weight)
-            level = np.clip(nearest_log2(magnitude, self.fraction) - first[rows], 1, sign - 1)
-            level[magnitude <= exp2(first[rows] + 1, self.fraction) / 2] = 0
-            symbols[rows, cols] = np.where((weight < 0) & (level > 0), level + sign, level)
-        return join(symbols, view, self.per)
+        (first,), sign, magnitude = columns, 1 << self.bits - 1, np.abs(numbers)
+        level: Array = np.clip(nearest_log2(magnitude, self.fraction) - first, 1, sign - 1)
+        level[magnitude <= exp2(first + 1, self.fraction) / 2] = 0
+        return np.where((numbers < 0) & (level > 0), level + sign, level)
 
-    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+    def values(self, symbols: Array, *columns: Array) -> Array:
         """Return the level of each symbol."""
-        top = parts["top"]
+        (first,), sign = columns, 1 << self.bits - 1
+        top = first + (sign - 1)
         if (top > _most(self.fraction)).any() or (top < -150 << self.fraction).any():
             raise IntegrityError("an exponent is outside the range of float32")
-        units = split(symbols.reshape(view.rows, view.cols), view, self.per)
-        first, sign = self._first(parts), 1 << self.bits - 1
-        weight = np.empty(units.shape, np.float32)
-        for rows, cols in blocks(units.shape):
-            level = (units[rows, cols] & (sign - 1)).astype(np.int32)
-            magnitude = exp2(first[rows] + level, self.fraction)
-            magnitude[level == 0] = 0
-            weight[rows, cols] = np.where(units[rows, cols] > sign, -magnitude, magnitude)
-        return join(weight, view, self.per)
+        level = (symbols & (sign - 1)).astype(np.int32)
+        magnitude = exp2(first + level, self.fraction)
+        magnitude[level == 0] = 0
+        return np.where(symbols > sign, -magnitude, magnitude)
 
     def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
         """Return symbols one level lower, zero under the least level."""
@@ -92,28 +79,9 @@ class Log2(Format, frozen=True, tag="log2"):
         level = symbols & (sign - 1)
         return np.where(level > 1, symbols - 1, 0).astype(symbols.dtype)
 
-    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
-        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
-        if not isinstance(self.per, int):
-            return super().columns(parts, view, columns)
-        return replace(self, per=1), narrowed(parts, view, self.per, columns), View((view.rows, len(columns)))
-
     def parts(self, view: View) -> dict[str, Part]:
         """Return `top`, one 32-bit integer a unit."""
         return {"top": Part("<i4", units_shape(view, self.per))}
-
-    def stream(self, view: View, parts: Parts) -> StreamSpec:
-        """Return the spec: `2**bits` symbols (a negative zero is never written), 0 is zero."""
-        return StreamSpec(view.size, 1 << self.bits, zero=0, row_length=view.cols)
-
-    def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the exact bits of a tensor that keeps axis 0."""
-        view = View.of(shape)
-        return view.size * self.bits + sum(part.nbits for part in self.parts(view).values())
-
-    def _first(self, parts: Parts) -> Array:
-        """Return the logarithm that `k = 0` would have, `[units, 1]`, in steps."""
-        return parts["top"].reshape(-1, 1).astype(np.int32) - ((1 << self.bits - 1) - 1)
 
 
 def nearest_log2(magnitude: Array, fraction: int) -> Array:

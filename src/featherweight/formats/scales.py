@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.formats.units import blocks
+from featherweight.formats.view import blocks
 
 Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
@@ -165,7 +165,7 @@ def squared_error(
 
     Summed in steps of the scale, so that no weight is too small or too great to square.
     """
-    from featherweight.formats.scales_loop import missed_steps
+    from featherweight.formats.kernels import missed_steps
 
     least, most = grid(bits)
     given = np.empty((len(weight), 0)) if importance is None else importance

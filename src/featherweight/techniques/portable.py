@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.formats import Encoded, Fixed, Format, Importance, Int, View
-from featherweight.formats.sweep import Order, sweep
-from featherweight.formats.uniform import Uniform
+from featherweight.formats.sweep import Order, Uniform, sweep
 from featherweight.integers import (
     MOST_PAIR,
     Pairing,

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import Huffman, Rans, StreamSpec, Zstd
 from featherweight.formats.coders.bits import Bits, read_integers
-from featherweight.formats.coders.canonical import Code, huffman_widths
-from featherweight.formats.coders.dictionary import grow
 from featherweight.formats.coders.frequencies import read_frequencies
+from featherweight.formats.coders.huffman import Code, grow, huffman_widths
 from featherweight.formats.coders.rans import SEED, _ans, _model, least_bits, weights
 
 BITS_1E5 = distributions(100_000)

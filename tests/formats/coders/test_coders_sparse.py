@@ -18,7 +18,7 @@ from featherweight.formats.coders import (
     Zstd,
     smallest,
 )
-from featherweight.formats.coders.gaps import absolute_index, relative_index
+from featherweight.formats.coders.sparse import absolute_index, relative_index
 
 
 def slow_gaps(symbols: list[int], bits: int) -> list[int]:

@@ -24,7 +24,7 @@ from featherweight.formats.astc.quantization import (
     nearest_endpoint,
     nearest_weight,
 )
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 Layout = tuple[Array, Array, Array, Array]
 """Mode, partitions, seed and endpoint mode of each block, as in `Blocks`; int64 `[n]`."""

@@ -17,7 +17,7 @@ from featherweight.formats.astc.quantization import (
     nearest_endpoint,
     nearest_weight,
 )
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 SWEEPS = 3
 WIDTH = 1.5  # first distance of the ends from the mean, in standard deviations

@@ -9,7 +9,7 @@ from featherweight.formats.astc.ise import ROOM, get
 from featherweight.formats.astc.modes import MODES, Array
 from featherweight.formats.astc.physical import Fields, read, read_integers
 from featherweight.formats.astc.quantization import ENDPOINTS, WEIGHTS
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 
 @compiled

@@ -11,8 +11,7 @@ from featherweight.formats.astc.blocks import DecodeMode, decode_texels, texel_v
 from featherweight.formats.astc.modes import Footprint, Size, size
 from featherweight.formats.base import Encoded, Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.units import split, units_shape
-from featherweight.formats.view import View
+from featherweight.formats.view import View, split, units_shape
 
 Array = NDArray[Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featherweight.formats.astc.modes import Array, Range
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 NBYTES = 16
 PADDED = NBYTES + 2  # a field may be written across the end

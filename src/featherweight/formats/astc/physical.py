@@ -31,7 +31,7 @@ from featherweight.formats.astc.modes import (
     WEIGHT_RANGES,
     Array,
 )
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 _WEIGHT_SHAPES, _ENDPOINT_SHAPES = shapes(WEIGHT_RANGES), shapes(ENDPOINT_RANGES)
 

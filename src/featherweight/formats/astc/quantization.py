@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featherweight.formats.astc.modes import ENDPOINT_RANGES, WEIGHT_RANGES, Array, Range
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 # How the bits above the lowest one are spread, and by how much the trit or quint counts, by number of levels.
 _WEIGHT_BITS = {

@@ -15,7 +15,7 @@ from featherweight.formats.astc.quantization import (
     nearest_endpoint,
 )
 from featherweight.formats.astc.undecimated import best_weight, climb, decoded, error, gather, start
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 # Columns of `Plan.layouts`.
 MODE, PARTITIONS, WEIGHT_KIND, ENDPOINT_KIND, GRID, SEEDS = 0, 1, 2, 3, 4, 5

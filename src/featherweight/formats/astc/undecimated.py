@@ -14,7 +14,7 @@ from featherweight.formats.astc.quantization import (
     WEIGHT_COUNTS,
     WEIGHT_VALUES,
 )
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 SQUEEZE = (0.2, 0.15, 0.1)  # how far ends start inside the range, of it, with 2, 3 and 4 or 5 weights
 

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.errors import UnsupportedError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, tag
-from featherweight.formats.coders.bitmask import Bitmask, Leaf
 from featherweight.formats.coders.cabac import Cabac
 from featherweight.formats.coders.fixed import Fixed
-from featherweight.formats.coders.gaps import Gaps
 from featherweight.formats.coders.huffman import Huffman
 from featherweight.formats.coders.rans import Rans
+from featherweight.formats.coders.sparse import Bitmask, Gaps, Leaf
 from featherweight.formats.coders.zstd import Zstd
 from featherweight.plugins import with_plugins
 

@@ -51,7 +51,7 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
     """Symbols to bytes, losslessly, on every stream: empty, one symbol, all equal.
 
     A subclass implements `_encode` and `_decode`, and `misfit` if it cannot take every stream. Its payload is
-    self-contained given the `StreamSpec`; its length is kept by the container.
+    self-contained given the `StreamSpec`; the container keeps its length.
     """
 
     def __post_init__(self) -> None:
@@ -128,6 +128,17 @@ def cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
         best = (costs[:, place] + bits[candidates[:, place]]).argmin(axis=0)
         chosen[place] = np.take_along_axis(candidates[:, place], best[None], axis=0)[0]
     return chosen
+
+
+def nothing(payload: bytes, spec: StreamSpec) -> Array:
+    """Return the symbols of a stream of which no byte is written: none, or all the one symbol there is.
+
+    Raises:
+        IntegrityError: there are bytes.
+    """
+    if payload:
+        raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
+    return np.zeros(spec.count, spec.dtype)
 
 
 def tag(thing: msgspec.Struct) -> str:

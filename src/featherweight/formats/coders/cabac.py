@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.base import Array, Coder, StreamSpec, nothing
 from featherweight.formats.coders.bits import read_varint, varint
 
 _SPLIT, _SLOW = 1, 2
@@ -56,9 +56,7 @@ class Cabac(Coder, frozen=True, tag="cabac"):
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         if spec.count == 0 or spec.alphabet == 1:
-            if payload:
-                raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
-            return np.zeros(spec.count, spec.dtype)
+            return nothing(payload, spec)
         if not payload or payload[0] > _SPLIT | _SLOW:
             raise IntegrityError("CABAC payload: no such arrangement", got=payload[:1].hex() or "nothing")
         centre, split, position = spec.zero, -1, 1

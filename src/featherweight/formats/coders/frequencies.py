@@ -1,4 +1,4 @@
-"""The frequency table that Huffman and Rans share: which symbols occur, and their quantised counts."""
+"""What Huffman and Rans share: a table of the symbols that occur and of their quantised counts, before the symbols."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders.base import Array, StreamSpec
-from featherweight.formats.coders.bits import Bits, Fields, integers, integers_size, read_integers
+from featherweight.formats.coders.base import Array, Coder, StreamSpec, nothing, tag
+from featherweight.formats.coders.bits import Bits, Fields, integers, integers_size, pack, read_integers
 
 MOST_SYMBOLS = 1 << 16
 MOST_TOTAL = 1 << 24
@@ -96,3 +96,41 @@ def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
             "frequency table", got=f"a total of {counts.sum()}", expected=f"at most {MOST_TOTAL}"
         )
     return Frequencies(symbols, counts), position
+
+
+class Static(Coder, frozen=True):
+    """A coder of fixed statistics: a frequency table and then, of two distinct symbols or more, their ranks in it."""
+
+    def misfit(self, spec: StreamSpec) -> str:
+        """Return why this coder cannot take such a stream, or an empty string if it can."""
+        return misfit(spec)
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        if spec.count == 0:
+            return b""
+        table = Frequencies.of(symbols, spec)
+        if table.distinct == 1:
+            return pack(*table.fields())
+        return self._encode_ranks(table.ranks(symbols, spec), table)
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        if spec.count == 0:
+            return nothing(payload, spec)
+        bits = Bits(payload)
+        table, position = read_frequencies(bits, spec)
+        if table.distinct == 1:
+            if (position + 7) // 8 != len(payload):
+                raise IntegrityError(f"coder {tag(self)}: bytes behind the end of the payload")
+            return np.full(spec.count, table.symbols[0], spec.dtype)
+        symbols: Array = table.symbols.astype(spec.dtype)[
+            self._decode_ranks(bits, position, table, spec.count)
+        ]
+        return symbols
+
+    def _encode_ranks(self, ranks: Array, table: Frequencies) -> bytes:
+        """Return table and `ranks: [count]`, uint16."""
+        raise NotImplementedError
+
+    def _decode_ranks(self, bits: Bits, position: int, table: Frequencies, count: int) -> Array:
+        """Return the ranks `[count]` that stand behind the table, from `position` on."""
+        raise NotImplementedError

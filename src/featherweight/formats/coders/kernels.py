@@ -7,7 +7,7 @@ from math import log2
 import numpy as np
 
 from featherweight.formats.coders.base import Array
-from featherweight.formats.compiled import compiled
+from featherweight.formats.kernels import compiled
 
 FLAGS = 10
 MOST_BITS = 32

@@ -10,10 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders import frequencies
-from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.base import Array
 from featherweight.formats.coders.bits import Bits, pack
-from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
+from featherweight.formats.coders.frequencies import Frequencies, Static
 
 PRECISION = 24
 
@@ -22,52 +21,33 @@ PRECISION = 24
 SEED = 1 << PRECISION
 
 
-class Rans(Coder, frozen=True, tag="rans"):
+class Rans(Static, frozen=True, tag="rans"):
     """Static rANS with a 64-bit state and 32-bit words, by the `constriction` library.
 
     References: J. Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540; R. Bamler, "Understanding
     entropy coding with asymmetric numeral systems", 2022, arXiv 2201.01741.
     """
 
-    def misfit(self, spec: StreamSpec) -> str:
-        """Return why this coder cannot take such a stream, or an empty string if it can."""
-        return frequencies.misfit(spec)
-
-    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
-        if spec.count == 0:
-            return b""
-        table = Frequencies.of(symbols, spec)
-        head = pack(*table.fields())
-        if table.distinct == 1:
-            return head
+    def _encode_ranks(self, ranks: Array, table: Frequencies) -> bytes:
         coder = _ans([SEED])
-        coder.encode_reverse(table.ranks(symbols, spec).astype(np.int32), _model(table.counts))
+        coder.encode_reverse(ranks.astype(np.int32), _model(table.counts))
         words: bytes = coder.get_compressed().astype("<u4").tobytes()
-        return head + words.rstrip(b"\0")
+        return pack(*table.fields()) + words.rstrip(b"\0")
 
-    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
-        if spec.count == 0:
-            if payload:
-                raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
-            return np.zeros(0, spec.dtype)
-        table, position = read_frequencies(Bits(payload), spec)
-        body = payload[(position + 7) // 8 :]
-        if body.endswith(b"\0") or (table.distinct == 1 and body):
+    def _decode_ranks(self, bits: Bits, position: int, table: Frequencies, count: int) -> Array:
+        body, least = bits.payload[(position + 7) // 8 :], least_bits(table.counts, count)
+        if body.endswith(b"\0"):
             raise IntegrityError("rANS payload: bytes behind its end")
-        if table.distinct == 1:
-            return np.full(spec.count, table.symbols[0], spec.dtype)
-        least = least_bits(table.counts, spec.count)
         if least > 8 * len(body):
             raise IntegrityError(
-                f"rANS payload too short for {spec.count} symbols",
+                f"rANS payload too short for {count} symbols",
                 got=f"{8 * len(body)} bits", expected=f"at least {least:.0f}",
             )  # fmt: skip
         coder = _ans(np.frombuffer(body + bytes(-len(body) % 4), "<u4"))
-        ranks = coder.decode(_model(table.counts), spec.count)
+        ranks: Array = coder.decode(_model(table.counts), count)
         if coder.get_compressed().tolist() != [SEED]:
             raise IntegrityError("rANS payload: its state does not end where encoding starts")
-        symbols: Array = table.symbols.astype(spec.dtype)[ranks]
-        return symbols
+        return ranks
 
 
 def least_bits(counts: Array, count: int) -> float:

@@ -10,7 +10,7 @@ import zstandard
 from msgspec import Meta
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.base import Array, Coder, StreamSpec, nothing
 from featherweight.formats.coders.fixed import pack_bits, unpack_bits
 
 _PACKED, _PLANES = 0, 1
@@ -55,9 +55,7 @@ class Zstd(Coder, frozen=True, tag="zstd"):
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         packed = (spec.count * spec.bits + 7) // 8
         if packed == 0:
-            if payload:
-                raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
-            return np.zeros(spec.count, spec.dtype)
+            return nothing(payload, spec)
         layout = payload[0] if payload else -1
         if layout == _PACKED:
             return unpack_bits(_decompress(payload[1:], packed), spec.bits, spec.count)

@@ -12,8 +12,7 @@ from torch import Tensor
 from featherweight.formats import Encoded, Int
 from featherweight.formats.integer import COUNTED_BITS
 from featherweight.formats.scales import grid
-from featherweight.formats.units import join, split
-from featherweight.formats.view import View
+from featherweight.formats.view import View, join, split
 from featherweight.training.surrogates.latent import Array, Latent
 
 

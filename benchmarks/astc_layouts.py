@@ -1,4 +1,4 @@
-"""ASTC: the lists of `featherweight.formats.astc.candidate_modes`, made again.
+"""ASTC: the lists of `featherweight.formats.astc.presets`, made again.
 
 python -m benchmarks astc_layouts [--quick]
 """

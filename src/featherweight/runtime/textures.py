@@ -12,7 +12,7 @@ from featherweight.artifact import Artifact
 from featherweight.errors import UnsupportedError
 from featherweight.files import write_whole
 from featherweight.formats import Astc, Encoded
-from featherweight.formats.astc.astc_file import write_astc
+from featherweight.formats.astc.blocks import write_astc
 
 SIDECAR = "textures.json"
 

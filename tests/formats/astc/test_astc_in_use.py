@@ -15,7 +15,7 @@ from featherweight.artifact import Contents, Raw, dumps, load, loads
 from featherweight.cli import main
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.formats import AnyFormat, Astc, Encoded, Fixed, Int
-from featherweight.formats.astc.astc_file import read_astc, write_astc
+from featherweight.formats.astc.blocks import read_astc, write_astc
 from featherweight.model import Model
 from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted

@@ -11,8 +11,7 @@ from tiny import Tiny
 from featherweight.artifact import Contents, dumps, loads
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Astc, Int, View
-from featherweight.formats.astc.astc_file import read_astc
-from featherweight.formats.astc.blocks import decode_texels
+from featherweight.formats.astc.blocks import decode_texels, read_astc
 from featherweight.formats.astc.geometry import partitions
 from featherweight.formats.astc.modes import FOOTPRINTS, MODES, size
 from featherweight.formats.astc.presets import infill

@@ -1,4 +1,4 @@
-"""Texels to blocks: a tile of a texture, of any size, strip by strip on the threads of the run."""
+"""Texels to blocks: a tile of a texture, by our encoder, strip by strip on the threads of the run, or by Arm's."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from featherweight.errors import MissingExtraError
 from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, DecodeMode
-from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Footprint, size
+from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array, Footprint, size
 from featherweight.formats.astc.presets import Preset, plan_of
 from featherweight.processors import taken_processors
 
-Array = NDArray[Any]
-
 STRIP = 1 << 10  # blocks that one call encodes
+THOROUGH = 98.0
 
 
 def encode_tile(
@@ -51,6 +50,43 @@ def encode_tile(
     with ThreadPoolExecutor(taken_processors()) as pool:
         list(pool.map(work, strips))
     return content
+
+
+def encode_tile_astcenc(
+    texels: Array, footprint: Footprint, *, quality: float = THOROUGH, threads: int = 1
+) -> Array:
+    """Return the same by Arm's encoder, `astc-encoder-py`, if it is installed.
+
+    Args:
+        texels: `[height, width, channels]`, 1 or 4 channels; clipped to 0 .. 1. It knows no importance.
+        footprint: texels of a block.
+        quality: 0 to 100; `-medium` is 60, `-thorough` 98, `-exhaustive` 100.
+        threads: the bytes do not depend on them.
+
+    Raises:
+        MissingExtraError: `astc-encoder-py` is not installed.
+    """
+    try:
+        import astc_encoder as arm
+    except ImportError:
+        raise MissingExtraError(
+            "Arm's encoder is not installed", where="astc.preset", got="astcenc",
+            hint="pip install featherweight[astc]",
+        ) from None  # fmt: skip
+    width, height = size(footprint)
+    rows, cols = -(-texels.shape[0] // height), -(-texels.shape[1] // width)
+    if not rows * cols:
+        return np.zeros((rows, cols, 16), np.uint8)
+    filled = np.pad(
+        texels,
+        [(0, rows * height - texels.shape[0]), (0, cols * width - texels.shape[1]), (0, 0)],
+        mode="edge",
+    )
+    picture = np.broadcast_to(np.clip(filled, 0, 1), (*filled.shape[:2], 4)).astype(np.float32)
+    image = arm.ASTCImage(arm.ASTCType.F32, picture.shape[1], picture.shape[0], 1, picture.tobytes())
+    context = arm.ASTCContext(arm.ASTCConfig(arm.ASTCProfile.LDR, width, height, 1, quality), threads)
+    swizzle = arm.ASTCSwizzle.from_str("RGBA" if texels.shape[2] == 4 else "RRR1")
+    return np.frombuffer(context.compress(image, swizzle), np.uint8).reshape(rows, cols, 16)
 
 
 def encode_blocks(values: Array, importance: Array, footprint: Footprint, plan: Any) -> Blocks:

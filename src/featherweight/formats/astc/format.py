@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featherweight.formats.astc.blocks import DecodeMode, decode_texels, texel_values
-from featherweight.formats.astc.modes import Footprint, Size, size
+from featherweight.formats.astc.blocks import NBYTES, DecodeMode, decode_texels, texel_values
+from featherweight.formats.astc.modes import Array, Footprint, Size, size
 from featherweight.formats.base import Encoded, Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.view import View, split, units_shape
-
-Array = NDArray[Any]
+from featherweight.formats.view import View, split, spread, units_shape
 
 Preset = Literal["fast", "best", "astcenc"]
 
-NBYTES = 16
 CLIPS = (np.inf, 5.0, 4.0, 3.5, 3.0)  # standard deviations to which ranges may be clipped
 SAMPLE = 1 << 13  # texels on which the choice is made
-_FLOAT32 = np.finfo(np.float32)
 
 
 class Astc(Format, frozen=True, tag="astc"):
@@ -59,10 +54,14 @@ class Astc(Format, frozen=True, tag="astc"):
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
         """Return `offset` and `scale`, one a unit: the range, of those tried, with the least error."""
-        candidates = [self._range(matrix, view, clip) for clip in CLIPS]
         if not matrix.size:
-            return candidates[0]
-        weigh = self._weigh(matrix, view, importance)
+            return {name: np.zeros(part.shape, part.dtype) for name, part in self.parts(view).items()}
+        if importance is not None:
+            weigh = importance.diagonal
+        else:
+            variance = split(matrix, view, self.per).var(axis=1, dtype=np.float64)
+            weigh = spread(1 / np.maximum(variance, 1e-90), view, self.per)
+        candidates = [self._range(matrix, view, clip) for clip in CLIPS]
         errors = [self._sampled_error(matrix, weigh, parts) for parts in candidates]
         return candidates[int(np.argmin(errors))]
 
@@ -84,8 +83,8 @@ class Astc(Format, frozen=True, tag="astc"):
 
         Args:
             encoded: a tensor in this format.
-            rows: of the matrix, from `start` to `stop`.
-            cols: of the matrix; with four channels `start` is a multiple of 4.
+            rows: of the matrix, with start and stop.
+            cols: likewise; with four channels `start` is a multiple of 4.
 
         Raises:
             IntegrityError: one of the blocks is malformed.
@@ -101,12 +100,6 @@ class Astc(Format, frozen=True, tag="astc"):
         """Return the spec: 16 bytes a block, no zero symbol; a row of blocks is a row."""
         rows, cols = self.blocks(view)
         return StreamSpec(rows * cols * NBYTES, 256, row_length=max(cols, 1) * NBYTES)
-
-    def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the exact bits of a tensor that keeps axis 0."""
-        view = View.of(shape)
-        rows, cols = self.blocks(view)
-        return 8 * rows * cols * NBYTES + sum(part.nbits for part in self.parts(view).values())
 
     @property
     def width(self) -> int:
@@ -131,32 +124,18 @@ class Astc(Format, frozen=True, tag="astc"):
     def _range(self, matrix: Array, view: View, clip: float) -> Parts:
         """Return offset and scale of the range of each unit, clipped to so many standard deviations."""
         rows = split(matrix, view, self.per).astype(np.float64)
-        if not rows.size:
-            low = high = np.zeros(len(rows))
-        else:
-            low, high = rows.min(axis=1), rows.max(axis=1)
-            if np.isfinite(clip):
-                mean, reach = rows.mean(axis=1), clip * rows.std(axis=1)
-                low, high = np.maximum(low, mean - reach), np.minimum(high, mean + reach)
-        most = float(_FLOAT32.max)
+        low, high = rows.min(axis=1), rows.max(axis=1)
+        if np.isfinite(clip):
+            mean, reach = rows.mean(axis=1), clip * rows.std(axis=1)
+            low, high = np.maximum(low, mean - reach), np.minimum(high, mean + reach)
+        most = float(np.finfo(np.float32).max)
         low = np.maximum(low, (low + high - most) / 2)  # of a range wider than float32, the middle
-        span = np.minimum(high - low, most)
+        span = np.clip(high - low, 0, most)
         shape = units_shape(view, self.per)
         return {
             "offset": low.astype(np.float32).reshape(shape),
-            "scale": np.maximum(span, 0).astype(np.float32).reshape(shape),
+            "scale": span.astype(np.float32).reshape(shape),
         }
-
-    def _weigh(self, matrix: Array, view: View, importance: Importance | None) -> Array:
-        """Return the weight of each squared error, `[rows, cols]` or `[rows, 1]`.
-
-        Without an importance, the inverse variance of the unit.
-        """
-        if importance is not None:
-            return importance.diagonal
-        variance = split(matrix, view, self.per).var(axis=1, dtype=np.float64) if matrix.size else np.zeros(1)
-        inverse = 1 / np.maximum(variance, 1e-90)
-        return np.repeat(inverse, view.rows // max(inverse.size, 1))[:, None]
 
     def _sampled_error(self, matrix: Array, weigh: Array, parts: Parts) -> float:
         """Return the error of some blocks, evenly spread, encoded quickly with a range."""
@@ -179,8 +158,7 @@ class Astc(Format, frozen=True, tag="astc"):
 
     def _columns(self, parts: Parts, view: View) -> tuple[Array, Array]:
         """Return offset and scale of every row, `[rows, 1]`."""
-        repeat = view.rows // max(parts["offset"].size, 1)
-        return np.repeat(parts["offset"], repeat)[:, None], np.repeat(parts["scale"], repeat)[:, None]
+        return spread(parts["offset"], view, self.per), spread(parts["scale"], view, self.per)
 
     def _texture(
         self, matrix: Array, offset: Array, scale: Array, weigh: Array | None
@@ -207,12 +185,10 @@ class Astc(Format, frozen=True, tag="astc"):
 
     def _encoded(self, texels: Array, weigh: Array, preset: Preset) -> Array:
         """Return the bytes of blocks, `[block rows, block columns, 16]`."""
+        from featherweight.formats.astc.encode import encode_tile, encode_tile_astcenc
+
         if preset == "astcenc":
-            from featherweight.formats.astc import astcenc
-
-            return astcenc.encode_tile(texels, self.footprint)
-        from featherweight.formats.astc.encode import encode_tile
-
+            return encode_tile_astcenc(texels, self.footprint)
         return encode_tile(texels, weigh, self.footprint, self.mode, preset)
 
     def _values(self, content: Array, rows: slice, cols: slice) -> Array:

@@ -21,7 +21,9 @@ BLOCK_BITS = 128
 MOST_WEIGHTS, LEAST_WEIGHT_BITS, MOST_WEIGHT_BITS = 64, 24, 96
 MOST_ENDPOINTS = 18
 VOID = 0x1FC  # the low nine bits of the mode of a block of one colour
-ONE_PARTITION, MORE_PARTITIONS = 17, 29  # where endpoints start if all partitions have one kind of them
+STARTS: Array = np.array(
+    [0, 17, 29, 29, 29]
+)  # by partitions: where endpoints start if all have one kind of them
 
 
 @dataclass(frozen=True)
@@ -111,20 +113,19 @@ def mode(code: int) -> Mode | None:
     return Mode(*grid, rank - 2 + 6 * precise, 1 + double) if rank >= 2 else None
 
 
-def _legal(found: Mode | None) -> bool:
-    """Return whether the weights of such a block are neither too many nor too long nor too short."""
-    return (
-        found is not None
-        and found.points <= MOST_WEIGHTS
-        and LEAST_WEIGHT_BITS <= found.nbits <= MOST_WEIGHT_BITS
-    )
+def _row(found: Mode | None) -> tuple[int, ...]:
+    """Return a row of `MODES`; zeros if the weights of such a block are too many, too long or too short."""
+    if (
+        found is None
+        or found.points > MOST_WEIGHTS
+        or not LEAST_WEIGHT_BITS <= found.nbits <= MOST_WEIGHT_BITS
+    ):
+        return (0,) * 5
+    return (*found, found.nbits)
 
 
 # By block mode, `[2048, 5]`: width, height, range, planes, bits of the weights; zeros where it is not legal.
-_FOUND = [mode(code) for code in range(2048)]
-MODES: Array = np.array(
-    [(*found, found.nbits) if found and _legal(found) else (0, 0, 0, 0, 0) for found in _FOUND], np.int64
-)
+MODES: Array = np.array([_row(mode(code)) for code in range(2048)], np.int64)
 
 
 def endpoint_range(bits: int, count: int) -> int:
@@ -138,16 +139,17 @@ ENDPOINT_RANGE: Array = np.array(
 )
 
 
+def endpoint_kind(code: Array | int, partitions: Array | int, pairs: Array | int) -> Array:
+    """Return the position of the endpoints' range in blocks of these modes, -1: none, if all have one kind of them."""
+    kinds: Array = ENDPOINT_RANGE[pairs, BLOCK_BITS - STARTS[partitions] - MODES[code, 4]]
+    return kinds
+
+
 class Configuration(NamedTuple):
     """A way to lay out a block of one plane whose partitions have one kind of endpoints.
 
-    Attributes:
-        code: its block mode.
-        width: of the grid of weights.
-        height: of the grid of weights.
-        weights: position of their range.
-        partitions: 1 to 4.
-        endpoints: position of their range.
+    `code` is its block mode, `width` and `height` are of the grid of weights; `weights` and `endpoints` are
+    positions of their ranges.
     """
 
     code: int
@@ -167,17 +169,11 @@ def configurations(footprint: Footprint, channels: int) -> tuple[Configuration, 
     """
     width, height = size(footprint)
     found: dict[tuple[int, ...], Configuration] = {}
-    for code, (w, h, weights, planes, nbits) in enumerate(MODES.tolist()):
-        if planes != 1 or w > width or h > height:
-            continue
-        for partitions in (1, 2, 3, 4):
-            pairs = partitions * channels
-            start = MORE_PARTITIONS if partitions > 1 else ONE_PARTITION
-            kind = (
-                int(ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits]) if 2 * pairs <= MOST_ENDPOINTS else -1
-            )
-            if kind >= 0:
-                found.setdefault(
-                    (partitions, w, h, weights), Configuration(code, w, h, weights, partitions, kind)
-                )
+    for code, (w, h, weights, planes, _) in enumerate(MODES.tolist()):
+        if planes == 1 and w <= width and h <= height:
+            for partitions in range(1, min(4, MOST_ENDPOINTS // (2 * channels)) + 1):
+                kind = int(endpoint_kind(code, partitions, partitions * channels))
+                if kind >= 0:
+                    key = partitions, w, h, weights
+                    found.setdefault(key, Configuration(code, w, h, weights, partitions, kind))
     return tuple(found[key] for key in sorted(found))

@@ -24,9 +24,8 @@ from featherweight.formats.astc.modes import (
     ENDPOINT_RANGE,
     ENDPOINT_RANGES,
     MODES,
-    MORE_PARTITIONS,
     MOST_ENDPOINTS,
-    ONE_PARTITION,
+    STARTS,
     VOID,
     WEIGHT_RANGES,
     Array,
@@ -82,14 +81,7 @@ def _shape(table: Array, kind: int) -> Shape:
 
 @compiled
 def read(low: int, high: int, width: int, height: int) -> Fields:
-    """Return the fields of a block.
-
-    Args:
-        low: its first 64 bits, uint64.
-        high: the others.
-        width: of the footprint, in texels.
-        height: likewise.
-    """
+    """Return the fields of a block, given as two uint64, the first 64 bits `low`; `width, height` of the footprint."""
     mode, count = get(low, high, 0, 11), get(low, high, 11, 2) + 1
     if mode & 0x1FF == VOID:
         return _read_void(low, high, mode)
@@ -100,8 +92,7 @@ def read(low: int, high: int, width: int, height: int) -> Fields:
         return _malformed(2)
     if planes == 2 and count == 4:
         return _malformed(3)
-    start = MORE_PARTITIONS if count > 1 else ONE_PARTITION
-    seed = get(low, high, 13, 10) if count > 1 else 0
+    start, seed = STARTS[count], get(low, high, 13, 10) if count > 1 else 0
     kinds, extra = _read_kinds(low, high, count, BLOCK_BITS - nbits)
     end, apart = BLOCK_BITS - nbits - extra, -1
     if planes == 2:
@@ -126,9 +117,8 @@ def _malformed(fault: int) -> Fields:
 @compiled
 def read_integers(low: int, high: int, fields: Fields, endpoints: Array, weights: Array) -> None:
     """Set the integers of endpoints and weights, `[ROOM]`, of a block that is not of one colour."""
-    start = MORE_PARTITIONS if fields.partitions > 1 else ONE_PARTITION
     shape = _shape(_ENDPOINT_SHAPES, fields.endpoints)
-    read_sequence(low, high, start, 2 * fields.pairs, shape, endpoints)
+    read_sequence(low, high, STARTS[fields.partitions], 2 * fields.pairs, shape, endpoints)
     mode = fields.mode
     shape, count = _shape(_WEIGHT_SHAPES, MODES[mode, 2]), MODES[mode, 0] * MODES[mode, 1] * MODES[mode, 3]
     read_sequence(reverse(high), reverse(low), 0, count, shape, weights)
@@ -164,41 +154,26 @@ def _read_kinds(low: int, high: int, count: int, end: int) -> tuple[int, int]:
 
 
 @compiled
-def write(
-    block: Array, mode: int, partitions: int, seed: int, kind: int, endpoints: Array, weights: Array
-) -> None:
-    """Write one block of one plane, all partitions with one kind of endpoints; undoes the reading.
-
-    `block: [PADDED]` is 0 before; the other arguments are those of `Blocks`.
-    """
-    wide, high, of, nbits = MODES[mode, 0], MODES[mode, 1], MODES[mode, 2], MODES[mode, 4]
-    put(block, 0, 11, mode)
-    put(block, 11, 2, partitions - 1)
-    start, place = ONE_PARTITION, 13
-    if partitions > 1:
-        put(block, 13, 10, seed)
-        start, place = MORE_PARTITIONS, 25
-    put(block, place, 4, kind)
-    pairs = partitions * ((kind >> 2) + 1)
-    shape = _shape(_ENDPOINT_SHAPES, ENDPOINT_RANGE[pairs, BLOCK_BITS - start - nbits])
-    write_sequence(block, start, 2 * pairs, shape, endpoints)
-    backwards = np.zeros(PADDED, np.uint8)
-    write_sequence(backwards, 0, wide * high, _shape(_WEIGHT_SHAPES, of), weights)
-    block |= turned(backwards)
-
-
-@compiled
 def pack_all(
     mode: Array, partitions: Array, seed: Array, kind: Array, endpoints: Array, weights: Array
 ) -> Array:
     """Return the bytes of blocks, uint8 `[n, 16]`; the arguments are the attributes of `Blocks`."""
     content = np.zeros((mode.size, NBYTES), np.uint8)
-    block = np.zeros(PADDED, np.uint8)
+    block, backwards = np.zeros(PADDED, np.uint8), np.zeros(PADDED, np.uint8)
     for n in range(mode.size):
-        block[:] = 0
-        integers = endpoints[n].astype(np.int64), weights[n].astype(np.int64)
-        write(block, int(mode[n]), int(partitions[n]), int(seed[n]), int(kind[n]), *integers)
-        content[n] = block[:NBYTES]
+        block[:], backwards[:] = 0, 0
+        code, count, of = int(mode[n]), int(partitions[n]), int(kind[n])
+        put(block, 0, 11, code)
+        put(block, 11, 2, count - 1)
+        if count > 1:
+            put(block, 13, 10, int(seed[n]))
+        put(block, 25 if count > 1 else 13, 4, of)
+        pairs, nbits = count * ((of >> 2) + 1), MODES[code, 4]
+        shape = _shape(_ENDPOINT_SHAPES, ENDPOINT_RANGE[pairs, BLOCK_BITS - STARTS[count] - nbits])
+        write_sequence(block, STARTS[count], 2 * pairs, shape, endpoints[n].astype(np.int64))
+        shape = _shape(_WEIGHT_SHAPES, MODES[code, 2])
+        write_sequence(backwards, 0, MODES[code, 0] * MODES[code, 1], shape, weights[n].astype(np.int64))
+        content[n] = (block | turned(backwards))[:NBYTES]
     return content
 
 

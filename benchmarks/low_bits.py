@@ -18,8 +18,7 @@ from benchmarks.common import head, row, timed, tiny
 from featherweight import Classification, Int, Option
 from featherweight.artifact import dumps
 from featherweight.data.folder import ImageFiles, numbered_files
-from featherweight.data.indexed import Subset
-from featherweight.data.order import permutation
+from featherweight.data.indexed import Subset, permutation
 from featherweight.files import cache_dir
 from featherweight.model import Model
 from featherweight.packing import pack

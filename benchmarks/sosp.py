@@ -20,7 +20,7 @@ from featherweight.graph.coupling import couple
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import SospH
-from featherweight.zoo.resnet_cifar import resnet20
+from featherweight.zoo.resnet import resnet20
 
 
 def perceptron(structures: int) -> nn.Module:

@@ -14,8 +14,16 @@ from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5, LeNet300
 from featherweight.zoo.mobilenet_v2 import mobilenet_v2, mobilenet_v2_32
-from featherweight.zoo.resnet_cifar import resnet20, resnet32, resnet44, resnet56
-from featherweight.zoo.resnet_imagenet import resnet18, resnet18_32, resnet50, resnet152
+from featherweight.zoo.resnet import (
+    resnet18,
+    resnet18_32,
+    resnet20,
+    resnet32,
+    resnet44,
+    resnet50,
+    resnet56,
+    resnet152,
+)
 from featherweight.zoo.squeezenet import SqueezeNet32, squeezenet1_0, squeezenet1_1
 from featherweight.zoo.vgg import VGG16
 from reproduce.figure import new_figure, svg

@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from featherweight.data.indexed import Indexed, Subset
-from featherweight.data.order import permutation
+from featherweight.data.indexed import Indexed, Subset, permutation
 from featherweight.events import Events
 from featherweight.task import Agreement, Split, Task
 from featherweight.task.classification import Classification

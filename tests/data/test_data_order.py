@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from featherweight.data import held_out, permutation
 from featherweight.data.augment import CropFlip
-from featherweight.data.images import Images, Normalisation
+from featherweight.data.indexed import Images, Normalisation
 
 
 def images(count):

@@ -10,8 +10,8 @@ from PIL import Image
 
 from featherweight.data import cifar
 from featherweight.data.folder import ImageFiles, class_folders, classes_in, decode, numbered_files
-from featherweight.data.idx import parse
-from featherweight.data.images import Normalisation
+from featherweight.data.indexed import Normalisation
+from featherweight.data.mnist import parse
 from featherweight.errors import IntegrityError, TaskError
 
 SAME = Normalisation((0.0,) * 3, (1.0,) * 3)

@@ -10,7 +10,7 @@ from featherweight.graph import trace
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5
 from featherweight.zoo.mobilenet_v2 import mobilenet_v2_32
-from featherweight.zoo.resnet_cifar import resnet20
+from featherweight.zoo.resnet import resnet20
 from featherweight.zoo.squeezenet import SqueezeNet32
 from featherweight.zoo.vgg import VGG16
 

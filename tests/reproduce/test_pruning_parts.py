@@ -10,7 +10,7 @@ from torch import nn
 from featherweight import Classification
 from featherweight.graph.coupling import couple
 from featherweight.techniques import Finetune, Prune
-from featherweight.zoo.resnet_cifar import resnet20
+from featherweight.zoo.resnet import resnet20
 from reproduce import expand_pruning, prune_unlabelled, sosp, torch_pruning
 from reproduce.settings import spent
 from reproduce.tasks import Short, agreement

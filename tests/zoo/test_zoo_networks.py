@@ -5,8 +5,7 @@ import torch
 
 from featherweight.zoo import efficientnet_lite
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0, renamed
-from featherweight.zoo.resnet_cifar import resnet20
-from featherweight.zoo.resnet_digits import ResNetDigits
+from featherweight.zoo.resnet import ResNetDigits, resnet20
 
 
 def test_resnet_names_and_shortcut():

@@ -1,7 +1,6 @@
 """Data sets: fetched once, checked by SHA-256, read by index."""
 
 from featherweight.data.fetch import Asset, fetch
-from featherweight.data.indexed import Indexed, Subset
-from featherweight.data.order import held_out, permutation
+from featherweight.data.indexed import Indexed, Subset, held_out, permutation
 
 __all__ = ["Asset", "Indexed", "Subset", "fetch", "held_out", "permutation"]

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.data.fetch import Asset, fetch
-from featherweight.data.images import Images, Normalisation
+from featherweight.data.indexed import Images, Normalisation
 from featherweight.data.sources import Mirror, tar_member
 from featherweight.errors import IntegrityError, TaskError
 from featherweight.events import Events, silent

@@ -7,9 +7,7 @@ import gzip
 import numpy as np
 
 from featherweight.data.fetch import Asset, fetch
-from featherweight.data.images import Images, Normalisation
-from featherweight.data.indexed import Indexed, Subset
-from featherweight.data.order import held_out
+from featherweight.data.indexed import Images, Indexed, Normalisation, Subset, held_out
 from featherweight.data.sources import Wheel
 from featherweight.errors import IntegrityError
 from featherweight.events import Events, silent

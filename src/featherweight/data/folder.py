@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from featherweight.data.images import Normalisation
-from featherweight.data.indexed import Indexed, Indices
+from featherweight.data.indexed import Indexed, Indices, Normalisation
 from featherweight.errors import TaskError
 
 SUFFIXES = {".jpg", ".jpeg", ".png"}

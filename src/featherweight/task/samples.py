@@ -24,8 +24,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from featherweight.data.indexed import Indexed, Indices
-from featherweight.data.order import number
+from featherweight.data.indexed import Indexed, Indices, number
 from featherweight.errors import TaskError
 from featherweight.task.failures import Guarded
 from featherweight.task.identity import hashed

@@ -12,8 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.utils.data import DataLoader
 
-from featherweight.data.indexed import Indexed, Subset
-from featherweight.data.order import held_out, number, permutation
+from featherweight.data.indexed import Indexed, Subset, held_out, number, permutation
 from featherweight.errors import TaskError
 from featherweight.structure import copied
 from featherweight.task.failures import Guarded, failures

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from featherweight.data.order import number
+from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.memory_format import channels_last, trains_channels_last

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherweight.data.fetch import Asset, fetch
-from featherweight.data.images import Normalisation
+from featherweight.data.indexed import Normalisation
 from featherweight.data.sources import Wheel
 from featherweight.errors import TaskError
 from featherweight.events import Events, silent

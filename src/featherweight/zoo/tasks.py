@@ -1,25 +1,98 @@
-"""Tasks by name, and a user's own by `FILE.py:name` or `module:name`."""
+"""Tasks by name (network, data, training), and a user's own by `FILE.py:name`. Only building one imports torch."""
 
 from __future__ import annotations
 
 import ast
 import difflib
-import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from msgspec.structs import replace
+
+from featherweight.data.indexed import Indexed, Subset, held_out, permutation
 from featherweight.errors import TaskError
 from featherweight.events import Events, silent
+from featherweight.files import cache_dir
 from featherweight.task import Task
 from featherweight.task.failures import failures
-from featherweight.zoo import builders
+from featherweight.task.training import Training
+
+if TYPE_CHECKING:
+    from featherweight.task.classification import Classification
+
+HELD_OUT = 5000
+CLASSES = 1000
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network on data that it is trained on here.
+
+    Attributes:
+        about: name and number of parameters, for a list.
+        build: where it is, `MODULE.NAME` in this folder.
+        training: how it is trained.
+        batch_size: samples in a batch.
+    """
+
+    about: str
+    build: str
+    training: Training
+    batch_size: int = 128
+
+
+def _adam(epochs: int, lr: float) -> Training:
+    """Return the usual training on grey images."""
+    return Training(epochs=epochs, optimizer="adamw", lr=lr, weight_decay=1e-2, warmup=0.1)
+
+
+def _descent(epochs: int, lr: float) -> Training:
+    """Return the usual training on CIFAR-10; its products in bfloat16."""
+    return Training(
+        epochs=epochs, lr=lr, optimizer="nesterov", weight_decay=5e-4, warmup=0.1, precision="bfloat16"
+    )
+
+
+GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+LENETS = {
+    "lenet300": Network("LeNet-300-100, 266,610 parameters", "lenet.LeNet300", _adam(8, 2e-3)),
+    "lenet5": Network("LeNet-5 (Caffe's), 431,080 parameters", "lenet.LeNet5", _adam(4, 2e-3)),
+    "lenet": Network(
+        "LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters", "lenet.LeNet", _adam(3, 1e-3)
+    ),
+}
+DIGITS = Network("ResNet-18 of width 16, 701,178 parameters", "resnet.ResNetDigits", _adam(20, 2e-3), 64)
+ON_CIFAR = {
+    "resnet20": Network("ResNet-20, 269,722 parameters", "resnet.resnet20", _descent(30, 0.1)),
+    "resnet32": Network("ResNet-32, 464,154 parameters", "resnet.resnet32", _descent(30, 0.1)),
+    "resnet44": Network("ResNet-44, 658,586 parameters", "resnet.resnet44", _descent(30, 0.1)),
+    "resnet56": Network("ResNet-56, 853,018 parameters", "resnet.resnet56", _descent(30, 0.1)),
+    "vgg16": Network("VGG-16 with batch norm, 14,724,042 parameters", "vgg.VGG16", _descent(6, 0.05)),
+    "alexnet": Network(
+        "AlexNet, 23,272,266 parameters", "alexnet.AlexNet32", replace(_descent(7, 0.02), clip=5.0), 256
+    ),
+    "squeezenet": Network(
+        "SqueezeNet 1.1 with batch norm, 730,570 parameters", "squeezenet.SqueezeNet32", _descent(14, 0.1)
+    ),
+    "resnet18": Network("ResNet-18, 11,173,962 parameters", "resnet.resnet18_32", _descent(10, 0.1)),
+    "mobilenetv2": Network(
+        "MobileNetV2, 2,236,682 parameters",
+        "mobilenet_v2.mobilenet_v2_32",
+        replace(_descent(12, 0.1), precision="float32"),
+    ),
+    "densenet40": Network(
+        "DenseNet-40 (growth 12), 1,019,722 parameters", "densenet.DenseNet40", _descent(14, 0.1)
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -32,42 +105,113 @@ class Named:
     """
 
     about: str
-    build: Callable[[Events, bool], Task]
+    build: Callable[[Events, bool], Classification]
 
 
-LENETS = {
-    "lenet300": "LeNet-300-100, 266,610 parameters",
-    "lenet5": "LeNet-5 (Caffe's), 431,080 parameters",
-    "lenet": "LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters",
-}
-ON_CIFAR = {
-    "resnet20": "ResNet-20, 269,722 parameters",
-    "resnet32": "ResNet-32, 464,154 parameters",
-    "resnet44": "ResNet-44, 658,586 parameters",
-    "resnet56": "ResNet-56, 853,018 parameters",
-    "vgg16": "VGG-16 with batch norm, 14,724,042 parameters",
-    "alexnet": "AlexNet, 23,272,266 parameters",
-    "squeezenet": "SqueezeNet 1.1 with batch norm, 730,570 parameters",
-    "resnet18": "ResNet-18, 11,173,962 parameters",
-    "mobilenetv2": "MobileNetV2, 2,236,682 parameters",
-    "densenet40": "DenseNet-40 (growth 12), 1,019,722 parameters",
-}
-GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+def _classification(
+    name: str, network: Network, parts: tuple[Indexed, Indexed, Indexed], trained: bool, **options: Any
+) -> Classification:
+    """Return a task that starts from its baseline or untrained; `parts` to train on, for validation, for the test."""
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.baselines import start
+
+    module, _, attribute = network.build.partition(".")
+    build = getattr(import_module(f"featherweight.zoo.{module}"), attribute)
+    model, training = start(name, build, network.training, trained=trained)
+    train, validation, test = parts
+    return Classification(
+        model,
+        train=train,
+        validation=validation,
+        test=test,
+        name=name,
+        batch_size=network.batch_size,
+        training=training,
+        **options,
+    )
+
+
+def _grey(network: str, dataset: str, events: Events, trained: bool) -> Classification:
+    """Return one of `LENETS` on `mnist` or `fashion`: 55,000, 5,000 and 10,000 images."""
+    from featherweight.data.mnist import FASHION_MNIST, MNIST, load
+
+    images, test = load({"mnist": MNIST, "fashion": FASHION_MNIST}[dataset], events)
+    parts = *held_out(images, HELD_OUT), test
+    return _classification(f"{network}-{dataset}", LENETS[network], parts, trained, dataset=GREY[dataset])
+
+
+def _digits(events: Events, trained: bool) -> Classification:
+    """Return ResNet-18 of width 16 on scikit-learn's digits: 1,000, 297 and 500 images."""
+    from featherweight.data.digits import load, split
+
+    return _classification("resnet-digits", DIGITS, split(load(events)), trained, dataset="digits")
+
+
+def _cifar10(network: str, events: Events, trained: bool) -> Classification:
+    """Return a network of `ON_CIFAR` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
+    from featherweight.data import cifar
+    from featherweight.data.augment import CropFlip
+
+    data = cifar.load(events)
+    parts = *held_out(data.train, min(HELD_OUT, len(data.train) // 10)), data.test
+    augment = CropFlip(padding=4, channels_last=True)
+    name = f"{network}-cifar10"
+    return _classification(name, ON_CIFAR[network], parts, trained, dataset=data.edition, augment=augment)
+
+
+def _imagenet(events: Events, trained: bool) -> Classification:
+    """Return EfficientNet-Lite0 on the images in the folder `imagenet` of the cache; it is never trained here."""
+    from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
+    from featherweight.task.classification import Classification
+    from featherweight.zoo.efficientnet_lite import NORMALISATION, EfficientNetLite0, pretrained
+
+    def files(paths: tuple[Path, ...], labels: tuple[int, ...]) -> ImageFiles:
+        return ImageFiles(paths, labels, size=224, normalise=NORMALISATION)
+
+    folder = cache_dir() / "imagenet"
+    if not folder.is_dir():
+        raise TaskError(
+            "no images",
+            where=str(folder),
+            hint="put train/CLASS/*.jpg and val/CLASS/*.jpg there, or images named by class index (0042.jpg)",
+        )
+    if classes := classes_in(folder / "train"):
+        if len(classes) != CLASSES:
+            raise TaskError(
+                "not all classes of ImageNet", where=str(folder / "train"), got=len(classes), expected=CLASSES
+            )
+        train, validation = held_out(files(*class_folders(folder / "train", classes)), HELD_OUT)
+        test: Indexed = files(*class_folders(folder / "val", classes))
+        dataset = "ImageNet"
+    else:
+        images = files(*numbered_files(folder))
+        ends = np.cumsum((1, 1, 2)) * len(images) // 4
+        order = np.split(permutation(len(images), HELD_OUT), ends[:-1])
+        train, validation, test = (Subset(images, np.sort(part)) for part in order)
+        dataset = f"ImageNet ({len(images)} images of your own)"
+    return Classification(
+        (lambda: pretrained(events)) if trained else EfficientNetLite0,
+        train=train,
+        validation=validation,
+        test=test,
+        name="efficientnet-lite0-imagenet",
+        dataset=dataset,
+        batch_size=32,
+    )
+
 
 TASKS: dict[str, Named] = {
-    f"{network}-{data}": Named(f"{about}, on {images}", partial(builders.mnist, network, data))
+    f"{name}-{data}": Named(f"{network.about}, on {images}", partial(_grey, name, data))
     for data, images in GREY.items()
-    for network, about in LENETS.items()
+    for name, network in LENETS.items()
 }
 TASKS |= {
-    f"{network}-cifar10": Named(f"{about}, on CIFAR-10", partial(builders.cifar10, network))
-    for network, about in ON_CIFAR.items()
+    f"{name}-cifar10": Named(f"{network.about}, on CIFAR-10", partial(_cifar10, name))
+    for name, network in ON_CIFAR.items()
 }
-TASKS["resnet-digits"] = Named(
-    "ResNet-18 of width 16, 701,178 parameters, on scikit-learn's digits", builders.digits
-)
+TASKS["resnet-digits"] = Named(f"{DIGITS.about}, on scikit-learn's digits", _digits)
 TASKS["efficientnet-lite0-imagenet"] = Named(
-    "EfficientNet-Lite0, pretrained, 4,652,008 parameters, on images of your own", builders.imagenet
+    "EfficientNet-Lite0, pretrained, 4,652,008 parameters, on images of your own", _imagenet
 )
 
 
@@ -176,7 +320,7 @@ def load_module(name: str) -> ModuleType:
         TaskError: there is no such module, or importing it failed.
     """
     with failures(name):
-        return importlib.import_module(name)
+        return import_module(name)
 
 
 @contextmanager

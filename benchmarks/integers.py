@@ -24,13 +24,14 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from benchmarks.common import decibels, tiny
 from featherweight.doctor import kernels
-from featherweight.export import export
+from featherweight.export import build_onnx, build_qdq
 from featherweight.export.check import arrays
+from featherweight.export.onnx import export
 from featherweight.files import write_whole
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.processors import usable_processors
-from featherweight.runtime import Session, build_onnx, build_qdq
+from featherweight.runtime import Session
 from featherweight.task import Restricted, Task
 from featherweight.techniques import Calibrate, Context, Encode, Fold, Gptq, Step
 from featherweight.workspace import pinned

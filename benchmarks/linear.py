@@ -13,11 +13,12 @@ from torch import nn
 
 from benchmarks.common import head, row
 from featherweight.artifact import dumps, loads
-from featherweight.export import export
+from featherweight.export import linear_of, onnx_of
+from featherweight.export.onnx import export
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.packing import pack
-from featherweight.runtime import Session, linear_of, onnx_of
+from featherweight.runtime import Session
 from featherweight.runtime.timing import interleaved
 
 NETWORKS = {"MiniLM, 6 of 384-1536-384": (384, 1536, 6), "AlexNet, 9216-4096-4096": (9216, 4096, 1)}

@@ -18,7 +18,6 @@ from featherweight.events import Events
 from featherweight.formats import Int, View
 from featherweight.formats.coders import Rans
 from featherweight.model import Model
-from featherweight.runtime import Runtime
 from featherweight.runtime.timing import Timing, interleaved
 from featherweight.search import Compressed
 from featherweight.task import Task, call
@@ -40,7 +39,7 @@ from reproduce.settings import REST, Outcome, Setting, measured, row
 from reproduce.tasks import agreement
 
 ABOUT = "Post-training methods by what they need: data, graph, optimisation, time; and what they give."
-RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino")
 EXEMPT = "biases and batch norm (float16); input, output and every layer in 8-bit activations"
 NETWORKS = {"LeNet": "lenet-mnist", "ResNet-20": "resnet20-cifar10", "MobileNetV2": "mobilenetv2-cifar10"}
 UNLABELLED = {

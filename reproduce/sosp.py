@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from featherweight.events import Events
 from featherweight.recipe import Recipe
-from featherweight.runtime import Runtime
 from featherweight.runtime.timing import interleaved
 from featherweight.search import Compressed, compress
 from featherweight.task import Task
@@ -26,7 +25,7 @@ from reproduce.tasks import Short, short
 
 ABOUT = "Structured pruning in one shot: SOSP-H and SOSP-I beside OBD, Taylor, norms and Torch-Pruning."
 ABOUT_VGG16 = "The comparison of sosp on VGG-16, a plain stack of convolutions without residuals."
-RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "openvino")
+RUNTIMES = ("onnxruntime", "openvino")
 SAMPLES = 256
 SALIENCIES: dict[str, Saliency] = {
     "SOSP-H": SospH(samples=SAMPLES),

@@ -64,10 +64,6 @@ def test_every_public_name_is_importable_and_documented():
         assert isinstance(thing, str) or thing.__doc__, name
 
 
-# `Artifact.session()` is a line of convenience: it opens a runtime, which reads artifacts.
-CONVENIENCE = ("artifact", "runtime")
-
-
 def imports(path: Path) -> set[str]:
     """The parts of the package that a file imports anywhere in it, those for the type checker aside."""
     found, waiting = set(), [ast.parse(path.read_text())]
@@ -92,7 +88,6 @@ def test_no_packages_import_each_other_in_a_circle():
         part = path.relative_to(SOURCE).parts[0].removesuffix(".py")
         if part not in ("__init__", "__main__"):
             below.setdefault(part, set()).update(imports(path) - {part})
-    below[CONVENIENCE[0]].discard(CONVENIENCE[1])
     while free := [part for part, needs in below.items() if not needs & below.keys()]:
         for part in free:
             del below[part]

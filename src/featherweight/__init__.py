@@ -44,6 +44,7 @@ _HOMES = {
     "compress": "featherweight.search",
     "load": "featherweight.artifact",
     "run": "featherweight.recipe",
+    "session": "featherweight.runtime",
 }
 
 __all__ = [
@@ -74,6 +75,7 @@ __all__ = [
     "compress",
     "load",
     "run",
+    "session",
 ]
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
     from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
     from featherweight.model import Model
     from featherweight.recipe import Recipe, run
+    from featherweight.runtime import session
     from featherweight.search import Option, compress
     from featherweight.store import Store
     from featherweight.task import Agreement, Classification, Regression, Task

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from featherweight.artifact import Artifact, Contents, Raw, StoredGraph
 from featherweight.errors import IntegrityError, UnsupportedError
+from featherweight.export import values_of
 from featherweight.formats import Encoded
 from featherweight.model import Model, Note, to_bytes
-from featherweight.runtime import values_of
 from featherweight.task import Task
 
 DTYPES = {
@@ -38,9 +38,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
         IntegrityError: a quantizer is on no value of the graph.
     """
     if graph is not None and (unknown := sorted(model.activations.keys() - values_of(graph))):
-        raise IntegrityError(
-            "a quantizer on no value of the graph", where="activations", got=unknown[0]
-        )
+        raise IntegrityError("a quantizer on no value of the graph", where="activations", got=unknown[0])
     tensors: dict[str, Encoded | Raw] = {}
     for name, tensor in model.tensors.items():
         tensors[name] = model.weights[name] if name in model.weights else _raw(name, tensor)

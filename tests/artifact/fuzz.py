@@ -10,10 +10,10 @@ from hostile_graphs import TENSORS, W, damaged, model, stored
 from featherweight.activations import Quantizer
 from featherweight.artifact import dumps
 from featherweight.errors import FeatherweightError, IntegrityError
+from featherweight.export import build_onnx
+from featherweight.export.linear import build_linear
+from featherweight.export.qdq import build_qdq
 from featherweight.formats import Int
-from featherweight.runtime import build_onnx
-from featherweight.runtime.linear import build_linear
-from featherweight.runtime.qdq import build_qdq
 
 
 def peak():

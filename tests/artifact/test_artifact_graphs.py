@@ -13,10 +13,11 @@ from onnx import TensorProto, helper
 from featherweight.activations import Quantizer
 from featherweight.artifact import Contents, Initialiser, Raw, dumps, loads
 from featherweight.errors import IntegrityError
+from featherweight.export import build_onnx
+from featherweight.export.linear import build_linear
+from featherweight.export.qdq import build_qdq
 from featherweight.formats import Int
-from featherweight.runtime import Session, build_onnx
-from featherweight.runtime.linear import build_linear
-from featherweight.runtime.qdq import build_qdq
+from featherweight.runtime import Session
 
 MEGABYTE = 1 << 20
 

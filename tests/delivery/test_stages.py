@@ -8,7 +8,7 @@ from featherweight.delivery.delivery import measure
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.metrics import Evaluation, metrics
 from featherweight.events import Message
-from featherweight.export import export as export_graph
+from featherweight.export.onnx import export as export_graph
 from featherweight.recipe.runner import execute
 from featherweight.techniques import Calibrate, Encode, Fold, Sparsify, Train
 from featherweight.workspace import Workspace

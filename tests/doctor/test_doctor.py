@@ -168,22 +168,22 @@ def test_an_onnx_file(tmp_path):
 
 
 def test_weights_that_saturate_without_vnni_are_named(monkeypatch):
-    from featherweight.doctor import speed
+    from featherweight.runtime import OnnxBackend
 
     model = quantized()
     stored = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
     stored.CopyFrom(h.make_tensor("w", T.INT8, (16, 8, 3, 3), [100] * (16 * 8 * 9)))
     for here, kind in ((True, "saturates"), (False, "not portable")):
-        monkeypatch.setattr(speed, "saturates", lambda runtime, here=here: here)
+        monkeypatch.setattr(OnnxBackend, "saturates", lambda self, here=here: here)
         (found,) = [f for f in speed_findings(model, ["onnxruntime"]) if f.kind == kind]
         assert found.where == ["conv"] and "VNNI" in found.what
         assert "portable" in found.hint and "x64quantprecision" in found.hint
 
 
 def test_layers_are_named_by_their_modules():
-    from featherweight.export import export
+    from featherweight.export import build_onnx
     from featherweight.export.check import arrays
-    from featherweight.runtime import build_onnx
+    from featherweight.export.onnx import export
 
     network = Pooled().eval()
     model = build_onnx(export(network, torch.randn(2, 3, 8, 8)), arrays(network))

@@ -17,10 +17,11 @@ from torch import nn
 
 from featherweight.artifact import Contents, Raw, load, write
 from featherweight.errors import FeatherweightError, UnsupportedError
-from featherweight.export import export
+from featherweight.export import build_onnx, onnx_of
+from featherweight.export.onnx import export
 from featherweight.graph import canonical_names
 from featherweight.graph.pytree import flatten_inputs
-from featherweight.runtime import Session, build_onnx, onnx_of
+from featherweight.runtime import Session
 from featherweight.task import call
 
 RUN = [name for name, network in NETWORKS.items() if not network.refused]
@@ -271,7 +272,7 @@ def test_export_leaves_the_network_alone():
 SCRIPT = """
 import hashlib, sys; sys.path.insert(0, {tests!r})
 from networks import NETWORKS
-from featherweight.export import export
+from featherweight.export.onnx import export
 print(hashlib.sha256(export(*NETWORKS["attention"].build()).onnx).hexdigest())
 """
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight.export import export
+from featherweight.export.onnx import export
 from featherweight.graph import functional as module
 from featherweight.graph import trace
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0

@@ -9,11 +9,11 @@ import pytest
 from featherweight.artifact import write
 from featherweight.cli.app import run
 from featherweight.errors import ConfigError, IntegrityError
-from featherweight.export import export
+from featherweight.export import onnx_of
+from featherweight.export.onnx import export
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.packing import pack
-from featherweight.runtime import onnx_of
 from featherweight.runtime.bench import bench
 from featherweight.techniques import Context, Encode
 from featherweight.zoo.lenet import LeNet300
@@ -70,7 +70,7 @@ def test_on_the_command_line(file, capsys, monkeypatch):
 
 def test_a_free_axis_needs_a_size():
     from featherweight.runtime.bench import _values
-    from featherweight.runtime.session import Input
+    from featherweight.runtime.sessions import Input
 
     entry, generator = Input("ids", "int64", ("n", "length")), np.random.default_rng(0)
     with pytest.raises(ConfigError, match="free axis"):
@@ -120,11 +120,11 @@ def test_unequal_times_of_equal_work_are_not_quiet(file, monkeypatch):
 
 
 def test_the_cost_of_exact_sums_is_shown(tmp_path, monkeypatch):
-    from featherweight.runtime import saturation
+    from featherweight.runtime import OnnxBackend
 
     model, graph = saturable_model()
     write(tmp_path / "model.fw", pack(model, graph))
-    monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
+    monkeypatch.setattr(OnnxBackend, "saturates", lambda self: True)
     found = bench([tmp_path / "model.fw"], runtimes=["onnxruntime", "openvino"], seconds=0.02)
     names = ["float32", "model.fw", "model.fw, saturating", "float32", "model.fw, saturating"]
     assert [s.name for s in found] == names

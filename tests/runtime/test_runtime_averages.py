@@ -8,10 +8,10 @@ from torch import nn
 from featherweight.activations import Quantizer
 from featherweight.doctor import kernels
 from featherweight.evaluation.parity import layer_parity
-from featherweight.export import export
+from featherweight.export import build_qdq
 from featherweight.export.check import arrays
+from featherweight.export.onnx import export
 from featherweight.model import Model
-from featherweight.runtime import build_qdq
 from featherweight.simulation import simulate
 
 

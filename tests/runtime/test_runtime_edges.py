@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from featherweight.artifact import dumps, loads
-from featherweight.export import export
+from featherweight.export.onnx import export
 from featherweight.formats import Int
 from featherweight.graph.trace import trace
 from featherweight.model import Model

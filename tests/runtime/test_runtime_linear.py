@@ -13,12 +13,13 @@ from torch import nn
 from featherweight.artifact import dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import UnsupportedError
-from featherweight.export import export
+from featherweight.export import linear_of
+from featherweight.export.linear import packed
+from featherweight.export.onnx import export
 from featherweight.formats import Int, View
 from featherweight.model import Model
 from featherweight.packing import pack
-from featherweight.runtime import Session, linear_of, saturation
-from featherweight.runtime.linear import packed
+from featherweight.runtime import OnnxBackend, Session, usable
 
 
 class Tokens(nn.Module):
@@ -102,8 +103,8 @@ def test_sums_in_32_bits_with_a_weight_that_two_operators_read(monkeypatch):
     _, artifact = made(dict.fromkeys(WEIGHTS, Int(bits=8)))
     model = linear_of(artifact, "dynamic").onnx
     expected = Session.of_onnx(model).run(EXAMPLE.numpy())
-    monkeypatch.setattr(saturation, "saturates", lambda runtime: True)
-    assert saturation.saturating(model, "onnxruntime")
+    monkeypatch.setattr(OnnxBackend, "saturates", lambda self: True)
+    assert usable("onnxruntime").saturating(model)
     np.testing.assert_allclose(Session.of_onnx(model).run(EXAMPLE.numpy()), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -208,4 +209,7 @@ def test_products_that_stay_float_are_named():
 
     model = Encode(format=Int(bits=8)).apply(Model.of(Products()), None, Context())
     made = linear_of(loads(dumps(pack(model, export(model.module, torch.randn(2, 3, 16))))), "dynamic")
-    assert sorted(made.floats.values()) == ["it multiplies two activations", "its weight is stored as [in, out]"]
+    assert sorted(made.floats.values()) == [
+        "it multiplies two activations",
+        "its weight is stored as [in, out]",
+    ]

@@ -15,16 +15,17 @@ from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
 from featherweight.doctor import kernels
 from featherweight.errors import IntegrityError
 from featherweight.evaluation.parity import layer_parity
-from featherweight.export import export
+from featherweight.export import build_qdq, qdq_of, values_of
 from featherweight.export.check import arrays
+from featherweight.export.linear import build_linear
+from featherweight.export.onnx import export
+from featherweight.export.padding import merge_padding
 from featherweight.formats import Int
 from featherweight.graph.program import capture
 from featherweight.integers import integer_layer
 from featherweight.model import Model
 from featherweight.packing import pack
-from featherweight.runtime import Session, build_qdq, qdq_of, values_of
-from featherweight.runtime.linear import build_linear
-from featherweight.runtime.padding import merge_padding
+from featherweight.runtime import Session
 from featherweight.simulation import fake_quantize, interpreter, simulate
 from featherweight.techniques import Calibrate, Context, Encode
 

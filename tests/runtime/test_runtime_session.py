@@ -10,9 +10,10 @@ import pytest
 from onnx import TensorProto, helper
 
 from featherweight.artifact import Contents, Initialiser, Raw, StoredGraph, dumps, loads
-from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
+from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
+from featherweight.export import build_onnx
 from featherweight.formats import Encoded, Fixed, Int, View
-from featherweight.runtime import Session, build_onnx, session
+from featherweight.runtime import BACKENDS, Session, session
 
 TURNED = (Initialiser("w", "fc", (1, 0)),)
 W = np.arange(12, dtype=np.float32).reshape(3, 4)
@@ -127,7 +128,7 @@ def test_weights_beyond_2_gib_are_refused_before_they_are_decoded(monkeypatch):
 
 
 def test_what_is_serialized_is_below_2_gib(monkeypatch):
-    monkeypatch.setattr("featherweight.runtime.build.MOST_ONNX", 47)
+    monkeypatch.setattr("featherweight.export.float_graph.MOST_ONNX", 47)
     with pytest.raises(UnsupportedError, match="too large for an ONNX graph"):
         Session.of(stored(), {"fc": W})
 
@@ -135,3 +136,26 @@ def test_what_is_serialized_is_below_2_gib(monkeypatch):
 def test_sessions_need_no_torch():
     code = "import sys, featherweight.runtime; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_backend_of_another_package(monkeypatch):
+    class Constant:
+        name, title, absent = "constant", "Constant", ""
+
+        def missing(self):
+            return self.absent
+
+        def open(self, graph, tensors, weights, activations, *, threads):
+            return lambda inputs: [np.full((1, threads), len(tensors))]
+
+    monkeypatch.setitem(BACKENDS, "constant", Constant())
+
+    def opened(runtime):
+        return Session.of(stored(), {"fc": W}, runtime=runtime, threads=3)
+
+    assert opened("constant").run(np.ones((2, 4), np.float32)).tolist() == [[1, 1, 1]]
+    monkeypatch.setattr(Constant, "absent", "no such chip")
+    with pytest.raises(MissingExtraError, match="Constant: no such chip"):
+        opened("constant")
+    with pytest.raises(ConfigError, match="got nosuch, expected onnxruntime, openvino, constant"):
+        opened("nosuch")

@@ -17,13 +17,15 @@ from featherweight.cli.app import run
 from featherweight.curvature.moments import Moments
 from featherweight.errors import UnsupportedError
 from featherweight.evaluation import parity
-from featherweight.export import export
+from featherweight.export import linear_of, onnx_of, qdq_of
+from featherweight.export.onnx import export
 from featherweight.formats import Int, View
 from featherweight.integers import MOST_PAIR, greatest_pair, paired_columns, pairing, steps_of
 from featherweight.model import Model
-from featherweight.runtime import Session, linear_of, onnx_of, qdq_of, saturation
+from featherweight.runtime import OnnxBackend, Session, saturation, usable
 from featherweight.runtime import session as opened
-from featherweight.runtime.saturation import saturable, saturates
+from featherweight.runtime.backend import OnnxRuntime
+from featherweight.runtime.saturation import saturable
 from featherweight.techniques import Calibrate, Context, Encode, Gptq
 from featherweight.techniques.gptq import swept
 from featherweight.techniques.portable import fits
@@ -156,24 +158,26 @@ def test_what_can_saturate_is_named(plain):
     _, artifact = plain
     assert len(saturable(qdq_of(artifact).onnx)) == 3
     assert len(saturable(linear_of(artifact, "dynamic").onnx)) == 1
-    assert not saturable(linear_of(artifact, "dynamic").onnx, "openvino"), "it multiplies floats there"
+    assert not saturable(linear_of(artifact, "dynamic").onnx, usable("openvino").operators), (
+        "it multiplies floats there"
+    )
     assert not saturable(onnx_of(artifact))
 
 
 def test_sessions_are_exact_or_refused(plain, monkeypatch):
     asked = []
 
-    def compiled(content, runtime, threads, *, wide=False):
-        asked.append((runtime, wide))
+    def compiled(self, content, threads, *, wide=False):
+        asked.append(wide)
         return lambda inputs: []
 
-    monkeypatch.setattr(sys.modules["featherweight.runtime.session"], "compiled", compiled)
+    monkeypatch.setattr(OnnxRuntime, "compile", compiled)
     for narrow in (False, True):
-        monkeypatch.setattr(saturation, "saturates", lambda runtime, narrow=narrow: narrow)
+        monkeypatch.setattr(OnnxBackend, "saturates", lambda self, narrow=narrow: narrow)
         opened(plain[1])
         opened(plain[1], integers=False)
         Session.of_onnx(qdq_of(plain[1]).onnx, exact=False)
-    assert [wide for _, wide in asked] == [False, False, False, True, False, False]
+    assert asked == [False, False, False, True, False, False]
     with pytest.raises(UnsupportedError, match="saturate") as caught:
         opened(plain[1], runtime="openvino")
     assert "portable" in caught.value.hint
@@ -187,7 +191,7 @@ def test_what_runs_is_exact_here(plain):
     try:
         parity.check_parity(made, artifact.graph, Given(), "openvino")
     except UnsupportedError as error:
-        assert saturates("openvino") and "portable" in error.hint
+        assert usable("openvino").saturates() and "portable" in error.hint
     made, artifact = file(Encode(portable=True))
     parity.check_parity(made, artifact.graph, Given(), "openvino")
 
@@ -224,10 +228,10 @@ def test_reduce_range_hints_at_portable(capsys, monkeypatch):
 
 SCRIPT = """
 import numpy as np, sys
-from featherweight.runtime.saturation import _probe, saturates
-from featherweight.runtime.compiled import compiled
+from featherweight.runtime import usable
+from featherweight.runtime.saturation import probe
 from onnx import numpy_helper
-model = _probe()
+model = probe()
 weight = np.load(sys.argv[1])
 for tensor in model.graph.initializer:
     if tensor.name == "weight":
@@ -235,8 +239,9 @@ for tensor in model.graph.initializer:
     if tensor.name == "wide":
         tensor.CopyFrom(numpy_helper.from_array(np.float32(16 * 127), "wide"))
 x = np.load(sys.argv[2])
-print(int(saturates("openvino")))
-np.save(sys.argv[3], compiled(model.SerializeToString(), "openvino", 1)({"x": x.astype(np.float32)})[0])
+openvino = usable("openvino")
+print(int(openvino.saturates()))
+np.save(sys.argv[3], openvino.compile(model.SerializeToString(), 1)({"x": x.astype(np.float32)})[0])
 """
 
 

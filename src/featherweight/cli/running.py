@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from featherweight.cli.look import RuntimeName
 from featherweight.cli.output import JsonFlag, ThreadsOption, emit, say, table
 
-if TYPE_CHECKING:
-    from featherweight.runtime import Runtime
-
-
 RuntimeOption = Annotated[
-    list[RuntimeName] | None,
-    typer.Option("--runtime", help="Which runtime; may be repeated. Default: all that are installed."),
+    list[str] | None,
+    typer.Option("--runtime", help="Which, see list runtimes; may be repeated. Default: all that run here."),
 ]
 
 
@@ -38,12 +33,13 @@ def doctor(
     say({0: "nothing found", 1: "1 finding"}.get(len(found), f"{len(found)} findings"))
 
 
-def chosen(names: list[RuntimeName] | None) -> list[Runtime]:
-    """Return the runtimes that were asked for; without any, those that are installed."""
-    from importlib.util import find_spec
+def chosen(names: list[str] | None) -> list[str]:
+    """Return the runtimes that were asked for; without any, those that run any ONNX graph on this machine."""
+    from featherweight.runtime import BACKENDS, OnnxBackend
 
-    wanted: list[Runtime] = [name.value for name in names or RuntimeName]
-    return wanted if names else [name for name in wanted if find_spec(name)]
+    return names or [
+        name for name, used in BACKENDS.items() if isinstance(used, OnnxBackend) and not used.missing()
+    ]
 
 
 def bench(

@@ -29,13 +29,13 @@ from featherweight.evaluation.metrics import (
 from featherweight.evaluation.paired_test import seen_before
 from featherweight.evaluation.parity import agreement, check_parity
 from featherweight.events import Finished, Message, Progress, Started
+from featherweight.export import qdq_of, values_of
 from featherweight.files import write_whole
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
 from featherweight.packing import pack
 from featherweight.recipe import Made, Recipe
 from featherweight.recipe.runner import baseline, execute
-from featherweight.runtime import qdq_of, values_of
 from featherweight.runtime.saturation import PORTABLE, saturable
 from featherweight.task import Predict, Split
 from featherweight.techniques import Load, Train

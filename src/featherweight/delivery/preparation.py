@@ -12,8 +12,8 @@ from featherweight.artifact import StoredGraph
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor, session_predictor
 from featherweight.events import Message
-from featherweight.export import export
 from featherweight.export.check import arrays
+from featherweight.export.onnx import export
 from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
 from featherweight.runtime import Session

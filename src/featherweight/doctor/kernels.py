@@ -11,9 +11,11 @@ from pathlib import Path
 import onnx
 from onnx import NodeProto
 
-from featherweight.errors import FeatherweightError, UnsupportedError
-from featherweight.runtime import serialized
-from featherweight.runtime.compiled import TITLES, Runtime, onnxruntime_session, openvino_model, said
+from featherweight.engines import onnxruntime_session, openvino_model, said
+from featherweight.errors import UnsupportedError
+from featherweight.export import serialized
+from featherweight.runtime.backend import onnx_backend
+from featherweight.runtime.saturation import with_own_weights
 
 # Operators that hold weights, by the names that ONNX, ONNX Runtime and OpenVINO give them.
 WEIGHTED = (
@@ -47,8 +49,8 @@ class Kernel:
         return self.op in WEIGHTED
 
 
-def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> list[Kernel]:
-    """Return what `runtime` executes for a graph, in order, without what holds constants.
+def kernels(model: onnx.ModelProto, runtime: str, *, threads: int = 1) -> list[Kernel]:
+    """Return what sessions of `runtime` execute for a graph, in order, without what holds constants.
 
     Args:
         model: a complete ONNX graph; its nodes need names.
@@ -57,21 +59,23 @@ def kernels(model: onnx.ModelProto, runtime: Runtime, *, threads: int = 1) -> li
 
     Raises:
         MissingExtraError: the runtime is not installed.
-        UnsupportedError: it refuses the graph.
+        UnsupportedError: it refuses the graph, or does not tell what it executes.
     """
-    content = serialized(model)
+    used = onnx_backend(runtime)
+    if runtime not in _READERS:
+        raise UnsupportedError("does not tell what it executes", where=used.title)
+    wide = used.widens and bool(used.saturating(model))
+    content = serialized(with_own_weights(model) if wide else model)
     try:
-        return _openvino(content, threads) if runtime == "openvino" else _onnxruntime(model, content, threads)
-    except FeatherweightError:
-        raise
+        return _READERS[runtime](model, content, threads, wide)
     except Exception as error:
-        raise UnsupportedError(f"{TITLES[runtime]} refuses the graph", got=said(error)) from error
+        raise UnsupportedError(f"{used.title} refuses the graph", got=said(error)) from error
 
 
-def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int) -> list[Kernel]:
+def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int, wide: bool) -> list[Kernel]:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "optimized.onnx"
-        onnxruntime_session(content, threads, optimized=path)
+        onnxruntime_session(content, threads, wide=wide, optimized=path)
         optimized = onnx.load(path)
     nodes = {value: node for node in model.graph.node for value in (*node.output, node.name)}
     return [Kernel((_given(node, nodes),), node.op_type, _of(node.op_type)) for node in optimized.graph.node]
@@ -93,7 +97,7 @@ def _of(op: str) -> str:
     return "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
 
 
-def _openvino(content: bytes, threads: int) -> list[Kernel]:
+def _openvino(_: onnx.ModelProto, content: bytes, threads: int, __: bool) -> list[Kernel]:
     found = []
     for operator in openvino_model(content, threads).get_runtime_model().get_ordered_ops():
         facts = {key: str(value.astype(str)) for key, value in operator.get_rt_info().items()}
@@ -105,3 +109,6 @@ def _openvino(content: bytes, threads: int) -> list[Kernel]:
         primitive = facts.get("primitiveType", "").rpartition("_")[2].lower()
         found.append(Kernel(layer, kind, _PRECISIONS.get(primitive, primitive)))
     return found
+
+
+_READERS = {"onnxruntime": _onnxruntime, "openvino": _openvino}

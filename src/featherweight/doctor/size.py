@@ -1,13 +1,42 @@
-"""Why is it not smaller: where the bytes of a file went that need not be there, and what to do."""
+"""Findings; and why a file is not smaller: where its bytes went that need not be there, and what to do."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
 
 from featherweight.artifact import Artifact, Index
-from featherweight.doctor.finding import Finding
 from featherweight.formats.coders import Fixed, Rans
 from featherweight.units import nbytes, percent
+
+SHOWN = 4
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One reason why a file is larger or slower than it could be.
+
+    Attributes:
+        kind: short name of the reason.
+        about: what it costs: `size`, `speed`, or `measurement` (a comparison that misleads).
+        where: layers or tensors.
+        what: what is the case.
+        hint: what to do.
+    """
+
+    kind: str
+    about: Literal["size", "speed", "measurement"]
+    where: list[str]
+    what: str
+    hint: str
+
+    @property
+    def places(self) -> str:
+        """The first few of `where`."""
+        more = len(self.where) - SHOWN
+        return ", ".join(self.where[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
 
 # A finding is listed if it concerns this share of the file.
 WORTH = 0.02
@@ -56,17 +85,23 @@ def _fixed_rate(artifact: Artifact, index: Index) -> Iterator[Finding]:
 
 def _overhead(artifact: Artifact, index: Index) -> Iterator[Finding]:
     """Header, graph, scales and codebooks beside the numbers themselves."""
-    for kind, hint in _OVERHEAD.items():
+    norms = any(name.endswith(".running_mean") for name in artifact.names)
+    for kind, (hint, folded) in _OVERHEAD.items():
         share = index.nbytes[kind] / artifact.nbytes
         if share >= 10 * WORTH:
             yield Finding(
                 f"overhead: {kind}", "size", [kind],
-                f"{nbytes(index.nbytes[kind])} of {kind}: {percent(share)} of the file", hint,
+                f"{nbytes(index.nbytes[kind])} of {kind}: {percent(share)} of the file",
+                hint + (f"; fold batch norm to have fewer {folded}" if norms and folded else ""),
             )  # fmt: skip
 
 
+# What to do about each kind, and of what there is less once batch norm is folded.
 _OVERHEAD = {
-    "header": "names, recipe and metrics: little to win; fold batch norm to have fewer tensors",
-    "graph": "the float graph without weights: little to win; fold batch norm to have fewer operators",
-    "parts": "scales and codebooks: larger groups, or a scale for a tensor instead of one for a channel",
+    "header": ("names, recipe and metrics: little to win", "tensors"),
+    "graph": ("the float graph without weights: little to win", "operators"),
+    "parts": (
+        "scales and codebooks: larger groups, or a scale for a tensor instead of one for a channel",
+        "",
+    ),
 }

@@ -8,61 +8,67 @@ from collections.abc import Iterator, Sequence
 import onnx
 from onnx import NodeProto, TensorProto
 
-from featherweight.doctor.finding import Finding
 from featherweight.doctor.kernels import Kernel, kernels
+from featherweight.doctor.size import Finding
+from featherweight.engines import openvino_model
 from featherweight.errors import UnsupportedError
-from featherweight.runtime import serialized
-from featherweight.runtime.compiled import TITLES, Runtime, openvino_model
-from featherweight.runtime.onnx_graph import OnnxGraph
-from featherweight.runtime.saturation import PORTABLE, saturable, saturates
+from featherweight.export import serialized
+from featherweight.export.onnx_graph import OnnxGraph
+from featherweight.runtime.backend import onnx_backend
+from featherweight.runtime.saturation import PORTABLE, saturable
 
 INT4 = (TensorProto.INT4, TensorProto.UINT4)
 
 
-def speed_findings(model: onnx.ModelProto, runtimes: Sequence[Runtime], *, threads: int = 1) -> list[Finding]:
+def speed_findings(
+    model: onnx.ModelProto, runtimes: Sequence[str], *, threads: int = 1, foreign: bool = False
+) -> list[Finding]:
     """Return why a graph is not faster in these runtimes.
 
     Args:
         model: a complete ONNX graph, float or with QuantizeLinear and DequantizeLinear.
         runtimes: where it is to run.
         threads: of their sessions.
+        foreign: whether the graph is of no recipe of ours: hints then name no steps.
     """
     graph = OnnxGraph(named(model))
-    found = [*_gathers(graph), *_saturable(graph.model, runtimes)]
+    found = [*_gathers(graph), *_saturable(graph.model, runtimes, foreign)]
     for runtime in runtimes:
         try:
             executed = kernels(graph.model, runtime, threads=threads)
         except UnsupportedError as error:
             found.append(_refused(runtime, error))
             continue
-        found += _floats(graph, runtime, executed)
+        found += _floats(graph, runtime, executed, foreign)
         found += _signed(graph) if runtime == "onnxruntime" else []
         if runtime == "openvino":
             found += _preferred(graph.model, threads)
     return found
 
 
-def _saturable(model: onnx.ModelProto, runtimes: Sequence[Runtime]) -> Iterator[Finding]:
+def _saturable(model: onnx.ModelProto, runtimes: Sequence[str], foreign: bool) -> Iterator[Finding]:
     """Layers whose 8-bit products saturate on x86 without VNNI: on this processor, or on others."""
-    affected = {runtime: where for runtime in runtimes if (where := saturable(model, runtime))}
+    backends = [onnx_backend(runtime) for runtime in runtimes]
+    affected = {used: where for used in backends if (where := saturable(model, used.operators))}
     if affected:
-        here = any(saturates(runtime) for runtime in affected)
+        here = any(used.saturates() for used in affected)
         where = next(iter(affected.values()))
+        way = "quantize the weights to 7 bits" if foreign else PORTABLE
         place = "this processor, which has no VNNI" if here else "x86 without VNNI (this processor is not)"
         yield Finding(
             "saturates" if here else "not portable", "speed", where,
             f"8-bit products of {len(where)} layers can saturate on {place}: there sessions of "
-            + " and ".join(f"{TITLES[runtime]} {_EFFECT[runtime]}" for runtime in affected),
-            f"{PORTABLE}; outside our sessions set session.x64quantprecision=1 in ONNX Runtime",
+            + " and ".join(f"{used.title} {_EFFECT[used.widens]}" for used in affected),
+            f"{way}; outside our sessions set session.x64quantprecision=1 in ONNX Runtime",
         )  # fmt: skip
 
 
-_EFFECT: dict[Runtime, str] = {"onnxruntime": "add them in 32 bits, slower", "openvino": "are refused"}
+_EFFECT = {True: "add them in 32 bits, slower", False: "are refused"}
 
 
-def _refused(runtime: Runtime, error: UnsupportedError) -> Finding:
+def _refused(runtime: str, error: UnsupportedError) -> Finding:
     return Finding(
-        "refused", "speed", ["graph"], f"{TITLES[runtime]} does not run it at all: {error.got}",
+        "refused", "speed", ["graph"], f"{onnx_backend(runtime).title} does not run it at all: {error.got}",
         "write the graph for this runtime, or leave it out with --runtime",
     )  # fmt: skip
 
@@ -95,7 +101,7 @@ def _gathers(graph: OnnxGraph) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _floats(graph: OnnxGraph, runtime: Runtime, executed: Sequence[Kernel]) -> Iterator[Finding]:
+def _floats(graph: OnnxGraph, runtime: str, executed: Sequence[Kernel], foreign: bool) -> Iterator[Finding]:
     """Layers with integers on both sides that are executed in float, by reason; and layers without integers."""
     integer = {name for kernel in executed if kernel.precision in ("int8", "int4") for name in kernel.layer}
     # OpenVINO and ONNX Runtime drop or rename a layer now and then: only one that is seen in float counts.
@@ -105,10 +111,11 @@ def _floats(graph: OnnxGraph, runtime: Runtime, executed: Sequence[Kernel]) -> I
         if layer.name in seen and layer.name not in integer:
             reasons.setdefault(_reason(graph, layer), []).append(layer.name)
     for reason, where in reasons.items():
-        what, hint = _REASONS[reason]
+        what, hint, elsewhere = _REASONS[reason]
         yield Finding(
-            reason, "speed", where, f"{runtime} computes {len(where)} layers in float: {what}", hint
-        )
+            reason, "speed", where, f"{runtime} computes {len(where)} layers in float: {what}",
+            elsewhere if foreign else hint,
+        )  # fmt: skip
 
 
 def _reason(graph: OnnxGraph, layer: NodeProto) -> str:
@@ -122,30 +129,36 @@ def _reason(graph: OnnxGraph, layer: NodeProto) -> str:
     return "clamp" if graph.clamp_after(layer) is not None else "fallback"
 
 
+_STATIC = "quantize weights and activations with a calibration set (quantize_static of ONNX Runtime, NNCF)"
+# By reason: what is the case, what to do about a file of ours, and what about another graph.
 _REASONS = {
     "int4": (
         "their weights are INT4, which its CPU kernels do not multiply",
         "keep 4 bits in the .fw file and expand them to int8 for the session (export does)",
+        "store them as INT8, or as MatMulNBits",
     ),
     "float activations": (
         "their weights are integers, their activations are not quantized",
         "add the step calibrate",
+        _STATIC,
     ),
     "float weights": (
         "their activations are quantized, their weights are float",
         "encode the weights as int: codebooks, powers of two and textures decode to float here",
+        "quantize them to INT8, a scale for each channel",
     ),
     "float": (
         "neither weights nor activations are integers",
         "integers: encode the weights as int (8 bits or fewer), then add the step calibrate",
+        _STATIC,
     ),
     "clamp": (
         "a ReLU or Clip stands between layer and quantizer",
-        "let the quantizer's range end where the clamp does, and drop the clamp",
+        *["let the quantizer's range end where the clamp does, and drop the clamp"] * 2,
     ),
     "fallback": (
         "although weights and activations are integers",
-        "look at what stands between the layer and the quantizer of its output",
+        *["look at what stands between the layer and the quantizer of its output"] * 2,
     ),
 }  # fmt: skip
 

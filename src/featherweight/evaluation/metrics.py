@@ -21,7 +21,7 @@ from featherweight.graph.memory_format import channels_last, takes_channels_last
 from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Model
 from featherweight.packing import unpack
-from featherweight.runtime import Runtime, Session
+from featherweight.runtime import Session
 from featherweight.simulation import simulate
 from featherweight.structure import copied, to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
@@ -272,7 +272,7 @@ def _named(output: Output) -> dict[str, Tensor]:
 
 
 def reloaded_predictor(
-    artifact: Artifact, task: Task, threads: int, runtime: Runtime = "onnxruntime"
+    artifact: Artifact, task: Task, threads: int, runtime: str = "onnxruntime"
 ) -> tuple[Predict, str]:
     """Return `predict` of a file and the name of what computes it: a runtime, or torch where it holds no graph."""
     if artifact.graph is None:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from featherweight.artifact import StoredGraph
 from featherweight.errors import UnsupportedError
+from featherweight.export import build_qdq
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
 from featherweight.graph.program import eval_mode
 from featherweight.graph.pytree import flatten_inputs, flatten_outputs
 from featherweight.graph.trace import graph_of
 from featherweight.model import Model, Note
-from featherweight.runtime import Runtime, Session, build_qdq
-from featherweight.runtime.compiled import TITLES
+from featherweight.runtime import BACKENDS, Session
 from featherweight.simulation import fake_quantize, interpreter
 from featherweight.task import Inputs, Predict, Task
 from featherweight.task.samples import mapped, size_of
@@ -62,7 +62,7 @@ class LayerParity:
         return f"{self.edge}: {self.equal:.2%} equal, {self.most} steps apart at most"
 
 
-def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: Runtime = "onnxruntime") -> Note:
+def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "onnxruntime") -> Note:
     """Return that a runtime computes every layer in integers as the simulation does, on this processor.
 
     On a few inputs of validation, each layer on the runtime's own integers: see `LayerParity.right`.
@@ -84,7 +84,7 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: Runtime 
     if wrong := [layer for layer in found if not layer.right]:
         raise UnsupportedError(
             f"{len(wrong)} of {len(found)} layers are not computed in integers as they were measured",
-            where=TITLES[runtime], got=f"first {wrong[0]}", expected=f"{EQUAL:.1%} equal, {APART} step apart",
+            where=BACKENDS[runtime].title, got=f"first {wrong[0]}", expected=f"{EQUAL:.1%} equal, {APART} step apart",
             hint="leave this layer in float (calibrate, keep_float), or run the file in another runtime",
         )  # fmt: skip
     least = min((layer.equal for layer in found), default=1.0)
@@ -101,7 +101,7 @@ def layer_parity(
     model: Model,
     graph: StoredGraph,
     inputs: Inputs,
-    runtime: Runtime = "onnxruntime",
+    runtime: str = "onnxruntime",
     *,
     example: Inputs | None = None,
 ) -> tuple[LayerParity, ...]:
@@ -152,7 +152,7 @@ def layer_parity(
 
 
 def handed_out(
-    model: Model, graph: StoredGraph, inputs: dict[str, Array], runtime: Runtime
+    model: Model, graph: StoredGraph, inputs: dict[str, Array], runtime: str
 ) -> tuple[dict[Edge, Array], list[Array]]:
     """Return the integers of every quantized edge, as the runtime computes them, and the network's outputs."""
     qdq = build_qdq(graph, arrays(model.module), model.weights, model.activations).onnx

@@ -1,5 +1,30 @@
-"""The one float graph, and what is derived from it."""
+"""Graphs and files for elsewhere: the float ONNX graph, integers, textures. What is imported here needs no torch."""
 
-from featherweight.export.onnx import export
+from featherweight.export.float_graph import (
+    build_onnx,
+    check_size,
+    onnx_of,
+    opened,
+    read_onnx,
+    serialized,
+)
+from featherweight.export.linear import Linear, build_linear, linear_of
+from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
+from featherweight.export.stored_graph import values_of
 
-__all__ = ["export"]
+__all__ = [
+    "Linear",
+    "Qdq",
+    "build_linear",
+    "build_onnx",
+    "build_qdq",
+    "check_size",
+    "linear_of",
+    "model_of",
+    "onnx_of",
+    "opened",
+    "qdq_of",
+    "read_onnx",
+    "serialized",
+    "values_of",
+]

@@ -12,17 +12,21 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
-from featherweight.errors import FeatherweightError, UnsupportedError
+from featherweight.engines import onnxruntime_session, said
+from featherweight.errors import UnsupportedError
+from featherweight.export.float_graph import build_onnx, serialized
 from featherweight.export.locate import TOLERANCE, difference, first_difference, refusing_layer
 from featherweight.graph.program import Program, is_free
 from featherweight.graph.pytree import Nest
 from featherweight.graph.trace_errors import cause_of
 from featherweight.graph.views import canonical_names
-from featherweight.runtime import Session
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]
-OFF, MOST_OFF = 8.0, 1e-3  # times the error of float32 that another order of it may err; never more than that share
+OFF, MOST_OFF = (
+    8.0,
+    1e-3,
+)  # times the error of float32 that another order of it may err; never more than that share
 
 
 def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
@@ -32,8 +36,9 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
         UnsupportedError: they differ; names the first layer that does.
     """
     tensors = arrays(module)
-    with _naming_the_layer(stored, module, program):
-        session = Session.of(stored, tensors)
+    model = build_onnx(stored, tensors)
+    with _naming_the_layer(stored, module, program, "cannot run the graph"):
+        session = onnxruntime_session(serialized(model), 1)
     for inputs in _trials(program):
         sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
         try:
@@ -41,10 +46,12 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
         except Exception as error:
             reason = cause_of(error)
             raise UnsupportedError(f"the network fails on other sizes: {reason}", got=sizes) from error
-        with _naming_the_layer(stored, module, program):
-            output = session.run({name: tensor.numpy() for name, tensor in inputs.items()})
-        for where, wanted, got in _pairs(program.outputs, expected, output, "output"):
-            if difference(wanted, got) and (reason := difference(wanted, got, bound(program, inputs, expected))):
+        with _naming_the_layer(stored, module, program, "stopped"):
+            output = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        for where, (wanted, got) in _pairs(program.outputs, stored.outputs, expected, output, "output"):
+            if difference(wanted, got) and (
+                reason := difference(wanted, got, bound(program, inputs, expected))
+            ):
                 raise UnsupportedError(
                     f"the exported graph is not the network: {where} differs by {reason}",
                     where=first_difference(stored, tensors, module, program, inputs), got=sizes,
@@ -78,13 +85,13 @@ def bound(program: Program, inputs: Named, computed: tuple[Tensor, ...]) -> floa
 
 
 @contextmanager
-def _naming_the_layer(stored: StoredGraph, module: nn.Module, program: Program) -> Iterator[None]:
-    """Say of which layer the operator is that a runtime refuses."""
+def _naming_the_layer(stored: StoredGraph, module: nn.Module, program: Program, does: str) -> Iterator[None]:
+    """Say of which layer the operator is that ONNX Runtime refuses."""
     try:
         yield
-    except FeatherweightError as error:
-        where = refusing_layer(stored, module, program, error.what)
-        raise UnsupportedError(error.what, where=where) from error
+    except Exception as error:
+        where = refusing_layer(stored, module, program, said(error))
+        raise UnsupportedError(f"ONNX Runtime {does}: {said(error)}", where=where) from error
 
 
 def arrays(module: nn.Module) -> dict[str, Array]:
@@ -97,13 +104,13 @@ def arrays(module: nn.Module) -> dict[str, Array]:
 
 
 def _pairs(
-    nest: Nest, expected: tuple[Tensor, ...], got: Any, where: str
-) -> Iterator[tuple[str, Tensor, Array]]:
-    if isinstance(nest, int):
-        yield where, expected[nest], got
-    elif nest is not None:
-        for key in nest if isinstance(nest, dict) else range(len(nest)):
-            yield from _pairs(nest[key], expected, got[key], f"{where}.{key}")
+    ours: Nest, theirs: Any, expected: tuple[Tensor, ...], got: list[Array], where: str
+) -> Iterator[tuple[str, tuple[Tensor, Array]]]:
+    if isinstance(ours, int):
+        yield where, (expected[ours], got[theirs])
+    elif ours is not None:
+        for key in ours if isinstance(ours, dict) else range(len(ours)):
+            yield from _pairs(ours[key], theirs[key], expected, got, f"{where}.{key}")
 
 
 def _trials(program: Program) -> Iterator[Named]:

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
+from featherweight.export.float_graph import build_onnx, serialized
 from featherweight.graph.graph import Edge, Node
 from featherweight.graph.interpret import Interpreter
 from featherweight.graph.program import Program, eval_mode
 from featherweight.graph.trace import graph_of
-from featherweight.runtime import build_onnx, serialized
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]

@@ -14,6 +14,7 @@ from torch.export import ExportedProgram
 from featherweight.artifact.contents import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
+from featherweight.export.float_graph import check_size
 from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
@@ -22,7 +23,6 @@ from featherweight.graph.pytree import Nest
 from featherweight.graph.trace import edges_of, path_of, size
 from featherweight.graph.trace_errors import refusal
 from featherweight.graph.views import canonical_names
-from featherweight.runtime import check_size
 from featherweight.task import Inputs
 
 

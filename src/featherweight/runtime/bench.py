@@ -13,10 +13,9 @@ from numpy.typing import NDArray
 
 from featherweight.artifact import load
 from featherweight.errors import ConfigError
-from featherweight.runtime.build import read_onnx
-from featherweight.runtime.compiled import Runtime
-from featherweight.runtime.saturation import saturating
-from featherweight.runtime.session import Input, Session, model_of
+from featherweight.export import model_of, onnx_of, read_onnx
+from featherweight.runtime.backend import onnx_backend
+from featherweight.runtime.sessions import Input, Session
 from featherweight.runtime.timing import SPREAD, Timing, interleaved
 
 Array = NDArray[Any]
@@ -38,7 +37,7 @@ class Speed(msgspec.Struct, frozen=True):
         gain: how many times as fast as `float32` in the same runtime and run.
     """
 
-    runtime: Runtime
+    runtime: str
     name: str
     batch: int
     timing: Timing
@@ -49,7 +48,7 @@ class Speed(msgspec.Struct, frozen=True):
 def bench(
     files: Sequence[str | Path],
     *,
-    runtimes: Sequence[Runtime],
+    runtimes: Sequence[str],
     threads: int = 1,
     batch: int = 1,
     sizes: Mapping[str, int] | None = None,
@@ -77,15 +76,16 @@ def bench(
     if not paths or paths[0].suffix == ".onnx":
         raise ConfigError("the first file gives the float network", got=str(paths[:1]), expected="a .fw file")
     names = [path.name if len({p.name for p in paths}) == len(paths) else str(path) for path in paths]
-    plain = model_of(load(paths[0]), integers=False)
+    plain = onnx_of(load(paths[0]))
     models = dict(zip(names, map(_model, paths), strict=True))
-    sessions: dict[tuple[Runtime, str], Session] = {}
+    sessions: dict[tuple[str, str], Session] = {}
     for runtime in runtimes:
         for name in (FLOAT, AGAIN):
             sessions[runtime, name] = Session.of_onnx(plain, runtime=runtime, threads=threads)
         for name, model in models.items():
-            narrow = saturating(model, runtime)
-            if not narrow or runtime == "onnxruntime":
+            used = onnx_backend(runtime)
+            narrow = used.saturating(model)
+            if not narrow or used.widens:
                 sessions[runtime, name] = Session.of_onnx(model, runtime=runtime, threads=threads)
             if narrow:
                 sessions[runtime, f"{name}, saturating"] = Session.of_onnx(
@@ -108,7 +108,7 @@ def _model(path: Path) -> onnx.ModelProto:
     return read_onnx(path) if path.suffix == ".onnx" else model_of(load(path))
 
 
-def _check_inputs(sessions: Mapping[tuple[Runtime, str], Session], sizes: Mapping[str, int]) -> None:
+def _check_inputs(sessions: Mapping[tuple[str, str], Session], sizes: Mapping[str, int]) -> None:
     """Refuse files that do not take what the first takes, and sizes of axes that nothing has."""
     first = next(iter(sessions.values())).inputs
     for (_, name), session in sessions.items():
@@ -166,7 +166,7 @@ def _values(entry: Input, batch: int, sizes: Mapping[str, int], generator: np.ra
     return generator.standard_normal(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)
 
 
-def _speed(key: tuple[Runtime, str], timing: Timing, base: Timing, again: Timing, batch: int) -> Speed:
+def _speed(key: tuple[str, str], timing: Timing, base: Timing, again: Timing, batch: int) -> Speed:
     runtime, name = key
     steady = abs(again.milliseconds / base.milliseconds - 1) <= SPREAD
     timing = msgspec.structs.replace(timing, quiet=timing.quiet and steady)

@@ -1,44 +1,30 @@
-"""Which 8-bit products saturate on the processor at hand, by runtime; and the layers of a graph that have such."""
+"""The layers of a graph whose 8-bit products saturate on x86 without VNNI; and a probe that shows whether they do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from featherweight.export.onnx_graph import OnnxGraph
 from featherweight.integers import MOST_PAIR, greatest_pair
-from featherweight.runtime.compiled import Runtime, compiled
-from featherweight.runtime.onnx_graph import OnnxGraph
 
 PORTABLE = (
     "make them with portable = true (steps gptq and encode): such weights are exact everywhere, at full speed"
 )
 
 # ONNX Runtime's operators on integers, with the place of their weight. OpenVINO computes them in float.
-_OPERATORS = {
+OPERATORS = {
     "MatMulInteger": 1, "ConvInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
     "DynamicQuantizeMatMul": 1,
 }  # fmt: skip
-_QUANTIZED = {"DequantizeLinear", *_OPERATORS}
+_QUANTIZED = {"DequantizeLinear", *OPERATORS}
 
 
-@cache
-def saturates(runtime: Runtime) -> bool:
-    """Return whether a runtime's products of unsigned by signed 8-bit numbers saturate in pairs on this processor.
-
-    The runtime is asked, by a product of 8 pairs 255 x 127: flags of the processor do not tell what an emulator
-    does, or a limit on instruction sets (ONEDNN_MAX_CPU_ISA). Seen on x86 without VNNI. AArch64 has not been
-    tried: ONNX Runtime's source adds in int32 there (umlal, udot).
-    """
-    output = compiled(_probe().SerializeToString(), runtime, 1)({"x": np.full((1, 16), 255, np.float32)})[0]
-    return bool(output.min() < 255)
-
-
-def _probe() -> onnx.ModelProto:
-    """A linear layer of 16 inputs and 16 outputs, every product 255 * 127, its outputs scaled to 255."""
+def probe() -> onnx.ModelProto:
+    """Return a linear layer of 16 inputs and 16 outputs, every product 255 * 127, its outputs scaled to 255."""
     constants = {
         "step": np.float32(1), "zero": np.uint8(0), "weight": np.full((16, 16), 127, np.int8),
         "steps": np.ones(16, np.float32), "zeros": np.zeros(16, np.int8), "bias": np.zeros(16, np.int32),
@@ -63,23 +49,19 @@ def _probe() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def saturating(model: onnx.ModelProto, runtime: Runtime) -> list[str]:
-    """Return the layers of a graph whose products can saturate in this runtime on this processor.
-
-    By the name of the node, or of the value that it writes where it has none.
-    """
-    found = saturable(model, runtime)
-    return found if found and saturates(runtime) else []
-
-
-def saturable(model: onnx.ModelProto, runtime: Runtime = "onnxruntime") -> list[str]:
+def saturable(model: onnx.ModelProto, operators: Mapping[str, int] = OPERATORS) -> list[str]:
     """Return the layers whose products could saturate on x86 without VNNI: see `featherweight.integers.pairing`.
 
-    By the name of the node, or of the value that it writes where it has none.
+    Args:
+        model: a complete ONNX graph.
+        operators: the runtime's own on integers, with the place of their weight.
+
+    Returns:
+        Names of the nodes, or of the values that they write where they have none.
     """
     if not any(node.op_type in _QUANTIZED for node in model.graph.node):
         return []
-    return [node.name or node.output[0] for node in _saturable(OnnxGraph(model), runtime)]
+    return [node.name or node.output[0] for node in _saturable(OnnxGraph(model), operators)]
 
 
 def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -107,7 +89,7 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             nodes.append(node)
         return new
 
-    for number, (node, place) in enumerate(list(_integer_layers(graph, "onnxruntime"))):
+    for number, (node, place) in enumerate(list(_integer_layers(graph, OPERATORS))):
         value = node.input[place]
         weight = value
         while weight not in graph.stored and weight in graph.makers:
@@ -121,9 +103,8 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     return made
 
 
-def _integer_layers(graph: OnnxGraph, runtime: Runtime) -> Iterator[tuple[NodeProto, int]]:
+def _integer_layers(graph: OnnxGraph, own: Mapping[str, int]) -> Iterator[tuple[NodeProto, int]]:
     """The layers that multiply integers, and the place of their weight among the inputs."""
-    own = _OPERATORS if runtime == "onnxruntime" else {}
     for node in graph.model.graph.node:
         if node.op_type in own and graph.weight(node, own[node.op_type]) is not None:
             yield node, own[node.op_type]
@@ -132,8 +113,8 @@ def _integer_layers(graph: OnnxGraph, runtime: Runtime) -> Iterator[tuple[NodePr
             yield node, 1
 
 
-def _saturable(graph: OnnxGraph, runtime: Runtime) -> Iterator[NodeProto]:
-    for node, place in _integer_layers(graph, runtime):
+def _saturable(graph: OnnxGraph, operators: Mapping[str, int]) -> Iterator[NodeProto]:
+    for node, place in _integer_layers(graph, operators):
         weight = graph.weight(node, place)
         if weight is not None and weight.data_type == TensorProto.INT8:
             given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}

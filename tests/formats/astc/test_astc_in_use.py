@@ -14,10 +14,10 @@ from tiny import Tiny
 from featherweight.artifact import Contents, Raw, dumps, load, loads
 from featherweight.cli import main
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
+from featherweight.export.textures import write_textures
 from featherweight.formats import AnyFormat, Astc, Encoded, Fixed, Int
 from featherweight.formats.astc.blocks import read_astc, write_astc
 from featherweight.model import Model
-from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune
 from featherweight.training.methods import Project

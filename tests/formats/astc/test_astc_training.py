@@ -10,6 +10,7 @@ from tiny import Tiny
 
 from featherweight.artifact import Contents, dumps, loads
 from featherweight.errors import UnsupportedError
+from featherweight.export.textures import write_textures
 from featherweight.formats import Astc, Int, View
 from featherweight.formats.astc.blocks import decode_texels, read_astc
 from featherweight.formats.astc.geometry import partitions
@@ -17,7 +18,6 @@ from featherweight.formats.astc.modes import FOOTPRINTS, MODES, size
 from featherweight.formats.astc.presets import infill
 from featherweight.formats.astc.trainable_blocks import levels, rounded, slopes, texture
 from featherweight.model import Model
-from featherweight.runtime.textures import write_textures
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune, Sparsify
 from featherweight.training.methods import AstcBlocks, Project

@@ -14,13 +14,13 @@ from onnx import NodeProto, helper, numpy_helper
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
+from featherweight.export.averages import pool_means
+from featherweight.export.float_graph import Made, build_onnx, onnx_of, opened
+from featherweight.export.padding import merge_padding
+from featherweight.export.stored_graph import rewriting, values_of
+from featherweight.export.transposes import swap_weights
 from featherweight.formats import Encoded
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
-from featherweight.runtime.averages import pool_means
-from featherweight.runtime.build import Made, build_onnx, graph_of
-from featherweight.runtime.padding import merge_padding
-from featherweight.runtime.transposes import swap_weights
-from featherweight.runtime.validate import rewriting, values_of
 
 Array = NDArray[Any]
 
@@ -44,14 +44,13 @@ class Qdq:
 
 
 def qdq_of(artifact: Artifact) -> Qdq:
-    """Return the graph of a file in integers; see `build_qdq`.
+    """Return the graph of a file in integers; raises as `opened` and `build_qdq` do."""
+    return build_qdq(*opened(artifact), artifact.activations)
 
-    Raises:
-        UnsupportedError: the file holds no graph.
-        IntegrityError: the graph, a tensor or a quantizer is damaged.
-    """
-    tensors, weights = artifact.opened()
-    return build_qdq(graph_of(artifact), tensors, weights, artifact.activations)
+
+def model_of(artifact: Artifact) -> onnx.ModelProto:
+    """Return the graph that a session of a file runs: in integers where it has quantizers of activations."""
+    return qdq_of(artifact).onnx if artifact.activations else onnx_of(artifact)
 
 
 @rewriting("in integers")

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.runtime.onnx_graph import LAYERS
-from featherweight.runtime.validate import parse
+from featherweight.export.onnx_graph import LAYERS
+from featherweight.export.stored_graph import parse
+from featherweight.formats import Encoded
 
 Array = NDArray[Any]
 
@@ -73,20 +74,32 @@ def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
 
 
 def onnx_of(artifact: Artifact) -> onnx.ModelProto:
-    """Return the complete float ONNX model of a file.
+    """Return the complete float ONNX model of a file; raises as `opened` does."""
+    graph, tensors, _ = opened(artifact)
+    return build_onnx(graph, tensors)
+
+
+def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str, Encoded]]:
+    """Return the graph of a file, its decoded tensors by every name, and those that are encoded.
 
     Raises:
         UnsupportedError: the file holds no graph; says why. Or its weights are too large for one.
         IntegrityError: the graph or a tensor is damaged.
     """
-    graph = graph_of(artifact)
+    graph = artifact.graph
+    if graph is None:
+        reason = artifact.facts.get("graph", "it was written without one")
+        raise UnsupportedError(
+            f"the file holds no graph to run: {reason}",
+            hint="artifact.into(module) restores the weights in PyTorch",
+        )
     shapes = {name: lazy.entry.shape for name, lazy in artifact.lazy.items()}
     _, table = parse(graph, shapes)
     check_size(
         math.prod(shapes[entry.tensor]) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
         for entry, kind in table
     )
-    return build_onnx(graph, artifact.weights())
+    return graph, *artifact.opened()
 
 
 class Made(dict[str, onnx.TensorProto]):
@@ -131,22 +144,6 @@ def check_size(nbytes: Iterable[int]) -> None:
             expected="under 2 GiB, as protobuf allows",
             hint="the file fills a module: artifact.into(module); or its weights: artifact.weights()",
         )  # fmt: skip
-
-
-def graph_of(artifact: Artifact) -> StoredGraph:
-    """Return the stored graph of a file.
-
-    Raises:
-        UnsupportedError: there is none; says why.
-    """
-    graph = artifact.graph
-    if graph is None:
-        reason = artifact.facts.get("graph", "it was written without one")
-        raise UnsupportedError(
-            f"the file holds no graph to run: {reason}",
-            hint="artifact.into(module) restores the weights in PyTorch",
-        )
-    return graph
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

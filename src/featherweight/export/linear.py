@@ -14,12 +14,12 @@ from onnx import NodeProto, TensorProto, helper
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
+from featherweight.export.float_graph import Made, build_onnx, opened
+from featherweight.export.qdq import Qdq
+from featherweight.export.stored_graph import rewriting
+from featherweight.export.transposes import swap_weights
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
-from featherweight.runtime.build import Made, build_onnx, graph_of
-from featherweight.runtime.qdq import Qdq
-from featherweight.runtime.transposes import swap_weights
-from featherweight.runtime.validate import rewriting
 
 Array = NDArray[Any]
 
@@ -42,8 +42,7 @@ def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
         UnsupportedError: the file holds no graph, or no linear layer has a weight that fits.
         IntegrityError: the graph or a tensor is damaged.
     """
-    tensors, weights = artifact.opened()
-    return build_linear(graph_of(artifact), tensors, weights, linear)
+    return build_linear(*opened(artifact), linear)
 
 
 @rewriting("with linear layers in integers")

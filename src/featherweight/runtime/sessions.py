@@ -1,22 +1,29 @@
-"""Sessions: a stored graph and its tensors, run on the CPU by ONNX Runtime or OpenVINO, in float or in integers."""
+"""Sessions: a stored graph and its tensors, run by a backend, in float or in integers."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from featherweight.artifact import Artifact, StoredGraph
-from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
-from featherweight.runtime.build import build_onnx, graph_of, onnx_of, serialized
-from featherweight.runtime.compiled import TITLES, Compute, Runtime, compiled, said
-from featherweight.runtime.qdq import qdq_of
-from featherweight.runtime.saturation import PORTABLE, saturating, with_own_weights
+from featherweight.activations import Quantizer
+from featherweight.artifact import Artifact, StoredGraph, load
+from featherweight.engines import said
+from featherweight.errors import (
+    ConfigError,
+    FeatherweightError,
+    IntegrityError,
+    UnsupportedError,
+)
+from featherweight.export import opened
+from featherweight.formats import Encoded
+from featherweight.runtime.backend import Backend, Compute, onnx_backend, usable
 
 Array = NDArray[Any]
 
@@ -53,14 +60,38 @@ class Session:
     _name: str
 
     @classmethod
-    def of(cls, graph: StoredGraph, tensors: Mapping[str, Array], *, threads: int = 1) -> Session:
-        """Return a session of ONNX Runtime of a graph and its decoded tensors by canonical name.
+    def of(
+        cls,
+        graph: StoredGraph,
+        tensors: Mapping[str, Array],
+        weights: Mapping[str, Encoded] | None = None,
+        activations: Mapping[str, Quantizer] | None = None,
+        *,
+        runtime: str = "onnxruntime",
+        threads: int = 1,
+    ) -> Session:
+        """Return a session of a graph and its tensors.
+
+        Args:
+            graph: a float graph.
+            tensors: decoded, by canonical name.
+            weights: those that are encoded.
+            activations: quantizers by value of the graph; without any, the network is computed in float.
+            runtime: what runs it.
+            threads: threads of one operator; operators run one after another.
 
         Raises:
-            UnsupportedError: ONNX Runtime cannot run the graph.
+            UnsupportedError: the runtime cannot run the graph, or not as the simulation computes it.
             IntegrityError: the graph is damaged or does not fit the tensors.
+            MissingExtraError: the runtime is not installed.
         """
-        return cls.of_onnx(build_onnx(graph, tensors), graph.outputs, threads=threads)
+        used = usable(runtime)
+        compute = _opened(
+            used,
+            lambda: used.open(graph, tensors, weights or {}, activations or {}, threads=threads),
+            threads,
+        )
+        return cls._of(onnx.ModelProto.FromString(graph.onnx), graph.outputs, compute, used)
 
     @classmethod
     def of_onnx(
@@ -68,7 +99,7 @@ class Session:
         model: onnx.ModelProto,
         outputs: Any = 0,
         *,
-        runtime: Runtime = "onnxruntime",
+        runtime: str = "onnxruntime",
         threads: int = 1,
         exact: bool = True,
     ) -> Session:
@@ -79,34 +110,21 @@ class Session:
             outputs: as in `StoredGraph`.
             runtime: what runs it.
             threads: threads of one operator; operators run one after another.
-            exact: where 8-bit products of the model can saturate on this processor (x86 without VNNI), have ONNX
-                Runtime add them in int32, which is slower, and refuse to run in OpenVINO, which cannot.
-                Otherwise let them saturate.
+            exact: see `OnnxBackend.compute`.
 
         Raises:
             UnsupportedError: the runtime cannot run the model, or not without saturation.
             IntegrityError: `outputs` does not fit the model.
-            MissingExtraError: OpenVINO is not installed.
+            MissingExtraError: the runtime is not installed.
         """
-        if threads < 1:
-            raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
+        used = onnx_backend(runtime)
+        compute = _opened(used, lambda: used.compute(model, threads=threads, exact=exact), threads)
+        return cls._of(model, outputs, compute, used)
+
+    @classmethod
+    def _of(cls, model: onnx.ModelProto, outputs: Any, compute: Compute, used: Backend) -> Session:
         _check_outputs(outputs, len(model.graph.output))
-        name = TITLES[runtime]
-        narrow = saturating(model, runtime) if exact else []
-        if narrow and runtime == "openvino":
-            raise UnsupportedError(
-                "8-bit products saturate on this processor, which has no VNNI", where=name,
-                got=f"{len(narrow)} layers whose weights allow it, the first {narrow[0]}",
-                hint=f"{PORTABLE}; or run in ONNX Runtime, which can add them in 32 bits",
-            )  # fmt: skip
-        content = serialized(with_own_weights(model) if narrow else model)
-        try:
-            compute = compiled(content, runtime, threads, wide=bool(narrow))
-        except MissingExtraError:
-            raise
-        except Exception as error:
-            raise UnsupportedError(f"{name} cannot run the graph: {said(error)}", where="graph") from error
-        return cls(tuple(_inputs(model)), outputs, compute, name)
+        return cls(tuple(_inputs(model)), outputs, compute, used.title)
 
     def run(self, inputs: Any) -> Any:
         """Return the network's output as numpy arrays, nested as the module's (a dataclass as a dictionary).
@@ -158,33 +176,40 @@ class Session:
 
 
 def session(
-    artifact: Artifact, *, runtime: Runtime = "onnxruntime", threads: int = 1, integers: bool = True
+    file: Artifact | str | Path, *, runtime: str = "onnxruntime", threads: int = 1, integers: bool = True
 ) -> Session:
     """Return a session that runs a file: its graph with the decoded tensors.
 
     Args:
-        artifact: a loaded file.
-        runtime: what runs it; `openvino` is an extra of its own.
+        file: a loaded file, or where it lies.
+        runtime: what runs it, see `featherweight list runtimes`; `openvino` is an extra of its own.
         threads: threads of one operator; operators run one after another.
         integers: compute in integers if the file has quantizers of activations; else the float graph.
 
     Raises:
         UnsupportedError: the file holds no graph, or the runtime cannot run it; says why.
         IntegrityError: the graph, a tensor or a quantizer is damaged.
-        MissingExtraError: OpenVINO is not installed.
+        MissingExtraError: the runtime is not installed.
     """
-    model = model_of(artifact, integers=integers)
-    return Session.of_onnx(model, graph_of(artifact).outputs, runtime=runtime, threads=threads)
+    artifact = load(file) if isinstance(file, str | Path) else file
+    activations = artifact.activations if integers else {}
+    return Session.of(*opened(artifact), activations, runtime=runtime, threads=threads)
 
 
-def model_of(artifact: Artifact, *, integers: bool = True) -> onnx.ModelProto:
-    """Return the graph that a session of a file runs, complete: raises as `session` does.
+def _opened(used: Backend, make: Callable[[], Compute], threads: int) -> Compute:
+    """Return what a backend opens; a foreign exception becomes one error.
 
-    Args:
-        artifact: a loaded file.
-        integers: as for `session`.
+    Raises:
+        UnsupportedError: it cannot run the graph.
     """
-    return qdq_of(artifact).onnx if artifact.activations and integers else onnx_of(artifact)
+    if threads < 1:
+        raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
+    try:
+        return make()
+    except FeatherweightError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(f"{used.title} cannot run the graph: {said(error)}", where="graph") from error
 
 
 def _inputs(model: onnx.ModelProto) -> Iterator[Input]:

@@ -1,0 +1,61 @@
+"""ONNX models compiled by ONNX Runtime or OpenVINO: the one place where their options are set."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+# Rounds float weights between quantizers to int8 by tensor: EfficientNet-Lite0 falls to 7 dB.
+_DISABLED = ["WeightBiasQuantization"]
+
+
+def onnxruntime_session(
+    content: bytes, threads: int, *, wide: bool = False, optimized: Path | None = None
+) -> Any:
+    """Return an `InferenceSession`; the same inputs, threads and machine give the same bits.
+
+    Args:
+        content: a serialised ONNX model.
+        threads: of one operator; operators run one after another.
+        wide: add 8-bit products in int32 on x86 without VNNI too, where int16 sums would saturate; slower.
+        optimized: where to write the graph that is run.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.use_deterministic_compute = True
+    options.log_severity_level = 4  # errors come as exceptions, not as lines on stderr
+    if wide:
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+    return onnxruntime.InferenceSession(
+        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
+    )
+
+
+def openvino_model(content: bytes, threads: int, *, precision: str | None = "f32") -> Any:
+    """Return a `CompiledModel` for the CPU.
+
+    Args:
+        content: a serialised ONNX model.
+        threads: of one inference.
+        precision: of floats; None leaves it to OpenVINO, which takes bfloat16 on processors that have it.
+    """
+    import openvino
+
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
+    pinned = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
+    core = openvino.Core()
+    return core.compile_model(core.read_model(content), "CPU", {**options, **pinned})
+
+
+def said(error: Exception) -> str:
+    """Return what a runtime says is wrong, in one line, without its codes and the places in its sources."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and not line.startswith("Exception from")]
+    text = " ".join(told or [line for line in lines if line]) or type(error).__name__
+    return re.sub(r"\[ONNXRuntimeError\] : \d+ : \w+ : | at src/\S+|/\S+\.(cc|h):\d+ ", "", text)[:500]

@@ -521,10 +521,8 @@ def captured(name: str) -> Any:
 @cache
 def traced(name: str) -> Any:
     """Return the network, its example and its graph; made once, not to be changed."""
-    from featherweight.graph.trace import graph_of
-
     module, example, program = captured(name)
-    return module, example, graph_of(module, program)
+    return module, example, program.graph
 
 
 @cache

@@ -10,7 +10,7 @@ from torch import nn
 
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats import Int
-from featherweight.graph.interpret import Interpreter
+from featherweight.graph.execution import Execution
 from featherweight.model import Model, equal_bits
 from featherweight.structure import LayerSpec, restructure
 
@@ -151,7 +151,7 @@ def test_models_of_one_structure_share_a_trace_and_not_its_tensors(model):
     for program, network in ((first, model), (second, changed)):
         (expected,) = program.run({"input": x})
         assert torch.equal(expected, network.module(x).detach())
-        (made,) = Interpreter(network.module, program, lambda edge, value: value)({"input": x})
+        (made,) = Execution(program, lambda edge, value: value)({"input": x})
         torch.testing.assert_close(made, expected)
     assert changed.program(torch.randn(4, 5)).exported is not first.exported
     folded = model.with_structure({"1": LayerSpec("Identity")}, {})

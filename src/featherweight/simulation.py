@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from featherweight.activations import Quantizer
 from featherweight.errors import UnsupportedError
+from featherweight.graph.execution import Execution, Visit
 from featherweight.graph.graph import Edge, Node
-from featherweight.graph.interpret import Interpreter, Visit
-from featherweight.graph.program import Program, eval_mode
+from featherweight.graph.program import Program
 from featherweight.graph.pytree import Nest, flatten_inputs
 from featherweight.graph.quantizable import AVERAGES, LAYERS
-from featherweight.graph.trace import graph_of
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.model import Model
 from featherweight.structure import to_call
@@ -47,13 +46,13 @@ def simulate(model: Model, example: Inputs) -> nn.Module:
     return Simulation(model, model.program(example))
 
 
-def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:
+def execution(model: Model, program: Program, visit: Visit, *, grad: bool = False) -> Execution:
     """Return what runs the network of `model` with integer weights and biases; `visit` sees each activation.
 
     Raises:
         UnsupportedError: a quantizer is on no edge of the network.
     """
-    nodes = {node.name: node for node in graph_of(model.module, program).nodes}
+    nodes = {node.name: node for node in program.graph.nodes}
     if unknown := sorted(model.activations.keys() - nodes.keys()):
         raise UnsupportedError("a quantizer on no edge of the network", where=unknown[0])
     arguments = {}
@@ -72,7 +71,7 @@ def interpreter(model: Model, program: Program, visit: Visit) -> Interpreter:
             value = exact(value, average.scale, average.count or sizes[average.source] // value.numel())
         return visit(edge, value)
 
-    return Interpreter(model.module, program, see, arguments)
+    return Execution(program, see, arguments=arguments, grad=grad)
 
 
 @dataclass(frozen=True)
@@ -149,13 +148,12 @@ class Simulation(nn.Module):
     def __init__(self, model: Model, program: Program) -> None:
         super().__init__()
         self.module, self._program, self._activations = model.module, program, model.activations
-        self._interpreter = interpreter(model, program, self._visit)
+        self._execution = execution(model, program, self._visit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Return the network's output; dataclasses and named tuples come as dictionaries."""
         inputs: Inputs = kwargs or (args[0] if len(args) == 1 else args)
-        with eval_mode(self.module):
-            flat = self._interpreter(flatten_inputs(self.module, inputs))
+        flat = self._execution(flatten_inputs(self.module, inputs))
         return _nested(self._program.outputs, flat)
 
     def _visit(self, edge: Edge, value: Tensor) -> Tensor:

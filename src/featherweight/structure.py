@@ -213,7 +213,12 @@ def to_call(module: nn.Module) -> nn.Module:
 
     A network may write to its buffers and attributes whenever it runs; what it was copied from stays as it is.
     """
-    return copied(module, {id(parameter): parameter for parameter in module.parameters()}).eval()
+    return with_own_buffers(module).eval()
+
+
+def with_own_buffers(module: nn.Module) -> nn.Module:
+    """Return a copy of a network, in the modes of its parts: parameters are shared, everything else is its own."""
+    return copied(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:

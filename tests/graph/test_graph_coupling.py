@@ -13,7 +13,7 @@ from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupl
 from featherweight.graph.coupling import couple
 from featherweight.graph.coupling.labels import Labels
 from featherweight.graph.coupling.reshaping import reshaped
-from featherweight.graph.trace import trace
+from featherweight.graph.program import trace
 from featherweight.model import Model
 from featherweight.techniques.structured.dry_run import computed
 from featherweight.techniques.structured.surgery import pruned, silenced

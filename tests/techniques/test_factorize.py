@@ -7,7 +7,7 @@ from torch import nn
 
 from featherweight.errors import ConfigError
 from featherweight.formats import Int
-from featherweight.graph.trace import trace
+from featherweight.graph.program import trace
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize

@@ -75,7 +75,9 @@ def test_of_another_network(folder, monkeypatch):
 
 
 def test_without_the_file_the_error_says_what_to_copy_where(folder):
-    with pytest.raises(TaskError, match=r"copy baselines/vgg16-cifar10\.fw .* into .*cache/baselines.*--untrained"):
+    with pytest.raises(
+        TaskError, match=r"copy baselines/vgg16-cifar10\.fw .* into .*cache/baselines.*--untrained"
+    ):
         baselines.start("vgg16-cifar10", build, TRAINING, trained=True)
 
 

@@ -10,7 +10,6 @@ from zoo_table import ZOO, with_numbers
 from featherweight.export.onnx import stored_graph
 from featherweight.graph import canonical_names
 from featherweight.graph.program import capture
-from featherweight.graph.trace import graph_of
 from featherweight.runtime import Session
 
 
@@ -35,7 +34,7 @@ def test_runtime_equals_torch(name):
     entry, network = ZOO[name], with_numbers(name)
     images = torch.randn(3, *entry.shape, generator=torch.Generator().manual_seed(1))
     program = capture(network, images[:2])
-    graph = graph_of(network, program)
+    graph = program.graph
     assert (graph.macs, graph.uncounted) == (entry.macs, ())
     state = network.state_dict()
     arrays = {first: state[first].numpy() for first in set(canonical_names(network).values())}

@@ -42,9 +42,7 @@ def test_a_file(file, name):
 
 
 def test_a_file_without_a_name_asks_for_one(file):
-    with pytest.raises(
-        TaskError, match=r"expected .*mine\.py:NAME\nhint: it defines task, made"
-    ):
+    with pytest.raises(TaskError, match=r"expected .*mine\.py:NAME\nhint: it defines task, made"):
         resolve(str(file))
 
 

@@ -15,7 +15,6 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
 from featherweight.graph.pytree import flatten_inputs
-from featherweight.graph.trace import graph_of
 from featherweight.model import Model, Note
 from featherweight.task import Task
 
@@ -74,14 +73,14 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
         UnsupportedError: the network cannot be traced.
     """
     program = model.program(task.example())
-    execution, graph = Execution(model.module, program), graph_of(model.module, program)
-    found, without = linear_ops(graph)
+    execution = Execution(program)
+    found, without = linear_ops(program.graph)
     batches = (task.inputs(batch) for batch in task.batches("calibration", seed=seed, epoch=0))
     named = (flatten_inputs(model.module, batch) for batch in batches)
     inputs = tuple(cut(named, samples, execution))
     if not inputs:
         raise TaskError("the calibration split has no whole batch", where=task.name)
-    return Prefix(execution, graph, found, without, inputs)
+    return Prefix(execution, program.graph, found, without, inputs)
 
 
 def cut(batches: Iterable[Tensors], samples: int, execution: Execution) -> Iterator[Tensors]:

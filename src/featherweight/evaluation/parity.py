@@ -16,12 +16,10 @@ from featherweight.errors import UnsupportedError
 from featherweight.export import build_qdq
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
-from featherweight.graph.program import eval_mode
 from featherweight.graph.pytree import flatten_inputs, flatten_outputs
-from featherweight.graph.trace import graph_of
 from featherweight.model import Model, Note
 from featherweight.runtime import BACKENDS, Session
-from featherweight.simulation import fake_quantize, interpreter
+from featherweight.simulation import execution, fake_quantize
 from featherweight.task import Inputs, Predict, Task
 from featherweight.task.samples import mapped, size_of
 from featherweight.task.sampling import drawn
@@ -140,10 +138,8 @@ def layer_parity(
             compare(edge, np.abs(own.astype(np.int16) - integers[edge]))
         return torch.from_numpy(quantizer.dequantize(integers[edge]))
 
-    run = interpreter(model, program, visit)
-    with eval_mode(model.module):
-        results = run(flat)
-    for edge, own, theirs in zip(graph_of(model.module, program).outputs, results, outputs, strict=True):
+    results = execution(model, program, visit)(flat)
+    for edge, own, theirs in zip(program.graph.outputs, results, outputs, strict=True):
         values = own.detach().double().numpy()
         step = float(np.ptp(values)) / LEVELS if values.size else 0.0
         if theirs.dtype.kind == "f" and step and edge not in integers:

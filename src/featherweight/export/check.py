@@ -16,7 +16,7 @@ from featherweight.engines import onnxruntime_session, said
 from featherweight.errors import UnsupportedError
 from featherweight.export.float_graph import build_onnx, serialized
 from featherweight.export.locate import TOLERANCE, difference, first_difference, refusing_layer
-from featherweight.graph.program import Program, is_free
+from featherweight.graph.program import Program
 from featherweight.graph.pytree import Nest
 from featherweight.graph.trace_errors import cause_of
 from featherweight.graph.views import canonical_names
@@ -119,23 +119,14 @@ def _trials(program: Program) -> Iterator[Named]:
     yield program.example
     yield {name: _noise(tensor, generator) for name, tensor in program.example.items()}
     if program.dynamic:
-        symbols = _symbols(program)
+        symbols = {node.name: node.free for node in program.graph.nodes}
         yield {name: _noise(_resized(t, symbols[name], +1), generator) for name, t in program.example.items()}
         yield {
             name: _noise(_resized(t, symbols[name], None), generator) for name, t in program.example.items()
         }
 
 
-def _symbols(program: Program) -> dict[str, list[int]]:
-    """The free axes of each input."""
-    graph = program.exported.graph
-    values = {node.name: node.meta["val"] for node in graph.nodes if node.op == "placeholder"}
-    names = program.exported.graph_signature.user_inputs
-    free = [[axis for axis, n in enumerate(values[str(name)].shape) if is_free(n)] for name in names]
-    return dict(zip(program.example, free, strict=True))
-
-
-def _resized(tensor: Tensor, axes: list[int], more: int | None) -> Tensor:
+def _resized(tensor: Tensor, axes: tuple[int, ...], more: int | None) -> Tensor:
     """`tensor` with free axes one longer, or (None) with axis 0 of size 1, out of its own rows."""
     for axis in axes:
         count = tensor.shape[axis]

@@ -15,10 +15,9 @@ from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
 from featherweight.export.float_graph import build_onnx, serialized
+from featherweight.graph.execution import Execution
 from featherweight.graph.graph import Edge, Node
-from featherweight.graph.interpret import Interpreter
-from featherweight.graph.program import Program, eval_mode
-from featherweight.graph.trace import graph_of
+from featherweight.graph.program import Program
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]
@@ -64,7 +63,6 @@ def first_difference(
     stored: StoredGraph, tensors: Mapping[str, Array], module: nn.Module, program: Program, inputs: Named
 ) -> str:
     """Return the first layer whose output differs from the network's, or the network's own name."""
-    graph = graph_of(module, program)
     model = build_onnx(stored, tensors)
     made = {name for node in model.graph.node for name in node.output}
     known: list[tuple[Edge, Tensor]] = []
@@ -74,8 +72,7 @@ def first_difference(
             known.append((edge, value))
         return value
 
-    with eval_mode(module):
-        Interpreter(module, program, record)(inputs)
+    Execution(program, record)(inputs)
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)
     try:
@@ -85,14 +82,14 @@ def first_difference(
         return type(module).__name__
     for (edge, value), result in zip(known, results, strict=True):
         if difference(value, result):
-            return _said(graph.node(edge))
+            return _said(program.graph.node(edge))
     return type(module).__name__
 
 
 def refusing_layer(stored: StoredGraph, module: nn.Module, program: Program, message: str) -> str:
     """Return the layer with the ONNX operator that `message` names, or the network's own name."""
-    graph, nodes = graph_of(module, program), list(onnx.ModelProto.FromString(stored.onnx).graph.node)
-    made = {node.name: node for node in graph.nodes}
+    nodes = list(onnx.ModelProto.FromString(stored.onnx).graph.node)
+    made = {node.name: node for node in program.graph.nodes}
     named = [n for n, node in enumerate(nodes) if re.search(rf"\b{node.op_type}\b", message)]
     reached = set(nodes[named[0]].output) if named else set()
     for node in nodes[named[0] :] if named else ():

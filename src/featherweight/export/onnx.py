@@ -20,7 +20,7 @@ from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
 from featherweight.graph.program import Dynamic, Program, capture, eval_mode
 from featherweight.graph.pytree import Nest
-from featherweight.graph.trace import edges_of, path_of, size
+from featherweight.graph.trace import path_of, size
 from featherweight.graph.trace_errors import refusal
 from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
@@ -76,7 +76,7 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         exported, marks = _translate(module, program)
         model = exported.model
         table = match(model.graph, marks)
-        edges = _edges(module, program, exported.exported_program)
+        edges = _edges(program, exported.exported_program)
         weights, edges = simplify(model, [entry.name for entry in table], edges)
         outputs = _plain_outputs(model.graph)
         inputs = zip(model.graph.inputs, program.example, strict=True)
@@ -113,14 +113,14 @@ def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProg
     return exported, marks
 
 
-def _edges(module: nn.Module, program: Program, translated: ExportedProgram | None) -> dict[str, Edge]:
+def _edges(program: Program, translated: ExportedProgram | None) -> dict[str, Edge]:
     """Name of a value that was translated to ONNX, to its edge; values that only ONNX has are left out.
 
     Every translated node knows the captured one that it came from: the last of those that came from one, of its
     type, is its value.
     """
     assert translated is not None
-    edges, captured = edges_of(module, program), program.exported.graph
+    edges, captured = program.edges, program.exported.graph
     known: dict[Edge, tuple[str, str]] = {}
     for node in captured.nodes:  # an activation is the first of the values that are equal to it
         if node.op == "call_function" and node.name in edges:

@@ -1,54 +1,85 @@
-"""A captured network run piece by piece, with tensors of the caller's in the place of its own."""
+"""A captured network run operator by operator: whole or piece by piece, its activations seen, its tensors replaced."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from math import prod
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge
+from featherweight.graph.macs import operator_name
 from featherweight.graph.memory_format import ANY, channels_last
 from featherweight.graph.program import Program
-from featherweight.graph.trace import edges_of, size
+from featherweight.graph.trace import size
 from featherweight.graph.views import canonical_names
 
 # What has been computed and is still to be read, by the node that makes it.
 Values = Mapping[fx.Node, Any]
 Tensors = Mapping[str, Tensor]
+# What is done with an activation: it is read, and what is returned takes its place.
+Visit = Callable[[Edge, Tensor], Tensor]
 
 
 class Execution:
-    """The operators of a captured `module` in order. Position p lies before the p-th of them.
+    """The operators of a captured network in order. Position p lies before the p-th of them.
 
-    >>> import torch
+    >>> from torch import nn
     >>> from featherweight.graph.program import capture
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
-    >>> execution = Execution(network, capture(network, torch.ones(2, 2)))
+    >>> execution, x = Execution(capture(network, torch.ones(2, 2))), {"input": torch.ones(2, 2)}
+    >>> execution(x)[0].equal(network(torch.ones(2, 2)))
+    True
     >>> middle, end = execution.position("linear_1"), len(execution)
-    >>> values = execution.run(execution.start({"input": torch.ones(2, 2)}), 0, middle)
-    >>> execution.outputs(execution.run(values, middle, end))[0].equal(network(torch.ones(2, 2)))
+    >>> values = execution.run(execution.start(x), 0, middle)
+    >>> execution.outputs(execution.run(values, middle, end))[0].equal(execution(x)[0])
     True
 
+    Of a program captured in training mode it writes the buffers and draws the random numbers that the network
+    itself would; activations are overwritten where the network overwrites them.
+
+    Args:
+        program: the network, captured.
+        visit: sees the activation of every edge, in order, and may replace it; in training as often as the network's
+            code computes it.
+        arguments: by edge, the arguments that its operator is called with in the place of its own, by position.
+        grad: whether gradients can be taken of what is computed.
+
     Attributes:
+        edges: those that `visit` sees.
         batch: samples that the network is captured for: an example of as many; None where any number will do.
         nbytes: bytes a sample of what is alive at each position, as on the example.
     """
 
-    def __init__(self, module: nn.Module, program: Program) -> None:
-        self._graph = program.exported.graph
-        self._nodes = [node for node in self._graph.nodes if node.op == "call_function"]
+    def __init__(
+        self,
+        program: Program,
+        visit: Visit | None = None,
+        *,
+        arguments: Mapping[Edge, Mapping[int, Tensor]] | None = None,
+        grad: bool = False,
+    ) -> None:
+        self._visit, self._arguments, self._grad = visit, arguments or {}, grad
+        graph = program.exported.graph
+        self._results = graph.output_node().args[0]
+        self._nodes = [node for node in graph.nodes if node.op == "call_function"]
+        self._read_placeholders(program)
         self._producers: dict[Edge, int] = {}
-        edges = edges_of(module, program)
+        self._written: dict[int, Edge] = {}
+        ops = {node.name: node.op for node in program.graph.nodes}
         for position, node in enumerate(self._nodes):
-            if node.name in edges:
-                self._producers.setdefault(edges[node.name], position)
-        self._placeholders, self._names, self._stored = placeholders(module, program)
-        self._last = {operand: len(self._nodes) for operand in self._graph.output_node().all_input_nodes}
+            edge = program.edges.get(node.name)
+            if edge is None or edge in self._inputs:
+                continue
+            if edge not in self._producers or operator_name(node.target).rstrip("_") == ops[edge]:
+                self._producers.setdefault(edge, position)
+                self._written[position] = edge
+        self.edges = frozenset({*self._inputs, *self._producers})
+        self._last = {operand: len(self._nodes) for operand in graph.output_node().all_input_nodes}
         for position, node in reversed(list(enumerate(self._nodes))):
             for operand in node.all_input_nodes:
                 self._last.setdefault(operand, position)
@@ -59,13 +90,17 @@ class Execution:
     def __len__(self) -> int:
         return len(self._nodes)
 
+    def __call__(self, inputs: Tensors, tensors: Tensors | None = None) -> tuple[Tensor, ...]:
+        """Return the network's outputs, flat, of its inputs by name; `tensors` as in `run`."""
+        return self.outputs(self.run(self.start(inputs), 0, len(self), tensors), tensors)
+
     def position(self, edge: Edge) -> int:
         """Return the position of the operator that produces `edge`."""
         return self._producers[edge]
 
     def start(self, inputs: Tensors) -> Values:
         """Return the values at position 0, given the network's inputs by name."""
-        return {node: channels_last(inputs[name]) for name, node in self._placeholders.items()}
+        return {node: self._seen(name, channels_last(inputs[name])) for name, node in self._inputs.items()}
 
     def run(self, values: Values, start: int, stop: int, tensors: Tensors | None = None) -> Values:
         """Return the values that are alive at position `stop`, given those at `start`.
@@ -76,14 +111,15 @@ class Execution:
             stop: not before `start`.
             tensors: what stands in for parameters and buffers, by canonical name.
         """
-        alive = dict(values)
-        with torch.no_grad():
+        alive, own = dict(values), tensors or {}
+        with torch.set_grad_enabled(self._grad):
             for position in range(start, stop):
-                node = self._nodes[position]
-                args, kwargs = fx.map_arg(
-                    (node.args, node.kwargs), lambda operand: self._value(operand, alive, tensors or {})
-                )
-                alive[node] = ANY.get(node.target, node.target)(*args, **kwargs)
+                node, edge = self._nodes[position], self._written.get(position, "")
+                args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, alive, own))
+                for place, argument in sorted(self._arguments.get(edge, {}).items()):
+                    args = (*args[:place], *[None] * (place - len(args)), argument, *args[place + 1 :])
+                value = ANY.get(node.target, node.target)(*args, **kwargs)
+                alive[node] = self._seen(edge, value) if edge else value
                 for operand in (*node.all_input_nodes, node):
                     if self._last.get(operand, -1) <= position:
                         alive.pop(operand, None)
@@ -94,20 +130,43 @@ class Execution:
         first: Tensor = values[self._nodes[position].all_input_nodes[0]]
         return first
 
-    def outputs(self, values: Values) -> tuple[Tensor, ...]:
-        """Return the network's outputs, flat, from the values at the end."""
-        found = (self._value(node, values, {}) for node in self._graph.output_node().args[0])
-        return tuple(found)
+    def outputs(self, values: Values, tensors: Tensors | None = None) -> tuple[Tensor, ...]:
+        """Return the network's outputs, flat, from the values at the end; `tensors` as in `run`."""
+        return tuple(self._value(node, values, tensors or {}) for node in self._results)
+
+    def _seen(self, edge: Edge, value: Any) -> Any:
+        return self._visit(edge, value) if self._visit and isinstance(value, Tensor) else value
 
     def _value(self, operand: fx.Node, alive: Values, tensors: Tensors) -> Any:
         if operand in alive:
             return alive[operand]
         return tensors.get(self._names[operand], self._stored[operand])
 
+    def _read_placeholders(self, program: Program) -> None:
+        """Find the nodes of the inputs by name; of the network's state, the canonical names, and the values.
+
+        State are pieces of the function too, which torch has apart where they switch gradients off or on.
+        """
+        self._inputs: dict[str, fx.Node] = {}
+        self._names: dict[fx.Node, str] = {}
+        self._stored: dict[fx.Node, Any] = {}
+        canonical, inputs = canonical_names(program.flat.module), iter(program.example)
+        pieces, parts = program.exported.graph.find_nodes(op="get_attr"), program.exported.graph_module
+        self._names |= dict.fromkeys(pieces, "")
+        self._stored |= {node: getattr(parts, node.target) for node in pieces}
+        places = (node for node in program.exported.graph.nodes if node.op == "placeholder")
+        for node, spec in zip(places, program.exported.graph_signature.input_specs, strict=True):
+            if spec.kind == InputKind.USER_INPUT:
+                self._inputs[next(inputs)] = node
+            else:
+                target = spec.target or ""
+                self._names[node] = canonical.get(target.removeprefix("module."), "")
+                self._stored[node] = program.state.get(target)
+
     def _alive(self) -> list[int]:
         """Bytes of the activations that are alive at each position on the example."""
         change = [0] * (len(self._nodes) + 2)
-        made = [*((node, 0) for node in self._placeholders.values())]
+        made = [*((node, 0) for node in self._inputs.values())]
         made += [(node, position + 1) for position, node in enumerate(self._nodes)]
         for node, since in made:
             value = node.meta["val"]
@@ -116,21 +175,3 @@ class Execution:
                 change[since] += nbytes
                 change[self._last[node] + 1] -= nbytes
         return list(accumulate(change))[: len(self._nodes) + 1]
-
-
-def placeholders(
-    module: nn.Module, program: Program
-) -> tuple[dict[str, fx.Node], dict[fx.Node, str], dict[fx.Node, Any]]:
-    """Return the nodes of a program's inputs by name; of its state, the canonical names, and the values."""
-    canonical, exported = canonical_names(module), program.exported
-    inputs, names, stored = iter(program.example), {}, {}
-    found: dict[str, fx.Node] = {}
-    places = (node for node in exported.graph.nodes if node.op == "placeholder")
-    for node, spec in zip(places, exported.graph_signature.input_specs, strict=True):
-        if spec.kind == InputKind.USER_INPUT:
-            found[next(inputs)] = node
-        else:
-            target = spec.target or ""
-            names[node] = canonical.get(target.removeprefix("module."), "")
-            stored[node] = program.state.get(target)
-    return found, names, stored

@@ -45,7 +45,7 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
 
     What is traced may be changed by this.
     """
-    _without_checks(traced.graph)
+    without_checks(traced.graph)
     nodes = [node for node in traced.graph.nodes if node.op not in ("placeholder", "output")]
     if all(node.target in PLAIN or _by_hand(node) for node in nodes):
         for node in nodes:
@@ -53,7 +53,7 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
                 _replace(traced, node, _REWRITES[node.target])
     else:
         traced = traced.run_decompositions({})
-        _without_checks(traced.graph)
+        without_checks(traced.graph)
     for node in list(traced.graph.nodes):
         if (
             node.target is aten.avg_pool2d.default
@@ -80,7 +80,7 @@ def _take_place(traced: ExportedProgram, node: fx.Node, other: fx.Node) -> None:
     node.graph.erase_node(node)
 
 
-def _without_checks(graph: fx.Graph) -> None:
+def without_checks(graph: fx.Graph) -> None:
     """Erase assertions, which compute nothing: `x.float()` leaves one."""
     for node in reversed(list(graph.nodes)):
         if node.op == "call_function" and not node.users and _CHECK.match(operator_name(node.target)):
@@ -104,7 +104,7 @@ def _merge(traced: ExportedProgram) -> None:
             continue
         origin = node.args[0] if node.target is operator.getitem else node
         name = operator_name(origin.target)
-        entry = [(same, name)] if isinstance(node.meta["val"], Tensor) else []
+        entry = [(same, name, node)] if isinstance(node.meta["val"], Tensor) else []
         node.prev.meta["merged"] = [*node.prev.meta.get("merged", ()), *entry, *node.meta.get("merged", ())]
         _take_place(traced, node, same)
 

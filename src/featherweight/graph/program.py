@@ -16,10 +16,12 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
-from featherweight.graph.functional import functional
+from featherweight.graph.functional import functional, without_checks
+from featherweight.graph.graph import Edge, Graph
 from featherweight.graph.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
+from featherweight.graph.trace import Step, aligned, is_free, read, steps_of, with_edges
 from featherweight.graph.trace_errors import cause_of, refusal
-from featherweight.structure import to_call
+from featherweight.structure import with_own_buffers
 from featherweight.task import Inputs, call
 
 # Which axes of which inputs may change in size; None: axis 0 of every input, where the network allows it.
@@ -31,17 +33,23 @@ class Program:
     """A module as a function of flat tensors to flat tensors.
 
     Attributes:
-        exported: the function as aten operators, without mutation; a name of its state is a name of the
-            module's behind `module.`.
+        exported: the function as aten operators, without mutation but in training; a name of its state is a name
+            of the module's behind `module.`.
         example: what it was captured with, by input name, in the order of the inputs.
         outputs: how the module's output is made of the flat ones.
         flat: the module itself, as the same flat function.
+        graph: the function as data.
+        edges: of `graph`, by the name of the value of `exported` that is this activation.
+        steps: the operators as torch traced them, before they were made functional, in order.
     """
 
     exported: ExportedProgram
     example: Mapping[str, Tensor]
     outputs: Nest
     flat: Flat
+    graph: Graph
+    edges: Mapping[str, Edge]
+    steps: Sequence[Step]
 
     def of(self, module: nn.Module) -> Program:
         """Return the same function with the tensors of `module`, a network of the same code."""
@@ -52,10 +60,43 @@ class Program:
         with eval_mode(self.flat.module):
             return tuple(self.flat(inputs))
 
+    def training(self, module: nn.Module) -> Program:
+        """Return `module`, a network of the same code, in the modes that its parts are in: as it trains.
+
+        It computes what the module itself does, operator by operator: batch norm writes its buffers, dropout
+        draws. An activation that the network in eval mode has too keeps its edge; what only training computes
+        has none.
+
+        Raises:
+            UnsupportedError: it cannot be captured; names the layer and why.
+            TaskError: the network fails on its own example.
+        """
+        free = {node.name: dict.fromkeys(node.free, Dim.AUTO) or None for node in self.graph.nodes}
+        axes = {name: free[name] for name in self.example}
+        copy = with_own_buffers(module)  # batch norm writes them, and torch traces that
+        with quiet(), torch.random.fork_rng(devices=[]):
+            outputs = _outputs(module, self.flat.example, self.example)
+            flat = Flat(copy, self.flat.example)
+            try:
+                traced = torch.export.export(
+                    flat, (dict(self.example),), dynamic_shapes=(axes,), strict=False
+                )
+            except Exception as error:
+                raise refusal(copy, error, "cannot be traced in training mode") from error
+        without_checks(traced.graph)
+        steps = aligned(steps_of(traced.graph), self.steps)
+        edges = {step.name: step.edge for step in steps if step.edge is not None}
+        inputs = zip(traced.graph_signature.user_inputs, self.example, strict=True)
+        edges |= {str(placeholder): name for placeholder, name in inputs}
+        return replace(
+            self, exported=traced, outputs=outputs, flat=self.flat.of(module), edges=edges, steps=steps
+        )
+
     @cached_property
     def state(self) -> dict[str, Any]:
         """What the function reads beside its inputs, by the targets of its signature."""
-        return {**self.exported.constants, **self.flat.state_dict(keep_vars=True)}
+        buffers = dict(self.flat.named_buffers(remove_duplicate=False))
+        return {**self.exported.constants, **buffers, **self.flat.state_dict(keep_vars=True)}
 
     @property
     def dynamic(self) -> bool:
@@ -71,16 +112,24 @@ class Flat(nn.Module):
         self.module = module
         self._example = [example]  # in a list, so that no tensor of it is taken for a constant of the network
 
+    @property
+    def example(self) -> Inputs:
+        """Inputs, as nested as the module takes them."""
+        return self._example[0]
+
     def of(self, module: nn.Module) -> Flat:
         """Return the same of another module."""
-        return Flat(module, self._example[0])
+        return Flat(module, self.example)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the flat outputs."""
-        output = call(
-            self.module, rebuild(self._example[0], iter([tensor.clone() for tensor in inputs.values()]))
-        )
-        return flatten_outputs(output)[1]
+        tensors = iter([tensor.clone() for tensor in inputs.values()])
+        return flatten_outputs(call(self.module, rebuild(self.example, tensors)))[1]
+
+
+def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Graph:
+    """Return the graph of `module` in eval mode on `example`: see `capture`."""
+    return capture(module, example, dynamic=dynamic).graph
 
 
 def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Program:
@@ -100,28 +149,32 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in flatten_inputs(module, example).items()
     }
-    flat = Flat(module, example)
     with eval_mode(module):
-        try:
-            outputs, _ = flatten_outputs(
-                call(to_call(module), rebuild(example, iter([t.clone() for t in named.values()])))
-            )
-        except FeatherweightError:
-            raise
-        except Exception as error:
-            raise TaskError(
-                f"the network fails on its own example: {cause_of(error)}", where=type(module).__name__
-            ) from error
-        exported, used = _export(flat, named, dynamic)
-    return Program(exported, used, outputs, flat)
+        outputs = _outputs(module, example, named)
+        return _export(Flat(module, example), named, outputs, dynamic)
 
 
-def _export(
-    flat: Flat, named: Mapping[str, Tensor], dynamic: Dynamic
-) -> tuple[ExportedProgram, Mapping[str, Tensor]]:
+def _outputs(module: nn.Module, example: Inputs, named: Mapping[str, Tensor]) -> Nest:
+    """Return how a module's output is nested, as a copy of it computes it.
+
+    Raises:
+        TaskError: the network fails on its own example.
+    """
+    inputs = rebuild(example, iter([tensor.clone() for tensor in named.values()]))
+    try:
+        return flatten_outputs(call(with_own_buffers(module), inputs))[0]
+    except FeatherweightError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"the network fails on its own example: {cause_of(error)}", where=type(module).__name__
+        ) from error
+
+
+def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dynamic) -> Program:
     """Try the dynamic shapes that were asked for; by default axis 0, and then none."""
     if dynamic is not None:
-        return _functional(flat, named, _asked(named, dynamic)), named
+        return _functional(flat, named, outputs, _asked(named, dynamic))
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named
@@ -130,13 +183,15 @@ def _export(
     ):  # torch takes a size of 1 for fixed
         doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
     try:
-        exported = _functional(flat, doubled, axes)
-        limits = exported.range_constraints.values()
-        if _free(exported, axes) and all(limit.lower <= 2 and limit.upper > 2**31 for limit in limits):
-            return exported, doubled
+        program = _functional(flat, doubled, outputs, axes)
+        limits = program.exported.range_constraints.values()
+        if _free(program.exported, axes) and all(
+            limit.lower <= 2 and limit.upper > 2**31 for limit in limits
+        ):
+            return program
     except UnsupportedError:
         pass
-    return _functional(flat, named, dict.fromkeys(named)), named
+    return _functional(flat, named, outputs, dict.fromkeys(named))
 
 
 def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -155,12 +210,7 @@ def _free(exported: ExportedProgram, axes: dict[str, Any]) -> bool:
     return all(is_free(values[str(name)].shape[axis]) for free, name in inputs for axis in free or ())
 
 
-def is_free(size: int | torch.SymInt) -> bool:
-    """Return whether a size of a captured network may change; torch keeps symbols for some that it has fixed."""
-    return isinstance(size, torch.SymInt) and not size.node.expr.is_number
-
-
-def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -> ExportedProgram:
+def _functional(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, axes: dict[str, Any]) -> Program:
     """Trace by running the code; where that fixes a size (`len(x)`, `int(x.shape[0])`), by reading it.
 
     Raises:
@@ -173,11 +223,12 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -
         traced, failure = None, error
     if traced is None or not _free(traced, axes):
         with contextlib.suppress(Exception):
-            read = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=True)
-            traced = read if traced is None or _free(read, axes) else traced
+            again = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=True)
+            traced = again if traced is None or _free(again, axes) else traced
     if traced is None:
         assert failure is not None
         raise refusal(flat.module, failure, "cannot be traced") from failure
+    steps = steps_of(traced.graph)
     try:
         exported = functional(traced)
     except Exception as error:
@@ -185,26 +236,38 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any]) -
     if written := exported.graph_signature.buffers_to_mutate:
         buffer = next(iter(written.values())).removeprefix("module.")
         raise UnsupportedError("the network writes to its buffer while it runs", where=buffer)
-    return exported
+    graph, edges = read(flat.module, exported, tuple(named))
+    return Program(
+        exported, named, outputs, flat, graph, edges, with_edges(steps, traced.graph, exported, edges)
+    )
 
 
 @contextlib.contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Hold `module` in eval mode, without gradients or fused attention, torch silent; undone at the end."""
-    training = [part for part in module.modules() if part.training]
+def quiet() -> Iterator[None]:
+    """Torch silent, without fused attention; undone at the end."""
     fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(warnings.catch_warnings(action="ignore"))
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    with (
+        warnings.catch_warnings(action="ignore"),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             logging.disable(logging.CRITICAL)
-            module.eval()
             yield
         finally:
             logging.disable(disabled)
             torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Hold `module` in eval mode, without gradients, `quiet`; undone at the end."""
+    training = [part for part in module.modules() if part.training]
+    with quiet(), torch.no_grad():
+        try:
+            module.eval()
+            yield
+        finally:
             for part in training:
                 part.training = True

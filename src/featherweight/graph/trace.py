@@ -5,78 +5,65 @@ from __future__ import annotations
 import itertools
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.macs import multiply_accumulates, operator_name
-from featherweight.graph.program import Dynamic, Program, capture, is_free
 from featherweight.graph.views import canonical_names, views
-from featherweight.task import Inputs
 
 # What changes no value, so that whoever reads its result reads its input.
 _TRANSPARENT = {"clone", "alias", "detach", "contiguous", "dropout", "lift_fresh_copy"}
 
 
-def trace(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> Graph:
-    """Return the graph of `module` in eval mode on `example`; the module is left as it was.
+def read(
+    module: nn.Module, exported: ExportedProgram, names: tuple[str, ...]
+) -> tuple[Graph, dict[str, Edge]]:
+    """Return the graph of a captured `module`, and the edge of each value of the captured function by its name.
 
-    Raises:
-        UnsupportedError: the network cannot be traced; names the layer and why.
-        TaskError: the network fails on its own example.
+    Args:
+        module: the network.
+        exported: the function, without mutation.
+        names: of its inputs.
     """
-    return graph_of(module, capture(module, example, dynamic=dynamic))
-
-
-def graph_of(module: nn.Module, program: Program) -> Graph:
-    """Return the graph of a captured `module`."""
-    reader = _read(module, program)
-    return Graph(
-        tuple(reader.nodes), tuple(reader.edges[output] for output in _outputs(program)), views(module)
-    )
-
-
-def edges_of(module: nn.Module, program: Program) -> dict[str, Edge]:
-    """Return the name of every value in the captured function that is an activation, to its edge."""
-    return {fx_node.name: edge for fx_node, edge in _read(module, program).edges.items()}
-
-
-def _read(module: nn.Module, program: Program) -> _Reader:
-    reader = _Reader(placeholders(program, canonical_names(module)), _batch(program), tuple(program.example))
-    for fx_node in program.exported.graph.nodes:
+    reader = _Reader(placeholders(exported, names, canonical_names(module)), _batch(exported), names)
+    for fx_node in exported.graph.nodes:
         reader.read(fx_node)
         reader.skip(fx_node)
-    for fx_node in _outputs(program):
+    outputs = list(exported.graph.output_node().args[0])
+    for fx_node in outputs:
         reader.read_output(fx_node)
-    return reader
+    graph = Graph(tuple(reader.nodes), tuple(reader.edges[output] for output in outputs), views(module))
+    return graph, {fx_node.name: edge for fx_node, edge in reader.edges.items()}
 
 
-def _outputs(program: Program) -> list[fx.Node]:
-    return list(program.exported.graph.output_node().args[0])
-
-
-def placeholders(program: Program, names: dict[str, str]) -> dict[str, tuple[str, ...] | str]:
+def placeholders(
+    exported: ExportedProgram, inputs: tuple[str, ...], names: dict[str, str]
+) -> dict[str, tuple[str, ...] | str]:
     """Return placeholder to the canonical tensors it stands for (none for constants), or the name of an input."""
     found: dict[str, tuple[str, ...] | str] = {}
-    inputs = iter(program.example)
-    for spec in program.exported.graph_signature.input_specs:
+    remaining = iter(inputs)
+    for spec in exported.graph_signature.input_specs:
         if spec.kind == InputKind.USER_INPUT:
-            found[spec.arg.name] = next(inputs)
+            found[spec.arg.name] = next(remaining)
         else:
             name = (spec.target or "").removeprefix("module.")
             found[spec.arg.name] = (names[name],) if name in names else ()
     return found
 
 
-def _batch(program: Program) -> int:
+def _batch(exported: ExportedProgram) -> int:
     """Samples in the example: axis 0 of the first input where it is free, else 1 (the whole example)."""
-    placeholders = {node.name: node for node in program.exported.graph.nodes if node.op == "placeholder"}
-    for name in program.exported.graph_signature.user_inputs:
-        value = placeholders[str(name)].meta["val"]
+    nodes = {node.name: node for node in exported.graph.nodes if node.op == "placeholder"}
+    for name in exported.graph_signature.user_inputs:
+        value = nodes[str(name)].meta["val"]
         if value.dim() and is_free(value.shape[0]):
             return max(size(value.shape[0]), 1)
     return 1
@@ -112,7 +99,7 @@ class _Reader:
 
     def skip(self, fx_node: fx.Node) -> None:
         """Use up the names of the activations behind `fx_node` that were merged with others."""
-        for same, op in fx_node.meta.get("merged", ()):
+        for same, op, _ in fx_node.meta.get("merged", ()):
             if same in self.edges and op not in _TRANSPARENT:
                 self._name(op)
 
@@ -201,3 +188,78 @@ def size(number: int | torch.SymInt) -> int:
         return number
     hint = number.node.hint
     return -1 if hint is None else int(hint)
+
+
+@dataclass(frozen=True)
+class Step:
+    """An operator as torch traced it, which may write to its arguments.
+
+    Attributes:
+        name: of the traced node.
+        op: of the operator, `add` for one that writes to its argument (`add_`) too.
+        module: path of the module whose code it is part of.
+        type: data type and sizes of the result.
+        edge: the activation that it writes, where it is one of the graph.
+    """
+
+    name: str
+    op: str
+    module: str
+    type: str
+    edge: Edge | None = None
+
+
+def steps_of(graph: fx.Graph) -> list[Step]:
+    """Return the operators of a traced function."""
+    return [
+        Step(node.name, operator_name(node.target).rstrip("_"), path_of(node), type_of(node))
+        for node in graph.nodes
+        if node.op == "call_function"
+    ]
+
+
+def with_edges(
+    steps: Iterable[Step], traced: fx.Graph, exported: ExportedProgram, edges: Mapping[str, Edge]
+) -> list[Step]:
+    """Return the steps of `traced` with the edges that they write, after `exported` was made of it."""
+    results = {n.args: n.name for n in traced.nodes if n.target is operator.getitem}
+    found = {node.name: node for node in traced.nodes}
+    written: dict[tuple[str, str], Edge] = {}
+    for node in exported.graph.nodes:
+        equal = [(other, same) for same, _, other in node.meta.get("merged", ())]
+        for value, known in ((node, node), *equal):
+            if known.name in edges:
+                name = origin(value, traced)
+                if value.target is operator.getitem:
+                    name = results.get((found.get(name), value.args[1]), name)
+                written[name, type_of(value)] = edges[known.name]
+    return [replace(step, edge=written.get((step.name, step.type))) for step in steps]
+
+
+def aligned(steps: Sequence[Step], others: Sequence[Step]) -> list[Step]:
+    """Return steps with the edges of others, a like sequence: of the same operators of the same modules in order."""
+    mine, theirs = ([(step.op, step.module) for step in side] for side in (steps, others))
+    found = list(steps)
+    for old, new, count in SequenceMatcher(None, theirs, mine, autojunk=False).get_matching_blocks():
+        for i in range(count):
+            found[new + i] = replace(steps[new + i], edge=others[old + i].edge)
+    return found
+
+
+def origin(node: fx.Node, graph: fx.Graph) -> str:
+    """Return the name of the node of `graph`, an earlier form of the function, that `node` came from."""
+    source = node.meta.get("from_node")
+    while source and source[-1].graph_id != id(graph):
+        source = source[-1].from_node
+    return source[-1].name if source else node.name if node.graph is graph else ""
+
+
+def type_of(node: fx.Node) -> str:
+    """Return the data type and the sizes of a value; nothing of what is no tensor."""
+    value = node.meta.get("val")
+    return f"{value.dtype}{[size(n) for n in value.shape]}" if isinstance(value, Tensor) else ""
+
+
+def is_free(size: int | torch.SymInt) -> bool:
+    """Return whether a size of a captured network may change; torch keeps symbols for some that it has fixed."""
+    return isinstance(size, torch.SymInt) and not size.node.expr.is_number

@@ -70,13 +70,12 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
         from featherweight.graph.quantizable import quantizable
-        from featherweight.graph.trace import graph_of
         from featherweight.model import Note
         from featherweight.task.samples import leaves
         from featherweight.techniques.calibration.diagnosis import diagnosed
 
         program = model.program(task.example())
-        graph = graph_of(model.module, program)
+        graph = program.graph
         skip = matching(graph, self.keep_float)
         floats: dict[Edge, str] = {}
         plan = quantizable(graph, skip)
@@ -143,8 +142,7 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
     """Return what passed over every edge of `plan` while the network computed `inputs`."""
     from torch import cat
 
-    from featherweight.graph.interpret import Interpreter
-    from featherweight.graph.program import eval_mode
+    from featherweight.graph.execution import Execution
     from featherweight.graph.pytree import flatten_inputs
     from featherweight.techniques.calibration.histograms import histogram
 
@@ -163,19 +161,18 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
             powers.setdefault(edge, []).append(squares[squares > 0])
         return value
 
-    run = Interpreter(model.module, program, visit)
-    with eval_mode(model.module):
-        for item in inputs:
-            flat = flatten_inputs(model.module, item)
-            shapes = {name: list(tensor.shape) for name, tensor in flat.items()}
-            try:
-                run(flat)
-            except RuntimeError as error:
-                raise TaskError(
-                    f"the network fails on calibration data: {str(error).splitlines()[0]}", got=shapes,
-                    expected=f"as the example: {[list(t.shape) for t in program.example.values()]}",
-                    hint="images are channels first, [n, c, h, w]: permute(0, 3, 1, 2) makes them so",
-                ) from error  # fmt: skip
+    run = Execution(program, visit)
+    for item in inputs:
+        flat = flatten_inputs(model.module, item)
+        shapes = {name: list(tensor.shape) for name, tensor in flat.items()}
+        try:
+            run(flat)
+        except RuntimeError as error:
+            raise TaskError(
+                f"the network fails on calibration data: {str(error).splitlines()[0]}", got=shapes,
+                expected=f"as the example: {[list(t.shape) for t in program.example.values()]}",
+                hint="images are channels first, [n, c, h, w]: permute(0, 3, 1, 2) makes them so",
+            ) from error  # fmt: skip
     medians = {
         edge: float(cat(found).median()) if cat(found).numel() else 0.0 for edge, found in powers.items()
     }

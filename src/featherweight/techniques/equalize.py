@@ -36,11 +36,10 @@ class Equalize(Step, frozen=True, tag="equalize"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with equal ranges."""
         from featherweight.graph.scaling import scale_pairs
-        from featherweight.graph.trace import graph_of
         from featherweight.model import Note
         from featherweight.selectors import weights
 
-        pairs, without = scale_pairs(graph_of(model.module, model.program(task.example())))
+        pairs, without = scale_pairs(model.program(task.example()).graph)
         names = dict.fromkeys(name for p in pairs for name in (p.first, p.bias, p.second) if name)
         values = {name: model.tensors[name].detach().double() for name in names}
         for _ in range(ROUNDS):

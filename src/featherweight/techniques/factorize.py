@@ -72,7 +72,7 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these layers factorised."""
-        from featherweight.graph.trace import trace
+        from featherweight.graph.program import trace
         from featherweight.model import Note
         from featherweight.techniques.structured.dry_run import failing
 

@@ -29,10 +29,9 @@ class Fold(Step, frozen=True, tag="fold"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the folded model."""
         from featherweight.graph.folding import fold_sites
-        from featherweight.graph.trace import graph_of
         from featherweight.model import Note
 
-        sites, refused = fold_sites(graph_of(model.module, model.program(task.example())))
+        sites, refused = fold_sites(model.program(task.example()).graph)
         layers: dict[str, LayerSpec] = {}
         values: dict[str, Tensor] = {}
         for site in sites:

@@ -45,10 +45,9 @@ def pairings(model: Model, task: Task) -> dict[str, Pairing]:
         UnsupportedError: the network cannot be traced.
     """
     from featherweight.graph.quantizable import LAYERS
-    from featherweight.graph.trace import graph_of
 
     found: dict[str, Pairing] = {}
-    for node in graph_of(model.module, model.program(task.example())).nodes:
+    for node in model.program(task.example()).graph.nodes:
         name = dict(node.roles).get("weight")
         if node.op in LAYERS and name:
             groups = dict(node.arguments).get("groups", 1)

@@ -18,7 +18,7 @@ from featherweight.graph.coupling.rules import rule_of
 from featherweight.graph.groups import Channels, Group, Member
 from featherweight.graph.macs import multiply_accumulates, operator_name
 from featherweight.graph.program import Program, capture
-from featherweight.graph.trace import graph_of, named_arguments, placeholders
+from featherweight.graph.trace import named_arguments, placeholders
 from featherweight.graph.views import canonical_names
 from featherweight.structure import stock_kind
 from featherweight.task import Inputs
@@ -37,7 +37,7 @@ def couple(module: nn.Module, example: Inputs) -> Channels:
         TaskError: the network fails on its own example.
     """
     program = capture(module, example, dynamic={})
-    sources = placeholders(program, canonical_names(module))
+    sources = placeholders(program.exported, tuple(program.example), canonical_names(module))
     follower = Follower(sources)
     for node in program.exported.graph.nodes:
         follower.visit(node, rule_of)
@@ -48,7 +48,7 @@ def couple(module: nn.Module, example: Inputs) -> Channels:
             labels.fix(slot.labels, reasons[slot.tensor])
     component, fixed = labels.components()
     groups = gathered(labels, component, fixed)
-    inner = inner_makers(graph_of(module, program), groups)
+    inner = inner_makers(program.graph, groups)
     cost = cost_of(module, program, sources)
     return Channels(groups, stays(labels, component, fixed), cost, inner).measured()
 

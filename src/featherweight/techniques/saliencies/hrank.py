@@ -52,14 +52,12 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
             UnsupportedError: channels that can go are no images.
             TaskError: a feature map holds NaN or infinity; names the batch.
         """
-        from featherweight.graph.interpret import Interpreter
-        from featherweight.graph.program import eval_mode
+        from featherweight.graph.execution import Execution
         from featherweight.graph.pytree import flatten_inputs
-        from featherweight.graph.trace import graph_of
         from featherweight.task.sampling import check_finite, drawn
 
         program = model.program(task.example())
-        places = maps(graph_of(model.module, program), channels)
+        places = maps(program.graph, channels)
         totals: dict[str, Array] = {}
 
         def visit(number: int, edge: str, value: Tensor) -> Tensor:
@@ -70,10 +68,8 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
             return value
 
         batches = drawn(task, self.split, self.samples, seed)
-        with eval_mode(model.module):
-            for number, batch in enumerate(batches):
-                run = Interpreter(model.module, program, partial(visit, number))
-                run(flatten_inputs(model.module, task.inputs(batch)))
+        for number, batch in enumerate(batches):
+            Execution(program, partial(visit, number))(flatten_inputs(model.module, task.inputs(batch)))
         return Scores(gathered(channels, places, totals) / len(batches))
 
 

@@ -188,12 +188,12 @@ def check(name: str, outcomes: Sequence[Outcome], demand: Demand) -> Check:
 
 
 def spent(module: nn.Module, example: Any) -> tuple[int, int]:
-    """Return the multiply-accumulates of a network on `example`, and its parameters."""
+    """Return the multiply-accumulates of a network on one sample of `example`, and its parameters."""
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         module.eval()(example)
-    return flops.get_total_flops() // 2, sum(parameter.numel() for parameter in module.parameters())
+    return flops.get_total_flops() // 2 // len(example), sum(parameter.numel() for parameter in module.parameters())
 
 
 def left(file: Compressed, task: Task) -> tuple[int, int]:
-    """Return what a file's network has `spent` on the task's example."""
+    """Return what a file's network has `spent` on a sample of the task."""
     return spent(unpack(file.artifact, task).module, task.example())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,23 @@ def openvino_model(content: bytes, threads: int, *, precision: str | None = "f32
         threads: of one inference.
         precision: of floats; None leaves it to OpenVINO, which takes bfloat16 on processors that have it.
     """
-    import openvino
-
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1}
     pinned = {} if precision is None else {"INFERENCE_PRECISION_HINT": precision}
-    core = openvino.Core()
+    core = openvino_core()
     return core.compile_model(core.read_model(content), "CPU", {**options, **pinned})
+
+
+@cache
+def openvino_core() -> Any:
+    """Return the process's own `Core`, which lives as long as the process.
+
+    Each `Core` sets the thread's alternate signal stack and frees it when it goes. Of two whose lives overlap, the
+    second puts back the freed stack of the first, and the next signal (Ctrl-C, a DataLoader's worker that ends)
+    kills the process.
+    """
+    import openvino
+
+    return openvino.Core()
 
 
 def said(error: Exception) -> str:

@@ -13,6 +13,7 @@ from torch import nn
 
 from featherweight.doctor import diagnose, kernels, speed_findings
 from featherweight.doctor.speed import named
+from featherweight.engines import openvino_core
 from featherweight.errors import IntegrityError
 
 
@@ -84,9 +85,7 @@ def test_openvino_says_what_it_computes_floats_in():
 
 
 def _prefers_less():
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(quantized().SerializeToString()), "CPU")
     return compiled.get_property("INFERENCE_PRECISION_HINT").to_string() != "f32"
 

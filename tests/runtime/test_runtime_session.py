@@ -138,6 +138,29 @@ def test_sessions_need_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
+def test_a_signal_after_sessions_that_overlapped_does_no_harm():
+    """Like Ctrl-C, or a DataLoader's worker that ends: Python handles it on the thread's alternate stack."""
+    code = """
+import signal
+import onnx
+from onnx import TensorProto, helper
+from featherweight.engines import openvino_model
+
+values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", values[:1], values[1:])
+opsets = [helper.make_opsetid("", 20)]
+content = helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+first, second = openvino_model(content, 1), openvino_model(content, 1)
+del first
+del second
+signal.signal(signal.SIGUSR1, lambda *given: print("heard"))
+signal.raise_signal(signal.SIGUSR1)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr
+
+
 def test_a_backend_of_another_package(monkeypatch):
     class Constant:
         name, title, absent = "constant", "Constant", ""

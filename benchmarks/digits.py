@@ -31,7 +31,6 @@ from featherweight.files import write_whole
 from featherweight.formats import Clustered, Float
 from featherweight.formats.coders import Cabac
 from featherweight.recipe import Recipe, Store, run
-from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
 from featherweight.search import compress
 from featherweight.techniques import AnyStep, Encode, Finetune, Fold, Sparsify, Train
@@ -189,7 +188,7 @@ def table(results: Digits) -> list[str]:
     chosen = results.ours[results.chosen]
     others = [line for line in results.ours if line is not chosen]
     head = ["tool", "file", "bytes", "ratio", "correct of 500", "against float", "seconds", "exempt"]
-    return rows_of(Table("", head, [row(line, results) for line in (chosen, *results.rivals, *others)]))
+    return Table("", head, [row(line, results) for line in (chosen, *results.rivals, *others)]).markdown()
 
 
 def row(line: Line, results: Digits) -> list[str]:

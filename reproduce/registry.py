@@ -12,9 +12,8 @@ from typing import Any
 import msgspec
 
 from featherweight.errors import ConfigError
-from featherweight.events import Events
+from featherweight.events import Events, default_events
 from featherweight.processors import usable_processors
-from featherweight.progress import default_events
 from featherweight.workspace import versions
 from reproduce import (
     alexnet_astc,

@@ -11,7 +11,6 @@ import msgspec
 
 from featherweight.evaluation.paired_test import Paired
 from featherweight.files import write_whole
-from featherweight.report.markdown import rows_of
 from featherweight.report.tables import Table
 from featherweight.units import nbytes, percent
 
@@ -147,7 +146,7 @@ def page(results: Results) -> str:
         Table(sheet.title, sheet.head, [[_cell(c) for c in row] for row in sheet.rows])
         for sheet in results.sheets
     ]
-    parts += [f"## {table.title}\n\n" + "\n".join(rows_of(table)) for table in measured]
+    parts += [f"## {table.title}\n\n" + "\n".join(table.markdown()) for table in measured]
     notes = [
         *results.remarks,
         "Environment: " + ", ".join(f"{k} {v}" for k, v in results.environment.items()) + ".",

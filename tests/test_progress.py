@@ -5,8 +5,17 @@ import sys
 
 from rich.console import Console
 
-from featherweight.events import Finished, Message, Progress, Started, silent
-from featherweight.progress import Bars, Lines, default_events, shown_events
+from featherweight.events import (
+    Bars,
+    Finished,
+    Lines,
+    Message,
+    Progress,
+    Started,
+    default_events,
+    shown_events,
+    silent,
+)
 
 
 def test_work_whose_total_becomes_known_has_one_bar():

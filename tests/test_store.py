@@ -3,7 +3,7 @@
 import pytest
 
 from featherweight.errors import ConfigError
-from featherweight.store import Store, key_of
+from featherweight.files import Store, key_of
 
 
 def test_put_get_drop(tmp_path):

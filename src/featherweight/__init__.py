@@ -17,78 +17,38 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-_HOMES = {
-    "Agreement": "featherweight.task",
-    "Artifact": "featherweight.artifact",
-    "Bitmask": "featherweight.formats.coders",
-    "Cabac": "featherweight.formats.coders",
-    "Classification": "featherweight.task",
-    "Clustered": "featherweight.formats",
-    "Compressed": "featherweight.delivery",
-    "FeatherweightError": "featherweight.errors",
-    "Fixed": "featherweight.formats.coders",
-    "Float": "featherweight.formats",
-    "Gaps": "featherweight.formats.coders",
-    "Huffman": "featherweight.formats.coders",
-    "Int": "featherweight.formats",
-    "Log2": "featherweight.formats",
-    "Model": "featherweight.model",
-    "Option": "featherweight.search",
-    "Rans": "featherweight.formats.coders",
-    "Recipe": "featherweight.recipe",
-    "Regression": "featherweight.task",
-    "Store": "featherweight.store",
-    "Task": "featherweight.task",
-    "View": "featherweight.formats",
-    "Zstd": "featherweight.formats.coders",
-    "compress": "featherweight.search",
-    "load": "featherweight.artifact",
-    "run": "featherweight.recipe",
-    "session": "featherweight.runtime",
+_NAMES = {
+    "artifact": "Artifact load",
+    "delivery": "Compressed",
+    "errors": "FeatherweightError",
+    "files": "Store",
+    "formats": "Clustered Float Int Log2 View",
+    "formats.coders": "Bitmask Cabac Fixed Gaps Huffman Rans Zstd",
+    "model": "Model",
+    "recipe": "Recipe run",
+    "runtime": "session",
+    "search": "Option compress",
+    "task": "Agreement Classification Regression Task",
 }
+_HOMES = {name: f"featherweight.{home}" for home, names in _NAMES.items() for name in names.split()}
 
 __all__ = [
-    "Agreement",
-    "Artifact",
-    "Bitmask",
-    "Cabac",
-    "Classification",
-    "Clustered",
-    "Compressed",
-    "FeatherweightError",
-    "Fixed",
-    "Float",
-    "Gaps",
-    "Huffman",
-    "Int",
-    "Log2",
-    "Model",
-    "Option",
-    "Rans",
-    "Recipe",
-    "Regression",
-    "Store",
-    "Task",
-    "View",
-    "Zstd",
-    "__version__",
-    "compress",
-    "load",
-    "run",
-    "session",
-]
+    "Agreement", "Artifact", "Bitmask", "Cabac", "Classification", "Clustered", "Compressed", "FeatherweightError",
+    "Fixed", "Float", "Gaps", "Huffman", "Int", "Log2", "Model", "Option", "Rans", "Recipe", "Regression", "Store",
+    "Task", "View", "Zstd", "__version__", "compress", "load", "run", "session",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact, load
     from featherweight.delivery import Compressed
     from featherweight.errors import FeatherweightError
+    from featherweight.files import Store
     from featherweight.formats import Clustered, Float, Int, Log2, View
     from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
     from featherweight.model import Model
     from featherweight.recipe import Recipe, run
     from featherweight.runtime import session
     from featherweight.search import Option, compress
-    from featherweight.store import Store
     from featherweight.task import Agreement, Classification, Regression, Task
 
 

@@ -1,10 +1,11 @@
-"""Options checked in code as they are in a file, with errors that list what is accepted."""
+"""Options checked in code as they are in a file, with errors that list what is accepted; classes out of plug-ins."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
 from functools import cache
+from importlib.metadata import entry_points
 from math import isfinite
 from typing import Any, TypeVar
 
@@ -91,3 +92,8 @@ def _accepted(kinds: list[Any]) -> Iterator[str]:
             yield from map(repr, kind.values)
         elif isinstance(kind, inspect.StructType) and kind.tag_field is not None:
             yield f"{{{kind.tag_field} = {str(kind.tag)!r}}}".replace("'", '"')
+
+
+def with_plugins(group: str, built_in: tuple[type[Any], ...]) -> tuple[type[Any], ...]:
+    """Return the built-in classes and those that installed packages declare under `group`, by entry points."""
+    return built_in + tuple(point.load() for point in entry_points(group=group))

@@ -227,12 +227,9 @@ def check_modules(module: nn.Module) -> None:
     for path, submodule in module.named_modules():
         if isinstance(submodule, torch.jit.ScriptModule):
             raise UnsupportedError(
-                "a TorchScript module",
-                where=path or "the network",
-                got=type(submodule).__name__,
-                expected="torch.nn.Module",
-                hint="give the module as it was before torch.jit.script or torch.jit.trace",
-            )
+                "a TorchScript module", where=path or "the network", got=type(submodule).__name__,
+                expected="torch.nn.Module", hint="give the module as it was before torch.jit.script or torch.jit.trace",
+            )  # fmt: skip
 
 
 def check_memory(module: nn.Module) -> None:
@@ -244,12 +241,8 @@ def check_memory(module: nn.Module) -> None:
     spans: list[tuple[int, int, str, Tensor]] = []
     for name, tensor in module.state_dict(keep_vars=True).items():
         if is_lazy(tensor):
-            raise UnsupportedError(
-                "has no shape yet",
-                where=name,
-                got=type(tensor).__name__,
-                hint="run the network once, on an example, before it is given away",
-            )
+            hint = "run the network once, on an example, before it is given away"
+            raise UnsupportedError("has no shape yet", where=name, got=type(tensor).__name__, hint=hint)
         if (
             not isinstance(tensor, Tensor)
             or tensor.device.type == "meta"

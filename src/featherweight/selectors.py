@@ -77,13 +77,6 @@ def _nothing(model: Model, item: str) -> ConfigError:
     if others := _globbed(model, item):
         found = ", ".join(f"{name} of {model.tensors[name].dtype}" for name in others[:3])
         return ConfigError("matches only tensors that are not floating point", where="where", got=found)
-    return ConfigError(
-        "matches no tensor",
-        where="where",
-        got=repr(item),
-        expected=f"one of {_some(floating)}, or weights, parameters, type:Conv2d",
-    )
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    known = ", ".join(floating[:6]) + (f" and {len(floating) - 6} more" if len(floating) > 6 else "")
+    expected = f"one of {known}, or weights, parameters, type:Conv2d"
+    return ConfigError("matches no tensor", where="where", got=repr(item), expected=expected)

@@ -16,33 +16,10 @@ if TYPE_CHECKING:
 Argument = bool | int | float | str | list[int] | None
 
 STOCK = (
-    "Identity",
-    "Sequential",
-    "Linear",
-    "Bilinear",
-    "Embedding",
-    "Conv1d",
-    "Conv2d",
-    "Conv3d",
-    "ConvTranspose1d",
-    "ConvTranspose2d",
-    "ConvTranspose3d",
-    "BatchNorm1d",
-    "BatchNorm2d",
-    "BatchNorm3d",
-    "LayerNorm",
-    "GroupNorm",
-    "PReLU",
-    "ReLU",
-    "Hardtanh",
-    "LeakyReLU",
-    "SiLU",
-    "GELU",
-    "Hardswish",
-    "Sigmoid",
-)
-
-
+    "Identity", "Sequential", "Linear", "Bilinear", "Embedding", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d",
+    "ConvTranspose2d", "ConvTranspose3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm",
+    "PReLU", "ReLU", "Hardtanh", "LeakyReLU", "SiLU", "GELU", "Hardswish", "Sigmoid",
+)  # fmt: skip
 _CONVOLUTION = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
 )  # fmt: skip

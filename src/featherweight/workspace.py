@@ -18,11 +18,11 @@ from threadpoolctl import threadpool_limits
 import featherweight
 from featherweight.errors import ConfigError
 from featherweight.events import Events, silent
+from featherweight.files import Store, key_of
 from featherweight.processors import thread_limit, usable_processors
-from featherweight.store import Store, key_of
 from featherweight.task import Task
-from featherweight.task.failures import failures
 from featherweight.task.identity import identity_of
+from featherweight.task.protocol import failures
 
 T = TypeVar("T")
 # Packages whose version may decide the bytes of a result. Those before `scipy` are named in every file.
@@ -72,6 +72,12 @@ class Workspace:
         with failures(f"{self.task.name}, fingerprint"):
             return self.task.fingerprint()
 
+    @cached_property
+    def _offered(self) -> str:
+        """The identity of what a task may have beside what its fingerprint has to count."""
+        task = self.task
+        return identity_of([getattr(task, "training", None), getattr(type(task), "scores", None)])
+
     def key(self, kind: str, *inputs: Any) -> str:
         """Return the key of a result: its kind, its inputs and their code, the task and the versions.
 
@@ -80,7 +86,7 @@ class Workspace:
             inputs: what else it depends on (seed and threads too, where they matter), as JSON can hold it; of
                 plug-ins among them the code counts too.
         """
-        return key_of(kind, inputs, sorted(own_code(inputs)), self.fingerprint, versions())
+        return key_of(kind, inputs, sorted(own_code(inputs)), self.fingerprint, self._offered, versions())
 
     def recall(self, key: str, kind: Any, make: Callable[[], T]) -> T:
         """Return what the store holds under a key, else make it and keep it.

@@ -6,7 +6,7 @@ from tiny import Tiny
 from featherweight import Float, Int, Recipe, Store, compress
 from featherweight.delivery.delivery import measure
 from featherweight.errors import TaskError, UnsupportedError
-from featherweight.evaluation.metrics import Evaluation, metrics
+from featherweight.evaluation.metrics import Evaluation, Evaluator, metrics
 from featherweight.events import Message
 from featherweight.export.onnx import export as export_graph
 from featherweight.recipe.runner import execute
@@ -41,13 +41,17 @@ def test_a_step_without_finite_metrics_is_no_end_of_the_run(tmp_path, monkeypatc
     workspace = Workspace(Tiny(), threads=1, store=Store(tmp_path), events=said.append)
     made = execute(Recipe([PRUNE, CODE]), workspace)
 
-    def fails(model, *rest):
+    def fails(self, model, split):
         if model is made[1].model:
             raise TaskError("metric accuracy is not finite")
         return Evaluation({"accuracy": 0.5})
 
-    monkeypatch.setattr("featherweight.delivery.delivery.evaluate", fails)
-    assert measure(made, None, None, workspace)[0] == [{"accuracy": 0.5}, {}, {"accuracy": 0.5}]
+    monkeypatch.setattr(Evaluator, "evaluation", fails)
+    assert measure(made, Evaluator(workspace, made[-1].model, None)) == [
+        {"accuracy": 0.5},
+        {},
+        {"accuracy": 0.5},
+    ]
     assert any(isinstance(event, Message) and "not finite" in event.text for event in said)
 
 

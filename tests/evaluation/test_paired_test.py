@@ -11,10 +11,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featherweight.errors import ConfigError, TaskError
+from featherweight.evaluation.metrics import scores
 from featherweight.evaluation.paired_test import Paired, drop_bound, paired, pooled, seen_before
-from featherweight.task.classification import Classification
-from featherweight.task.regression import Regression
-from featherweight.task.scores import scores
+from featherweight.task.tasks import Classification, Regression
 
 X = torch.randn(60, 4, generator=torch.Generator().manual_seed(0))
 

@@ -75,8 +75,8 @@ def test_every_step_has_a_name_and_a_first_line():
 def test_the_key_of_a_step_has_the_training_of_a_task_whose_fingerprint_has_not(tmp_path):
     from tiny import Tiny
 
+    from featherweight.files import Store
     from featherweight.recipe.runner import run
-    from featherweight.store import Store
 
     recipe, store = parse_recipe('[[steps]]\nstep = "train"\nepochs = 1'), Store(tmp_path)
     made = [

@@ -4,12 +4,9 @@ import math
 
 import plotly.graph_objects
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from summaries import HOSTILE, bare, hostile, whole
 
 from featherweight.delivery.summary import Row, Stage
-from featherweight.report.chart_parts import byte_axis
 from featherweight.report.figures import BARS, figures
 
 
@@ -69,15 +66,6 @@ def test_no_text_of_a_figure_is_markup():
     walk(figures(hostile()))
     assert any("&lt;/script&gt;" in text for text in texts)
     assert not any("<" in text or HOSTILE in text for text in texts)
-
-
-@given(st.lists(st.integers(1, 10**12), min_size=1, max_size=5))
-def test_an_axis_of_bytes_holds_its_values_and_has_marks_on_it(values):
-    axis = byte_axis(values)
-    low, high = axis["range"]
-    assert all(low <= math.log10(value) <= high for value in values)
-    assert all(low <= math.log10(mark) <= high for mark in axis["tickvals"])
-    assert len(axis["tickvals"]) == len(axis["ticktext"]) <= 15
 
 
 def test_many_steps_have_no_more_marks_than_room():

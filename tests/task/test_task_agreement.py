@@ -7,10 +7,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from featherweight import Agreement, Classification, compress
 from featherweight.errors import ConfigError, TaskError
+from featherweight.evaluation.metrics import scores
 from featherweight.model import Model
 from featherweight.recipe import Recipe, Store
 from featherweight.task import Restricted
-from featherweight.task.scores import scores
 from featherweight.task.training import Training
 from featherweight.techniques import Context, Prune
 from featherweight.techniques.saliencies import Taylor

@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 import featherweight
-from featherweight.task.classification import Classification
 from featherweight.task.identity import identity_of
 from featherweight.task.samples import Items, Stream
+from featherweight.task.tasks import Classification
 from featherweight.task.training import Training
 
 X, Y = torch.randn(60, 6, 8, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3
@@ -211,7 +211,7 @@ SOURCE = """
 import torch
 from torch import nn
 from test_task_fingerprint import Scaled, Add, X, Y
-from featherweight.task.classification import Classification
+from featherweight.task.tasks import Classification
 NAMES = {"one", "two", "three", "four"}
 class Mine(Classification):
     def loss(self, output, batch):

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from featherweight import Classification, Regression
 from featherweight.errors import TaskError, UnsupportedError
+from featherweight.evaluation.metrics import scores
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.recipe import Recipe, Store, run
-from featherweight.task import Restricted, failures
-from featherweight.task.scores import scores
+from featherweight.task import Restricted, protocol
 from featherweight.techniques import Context, Encode, Train
 
 X = torch.randn(120, 6, generator=torch.Generator().manual_seed(0))
@@ -134,13 +134,13 @@ ONCE = iter([(X, Y)])
     ids=["loader", "wrong length", "own"],
 )
 def test_batches_without_end_are_an_error(made, monkeypatch):
-    monkeypatch.setattr(failures, "ENDLESS", 200)
+    monkeypatch.setattr(protocol, "ENDLESS", 200)
     with pytest.raises(TaskError, match="no end after 200 batches"):
         trained(made())
 
 
 def test_metrics_on_batches_without_end_are_an_error(monkeypatch):
-    monkeypatch.setattr(failures, "ENDLESS", 200)
+    monkeypatch.setattr(protocol, "ENDLESS", 200)
     made = task(validation=DataLoader(Endless(), 32))
     with pytest.raises(TaskError, match="no end after 200 batches"):
         made.metrics(made.model(), "validation")

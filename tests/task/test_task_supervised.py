@@ -8,8 +8,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from featherweight.errors import TaskError
 from featherweight.task import Task, call
-from featherweight.task.classification import Classification
-from featherweight.task.regression import Regression
+from featherweight.task.tasks import Classification, Regression
 
 X, Y = torch.randn(200, 4, generator=torch.Generator().manual_seed(0)), torch.arange(200) % 3
 NET = nn.Linear(4, 3)

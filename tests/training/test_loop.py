@@ -24,7 +24,7 @@ from featherweight.formats import Clustered, Int
 from featherweight.graph.memory_format import channels_last
 from featherweight.model import Model, equal_bits, to_bytes
 from featherweight.task import Restricted
-from featherweight.task.failures import known_length
+from featherweight.task.protocol import known_length
 from featherweight.task.training import Training, learning_rate
 from featherweight.training import loop
 from featherweight.training.loop import fit, number

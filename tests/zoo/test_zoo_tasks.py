@@ -13,7 +13,7 @@ from featherweight.zoo.tasks import TASKS, resolve
 
 SOURCE = """
 import torch
-from featherweight.task.classification import Classification
+from featherweight.task.tasks import Classification
 from beside import classes
 
 def task():

@@ -42,9 +42,9 @@ class Row:
 
     @property
     def label(self) -> str:
-        """Format and options on one line, `int 4 channel`; of a raw tensor, its type."""
-        options = [str(value) for value in self.options.values()]
-        return " ".join([self.format, *options]) if self.coder else options[0]
+        """Format and options on one line, `int 4 channel`; of a raw tensor, and of a float format, its type."""
+        options = [str(value) for value in self.options.values() if value != "none"]
+        return " ".join([self.format, *options][self.format == "float" :]) if self.coder else options[0]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featherweight.cli import look, make, running
+from featherweight.cli import look, make
 from featherweight.cli.output import report_error, results_alone, say
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, extras
 
@@ -25,8 +25,8 @@ app.command()(make.compress)
 app.command()(make.sensitivity)
 app.command()(look.inspect)
 app.command("eval")(look.evaluate)
-app.command()(running.bench)
-app.command()(running.doctor)
+app.command()(look.bench)
+app.command()(look.doctor)
 app.command()(look.diff)
 app.command()(look.export)
 app.command("list")(look.list_)
@@ -96,7 +96,7 @@ def usage(error: Any) -> int:
         return 2
     context = getattr(error, "ctx", None)
     hint = f"{context.command_path if context else 'featherweight'} --help"
-    message: str = error.format_message()
+    message: str = error.format_message().replace("Value error, ", "")
     if "'reproduc" in message:
         hint = "published results: `python -m reproduce --help` from a checkout"
     return report_error(ConfigError(message, hint=hint), 2)

@@ -1,10 +1,9 @@
-"""Commands that read: inspect, eval, diff, export, list."""
+"""Commands that read and run files: inspect, eval, diff, export, list, bench, doctor."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,42 +14,12 @@ if TYPE_CHECKING:
     from featherweight.task import Task
 
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
-
-
-class Listed(StrEnum):
-    """What there are lists of."""
-
-    formats = "formats"
-    coders = "coders"
-    steps = "steps"
-    tasks = "tasks"
-    recipes = "recipes"
-    runtimes = "runtimes"
-
-
-class Target(StrEnum):
-    """What a file can be exported to."""
-
-    onnx = "onnx"
-    onnx_int8 = "onnx-int8"
-    onnx_dynamic = "onnx-dynamic"
-    onnx_nbits = "onnx-nbits"
-    astc = "astc"
-
-
-_SUFFIXES = {
-    Target.onnx: ".onnx",
-    Target.onnx_int8: ".int8.onnx",
-    Target.onnx_dynamic: ".dynamic.onnx",
-    Target.onnx_nbits: ".nbits.onnx",
-}
-
-
-class SplitName(StrEnum):
-    """Splits with labels."""
-
-    validation = "validation"
-    test = "test"
+Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
+Target = Literal["onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "astc"]
+RuntimeOption = Annotated[
+    list[str] | None,
+    typer.Option("--runtime", help="Which, see list runtimes; may be repeated. Default: all that run here."),
+]
 
 
 def inspect(file: FileArgument, json: JsonFlag = False) -> None:
@@ -60,42 +29,24 @@ def inspect(file: FileArgument, json: JsonFlag = False) -> None:
     artifact = _load(file)
     index = artifact.index()
     if json:
-        emit(
-            {
-                "file": str(file),
-                "sha256": artifact.sha256,
-                "bytes": artifact.nbytes,
-                "kinds": index.nbytes,
-                "tensors": index.rows,
-                "facts": artifact.facts,
-            }
-        )
+        known = {"sha256": artifact.sha256, "bytes": artifact.nbytes, "kinds": index.nbytes}
+        emit({"file": str(file), **known, "tensors": index.rows, "facts": artifact.facts})
         return
-    rows = [
-        [
-            t.name,
-            str(list(t.shape)),
-            t.label,
-            t.coder or "-",
-            f"{t.nbytes:,}",
-            f"{t.bits_per_weight:.2f}",
-            percent(t.sparsity),
-        ]
-        for t in index.rows
-    ]
+    rows = []
+    for t in index.rows:
+        sizes = [f"{t.nbytes:,}", f"{t.bits_per_weight:.2f}", percent(t.sparsity)]
+        rows.append([t.name, str(list(t.shape)), t.label, t.coder or "-", *sizes])
     table(["tensor", "shape", "format", "coder", "bytes", "bits", "zeros"], rows)
     say("")
-    table(
-        ["kind", "bytes"],
-        [[kind, f"{n:,}"] for kind, n in [*index.nbytes.items(), ("whole file", artifact.nbytes)]],
-    )
+    kinds = {**index.nbytes, "whole file": artifact.nbytes}
+    table(["kind", "bytes"], [[kind, f"{n:,}"] for kind, n in kinds.items()])
     say(f"\n{nbytes(artifact.nbytes)}, content hash {artifact.sha256}")
 
 
 def evaluate(
     file: FileArgument,
     task: TaskOption,
-    split: Annotated[SplitName, typer.Option(help="Which data.")] = SplitName.test,
+    split: Annotated[Literal["validation", "test"], typer.Option(help="Which data.")] = "test",
     runtime: Annotated[str, typer.Option(help="What runs it, see list runtimes.")] = "onnxruntime",
     json: JsonFlag = False,
     threads: ThreadsOption = None,
@@ -108,19 +59,11 @@ def evaluate(
     chosen, artifact = resolve(task), _load(file)
     _warn_of_another_task(artifact, chosen)
     predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime)
-    found = metrics(predict, chosen, split.value)
+    found = metrics(predict, chosen, split)
     if json:
-        emit(
-            {
-                "file": str(file),
-                "task": chosen.name,
-                "split": split.value,
-                "runtime": used,
-                "metrics": found,
-            }
-        )
+        emit({"file": str(file), "task": chosen.name, "split": split, "runtime": used, "metrics": found})
         return
-    table(["metric", split.value], [[name, f"{value:.4f}"] for name, value in found.items()])
+    table(["metric", split], [[name, f"{value:.4f}"] for name, value in found.items()])
 
 
 def _warn_of_another_task(artifact: Artifact, task: Task) -> None:
@@ -173,8 +116,15 @@ def export(
 ) -> None:
     """Write a file for another system.
 
-    onnx: a float model. onnx-int8: one in integers, calibrated. onnx-dynamic: linear layers in integers, ranges found
-    at run time. onnx-nbits: linear layers with weights of 4 bits. astc: textures for GPUs.
+    onnx: a float model.
+
+    onnx-int8: a model in integers; the file has to be calibrated.
+
+    onnx-dynamic: linear layers in integers, with ranges that are found at run time.
+
+    onnx-nbits: linear layers with weights of 4 bits.
+
+    astc: textures for GPUs.
     """
     from featherweight.errors import ConfigError
     from featherweight.export import serialized
@@ -186,12 +136,13 @@ def export(
             "rounding weights to 7 bits afterwards loses too much", where="--reduce-range", hint=PORTABLE
         )
     artifact = _load(file)
-    if to is Target.astc:
+    if to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
         return
     model, floats = _graph(artifact, file, to)
     content = serialized(model)
-    path = file.with_suffix(_SUFFIXES[to])
+    kind = to.removeprefix("onnx").replace("-", ".")
+    path = file.with_suffix(f"{kind}.onnx")
     if out:
         path = out / path.name if out.is_dir() else out
     write_whole(path, content)
@@ -218,15 +169,15 @@ def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, s
         raise UnsupportedError(
             "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
         )
-    if to is Target.onnx:
+    if to == "onnx":
         return onnx_of(artifact), {}
-    if to is Target.onnx_int8:
+    if to == "onnx-int8":
         if not artifact.activations:
             hint = "add the step calibrate to its recipe, or export --to onnx-dynamic"
             raise UnsupportedError("no quantizers of activations", where=str(file), hint=hint)
         made = qdq_of(artifact)
     else:
-        made = linear_of(artifact, "dynamic" if to is Target.onnx_dynamic else "nbits")
+        made = linear_of(artifact, "dynamic" if to == "onnx-dynamic" else "nbits")
     return made.onnx, made.floats
 
 
@@ -249,18 +200,18 @@ def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: Jso
     """List what there is: name and one line each."""
     entries = _entries(what)
     if json:
-        emit({what.value: [dict(zip(("name", "about", "needs"), entry, strict=False)) for entry in entries]})
+        emit({what: [dict(zip(("name", "about", "needs"), entry, strict=False)) for entry in entries]})
         return
     head = ["name", "about", "needs"][: len(entries[0])] if entries else ["name", "about"]
     table(head, entries)
 
 
 def _entries(what: Listed) -> list[list[str]]:
-    if what is Listed.tasks:
+    if what == "tasks":
         from featherweight.zoo.tasks import TASKS
 
         return [[name, named.about] for name, named in TASKS.items()]
-    if what is Listed.recipes:
+    if what == "recipes":
         from importlib import resources
 
         from msgspec import toml
@@ -272,18 +223,18 @@ def _entries(what: Listed) -> list[list[str]]:
             ["auto", "formats chosen for each tensor, under a demand"],
             *([file.name.removesuffix(".toml"), toml.decode(file.read_bytes())["about"]] for file in files),
         ]
-    if what is Listed.steps:
+    if what == "steps":
         from featherweight.techniques import STEPS
         from featherweight.techniques.base import said_needs
 
         return [[*_described(step), said_needs(step)] for step in STEPS]
-    if what is Listed.runtimes:
+    if what == "runtimes":
         from featherweight.runtime import BACKENDS
 
         return [[name, used.missing() or f"{used.title}, installed"] for name, used in BACKENDS.items()]
     from featherweight.formats import CODERS, FORMATS
 
-    return [_described(kind) for kind in (FORMATS if what is Listed.formats else CODERS)]
+    return [_described(kind) for kind in (FORMATS if what == "formats" else CODERS)]
 
 
 def _described(kind: type[Any]) -> list[str]:
@@ -294,3 +245,81 @@ def _load(file: Path) -> Artifact:
     from featherweight.artifact import load
 
     return load(file)
+
+
+def doctor(
+    file: Annotated[Path, typer.Argument(help="A .fw file, or an .onnx file.", show_default=False)],
+    runtime: RuntimeOption = None,
+    threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
+    json: JsonFlag = False,
+) -> None:
+    """Say why a file is not smaller and not faster, and what to do about it."""
+    from featherweight.doctor import diagnose
+
+    found = diagnose(file, _runtimes(runtime), threads=threads)
+    if json:
+        emit({"file": str(file), "findings": found})
+        return
+    for finding in found:
+        say(f"{finding.about}: {finding.what}\n  where: {finding.places}\n  hint:  {finding.hint}\n")
+    say({0: "nothing found", 1: "1 finding"}.get(len(found), f"{len(found)} findings"))
+
+
+def _runtimes(names: list[str] | None) -> list[str]:
+    """Return the runtimes that were asked for; without any, those that run any ONNX graph on this machine."""
+    from featherweight.runtime import BACKENDS, OnnxBackend
+
+    return names or [
+        name for name, used in BACKENDS.items() if isinstance(used, OnnxBackend) and not used.missing()
+    ]
+
+
+def bench(
+    files: Annotated[
+        list[Path],
+        typer.Argument(help="A .fw file; more of its kind, or ONNX files, to compare.", show_default=False),
+    ],
+    runtime: RuntimeOption = None,
+    threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
+    batch: Annotated[int, typer.Option(help="Samples in a call.", min=1)] = 1,
+    size: Annotated[
+        list[str] | None, typer.Option(help="Size of another free axis, NAME=N; may be repeated.")
+    ] = None,
+    seconds: Annotated[float, typer.Option(help="Seconds of measurement for each.", min=0.01)] = 2.0,
+    json: JsonFlag = False,
+) -> None:
+    """Time files against the float network: one run, in turns, medians, threads pinned, float32 pinned."""
+    from featherweight.runtime.bench import bench as measure
+
+    found = measure(
+        files, runtimes=_runtimes(runtime), threads=threads, batch=batch, sizes=_sizes(size or []),
+        seconds=seconds,
+    )  # fmt: skip
+    if json:
+        emit({"threads": threads, "speeds": found})
+        return
+    rows = []
+    for s in found:
+        times = [f"{s.timing.milliseconds:.3f}", f"{s.timing.low:.3f} to {s.timing.high:.3f}"]
+        rates = [f"{s.frames:,.0f}", f"{s.gain:.2f}x", "yes" if s.timing.quiet else "no"]
+        rows.append([s.runtime, s.name, *times, *rates])
+    table(["runtime", "file", "ms", "10 to 90 %", "a second", "float32", "quiet"], rows)
+    if not all(s.timing.quiet for s in found):
+        say("\nnot quiet: others had the processor meanwhile; take the ratios with care, or measure again")
+
+
+def _sizes(given: list[str]) -> dict[str, int]:
+    """Return `NAME=N` as a mapping.
+
+    Raises:
+        ConfigError: one is not of that form.
+    """
+    from featherweight.errors import ConfigError
+
+    found = {}
+    for text in given:
+        name, _, number = text.partition("=")
+        if not (name and number.isdigit() and int(number)):
+            raise ConfigError("not a size", where="--size", got=text, expected="NAME=N")
+        found[name] = int(number)
+    return found

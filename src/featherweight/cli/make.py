@@ -20,7 +20,7 @@ from featherweight.cli.output import (
     table,
     warn,
 )
-from featherweight.progress import shown_events
+from featherweight.events import shown_events
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed

@@ -19,9 +19,8 @@ from featherweight.delivery.summary import GIVEN, Searched, Stage, Summary, rows
 from featherweight.errors import IntegrityError, TaskError
 from featherweight.evaluation.metrics import (
     Evaluation,
-    evaluate,
+    Evaluator,
     evaluated,
-    model_predictor,
     parity,
     reloaded_predictor,
     remembered,
@@ -37,11 +36,12 @@ from featherweight.packing import pack
 from featherweight.recipe import Made, Recipe
 from featherweight.recipe.runner import baseline, execute
 from featherweight.runtime.saturation import PORTABLE, saturable
-from featherweight.task import Predict, Split
+from featherweight.task import Split
 from featherweight.techniques import Load, Train
 from featherweight.workspace import NAMED, Workspace, versions
 
 Metrics = Mapping[str, float]
+SPLITS: tuple[Split, Split] = ("validation", "test")
 CODED = ("payload", "parts")  # kinds of bytes in a file that are coded tensors
 
 SEEN = Note(
@@ -105,12 +105,22 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
     last, base = made[-1].model, baseline(made)
     with workspace.pinned():
         graph, reasons = graph_of(last, workspace)
-        simulated = remembered(model_predictor(last, task)) if last.activations else None
-        validation, before = measure(made, graph, simulated, workspace)
-        facts = facts_of(recipe, workspace, before["validation"].metrics, reasons)
+        evaluator = Evaluator(workspace, last, graph)
+        validation = measure(made, evaluator)
+        before = {str(split): evaluator.evaluation(base, split) for split in SPLITS}
+        facts = {
+            "task": task.name,
+            "fingerprint": workspace.fingerprint,
+            "seed": workspace.seed,
+            "threads": workspace.threads,
+            "versions": {name: known for name, known in versions().items() if name in NAMED},
+            "recipe": msgspec.to_builtins(recipe),
+            "baseline": before["validation"].metrics,
+            **({"graph": reasons[0].reason} if reasons else {}),
+        }
         model, content, stages = write(made, validation, graph, facts, reasons)
         artifact = loads(content)
-        test, runtime, difference, checked = check(artifact, model, simulated, workspace)
+        test, runtime, difference, checked = check(artifact, model, evaluator)
     searched, index, paired = searched or Searched(), artifact.index(), test.against(before["test"])
     parameters = sum(p.numel() for p in base.module.parameters())
     notes = [*model.notes, *checked, *memorised(before, workspace)]
@@ -146,63 +156,26 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
     return Compressed(artifact, summary, recipe, content)
 
 
-def facts_of(recipe: Recipe, workspace: Workspace, before: Metrics, notes: Sequence[Note]) -> dict[str, Any]:
-    """Return what a file says of its making, and why it has no graph if there are notes on that.
-
-    Args:
-        recipe: that is run.
-        workspace: of the run.
-        before: the float network's metrics on validation.
-        notes: why there is no graph.
-    """
-    return {
-        "task": workspace.task.name,
-        "fingerprint": workspace.fingerprint,
-        "seed": workspace.seed,
-        "threads": workspace.threads,
-        "versions": {name: known for name, known in versions().items() if name in NAMED},
-        "recipe": msgspec.to_builtins(recipe),
-        "baseline": before,
-        **({"graph": notes[0].reason} if notes else {}),
-    }
-
-
-def measure(
-    made: Sequence[Made], graph: StoredGraph | None, simulated: Predict | None, workspace: Workspace
-) -> tuple[list[Metrics], dict[str, Evaluation]]:
-    """Return what the network does after each step on validation, and the float network on validation and test.
-
-    A network runs in a runtime where it has the graph and is float. Metrics that are no finite numbers are left out.
-
-    Args:
-        made: what each step made, the float network first.
-        graph: of the network after the last step.
-        simulated: that network as integer hardware computes it, where its activations are quantized.
-        workspace: of the run.
+def measure(made: Sequence[Made], evaluator: Evaluator) -> list[Metrics]:
+    """Return the metrics on validation after each step, the float network first; none where they are not finite.
 
     Raises:
-        TaskError: a metric of the float network, or of the last one, is no finite number.
+        TaskError: a metric of the last network is no finite number.
     """
-    last, events = made[-1].model, workspace.events
-
-    def evaluation(model: Model, split: Split) -> Evaluation:
-        own = graph if model.structure == last.structure else None
-        return evaluate(model, split, workspace, own, simulated if model is last else None)
-
-    events(Started("steps on validation", len(made)))
+    events, name = evaluator.workspace.events, "steps on validation"
+    events(Started(name, len(made)))
     found: list[Metrics] = []
     for entry in made:
         try:
-            found.append(evaluation(entry.model, "validation").metrics)
+            found.append(evaluator.evaluation(entry.model, "validation").metrics)
         except TaskError as error:  # not the end of the recipe: later steps may mend it
             if entry is made[-1]:
                 raise
             events(Message(f"after {GIVEN if entry.step is None else tag(entry.step)}: {error}"))
             found.append({})
-        events(Progress("steps on validation", len(found)))
-    events(Finished("steps on validation", 0.0))
-    splits: tuple[Split, Split] = ("validation", "test")
-    return found, {split: evaluation(baseline(made), split) for split in splits}
+        events(Progress(name, len(found)))
+    events(Finished(name, 0.0))
+    return found
 
 
 def write(
@@ -259,21 +232,20 @@ def in_graph(model: Model, graph: StoredGraph | None) -> Model:
 
 
 def check(
-    artifact: Artifact, model: Model, simulated: Predict | None, workspace: Workspace
+    artifact: Artifact, model: Model, evaluator: Evaluator
 ) -> tuple[Evaluation, str, float | None, list[Note]]:
     """Return what the reloaded file does on test, what ran it, its difference from the module, notes on its integers.
 
     Args:
         artifact: the file, reloaded.
         model: that was written.
-        simulated: the model as integer hardware computes it, where its activations are quantized.
-        workspace: of the run.
+        evaluator: of the run.
 
     Raises:
         IntegrityError: the runtime computes another network than the decoded module.
         UnsupportedError: the runtime computes a layer in integers otherwise than it was simulated.
     """
-    task, threads = workspace.task, workspace.threads
+    task, threads = evaluator.workspace.task, evaluator.workspace.threads
     predict, runtime = reloaded_predictor(artifact, task, threads)
     if artifact.graph is None:
         return evaluated(predict, task, "test"), runtime, None, []
@@ -283,9 +255,9 @@ def check(
             "runtime and decoded module differ", got=f"{found.difference:.2g}", expected=f"{found.bound:.2g}"
         )
     predict, notes = remembered(predict), list[Note]()
-    if simulated is not None and artifact.activations:
+    if artifact.activations:
         layers = check_parity(model, artifact.graph, task)
-        whole = agreement(simulated, predict, task)
+        whole = agreement(evaluator.simulated, predict, task)
         notes += [layers, Note("chose", layers.name, f"against the simulation: {whole}")]
         made = qdq_of(artifact)
         if narrow := saturable(made.onnx):

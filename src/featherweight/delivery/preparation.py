@@ -19,7 +19,7 @@ from featherweight.model import Model, Note
 from featherweight.runtime import Session
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
-from featherweight.task.failures import failures
+from featherweight.task.protocol import failures
 from featherweight.task.samples import leaves
 from featherweight.workspace import Workspace
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -25,10 +26,9 @@ from featherweight.runtime import Session
 from featherweight.simulation import simulate
 from featherweight.structure import copied, to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
-from featherweight.task.failures import failures
-from featherweight.task.identity import hashed, identity_of
+from featherweight.task.identity import hashed
+from featherweight.task.protocol import failures
 from featherweight.task.samples import mapped, nbytes
-from featherweight.task.scores import scores
 from featherweight.workspace import Workspace
 
 Array = NDArray[np.float64]
@@ -59,36 +59,40 @@ class Evaluation(msgspec.Struct, frozen=True):
         return None if old is None or new is None or old.shape != new.shape else paired(old, new)
 
 
-def evaluate(
-    model: Model,
-    split: Split,
-    workspace: Workspace,
-    graph: StoredGraph | None = None,
-    predict: Predict | None = None,
-) -> Evaluation:
-    """Return what a model does on a split; computed once, and then out of the store.
+@dataclass(frozen=True, eq=False)
+class Evaluator:
+    """Evaluates the models of one run, each state once: the store keeps what was found.
 
-    Args:
-        model: a model; with quantized activations it is simulated.
-        split: which data.
+    Attributes:
         workspace: gives task, threads and store.
-        graph: the float graph of the model's structure, if there is one: a model without quantized activations
-            then runs in ONNX Runtime, which is faster than torch.
-        predict: the model's own, where the caller has it.
+        model: the one that `graph` belongs to.
+        graph: its float graph, if there is one. Models of that structure run in ONNX Runtime, which is faster than
+            torch, unless their activations are quantized.
     """
-    task, threads = workspace.task, workspace.threads
-    runs = graph if not model.activations else None
-    own = identity_of(getattr(type(task), "scores", None))
-    key = workspace.key("evaluation", model.hash, own, split, threads, runs is not None)
 
-    def make() -> Evaluation:
-        if runs is None:
-            return evaluated(predict or model_predictor(model, task), task, split)
-        return evaluated(
-            session_predictor(Session.of(runs, arrays(model.module), threads=threads)), task, split
-        )
+    workspace: Workspace
+    model: Model
+    graph: StoredGraph | None
 
-    return workspace.recall(key, Evaluation, make)
+    def evaluation(self, model: Model, split: Split) -> Evaluation:
+        """Return what a model does on a split; with quantized activations it is simulated."""
+        task, threads = self.workspace.task, self.workspace.threads
+        runs = self.graph if model.structure == self.model.structure and not model.activations else None
+
+        def make() -> Evaluation:
+            if runs is not None:
+                session = Session.of(runs, arrays(model.module), threads=threads)
+                return evaluated(session_predictor(session), task, split)
+            known = self.simulated if model is self.model else model_predictor(model, task)
+            return evaluated(known, task, split)
+
+        key = self.workspace.key("evaluation", model.hash, split, threads, runs is not None)
+        return self.workspace.recall(key, Evaluation, make)
+
+    @cached_property
+    def simulated(self) -> Predict:
+        """The model as integer hardware computes it, where its activations are quantized; outputs are remembered."""
+        return remembered(model_predictor(self.model, self.workspace.task))
 
 
 def evaluated(predict: Predict, task: Task, split: Split) -> Evaluation:
@@ -108,6 +112,25 @@ def evaluated(predict: Predict, task: Task, split: Split) -> Evaluation:
     if each is None or abs(float(each.mean()) - found[task.primary]) > SAME:  # a task may have its own metric
         return Evaluation(found)
     return Evaluation(found, each.tobytes())
+
+
+def scores(task: Task, predict: Predict, split: Split) -> Array | None:
+    """Return the primary metric of each sample of a split `[n]`, whose mean is that of the split; None if unknown.
+
+    A task says it by a method `scores(predict, split)`.
+
+    Raises:
+        TaskError: the method fails, or returns something else than one finite number a sample.
+    """
+    where = f"{task.name}, scores on {split}"
+    own: Any = getattr(task, "scores", None)
+    if own is None:
+        return None
+    with failures(where), torch.no_grad():
+        made: Array = np.asarray(own(predict, split), np.float64)
+    if made.ndim != 1 or not made.size or not np.isfinite(made).all():
+        raise TaskError("not one finite number a sample", where=where, got=f"shape {list(made.shape)}")
+    return made
 
 
 def _inherited_scores(task: Task) -> bool:
@@ -233,12 +256,8 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
     found = 0.0
     for name, output in ours.items():
         if theirs[name].shape != output.shape:
-            raise UnsupportedError(
-                "shape of an output",
-                where=name,
-                got=tuple(theirs[name].shape),
-                expected=tuple(output.shape),
-            )
+            got, expected = tuple(theirs[name].shape), tuple(output.shape)
+            raise UnsupportedError("shape of an output", where=name, got=got, expected=expected)
         found = max(found, _apart(theirs[name], output))
     return Parity(found, max(CLOSE, 4 * rounding))
 

@@ -20,7 +20,8 @@ from featherweight.graph.pytree import flatten_inputs, flatten_outputs
 from featherweight.model import Model, Note
 from featherweight.runtime import BACKENDS, Session
 from featherweight.simulation import execution, fake_quantize
-from featherweight.task import Inputs, Predict, Task
+from featherweight.task import Inputs, Output, Predict, Task
+from featherweight.task.outputs import logits, outputs_of
 from featherweight.task.samples import mapped, size_of
 from featherweight.task.sampling import drawn
 
@@ -171,21 +172,25 @@ def agreement(first: Predict, second: Predict, task: Task) -> str:
     A step is 1/255 of the range of an output. Where outputs are not scores of classes, numbers count as the same
     that are within 8 steps.
     """
-    same, numbers, seen = [], np.zeros(4), 0
+    same, numbers, seen, what = [], np.zeros(4), 0, ""
     for batch in drawn(task, "validation", COMPARED, 0):
         inputs = task.inputs(batch)
-        for ours, theirs in zip(_arrays(first, inputs), _arrays(second, inputs), strict=True):
-            step = max(float(np.ptp(ours)), 1e-30) / LEVELS
-            apart = np.rint(np.abs(ours - theirs) / step).astype(np.int64)
+        ours, theirs = first(inputs), second(inputs)
+        near: list[Array] = []
+        for a, b in zip(_arrays(ours), _arrays(theirs), strict=True):
+            apart = np.rint(np.abs(a - b) / (max(float(np.ptp(a)), 1e-30) / LEVELS)).astype(np.int64)
             numbers += np.bincount(np.minimum(apart.reshape(-1), 3), minlength=4)
-            scores = ours.ndim == 2 and ours.shape[1] > 1
-            same.append((ours.argmax(1) == theirs.argmax(1)) if scores else (apart <= NEAR).reshape(-1))
+            near.append((apart <= NEAR).reshape(-1))
+        what = f"values (within {NEAR} steps)"
+        if outputs_of(task, ours) == "classes":
+            what = "top-1 class"
+            near = [(logits(ours).argmax(1) == logits(theirs).argmax(1)).numpy().reshape(-1)]
+        same += near
         seen += size_of(inputs)
     shares = zip(numbers / max(numbers.sum(), 1), ("0", "1", "2", "3 or more"), strict=True)
     steps = ", ".join(f"{share:.1%} {name}" for share, name in shares)
-    what = "top-1 class" if scores else f"values (within {NEAR} steps)"
     return f"same {what} on {np.concatenate(same).mean():.1%} of {seen} samples; output steps apart: {steps}"
 
 
-def _arrays(predict: Predict, inputs: Inputs) -> list[Array]:
-    return [tensor.detach().double().numpy() for tensor in flatten_outputs(predict(inputs))[1]]
+def _arrays(output: Output) -> list[Array]:
+    return [tensor.detach().double().numpy() for tensor in flatten_outputs(output)[1]]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
+from featherweight.checked import with_plugins
 from featherweight.formats.astc import Astc
 from featherweight.formats.base import Encoded, Format, Importance, Part
 from featherweight.formats.clustered import Clustered
@@ -16,7 +17,6 @@ from featherweight.formats.floating import Float
 from featherweight.formats.integer import Int
 from featherweight.formats.log2 import Log2
 from featherweight.formats.view import View
-from featherweight.plugins import with_plugins
 
 FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", (Float, Int, Log2, Clustered, Astc))
 

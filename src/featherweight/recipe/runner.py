@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from featherweight.artifact import dumps, loads
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Finished, Message, Started, silent
+from featherweight.files import Store
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
 from featherweight.packing import pack, unpack
 from featherweight.processors import usable_processors
 from featherweight.recipe.recipe import Recipe
-from featherweight.store import Store
 from featherweight.task import Restricted, Task
-from featherweight.task.failures import failures
-from featherweight.task.identity import identity_of
+from featherweight.task.protocol import failures
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
 from featherweight.workspace import Workspace
@@ -103,11 +102,8 @@ def uncoded(made: Sequence[Made]) -> Model:
 def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -> Made:
     name, model, base, floats = tag(step), made[-1].model, baseline(made), uncoded(made)
     task, store, events = workspace.task, workspace.store, workspace.events
-    training = identity_of(
-        getattr(task, "training", None)
-    )  # what a step takes where its own options are open
     before = base.hash, [entry.model.hash for entry in made]  # any of them may be a teacher
-    key = workspace.key("step", step, before, training, workspace.seed, workspace.threads)
+    key = workspace.key("step", step, before, workspace.seed, workspace.threads)
     kept = store.get(key)
     if kept is not None:
         try:

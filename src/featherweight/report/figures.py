@@ -1,34 +1,49 @@
-"""The report's charts as plain Plotly figures; the page resolves their colours, and draws them."""
+"""The report's charts as plain Plotly figures; the page resolves their colours, and draws them.
+
+A browser reads every text of a figure as a little HTML, so that whatever a user named is escaped.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from html import escape
 from typing import Any
 
 from featherweight.delivery.summary import Point, Row, Sensed, Stage, Summary
-from featherweight.report.chart_parts import (
-    ACCENT,
-    FAINT,
-    INK,
-    MUTED,
-    Figure,
-    axis,
-    byte_axis,
-    bytes_from_zero,
-    framed,
-    level,
-    lines,
-    names_axis,
-    note,
-    short,
-)
 from featherweight.report.tables import options_text, step_name
 from featherweight.units import nbytes, percent, points
+
+Figure = dict[str, Any]
 
 LEAST_LOSS = 1e-4
 BARS = 40
 ROOM = 12
+INK, MUTED, LINE, ACCENT, PAGE, FAINT = (
+    f"var(--{name})" for name in ("ink", "muted", "line", "accent", "page", "faint")
+)
+BYTES = {"tickformat": "~s", "ticksuffix": "B"}
+# Marks at 1, 2 and 5 of each decade: a logarithmic axis of Plotly's own has no room for its words.
+MARKS = [lead * 10**decade for decade in range(13) for lead in (1, 2, 5)]
+DASHED = {"color": MUTED, "width": 1, "dash": "dash"}
+_AXIS = {"gridcolor": LINE, "linecolor": LINE, "zeroline": False, "automargin": True,
+         "title": {"font": {"size": 13, "color": MUTED}}}  # fmt: skip
+# What all charts have in common.
+TEMPLATE = {
+    "layout": {
+        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+        "hoverlabel": {"bgcolor": PAGE, "bordercolor": LINE, "font": {"color": INK}, "align": "left"},
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
+        "hovermode": "closest",
+        "dragmode": False,
+        "showlegend": False,
+        "xaxis": _AXIS,
+        "yaxis": _AXIS,
+    }
+}
 
 
 def figures(summary: Summary) -> dict[str, Figure]:
@@ -44,48 +59,58 @@ def figures(summary: Summary) -> dict[str, Figure]:
 def front(s: Summary) -> Figure:
     """Return the front: whole-file bytes against the metric on validation, both of every point that was measured."""
     base = s.baseline["validation"][s.primary]
-    on_front = [(i, p) for i, p in enumerate(s.points) if p.on_front]
-    beaten = [(i, p) for i, p in enumerate(s.points) if not p.on_front]
-    chosen = [(i, p) for i, p in enumerate(s.points) if p.chosen]
-    circle = {"size": 17, "symbol": "circle-open", "color": INK, "line": {"width": 2}}
-    data = [
-        _points(
-            s, "on the front", on_front, mode="lines+markers", line={"color": ACCENT}, marker={"size": 9}
-        ),
-        _points(s, "beaten", beaten, mode="markers", marker={"size": 8, "color": MUTED}),
-        _points(s, "chosen", chosen, mode="markers", marker=circle, hoverinfo="skip"),
-    ]
-    lowest = base - max([0.05, *(2 * p.drop for _, p in chosen)])
+    kinds: dict[str, tuple[list[bool], Figure]] = {
+        "on the front": ([p.on_front for p in s.points], {"line": {"color": ACCENT}, "marker": {"size": 9}}),
+        "beaten": ([not p.on_front for p in s.points], {"mode": "markers", "marker": {"size": 8, "color": MUTED}}),
+        "chosen": ([p.chosen for p in s.points], {"mode": "markers", "hoverinfo": "skip", "marker": {
+            "size": 17, "symbol": "circle-open", "color": INK, "line": {"width": 2}}}),
+    }  # fmt: skip
+    data = []
+    for name, (those, style) in kinds.items():
+        shown = [
+            (place, point)
+            for place, (point, is_one) in enumerate(zip(s.points, those, strict=True))
+            if is_one
+        ]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": [point.nbytes for _, point in shown],
+                "y": [100 * point.value for _, point in shown],
+                "customdata": [place for place, _ in shown],
+                "hovertext": [_allocation(s, point) for _, point in shown],
+                "hoverinfo": "text",
+                **style,
+            }
+        )
+    lowest = base - max([0.05, *(2 * p.drop for p in s.points if p.chosen)])
     highest = max(base, *(p.value for p in s.points))
     below = sum(p.value < lowest for p in s.points)
     lowest = max(lowest, min(p.value for p in s.points))
     margin = 0.08 * (highest - lowest) + 1e-4
-    across = byte_axis([p.nbytes for p in s.points])
-    data.append(
-        {
-            "type": "scatter",
-            "name": f"float network, {percent(base)}",  # in the legend, where it hides no point
-            "mode": "lines",
-            "x": [10**end for end in across["range"]],
-            "y": [100 * base] * 2,
-            "line": {"color": MUTED, "width": 1, "dash": "dash"},
-            "hoverinfo": "skip",
-        }
-    )
-    notes = []
-    if below:
-        notes.append(note(f"{below} further down: see the list", x=1, y=0, yref="paper", xanchor="right"))
+    text = {"xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right", "showarrow": False}
     layout = {
-        "xaxis": axis("whole file", **across),
-        "yaxis": axis(
-            f"{s.primary} on validation",
-            ticksuffix=" %",
-            range=[100 * (lowest - margin), 100 * (highest + margin)],
-        ),
-        "annotations": notes,
+        "xaxis": {
+            "title": {"text": "whole file"},
+            "type": "log",
+            "tickvals": MARKS,
+            "ticktext": [nbytes(mark) for mark in MARKS],
+        },
+        "yaxis": {
+            "title": {"text": escape(f"{s.primary} on validation")},
+            "ticksuffix": " %",
+            "range": [100 * (lowest - margin), 100 * (highest + margin)],
+        },
+        # In the legend, where it hides no point.
+        "shapes": [level(100 * base, "y", showlegend=True, name=f"float network, {percent(base)}")],
+        "annotations": [{"text": f"{below} further down: see the list", "x": 1, "y": 0, **text}]
+        if below
+        else [],
         "showlegend": True,
     }
-    return {"data": [trace for trace in data if trace["x"]], "layout": framed(420, layout)}
+    return framed([trace for trace in data if trace["x"]], 420, layout)
 
 
 def sensitivity(s: Summary) -> Figure:
@@ -97,6 +122,8 @@ def sensitivity(s: Summary) -> Figure:
     depths = [[math.log10(max(cell.loss, LEAST_LOSS)) if cell else None for cell in row] for row in grid]
     least = math.log10(LEAST_LOSS)
     most = max([least + 1, *(depth for row in depths for depth in row if depth is not None)])
+    decades = range(round(least), math.floor(most) + 1)
+    marks = [f"{10.0**decade:g}" for decade in decades]
     heat = {
         "type": "heatmap",
         "z": depths,
@@ -107,37 +134,16 @@ def sensitivity(s: Summary) -> Figure:
         "colorscale": [[0, FAINT], [1, ACCENT]],
         "xgap": 1,
         "ygap": 1,
-        "colorbar": _scale(range(round(least), math.floor(most) + 1)),
-    }
+        "colorbar": {  # above the map: which colour is which power of ten
+            "orientation": "h", "thickness": 8, "len": 0.7, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom",
+            "outlinewidth": 0, "tickvals": list(decades), "ticktext": [f"≤ {marks[0]}", *marks[1:]], "tickangle": 0,
+        },
+    }  # fmt: skip
     layout = {
-        "xaxis": axis("", **names_axis(options), tickangle=-45, showgrid=False),
-        "yaxis": axis("", **names_axis(names), autorange="reversed", showgrid=False),
+        "xaxis": {**names_axis(options), "tickangle": -45},
+        "yaxis": {**names_axis(names), "autorange": "reversed"},
     }
-    return {"data": [heat], "layout": framed(190 + 22 * len(names), layout)}
-
-
-def _cell(cell: Sensed | None) -> str:
-    if cell is None:
-        return ""
-    return lines(cell.tensor, cell.option, f"loss {cell.loss:+.5f}", f"{cell.nbytes:,} bytes")
-
-
-def _scale(decades: range) -> Figure:
-    """Return the bar above a heatmap that says which colour is which power of ten."""
-    marks = [f"{10.0**decade:g}" for decade in decades]
-    return {
-        "orientation": "h",
-        "thickness": 8,
-        "len": 0.7,
-        "x": 0,
-        "xanchor": "left",
-        "y": 1.0,
-        "yanchor": "bottom",
-        "outlinewidth": 0,
-        "tickvals": list(decades),
-        "ticktext": [f"≤ {marks[0]}", *marks[1:]],
-        "tickangle": 0,
-    }
+    return framed([heat], 190 + 22 * len(names), layout)
 
 
 def steps(s: Summary) -> Figure:
@@ -145,6 +151,9 @@ def steps(s: Summary) -> Figure:
     counts = [stage.nbytes for stage in s.stages]
     values = [stage.metrics.get(s.primary) for stage in s.stages]
     base = s.baseline["validation"][s.primary]
+    known = [100 * value for value in (*values, base) if value is not None]
+    # An axis of a point at least: noise stays small.
+    middle, half = (max(known) + min(known)) / 2, max(0.55 * (max(known) - min(known)), 0.5)
     shared = {
         "x": list(range(len(counts))),
         "hovertext": [_stage(s, stage) for stage in s.stages],
@@ -170,68 +179,85 @@ def steps(s: Summary) -> Figure:
         "marker": {"size": 7},
     }
     layout = {
-        "xaxis": axis("", **_step_marks(s.stages), showgrid=False),
-        "yaxis": axis("whole file", **bytes_from_zero(1.15 * max(counts)), domain=[0, 0.6]),
-        "yaxis2": axis(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4, range=_span([*values, base])),
+        "xaxis": {**_step_marks(s.stages), "tickfont": {"size": 11}, "showgrid": False},
+        "yaxis": {
+            "title": {"text": "whole file"},
+            "range": [0, 1.15 * max(counts)],
+            "domain": [0, 0.6],
+            **BYTES,
+        },
+        "yaxis2": {
+            "title": {"text": escape(s.primary)},
+            "domain": [0.7, 1],
+            "ticksuffix": " %",
+            "nticks": 4,
+            "range": [middle - half, middle + half],
+        },
         "shapes": [level(100 * base, "y2")],
         "bargap": 0.35,
     }
-    return {"data": [sizes | shared, metric | shared], "layout": framed(430, layout)}
-
-
-def _span(values: Sequence[float | None]) -> list[float]:
-    """Return the range of an axis of percents that holds these fractions, of a point at least: noise stays small."""
-    known = [100 * value for value in values if value is not None]
-    middle, half = (max(known) + min(known)) / 2, max(0.55 * (max(known) - min(known)), 0.5)
-    return [middle - half, middle + half]
+    return framed([sizes | shared, metric | shared], 430, layout)
 
 
 def tensors(s: Summary) -> Figure:
     """Return the bytes of each tensor, largest first; `customdata` is the place in the table, -1 for all the rest."""
     order = sorted(range(len(s.rows)), key=lambda i: (-s.rows[i].nbytes, i))
-    shown, rest = order[:BARS], order[BARS:]
-    labels, sizes = [s.rows[i].name for i in shown], [s.rows[i].nbytes for i in shown]
-    texts, colours = (
-        [_tensor(s.rows[i]) for i in shown],
-        [ACCENT if s.rows[i].coder else MUTED for i in shown],
-    )
-    if rest:
-        labels.append(f"{len(rest)} others")
-        sizes.append(sum(s.rows[i].nbytes for i in rest))
-        texts.append(f"{sizes[-1]:,} bytes")
-        colours.append(MUTED)
-    bars = {
+    bars = [
+        (i, s.rows[i].name, s.rows[i].nbytes, _tensor(s.rows[i]), bool(s.rows[i].coder)) for i in order[:BARS]
+    ]
+    if rest := [s.rows[i].nbytes for i in order[BARS:]]:
+        bars.append((-1, f"{len(rest)} others", sum(rest), f"{sum(rest):,} bytes", False))
+    places, labels, sizes, texts, coded = zip(*bars, strict=True)
+    trace = {
         "type": "bar",
         "orientation": "h",
-        "x": sizes,
+        "x": list(sizes),
         "y": list(range(len(sizes))),
-        "customdata": [*shown, *([-1] if rest else [])],
-        "hovertext": texts,
+        "customdata": list(places),
+        "hovertext": list(texts),
         "hoverinfo": "text",
-        "marker": {"color": colours},
+        "marker": {"color": [ACCENT if is_coded else MUTED for is_coded in coded]},
     }
+    title = "bytes in the file (grey: not compressed" + (", or many together)" if rest else ")")
     layout = {
-        "xaxis": axis(
-            "in the file; grey: not compressed" + (", or many together" if rest else ""),
-            **bytes_from_zero(1.05 * max(sizes)),
-        ),
-        "yaxis": axis("", **names_axis(labels), autorange="reversed", showgrid=False),
+        "xaxis": {"title": {"text": title}, **BYTES},
+        "yaxis": {**names_axis(labels), "autorange": "reversed"},
         "bargap": 0.25,
     }
-    return {"data": [bars], "layout": framed(90 + 22 * len(sizes), layout)}
+    return framed([trace], 90 + 22 * len(sizes), layout)
 
 
-def _points(s: Summary, name: str, chosen: Sequence[tuple[int, Point]], **style: Any) -> Figure:
-    return {
-        "type": "scatter",
-        "name": name,
-        "x": [point.nbytes for _, point in chosen],
-        "y": [100 * point.value for _, point in chosen],
-        "customdata": [place for place, _ in chosen],
-        "hovertext": [_allocation(s, point) for _, point in chosen],
-        "hoverinfo": "text",
-        **style,
-    }
+def framed(data: list[dict[str, Any]], height: int, layout: Figure) -> Figure:
+    """Return a figure of `height` pixels, with what all charts have in common."""
+    return {"data": data, "layout": {"template": TEMPLATE, "height": height, **layout}}
+
+
+def level(height: float, axis: str, **more: Any) -> dict[str, Any]:
+    """Return a dashed line across the chart, at a height on a vertical axis (`y`, `y2`)."""
+    ends = {"x0": 0, "x1": 1, "y0": height, "y1": height}
+    return {"type": "line", "xref": "paper", "yref": axis, "line": DASHED, **ends, **more}
+
+
+def names_axis(names: Sequence[str]) -> dict[str, Any]:
+    """Return an axis of names: places are numbers, since names may be equal, or look like numbers."""
+    texts = [escape(short(name)) for name in names]
+    return {"tickvals": list(range(len(names))), "ticktext": texts, "tickmode": "array", "showgrid": False}
+
+
+def short(name: str, most: int = 26) -> str:
+    """Return a name that has at most `most` characters, the last ones: they tell layers apart."""
+    return name if len(name) <= most else f"…{name[1 - most :]}"
+
+
+def lines(*texts: str) -> str:
+    """Return texts, those that are empty aside, as the lines of one."""
+    return "<br>".join(escape(text) for text in texts if text)
+
+
+def _cell(cell: Sensed | None) -> str:
+    if cell is None:
+        return ""
+    return lines(cell.tensor, cell.option, f"loss {cell.loss:+.5f}", f"{cell.nbytes:,} bytes")
 
 
 def _allocation(s: Summary, point: Point, most: int = 10) -> str:
@@ -243,8 +269,8 @@ def _allocation(s: Summary, point: Point, most: int = 10) -> str:
 
 def _tensor(row: Row) -> str:
     coded = f"{row.format}, {row.coder}" if row.coder else f"{row.format}, left as it was"
-    figures = f"{row.nbytes:,} bytes, {row.bits:.2f} bits a weight, {percent(row.sparsity)} zeros"
-    return lines(row.name, str(row.shape), coded, figures)
+    sizes = f"{row.nbytes:,} bytes, {row.bits:.2f} bits a weight, {percent(row.sparsity)} zeros"
+    return lines(row.name, str(row.shape), coded, sizes)
 
 
 def _stage(s: Summary, stage: Stage) -> str:
@@ -259,5 +285,4 @@ def _step_marks(stages: Sequence[Stage]) -> dict[str, Any]:
     shown = range(0, len(stages), math.ceil(len(stages) / ROOM))
     said = [stage.options.get("where", "") if len(shown) == len(stages) else "" for stage in stages]
     second = [short(where, 12) if isinstance(where, str) else "" for where in said]
-    texts = [lines(step_name(stages[i]), second[i]) for i in shown]
-    return {"tickvals": list(shown), "ticktext": texts, "tickfont": {"size": 11}}
+    return {"tickvals": list(shown), "ticktext": [lines(step_name(stages[i]), second[i]) for i in shown]}

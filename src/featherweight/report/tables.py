@@ -30,6 +30,11 @@ class Table:
     about: str = ""
     key: str = ""
 
+    def markdown(self) -> list[str]:
+        """Return head and rows as lines of Markdown."""
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
+        return [f"| {' | '.join(cells)} |" for cells in (self.head, ["---"] * len(self.head), *rows)]
+
 
 def answer(s: Summary) -> str:
     """Return the sentences that say whether it is smaller, by what, and at what price."""
@@ -81,7 +86,7 @@ def _steps(s: Summary) -> Table:
         size = [nbytes(stage.nbytes), f"{s.float_bytes / stage.nbytes:.1f}x"]
         took = f"{stage.seconds:.1f}"
         rows.append([step_name(stage), *size, *measured, took, options_text(stage.options)])
-    about = f"The file as it would be after each step, whole, and {s.primary} on validation; the float network first."
+    about = f"Bytes of the file, had the recipe ended at each step, and {s.primary} on validation."
     head = ["step", "file", "ratio", s.primary, "points", "seconds", "options"]
     return Table("Step by step", head, rows, about, "steps")
 
@@ -97,26 +102,20 @@ def options_text(options: Mapping[str, Any]) -> str:
 
 
 def _option(value: object) -> str:
-    if isinstance(value, dict):
-        return " ".join(map(str, value.values()))
+    if isinstance(value, dict):  # a float format is its kind
+        words = [str(part) for part in value.values() if part != "none"]
+        return " ".join(words[words[0] == "float" and len(words) > 1 :])
     return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _front(s: Summary) -> Table:
-    rows = [
-        [
-            nbytes(p.nbytes),
-            f"{s.float_bytes / p.nbytes:.1f}x",
-            percent(p.value),
-            points(-p.drop),
-            "yes" if p.on_front else "",
-            "chosen" if p.chosen else "",
-        ]
-        for p in s.points
-    ]
+    rows = []
+    for p in s.points:
+        measured = [nbytes(p.nbytes), f"{s.float_bytes / p.nbytes:.1f}x", percent(p.value), points(-p.drop)]
+        rows.append([*measured, "yes" if p.on_front else "", "chosen" if p.chosen else ""])
     about = (
-        f"Allocations that were encoded, weighed and measured; {s.primary} on validation, where choices are made."
-        " Their files hold weights and graph, not yet the recipe and other facts."
+        f"Allocations that were encoded and measured, with {s.primary} on validation, where choices are made. Their"
+        " files hold weights and graph; the recipe and other facts come later."
     )
     return Table("Front", ["file", "ratio", s.primary, "points", "on the front", ""], rows, about, "front")
 
@@ -125,24 +124,16 @@ def _sensitivity(s: Summary) -> Table:
     options = list(dict.fromkeys(cell.option for cell in s.sensitivity))
     cells = {(c.tensor, c.option): c for c in s.sensitivity}
     names = list(dict.fromkeys(cell.tensor for cell in s.sensitivity))
-    rows = [[t, *(f"{cells[t, o].loss:+.4f}" if (t, o) in cells else "-" for o in options)] for t in names]
-    about = "Loss added on validation by one tensor under one option, alone."
+    rows = [[t, *(f"{cells[t, o].loss:+z.4f}" if (t, o) in cells else "-" for o in options)] for t in names]
+    about = "Loss that one tensor under one option, alone, adds on validation."
     return Table("Sensitivity", ["tensor", *options], rows, about, "sensitivity")
 
 
 def _tensors(s: Summary) -> Table:
-    rows = [
-        [
-            r.name,
-            "x".join(map(str, r.shape)) or "scalar",
-            r.format,
-            r.coder or "-",
-            f"{r.nbytes:,}",
-            f"{r.bits:.2f}",
-            percent(r.sparsity),
-        ]
-        for r in s.rows
-    ]
+    rows = []
+    for r in s.rows:
+        sizes = [f"{r.nbytes:,}", f"{r.bits:.2f}", percent(r.sparsity)]
+        rows.append([r.name, "x".join(map(str, r.shape)) or "scalar", r.format, r.coder or "-", *sizes])
     head = ["tensor", "shape", "format", "coder", "bytes", "bits a weight", "zeros"]
     return Table("Tensors", head, rows, "What the file holds, in the network's order.", "tensors")
 
@@ -152,20 +143,13 @@ def _left(s: Summary) -> Table:
     for row in s.rows:
         if row.left:
             reasons.setdefault(row.left, []).append(row)
-    rows = [
-        [
-            reason,
-            str(len(group)),
-            f"{sum(row.nbytes for row in group):,}",
-            percent(sum(row.nbytes for row in group) / s.file_bytes),
-            ", ".join(row.name for row in group),
-        ]
-        for reason, group in reasons.items()
-    ]
+    rows = []
+    for reason, group in reasons.items():
+        size, names = sum(row.nbytes for row in group), ", ".join(row.name for row in group)
+        rows.append([reason, str(len(group)), f"{size:,}", percent(size / s.file_bytes), names])
     head = ["why", "tensors", "bytes", "of the file", "which"]
-    return Table(
-        "What was not compressed, and why", head, rows, "Tensors that are in the file as they were.", "left"
-    )
+    about = "Tensors that are in the file as they were."
+    return Table("What was not compressed, and why", head, rows, about, "left")
 
 
 def _notes(s: Summary) -> Table:
@@ -198,12 +182,12 @@ def facts(s: Summary) -> list[str]:
         else "The file holds no graph (see above): the reloaded weights were measured in torch."
     )
     return [
-        f"Task {s.task}, seed {s.seed}, {s.threads} thread(s), {s.seconds:.0f} s.",
+        f"Task {s.task}, seed {s.seed}, {s.threads} thread{'s' * (s.threads > 1)}, {s.seconds:.0f} s.",
         f"Hash of data and network: {s.fingerprint}.",
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
         *([_paired(s.paired)] if s.paired else []),
         parity,
-        f"SHA-256 of the file's content (`inspect` prints it; that of the file itself is another): {s.sha256}.",
+        f"SHA-256 of model.fw: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
     ]
 

@@ -13,11 +13,11 @@ from numpy.typing import NDArray
 
 from featherweight.activations import Quantizer
 from featherweight.artifact import StoredGraph
+from featherweight.checked import with_plugins
 from featherweight.engines import onnxruntime_session, openvino_model
 from featherweight.errors import ConfigError, MissingExtraError, UnsupportedError
 from featherweight.export import build_onnx, build_qdq, serialized
 from featherweight.formats import Encoded
-from featherweight.plugins import with_plugins
 from featherweight.runtime.saturation import OPERATORS, PORTABLE, probe, saturable, with_own_weights
 
 Array = NDArray[Any]

@@ -9,15 +9,14 @@ from pathlib import Path
 from featherweight.delivery import Compressed, deliver
 from featherweight.delivery.preparation import check
 from featherweight.errors import ConfigError, TaskError
-from featherweight.events import Events
+from featherweight.events import Events, default_events
+from featherweight.files import Store
 from featherweight.processors import usable_processors
-from featherweight.progress import default_events
 from featherweight.recipe import Recipe, read_recipe
 from featherweight.search.searcher import explore
 from featherweight.search.sensitivity import Option, SensitivityMethod
 from featherweight.search.trials import Constraint
 from featherweight.selectors import Where
-from featherweight.store import Store
 from featherweight.task import Task
 from featherweight.workspace import Workspace
 

@@ -12,13 +12,13 @@ from torch import Tensor
 from featherweight.delivery.preparation import graph_of
 from featherweight.delivery.summary import Point, Searched, Sensed
 from featherweight.errors import ConfigError, UnsupportedError
-from featherweight.evaluation.metrics import Evaluation, evaluate
+from featherweight.evaluation.metrics import Evaluation, Evaluator
 from featherweight.evaluation.paired_test import drop_bound
-from featherweight.events import Events, Message
+from featherweight.events import Events, Message, default_events
+from featherweight.files import Store
 from featherweight.formats import Clustered, Float, Int
 from featherweight.model import Model, Note
 from featherweight.processors import usable_processors
-from featherweight.progress import default_events
 from featherweight.recipe import Recipe
 from featherweight.recipe.runner import execute
 from featherweight.search.allocation import Allocator
@@ -26,7 +26,6 @@ from featherweight.search.sensitivity import Option, Sensitivity, SensitivityMet
 from featherweight.search.trials import DOUBT, Constraint, Trial, choose, draw, front_of
 from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
-from featherweight.store import Store
 from featherweight.task import Task
 from featherweight.techniques import Encode, Fold, Train
 from featherweight.techniques.base import Step
@@ -153,8 +152,7 @@ def explore(
     table = measure(model, workspace, candidates, by=sensitivity, where=where, batches=batches)
     graph, _ = graph_of(model, workspace)
     with workspace.pinned():
-        same = model.structure == float_model.structure
-        base = evaluate(float_model, "validation", workspace, graph if same else None)
+        base = Evaluator(workspace, model, graph).evaluation(float_model, "validation")
     constraints, doubts = _provable(constraints, base, workspace)
     trials = draw(Allocator(table), Subject(model, graph, workspace), base, constraints)
     chosen = choose(trials, objectives, constraints)

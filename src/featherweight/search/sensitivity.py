@@ -19,12 +19,12 @@ from featherweight.formats import AnyCoder, AnyFormat, Float, Int, Log2, tag
 from featherweight.formats.floating import BITS
 from featherweight.graph import Graph
 from featherweight.model import Model, Note, equal_bits
-from featherweight.search.work import Subject, answers
+from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
 from featherweight.structure import to_call
 from featherweight.task import Task
-from featherweight.task.failures import failures
 from featherweight.task.outputs import logits
+from featherweight.task.protocol import failures
 from featherweight.task.samples import size_of
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
@@ -146,7 +146,7 @@ def measure(
             )
         asked = [Asked(name, option, names, by, batches, base) for name, option in product(names, options)]
         workspace.events(Started("sensitivity", len(asked)))
-        found = answers(cell_of, asked, Subject(model, None, workspace))
+        found = Subject(model, None, workspace).answers(cell_of, asked)
         for done, (question, cell) in enumerate(zip(asked, found, strict=True), start=1):
             if isinstance(cell, Cell):
                 cells.append(cell)

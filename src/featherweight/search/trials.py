@@ -8,14 +8,14 @@ import msgspec
 
 from featherweight.artifact import dumps
 from featherweight.errors import ConfigError
-from featherweight.evaluation.metrics import Evaluation, evaluate
+from featherweight.evaluation.metrics import Evaluation, Evaluator
 from featherweight.evaluation.paired_test import drop_bound
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Encoded
 from featherweight.packing import pack
 from featherweight.search.allocation import Allocator, pareto
 from featherweight.search.sensitivity import Option, encode_step
-from featherweight.search.work import Subject, answers
+from featherweight.search.work import Subject
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
 
@@ -90,50 +90,39 @@ class Trial(msgspec.Struct, frozen=True):
         ]
 
 
-class Chosen(msgspec.Struct, frozen=True):
-    """A choice to try: tensor to option."""
+def weigh(subject: Subject, question: dict[str, Option]) -> tuple[int, Evaluation]:
+    """Return the bytes of the file that a choice makes, and what it does on validation.
 
-    options: dict[str, Option]
-
-
-class Weighed(msgspec.Struct, frozen=True):
-    """The file that a choice makes: its bytes, and what it does on validation."""
-
-    nbytes: int
-    found: Evaluation
-
-
-def weigh(subject: Subject, question: Chosen) -> Weighed:
-    """Encode a choice, weigh the file it makes, and measure it; neighbours on the ladder share most tensors."""
-    task, context = subject.workspace.task, Context(subject.workspace.seed)
+    Neighbours on the ladder share most tensors: each is encoded once under an option.
+    """
+    model, task, context = subject.model, subject.workspace.task, Context(subject.workspace.seed)
 
     def encoded(name: str, option: Option) -> Encoded:
         step = encode_step(name, option)
-        return subject.once((name, option), lambda: step.apply(subject.model, task, context).weights[name])
+        return subject.once((name, option), lambda: step.apply(model, task, context).weights[name])
 
-    chosen = {name: option for name, option in question.options.items() if option.format is not None}
-    model = subject.model.with_encoded({name: encoded(name, option) for name, option in chosen.items()})
-    found = evaluate(model, "validation", subject.workspace, subject.graph)
-    return Weighed(len(dumps(pack(model, subject.graph))), found)
+    chosen = {name: option for name, option in question.items() if option.format is not None}
+    made = model.with_encoded({name: encoded(name, option) for name, option in chosen.items()})
+    evaluator = Evaluator(subject.workspace, model, subject.graph)
+    return len(dumps(pack(made, subject.graph))), evaluator.evaluation(made, "validation")
 
 
-def trial_of(choices: Choice, weighed: Weighed, base: Evaluation, primary: str) -> Trial:
+def trial_of(choices: Choice, nbytes: int, found: Evaluation, base: Evaluation, primary: str) -> Trial:
     """Return a choice as it was measured.
 
     Args:
         choices: tensor to option.
-        weighed: the file it makes.
-        base: what the float network does on validation.
+        nbytes: of the file that it makes.
+        found: what it does on validation.
+        base: what the float network does there.
         primary: the metric that counts.
     """
-    found, paired = weighed.found, weighed.found.against(base)
-    drop = base.metrics[primary] - found.metrics[primary]
-    error = paired.error if paired else 0.0
-    bound = drop
+    drop, paired = base.metrics[primary] - found.metrics[primary], found.against(base)
+    error, bound = 0.0, drop
     if paired and base.scores is not None and found.scores is not None:
-        bound = drop_bound(base.scores, found.scores)
+        error, bound = paired.error, drop_bound(base.scores, found.scores)
     drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": bound}
-    return Trial(dict(choices), {"bytes": float(weighed.nbytes), **found.metrics, **drops})
+    return Trial(dict(choices), {"bytes": float(nbytes), **found.metrics, **drops})
 
 
 def draw(
@@ -156,10 +145,10 @@ def draw(
 
     def trials_of(choices: Sequence[Choice]) -> Iterator[Trial]:
         keys = dict.fromkeys(tuple(choice.items()) for choice in choices)
-        new = [Chosen(dict(key)) for key in keys if key not in tried]
-        for asked, weighed in zip(new, answers(weigh, new, subject), strict=True):
-            trial = trial_of(asked.options, weighed, base, workspace.task.primary)
-            tried[tuple(asked.options.items())] = trial
+        new = [dict(key) for key in keys if key not in tried]
+        for choice, weighed in zip(new, subject.answers(weigh, new), strict=True):
+            trial = trial_of(choice, *weighed, base, workspace.task.primary)
+            tried[tuple(choice.items())] = trial
             yield trial
 
     def attempt(budget: float) -> Trial | None:

@@ -10,14 +10,34 @@ import msgspec
 
 from featherweight.artifact import StoredGraph, dumps, loads
 from featherweight.errors import ConfigError
+from featherweight.files import Store
 from featherweight.model import Model
 from featherweight.packing import pack, unpack
-from featherweight.store import Store
 from featherweight.task import Task
 from featherweight.workspace import Workspace
 
-Question = TypeVar("Question", bound=msgspec.Struct)
+Question = TypeVar("Question")
 Answer = TypeVar("Answer")
+
+
+class Unit(msgspec.Struct, frozen=True):
+    """A question and all that it takes to answer it, as data; `model` and `graph` are keys of the store.
+
+    Attributes:
+        store: its folder.
+        model: the network.
+        graph: its graph; empty: there is none.
+        seed: of the search.
+        threads: of the search.
+        question: as JSON.
+    """
+
+    store: str
+    model: str
+    graph: str
+    seed: int
+    threads: int
+    question: msgspec.Raw
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,53 +63,31 @@ class Subject:
         found: Answer = self.known[key]
         return found
 
+    def answers(
+        self, ask: Callable[[Subject, Question], Answer], questions: Sequence[Question]
+    ) -> Iterator[Answer]:
+        """Yield the answers in the order of the questions, on the executor of the workspace if it has one.
 
-class Unit(msgspec.Struct, frozen=True):
-    """A question and all that it takes to answer it, as data; `model` and `graph` are keys of the store.
-
-    Attributes:
-        store: its folder.
-        model: the network.
-        graph: its graph; empty: there is none.
-        seed: of the search.
-        threads: of the search.
-        question: as JSON.
-    """
-
-    store: str
-    model: str
-    graph: str
-    seed: int
-    threads: int
-    question: msgspec.Raw
-
-
-def answers(
-    ask: Callable[[Subject, Question], Answer], questions: Sequence[Question], subject: Subject
-) -> Iterator[Answer]:
-    """Yield the answers in the order of the questions; worked out on the executor of the workspace if it has one.
-
-    Args:
-        ask: answers `question`; a function of a module, with annotations that msgspec reads.
-        questions: each on its own.
-        subject: what they are about.
-    """
-    workspace = subject.workspace
-    if workspace.executor is None:
-        yield from (ask(subject, question) for question in questions)
-        return
-    model = workspace.key("model of a search", subject.model.hash)
-    workspace.store.put(model, dumps(pack(subject.model)))
-    graph = workspace.key("graph of a search", subject.model.structure) if subject.graph else ""
-    if subject.graph:
-        workspace.store.put(graph, msgspec.msgpack.encode(subject.graph))
-    shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads)
-    units = [Unit(*shared, msgspec.Raw(msgspec.json.encode(question))) for question in questions]
-    kind = get_type_hints(ask)["return"]
-    for future in [
-        workspace.executor.submit(work, ask, msgspec.json.encode(u), workspace.task) for u in units
-    ]:
-        yield msgspec.json.decode(future.result(), type=kind)
+        Args:
+            ask: answers `question`; a function of a module, with annotations that msgspec reads.
+            questions: each on its own.
+        """
+        workspace = self.workspace
+        if workspace.executor is None:
+            yield from (ask(self, question) for question in questions)
+            return
+        model = workspace.key("model of a search", self.model.hash)
+        workspace.store.put(model, dumps(pack(self.model)))
+        graph = workspace.key("graph of a search", self.model.structure) if self.graph else ""
+        if self.graph:
+            workspace.store.put(graph, msgspec.msgpack.encode(self.graph))
+        shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads)
+        units = [Unit(*shared, msgspec.Raw(msgspec.json.encode(question))) for question in questions]
+        kind = get_type_hints(ask)["return"]
+        for future in [
+            workspace.executor.submit(work, ask, msgspec.json.encode(u), workspace.task) for u in units
+        ]:
+            yield msgspec.json.decode(future.result(), type=kind)
 
 
 def work(ask: Callable[[Subject, Any], Any], unit: bytes, task: Task) -> bytes:

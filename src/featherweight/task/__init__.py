@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from featherweight.task.protocol import Batch, Inputs, Needs, Output, Predict, Split, Task, call
-from featherweight.task.restricted import Restricted, Unlabelled
+from featherweight.task.protocol import (
+    Batch,
+    Inputs,
+    Needs,
+    Output,
+    Predict,
+    Restricted,
+    Split,
+    Task,
+    Unlabelled,
+    call,
+    failures,
+)
 
 if TYPE_CHECKING:
-    from featherweight.task.agreement import Agreement
-    from featherweight.task.classification import Classification
-    from featherweight.task.regression import Regression
+    from featherweight.task.tasks import Agreement, Classification, Regression
 
 __all__ = [
     "Agreement", "Batch", "Classification", "Inputs", "Needs", "Output", "Predict", "Regression", "Restricted", "Split",
-    "Task", "Unlabelled", "call",
+    "Task", "Unlabelled", "call", "failures",
 ]  # fmt: skip
-
-_TORCH = {"Agreement": "agreement", "Classification": "classification", "Regression": "regression"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _TORCH:
+    if name not in ("Agreement", "Classification", "Regression"):
         raise AttributeError(f"module {__name__} has no attribute {name}")
-    return getattr(import_module(f"{__name__}.{_TORCH[name]}"), name)
+    from featherweight.task import tasks
+
+    return getattr(tasks, name)

@@ -1,15 +1,20 @@
-"""The task: the only thing a user writes in Python. A network, its data, and what counts as good."""
+"""The task, the only thing a user writes in Python: its protocol, what steps may see of it, its errors. No torch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from featherweight.errors import TaskError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 Split = Literal["train", "calibration", "validation", "test"]
 Needs = Literal["none", "unlabelled", "labelled"]
+ENDLESS = 50_000  # batches of one epoch, beyond which a loader without a length is taken for endless
 
 # What a network is called with: one tensor, positional arguments, or keyword arguments.
 Inputs = Any
@@ -81,3 +86,141 @@ def call(module: Callable[..., Output], inputs: Inputs) -> Output:
     if isinstance(inputs, tuple):
         return module(*inputs)
     return module(inputs)
+
+
+@contextmanager
+def failures(where: str) -> Iterator[None]:
+    """Raise any error of a user's code as a `TaskError` that names the place and keeps the cause."""
+    try:
+        yield
+    except TaskError as error:
+        if error.where:
+            raise
+        raise TaskError(
+            error.what, where=where, got=error.got, expected=error.expected, hint=error.hint
+        ) from error.__cause__
+    except Exception as error:
+        raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Guarded:
+    """Items made by a user's code: errors raised while one is made name the place, errors of the consumer do not.
+
+    `len` is known if that of `items` is. Each iteration starts at the beginning if `items` allows it. Endless
+    items are an error: more than `ENDLESS`, and more than twice their length if they have one.
+    """
+
+    where: str
+    items: Iterable[Any]
+    change: Callable[[Any], Any] = lambda item: item
+
+    def __iter__(self) -> Iterator[Any]:
+        most = max(ENDLESS, 2 * (known_length(self.items) or 0))
+        with failures(self.where):
+            for taken, item in enumerate(self.items):
+                if taken == most:
+                    raise TaskError(
+                        f"no end after {most} batches", where=self.where, expected="batches that end",
+                        hint="stop an endless loader (itertools.islice); a very long one needs a __len__",
+                    )  # fmt: skip
+                yield self.change(item)
+
+    def __len__(self) -> int:
+        """Return the number of items; TypeError where it is not known."""
+        return len(self.items)  # type: ignore[arg-type]
+
+
+def known_length(items: Iterable[Any]) -> int | None:
+    """Return how many items there are, None where only iteration would tell."""
+    try:
+        return len(items)  # type: ignore[arg-type]
+    except (TypeError, NotImplementedError):  # a DataLoader of an IterableDataset has `__len__` and raises
+        return None
+
+
+@dataclass(frozen=True)
+class Unlabelled:
+    """A batch of which only the inputs are left."""
+
+    inputs: Any
+
+
+@dataclass(frozen=True)
+class Restricted:
+    """`task` as a step sees it that declared `needs`.
+
+    `none` may build the network and nothing more; `unlabelled` may read inputs of the training and calibration
+    splits, never a label, a loss or a metric; `labelled` may read everything but `test`.
+    """
+
+    task: Task
+    needs: Needs
+
+    @property
+    def name(self) -> str:
+        """Name of the task."""
+        return self.task.name
+
+    @property
+    def primary(self) -> str:
+        """Name of the metric that counts."""
+        return self.task.primary
+
+    @property
+    def training(self) -> Any:
+        """Options of training that the task offers as its own; None if it offers none."""
+        return getattr(self.task, "training", None)
+
+    @property
+    def outputs(self) -> Any:
+        """What the network returns, where the task says so: `classes` or `values`."""
+        return getattr(self.task, "outputs", None)
+
+    def model(self) -> nn.Module:
+        """Return the network of the task."""
+        return self.task.model()
+
+    def example(self) -> Inputs:
+        """Return inputs of the right shapes and types."""
+        return self.task.example()
+
+    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[Batch]:
+        """Return the batches of a split, stripped of labels where only inputs were asked for."""
+        if self.needs == "none":
+            raise self._refusal("data")
+        if split == "test" or (self.needs == "unlabelled" and split == "validation"):
+            raise self._refusal(f"the {split} split")
+        batches = self.task.batches(split, seed=seed, epoch=epoch)
+        if self.needs == "labelled":
+            return batches
+        return Guarded(
+            f"{self.name}, {split} split", batches, lambda batch: Unlabelled(self.task.inputs(batch))
+        )
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Return what the network is called with."""
+        return batch.inputs if isinstance(batch, Unlabelled) else self.task.inputs(batch)
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Return the scalar that training minimises."""
+        if self.needs != "labelled":
+            raise self._refusal("labels")
+        with failures(f"{self.name}, loss"):
+            return self.task.loss(output, batch)
+
+    def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
+        """Return every metric on a split other than test."""
+        if self.needs != "labelled":
+            raise self._refusal("metrics")
+        if split == "test":
+            raise self._refusal("the test split")
+        with failures(f"{self.name}, metrics on {split}"):
+            return self.task.metrics(predict, split)
+
+    def fingerprint(self) -> str:
+        """Return the hash of all that the results depend on."""
+        return self.task.fingerprint()
+
+    def _refusal(self, asked: str) -> TaskError:
+        return TaskError(f"a step that declared needs = {self.needs!r} asked for {asked}", where=self.name)

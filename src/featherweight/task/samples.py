@@ -26,8 +26,8 @@ from torch.utils.data import (
 
 from featherweight.data.indexed import Indexed, Indices, number
 from featherweight.errors import TaskError
-from featherweight.task.failures import Guarded
 from featherweight.task.identity import hashed
+from featherweight.task.protocol import Guarded
 
 HASHED_TENSORS = 1 << 28  # bytes that a fingerprint reads at most, of a split in memory
 HASHED_ITEMS = 1 << 26  # and of one whose samples have to be made

@@ -15,9 +15,8 @@ from torch.utils.data import DataLoader
 from featherweight.data.indexed import Indexed, Subset, held_out, number, permutation
 from featherweight.errors import TaskError
 from featherweight.structure import copied
-from featherweight.task.failures import Guarded, failures
 from featherweight.task.identity import hashed
-from featherweight.task.protocol import Batch, Inputs, Output, Predict, Split, call
+from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call, failures
 from featherweight.task.samples import (
     Batches,
     Samples,
@@ -200,12 +199,8 @@ def build(model: Any, name: str) -> nn.Module:
                 f"the network cannot be copied: {error}", where="model", hint="pass a function that builds it"
             ) from error
     if not callable(model):
-        raise TaskError(
-            "not a network",
-            where="model",
-            got=type(model).__name__,
-            expected="a module, or a function that returns one",
-        )
+        expected = "a module, or a function that returns one"
+        raise TaskError("not a network", where="model", got=type(model).__name__, expected=expected)
     source = name or getattr(model, "__qualname__", type(model).__qualname__)
     with failures(f"{source}, model"), seeded(0):
         network = model()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
-from featherweight.plugins import with_plugins
+from featherweight.checked import with_plugins
 from featherweight.techniques.base import Context, Step
 from featherweight.techniques.calibrate import Calibrate
 from featherweight.techniques.correct_bias import CorrectBias

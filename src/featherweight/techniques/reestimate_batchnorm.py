@@ -9,7 +9,7 @@ from msgspec import Meta
 
 from featherweight.errors import TaskError
 from featherweight.task import Inputs, Needs, Task, call
-from featherweight.task.failures import failures
+from featherweight.task.protocol import failures
 from featherweight.techniques.base import Context, Step
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.memory_format import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
-from featherweight.task.failures import Guarded, failures, known_length
+from featherweight.task.protocol import Guarded, failures, known_length
 from featherweight.task.samples import kept_generators, mapped, seed_generators, seeded
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.checkpoint import Checkpoint, Position, run_key

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 from msgspec import Meta, Struct
 
-from featherweight.checked import check_fields
-from featherweight.plugins import with_plugins
+from featherweight.checked import check_fields, with_plugins
 from featherweight.task import Needs
 from featherweight.training.teachers import AnyTeacher, Original
 

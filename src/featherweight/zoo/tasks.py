@@ -23,11 +23,11 @@ from featherweight.errors import TaskError
 from featherweight.events import Events, silent
 from featherweight.files import cache_dir
 from featherweight.task import Task
-from featherweight.task.failures import failures
+from featherweight.task.protocol import failures
 from featherweight.task.training import Training
 
 if TYPE_CHECKING:
-    from featherweight.task.classification import Classification
+    from featherweight.task.tasks import Classification
 
 HELD_OUT = 5000
 CLASSES = 1000
@@ -112,7 +112,7 @@ def _classification(
     name: str, network: Network, parts: tuple[Indexed, Indexed, Indexed], trained: bool, **options: Any
 ) -> Classification:
     """Return a task that starts from its baseline or untrained; `parts` to train on, for validation, for the test."""
-    from featherweight.task.classification import Classification
+    from featherweight.task.tasks import Classification
     from featherweight.zoo.baselines import start
 
     module, _, attribute = network.build.partition(".")
@@ -162,7 +162,7 @@ def _cifar10(network: str, events: Events, trained: bool) -> Classification:
 def _imagenet(events: Events, trained: bool) -> Classification:
     """Return EfficientNet-Lite0 on the images in the folder `imagenet` of the cache; it is never trained here."""
     from featherweight.data.folder import ImageFiles, class_folders, classes_in, numbered_files
-    from featherweight.task.classification import Classification
+    from featherweight.task.tasks import Classification
     from featherweight.zoo.efficientnet_lite import NORMALISATION, EfficientNetLite0, pretrained
 
     def files(paths: tuple[Path, ...], labels: tuple[int, ...]) -> ImageFiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Union
 
+from featherweight.checked import with_plugins
 from featherweight.errors import UnsupportedError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, tag
 from featherweight.formats.coders.cabac import Cabac
@@ -13,7 +14,6 @@ from featherweight.formats.coders.huffman import Huffman
 from featherweight.formats.coders.rans import Rans
 from featherweight.formats.coders.sparse import Bitmask, Gaps, Leaf
 from featherweight.formats.coders.zstd import Zstd
-from featherweight.plugins import with_plugins
 
 CODERS: tuple[type[Coder], ...] = with_plugins(
     "featherweight.coders", (Fixed, Bitmask, Gaps, Huffman, Rans, Zstd, Cabac)

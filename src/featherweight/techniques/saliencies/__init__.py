@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
-from featherweight.plugins import with_plugins
+from featherweight.checked import with_plugins
 from featherweight.techniques.saliencies.base import Saliency, Scores
 from featherweight.techniques.saliencies.fisher import Fisher
 from featherweight.techniques.saliencies.fpgm import Fpgm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Union
 
-from featherweight.plugins import with_plugins
+from featherweight.checked import with_plugins
 from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids

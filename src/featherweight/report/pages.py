@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: tables in the page, charts drawn over them by its script."""
+"""The report as JSON, as Markdown, and as one HTML file that needs nothing else: tables, and charts drawn over them."""
 
 from __future__ import annotations
 
@@ -9,15 +9,40 @@ import re
 from functools import cache
 from html import escape
 from importlib import resources
+from pathlib import Path
+
+import msgspec
 
 from featherweight.delivery.summary import Point, Summary
-from featherweight.report.chart_parts import Figure
-from featherweight.report.figures import figures
+from featherweight.files import write_whole
+from featherweight.report.figures import Figure, figures
 from featherweight.report.tables import Table, answer, commands, facts, headline, tables
 from featherweight.units import nbytes, percent, points
 
 NUMBER = re.compile(r"-|([+-]?[\d,.]+(e[+-]?\d+)?( ?(%|x|[kMG]?B))?)")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:"
+
+
+def write_reports(summary: Summary, folder: str | Path) -> list[Path]:
+    """Write `report.json`, `report.md`, `report.html` and `recipe.toml` into a folder."""
+    contents: dict[str, bytes | str] = {
+        "report.json": msgspec.json.format(msgspec.json.encode(summary), indent=1),
+        "report.md": markdown(summary),
+        "report.html": html(summary),
+        "recipe.toml": summary.recipe,
+    }
+    return [write_whole(Path(folder) / name, content) for name, content in contents.items()]
+
+
+def markdown(summary: Summary) -> str:
+    """Return the report as one Markdown page."""
+    lines = [f"# {summary.task}, compressed", "", answer(summary), ""]
+    lines += [f"- {name}: **{value}**" for name, value in headline(summary)]
+    for table in tables(summary):
+        lines += ["", f"## {table.title}", "", *([table.about, ""] if table.about else []), *table.markdown()]
+    lines += ["", "## How to reproduce it", "", *(f"- {fact}" for fact in facts(summary))]
+    lines += ["", "```", commands(summary), "```", "", "`recipe.toml`:"]
+    return "\n".join([*lines, "", "```toml", summary.recipe.strip(), "```", ""])
 
 
 def html(summary: Summary) -> str:
@@ -57,7 +82,7 @@ def _section(table: Table, drawn: dict[str, Figure], s: Summary) -> str:
     if table.key == "front":
         chart, body = f'<div class="beside">{chart}{_allocations(s)}</div>', ""
     if table.key == "sensitivity":
-        body = f"<details><summary>the figures</summary>{body}</details>"
+        body = f"<details><summary>The figures</summary>{body}</details>"
     return f"<section><h2>{escape(table.title)}</h2><p>{escape(table.about)}</p>{chart}{body}</section>\n"
 
 

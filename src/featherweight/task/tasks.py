@@ -1,0 +1,284 @@
+"""Tasks: classification and regression with labels, and agreement with a trained network without them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from featherweight.errors import ConfigError, TaskError
+from featherweight.structure import to_call
+from featherweight.task.identity import hashed
+from featherweight.task.outputs import Outputs, by_channel, distance, logits, outputs_of, paired, spread
+from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call
+from featherweight.task.supervised import Supervised, check_labels
+
+IGNORED = -100
+
+
+class Classification(Supervised):
+    """A network that returns one score per class, `[n, classes]` (or `[n, classes, ...]`, labels `[n, ...]`).
+
+    The network may also return a dict, of which `logits` is taken (or its only entry), or a tuple, of which
+    the first is. `accuracy` is the share of samples whose label has the highest score; `loss` is the mean
+    cross-entropy, in nats, without smoothing. Labels of -100 are ignored, in training and in every metric.
+
+    >>> import torch
+    >>> x, y = torch.randn(100, 4), torch.arange(100) % 3
+    >>> task = Classification(torch.nn.Linear(4, 3), train=(x, y), test=(x, y))
+    >>> [len(labels) for _, labels in task.batches("train", seed=0, epoch=0)]
+    [90]
+    >>> sorted(task.metrics(task.model(), "validation"))
+    ['accuracy', 'loss']
+
+    Args:
+        model: see `Supervised`, as for everything that is not listed here.
+        label_smoothing: share of each label that is spread over all classes, in training.
+        options: further arguments of `Supervised`.
+    """
+
+    primary: str = "accuracy"
+    outputs: Outputs = "classes"
+
+    def __init__(self, model: Any, *, label_smoothing: float = 0.0, **options: Any) -> None:
+        super().__init__(model, **options)
+        self.label_smoothing = label_smoothing
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Return the mean cross-entropy of `output` against the labels, smoothed."""
+        return cross_entropy(logits(output), batch[1], self.label_smoothing)
+
+    def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
+        """Return `accuracy` and `loss` on a split; `predict` may return tensors or arrays."""
+        correct, total, loss = 0, 0, 0.0
+        with torch.no_grad():
+            for inputs, labels in self.batches(split, seed=0, epoch=0):
+                scores = logits(predict(inputs))
+                count = int((labels != IGNORED).sum()) if isinstance(labels, Tensor) else 0
+                loss += float(cross_entropy(scores, labels)) * count
+                correct += int((scores.argmax(1) == labels).sum())
+                total += count
+        if not total:
+            raise TaskError("no labels to compare with", where=f"{self.name}, {split} split")
+        return {"accuracy": correct / total, "loss": loss / total}
+
+    def scores(self, predict: Predict, split: Split) -> Tensor:
+        """Return for each sample of a split 1 where its label has the highest score, else 0: `[n]`, float64.
+
+        Of several labels a sample, or none (-100), the share of all labels times the number of samples.
+        """
+        hits, counts = [], []
+        with torch.no_grad():
+            for inputs, labels in self.batches(split, seed=0, epoch=0):
+                same = (logits(predict(inputs)).argmax(1) == labels).reshape(len(labels), -1)
+                hits.append(same.double().sum(1))
+                counts.append((labels != IGNORED).reshape(len(labels), -1).double().sum(1))
+        found, total = torch.cat(hits), torch.cat(counts)
+        return found / total.mean()
+
+
+def cross_entropy(scores: Tensor, labels: Any, smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy of `scores: [n, classes, ...]` against `labels: [n, ...]`.
+
+    Labels of -100 are left out of the mean; if there are no others, it is 0.
+
+    Raises:
+        TaskError: no labels, none that are class indices of these scores, or not of a type of whole numbers.
+    """
+    check_labels(labels)
+    if isinstance(labels, Tensor) and labels.is_floating_point():
+        hint = "pass labels.long() if they are whole; for other numbers there is Regression"
+        raise TaskError("labels are not class indices", got=labels.dtype, expected="whole numbers", hint=hint)
+    try:
+        found = F.cross_entropy(
+            scores.float(), labels.long(), label_smoothing=smoothing, ignore_index=IGNORED
+        )
+        return found if bool((labels != IGNORED).any()) else 0.0 * scores.float().sum()
+    except (AttributeError, IndexError, RuntimeError, ValueError) as error:
+        raise TaskError(
+            f"labels do not fit the scores: {error}",
+            got=f"scores {tuple(scores.shape)}, labels {tuple(getattr(labels, 'shape', ()))}",
+            expected="class indices, 0 to the number of classes - 1 (or -100: ignored)",
+        ) from error
+
+
+class Regression(Supervised):
+    """A network that returns numbers of the shape of its labels.
+
+    `r2` is the share of the labels' variance that is explained (1: all of it), `loss` the mean squared error.
+    """
+
+    primary: str = "r2"
+    outputs: Outputs = "values"
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Return the mean squared error of `output` against the labels."""
+        labels: Tensor = batch[1]
+        return (values(output, labels) - labels).square().mean()
+
+    def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
+        """Return `r2` and `loss` on a split; `predict` may return tensors or arrays."""
+        errors, variance = self._errors(predict, split)
+        loss = float(errors.mean())
+        return {"r2": 1 - loss / variance if variance else 0.0, "loss": loss}
+
+    def scores(self, predict: Predict, split: Split) -> Tensor:
+        """Return 1 - squared error / variance of the labels of each sample of a split, `[n]`, float64."""
+        errors, variance = self._errors(predict, split)
+        return 1 - errors / variance if variance else torch.zeros_like(errors)
+
+    def _errors(self, predict: Predict, split: Split) -> tuple[Tensor, float]:
+        """Return the mean squared error of each sample `[n]`, and the variance of all labels."""
+        with torch.no_grad():
+            pairs = [
+                (values(predict(x), y).double(), y.double()) for x, y in self.batches(split, seed=0, epoch=0)
+            ]
+        if not pairs:
+            raise TaskError("no samples", where=f"{self.name}, {split} split")
+        outputs, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
+        errors = (outputs - labels).square().reshape(len(labels), -1).mean(1)
+        return errors, float(labels.var(correction=0))
+
+
+def values(output: Output, labels: Any) -> Tensor:
+    """Return what a network returned as a tensor of the shape of the labels.
+
+    Raises:
+        TaskError: no labels, or outputs of another shape, which broadcasting would turn into a wrong error.
+    """
+    check_labels(labels)
+    found: Tensor = output if isinstance(output, Tensor) else torch.as_tensor(output)
+    if found.shape != labels.shape:
+        raise TaskError(
+            "outputs are not of the shape of the labels", got=tuple(found.shape), expected=tuple(labels.shape)
+        )
+    return found
+
+
+class Agreement(Supervised):
+    """A trained network and inputs without labels; the metric is agreement with this network.
+
+    `agreement` is 1 for the network itself. Of scores of classes it is the share of samples with the same top-1
+    class. Of values it is the explained variance: 1 - squared error / variance, for each channel (axis 1) of each
+    output on its own, and the mean of these, so that outputs of small numbers count as much as those of large.
+    `loss` is the cross-entropy to the network's own top-1 class in nats; of values 1 - agreement.
+
+    >>> import torch
+    >>> task = Agreement(torch.nn.Linear(4, 3), train=torch.randn(100, 4), test=torch.randn(50, 4))
+    >>> task.metrics(task.model(), "test")["agreement"]
+    1.0
+
+    Args:
+        model: see `Supervised`, as for everything that is not listed here. The network comes trained.
+        outputs: `classes` if the network returns scores `[n, classes, ...]` (as `Classification` takes them), or
+            `values`. By default a single tensor `[n, 2 or more]` has scores, and everything else has values.
+        options: further arguments of `Supervised`. Data are inputs alone, or as there: labels are not read.
+            `(inputs, None)` stands for several inputs of a network.
+
+    Raises:
+        ConfigError: it is to be trained from the start: there is nothing to agree with.
+    """
+
+    primary: str = "agreement"
+    labelled: bool = False
+
+    def __init__(self, model: Any, *, outputs: Outputs | None = None, **options: Any) -> None:
+        if options.get("training") is not None:
+            raise ConfigError(
+                "an untrained network has no answers to agree with", where="training",
+                hint="train it first, by a task with labels, and hand over the result",
+            )  # fmt: skip
+        super().__init__(model, **options)
+        self._given = outputs
+        self._answers: dict[str, Output] = {}
+
+    @classmethod
+    def of(cls, task: Supervised, **options: Any) -> Agreement:
+        """Return the task with the network and the data of another one, whose labels are not read.
+
+        Args:
+            task: the other one; its network comes trained.
+            options: in place of its own splits, name, dataset or batch size.
+        """
+        own: dict[str, Any] = {"name": task.name, "dataset": task.dataset, "batch_size": task.batch_size}
+        splits: dict[str, Any] = {str(split): data for split, data in task._splits.items()}
+        return cls(task.model(), **{**own, **splits, **options})
+
+    @property
+    def outputs(self) -> Outputs:
+        """Whether the network returns scores of classes, or values."""
+        return self._given or outputs_of(None, self.answer(self.example()))
+
+    def answer(self, inputs: Inputs) -> Output:
+        """Return the outputs of the original network."""
+        with torch.no_grad():
+            return call(to_call(self._network), inputs)
+
+    def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[Any]:
+        """Return batches of inputs; `train` is shuffled by seed and epoch, the others never are."""
+        found = super().batches(split, seed=seed, epoch=epoch)
+        return Guarded(f"{self.name}, {split} split", found, lambda batch: batch[0])
+
+    def inputs(self, batch: Batch) -> Inputs:
+        """Return what the network is called with."""
+        return batch
+
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """Return the cross-entropy to the network's own top-1 class; of values the squared error over the variance."""
+        answer = self.answer(batch)
+        if self.outputs == "classes":
+            return cross_entropy(logits(output), logits(answer).argmax(1))
+        return distance(output, answer)
+
+    def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
+        """Return `agreement` and `loss` on a split; `predict` may return tensors or arrays."""
+        agreement, loss = self._compared(predict, split)
+        return {"agreement": float(agreement.mean()), "loss": loss}
+
+    def scores(self, predict: Predict, split: Split) -> Tensor:
+        """Return the agreement of each sample of a split `[n]`, float64."""
+        return self._compared(predict, split)[0]
+
+    def _compared(self, predict: Predict, split: Split) -> tuple[Tensor, float]:
+        """Return the agreement of each sample `[n]`, and the mean loss."""
+        with torch.no_grad():
+            pairs = [(predict(inputs), answer) for inputs, answer in self._answered(split)]
+            if not pairs:
+                raise TaskError("no samples", where=f"{self.name}, {split} split")
+            return _same(pairs) if self.outputs == "classes" else _explained(pairs)
+
+    def _answered(self, split: Split) -> Iterator[tuple[Inputs, Output]]:
+        """Yield the inputs of a split with the network's answers, each computed once."""
+        for inputs in self.batches(split, seed=0, epoch=0):
+            key = hashed(inputs)
+            if key not in self._answers:
+                self._answers[key] = self.answer(inputs)
+            yield inputs, self._answers[key]
+
+
+def _same(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
+    same, loss, count = [], 0.0, 0
+    for output, answer in pairs:
+        scores, top = logits(output), logits(answer).argmax(1)
+        hits = scores.argmax(1) == top
+        same.append(hits.reshape(len(hits), -1).double().mean(1))
+        loss += float(cross_entropy(scores, top)) * len(hits)
+        count += len(hits)
+    return torch.cat(same), loss / count
+
+
+def _explained(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
+    parts = [paired(output, answer) for output, answer in pairs]
+    found = []
+    for tensors in zip(*parts, strict=True):  # one output of the network, in every batch
+        ours, theirs = ([by_channel(side.double()) for side in sides] for sides in zip(*tensors, strict=True))
+        if len({side.shape[1] for side in theirs}) > 1:  # a free axis
+            ours, theirs = ([side.flatten(1)[:, None] for side in sides] for sides in (ours, theirs))
+        errors = torch.cat([(a - b).square().mean(2) for a, b in zip(ours, theirs, strict=True)])
+        places = torch.cat([side.transpose(0, 1).flatten(1) for side in theirs], 1)
+        found.append(1 - (errors / spread(places)).mean(1))
+    agreement = torch.stack(found).mean(0)
+    return agreement, 1 - float(agreement.mean())

@@ -1,8 +1,10 @@
 """What users hand over by mistake, or in an unusual form: it works, or one error says what and where."""
 
+import collections
 import dataclasses
 import itertools
 import random
+import re
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from featherweight import Classification, Regression
-from featherweight.errors import TaskError, UnsupportedError
+from featherweight import Classification, Regression, compress
+from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import scores
 from featherweight.formats import Int
 from featherweight.model import Model
@@ -240,3 +242,77 @@ def test_arrays_are_copied():
     x += 1
     assert made.fingerprint() == before
     assert torch.equal(next(iter(made.batches("validation", seed=0, epoch=0)))[0], batch)
+
+
+class Answers(nn.Module):
+    """A network that returns what a function makes of its numbers."""
+
+    def __init__(self, answer, layer=None) -> None:
+        super().__init__()
+        self.layer, self.answer = layer or network(), answer
+
+    def forward(self, x):
+        return self.answer(self.layer(x), x)
+
+
+Pair = collections.namedtuple("Pair", "scores other")
+LABELS = torch.randn(120, 3, generator=torch.Generator().manual_seed(1))
+
+
+class OfShapes(Classification):
+    def dynamic_shapes(self):
+        raise KeyError("mine")
+
+
+REFUSED = {
+    "a named tuple without logits": (
+        lambda: Classification(Answers(Pair), train=(X, Y), test=(X, Y)),
+        "not scores of classes: got a named tuple of scores, other",
+    ),
+    "a dict of two without labels of their own": (
+        lambda: Regression(Answers(lambda y, x: {"a": y, "b": x}), train=(X, LABELS), test=(X, LABELS)),
+        "not numbers to compare with labels: got a dict of a, b",
+    ),
+    "words as labels": (lambda: task((X, ["cat"] * 120)), "train: not labels of many samples: got list"),
+    "images of bytes": (
+        lambda: task((X.byte(), Y), calibration=X.byte()),
+        "hint: images of bytes as numbers",
+    ),
+    "a network without shapes": (
+        lambda: Classification(nn.LazyLinear(3), train=(X, Y), test=(X, Y)),
+        "weight: has no shape yet",
+    ),
+    "shapes that fail": (
+        lambda: OfShapes(network(), train=(X, Y), test=(X, Y), name="own"),
+        "own, dynamic_shapes: failed: KeyError: 'mine'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("made", "said"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_meant_is_said_before_the_work(made, said, tmp_path):
+    with pytest.raises(FeatherweightError, match=re.escape(said)):
+        compress(made(), "int8", threads=1, store=Store(tmp_path))
+
+
+TAKEN = {
+    "arrays read backwards": lambda: task((X.numpy()[::-1], Y.numpy()[::-1])),
+    "strided tensors": lambda: task((torch.randn(240, 12)[::2, ::2], Y)),
+    "numbers in a dict": lambda: Regression(
+        Answers(lambda y, x: {"y": y}), train=(X, LABELS), test=(X, LABELS)
+    ),
+    "numbers first in a tuple": lambda: Regression(
+        Answers(lambda y, x: (y, x)), train=(X, LABELS), test=(X, LABELS)
+    ),
+}
+
+
+@pytest.mark.parametrize("made", TAKEN.values(), ids=TAKEN)
+def test_unusual_forms_work_to_the_end(made, tmp_path):
+    assert compress(made(), "int8", threads=1, store=Store(tmp_path)).summary.runtime == "onnxruntime"
+
+
+def test_a_compiled_network_is_taken_as_it_was():
+    assert type(task().model()) is nn.Linear
+    made = Classification(torch.compile(network()), train=(X, Y), test=(X, Y))
+    assert type(made.model()) is nn.Linear

@@ -37,10 +37,10 @@ def check(workspace: Workspace) -> None:
         UnsupportedError: the network cannot be taken over.
     """
     task = workspace.task
-    _ = workspace.fingerprint
     with failures(f"{task.name}, model"):
         network = task.model()
     module = Model.of(network).module
+    _ = workspace.fingerprint
     with failures(f"{task.name}, example"):
         example = task.example()
     with failures(f"{task.name}, network on its example"), torch.no_grad():
@@ -75,16 +75,20 @@ def _begin(task: Task, predict: Predict, split: Split) -> None:
 
 
 def _types(module: nn.Module, example: Inputs) -> TaskError | None:
-    """Return what to say of weights of one floating-point type and inputs of another, if that is so."""
+    """Return what to say of weights of one floating-point type and inputs of another or of bytes, if that is so."""
     weights = {str(p.dtype) for p in module.parameters() if p.is_floating_point()}
-    inputs = {str(x.dtype) for x in leaves(example) if isinstance(x, Tensor) and x.is_floating_point()}
+    inputs = {
+        str(x.dtype)
+        for x in leaves(example)
+        if isinstance(x, Tensor) and (x.is_floating_point() or x.dtype == torch.uint8)
+    }
     if not weights or not inputs or weights == inputs:
         return None
-    return TaskError(
-        "inputs are not of the type of the weights",
-        got=", ".join(sorted(inputs)), expected=", ".join(sorted(weights)),
-        hint="network.float(); or tensors of the weights' type (arrays of float64 are read as float32)",
-    )  # fmt: skip
+    hint = "network.float(); or tensors of the weights' type (arrays of float64 are read as float32)"
+    if "torch.uint8" in inputs:
+        hint = "images of bytes as numbers: images.float() / 255, or as the network was trained"
+    got, expected = ", ".join(sorted(inputs)), ", ".join(sorted(weights))
+    return TaskError("inputs are not of the type of the weights", got=got, expected=expected, hint=hint)
 
 
 def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, list[Note]]:
@@ -101,8 +105,12 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
     with failures(f"{task.name}, validation split"):
         looked_at = islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)
         batches = [task.inputs(batch) for batch in looked_at]
+    said: dict[str, tuple[int, ...]] | None = None
+    if hasattr(task, "dynamic_shapes"):
+        with failures(f"{task.name}, dynamic_shapes"):
+            said = task.dynamic_shapes()
     try:
-        axes = free_axes(model, task, batches)
+        axes = free_axes(model, task, batches) if said is None else said
         captured = model.program(task.example()) if axes is None else None
         graph = export(model.module, task.example(), dynamic=axes, captured=captured)
         _run(graph, model, batches)
@@ -120,14 +128,10 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
 
 
 def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tuple[int, ...]] | None:
-    """Return the axes of each input whose size is free: what the task says, else those that differ between batches.
+    """Return the axes of each input whose size differs between batches, and the first one.
 
     None, where only the first axes differ: `export` frees those by itself.
     """
-    if hasattr(task, "dynamic_shapes"):
-        with failures(f"{task.name}, dynamic_shapes"):
-            said: dict[str, tuple[int, ...]] = task.dynamic_shapes()
-        return said
     seen = [flatten_inputs(model.module, inputs) for inputs in (task.example(), *batches)]
     axes = {
         name: tuple(

@@ -38,31 +38,40 @@ def logits(output: Output) -> Tensor:
     Raises:
         TaskError: there are none.
     """
-    given = output
+    found = main_output(output)
+    if found is None or found.ndim < 2:
+        raise TaskError(
+            "not scores of classes", got=described(output if found is None else found),
+            expected="a tensor [n, classes], alone, first in a tuple, or `logits` of a dict",
+        )  # fmt: skip
+    return found
+
+
+def main_output(output: Output) -> Tensor | None:
+    """Return the tensor that counts: alone, first in a tuple, `logits` or the only entry of a dict; None without one.
+
+    A dataclass and a named tuple are as a dict: runtimes return them as one.
+    """
     if is_dataclass(output) and not isinstance(output, Mapping | tuple):
         output = vars(output)
+    if isinstance(output, tuple) and hasattr(output, "_asdict"):
+        output = output._asdict()
     if isinstance(output, Mapping):
-        alone = next(iter(output.values())) if len(output) == 1 else None
-        output = output.get("logits", alone)
+        output = output.get("logits", next(iter(output.values())) if len(output) == 1 else None)
     elif isinstance(output, tuple | list) and output:
         output = output[0]
     if not isinstance(output, Tensor) and hasattr(output, "__array__"):
         output = torch.as_tensor(output)
-    if not isinstance(output, Tensor) or output.ndim < 2:
-        raise TaskError(
-            "not scores of classes",
-            got=described(given if output is None else output),
-            expected="a tensor [n, classes], alone, first in a tuple, or `logits` of a dict",
-        )
-    return output
+    return output if isinstance(output, Tensor) else None
 
 
 def described(output: Output) -> str:
     """Return what an output is, for a message."""
     if isinstance(output, Tensor):
         return f"shape {tuple(output.shape)}"
-    if isinstance(output, Mapping):
-        return f"a dict of {', '.join(map(str, output))}"
+    names = getattr(output, "_fields", output if isinstance(output, Mapping) else None)
+    if names is not None:
+        return f"a {'dict' if isinstance(output, Mapping) else 'named tuple'} of {', '.join(map(str, names))}"
     return type(output).__name__
 
 

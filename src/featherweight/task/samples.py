@@ -254,8 +254,12 @@ def _samples(data: Any, where: str) -> Samples:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return Tensors(tensor(data), None)
-    if isinstance(data, tuple) and len(data) == 2 and is_labels(data[1]):
-        return tensors(*data, where=where)
+    if isinstance(data, tuple) and len(data) == 2:
+        if is_labels(data[1]):
+            return tensors(*data, where=where)
+        if isinstance(data[0], Tensor | np.ndarray):
+            got, expected = type(data[1]).__name__, "a tensor, an array, a list of numbers, or None"
+            raise TaskError("not labels of many samples", where=where, got=got, expected=expected)
     if isinstance(data, DataLoader):
         if not in_plain_order(data):
             return Stream(data)
@@ -323,7 +327,8 @@ def tensor(values: Any) -> Tensor:
         values = np.array(values)
     if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
         raise TaskError("not numbers", got=type(values).__name__, expected="a tensor or an array")
-    return torch.tensor(values, dtype=torch.float32 if values.dtype == np.float64 else None)
+    plain = np.ascontiguousarray(values).reshape(values.shape)  # torch takes no negative strides
+    return torch.tensor(plain, dtype=torch.float32 if values.dtype == np.float64 else None)
 
 
 def pair(batch: Any) -> tuple[Any, Any]:

@@ -193,7 +193,7 @@ def build(model: Any, name: str) -> nn.Module:
     """
     if isinstance(model, nn.Module):
         try:
-            return copied(model, {})
+            return copied(getattr(model, "_orig_mod", model), {})  # what `torch.compile` was given
         except (RuntimeError, TypeError) as error:
             raise TaskError(
                 f"the network cannot be copied: {error}", where="model", hint="pass a function that builds it"

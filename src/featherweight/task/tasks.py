@@ -12,7 +12,17 @@ from torch.nn import functional as F
 from featherweight.errors import ConfigError, TaskError
 from featherweight.structure import to_call
 from featherweight.task.identity import hashed
-from featherweight.task.outputs import Outputs, by_channel, distance, logits, outputs_of, paired, spread
+from featherweight.task.outputs import (
+    Outputs,
+    by_channel,
+    described,
+    distance,
+    logits,
+    main_output,
+    outputs_of,
+    paired,
+    spread,
+)
 from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call
 from featherweight.task.supervised import Supervised, check_labels
 
@@ -106,7 +116,7 @@ def cross_entropy(scores: Tensor, labels: Any, smoothing: float = 0.0) -> Tensor
 
 
 class Regression(Supervised):
-    """A network that returns numbers of the shape of its labels.
+    """A network that returns numbers of the shape of its labels, alone, first in a tuple, or the only entry of a dict.
 
     `r2` is the share of the labels' variance that is explained (1: all of it), `loss` the mean squared error.
     """
@@ -150,11 +160,13 @@ def values(output: Output, labels: Any) -> Tensor:
         TaskError: no labels, or outputs of another shape, which broadcasting would turn into a wrong error.
     """
     check_labels(labels)
-    found: Tensor = output if isinstance(output, Tensor) else torch.as_tensor(output)
+    found = main_output(output)
+    if found is None:
+        expected = "a tensor, alone, first in a tuple, or the only entry of a dict"
+        raise TaskError("not numbers to compare with labels", got=described(output), expected=expected)
     if found.shape != labels.shape:
-        raise TaskError(
-            "outputs are not of the shape of the labels", got=tuple(found.shape), expected=tuple(labels.shape)
-        )
+        what = "outputs are not of the shape of the labels"
+        raise TaskError(what, got=tuple(found.shape), expected=tuple(labels.shape))
     return found
 
 

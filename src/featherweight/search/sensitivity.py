@@ -133,7 +133,7 @@ def measure(
     """
     if by not in get_args(SensitivityMethod):
         expected = ", ".join(get_args(SensitivityMethod))
-        raise ConfigError("not a method of sensitivities", where="by", got=repr(by), expected=expected)
+        raise ConfigError("not a method", where="sensitivity", got=repr(by), expected=expected)
     names = weights(model) if where is None else select(model, where)
     cells: list[Cell] = []
     skipped = [] if names else [Note("skipped", "weights", "there are none of two or more dimensions")]

@@ -52,7 +52,10 @@ def encoders(texels, footprint, mode):
     """Yield name, bytes and seconds of every encoder, one thread each."""
     heavy = np.ones(texels.shape)
     for name, quality in ARM.items():
-        yield name, *timed(partial(encode.encode_tile_astcenc, texels[:, :, None], footprint, quality=quality))
+        yield (
+            name,
+            *timed(partial(encode.encode_tile_astcenc, texels[:, :, None], footprint, quality=quality)),
+        )
     for preset in ("fast", "best"):
         encode.encode_tile(texels[:12, :12, None], heavy[:12, :12], footprint, mode, preset)  # compile, plan
         call = partial(encode.encode_tile, texels[:, :, None], heavy, footprint, mode, preset)

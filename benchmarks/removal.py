@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 from benchmarks.common import head, row, tiny
 from featherweight.curvature.gauss_newton import pair_matrix
 from featherweight.curvature.hvp import hessian_product
-from featherweight.graph.groups import Channels
+from featherweight.graph.channels import Channels
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor

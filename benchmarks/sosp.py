@@ -38,7 +38,7 @@ def measure(name: str, network: nn.Module, samples: int, repeats: int) -> None:
     )
     task = Classification(network, train=data, test=data)
     model = Model.of(network)
-    channels = couple(model.module, task.example())
+    channels = couple(model.program(task.example()).graph)
     batches = drawn(task, "train", samples, 0)
 
     def descend() -> None:

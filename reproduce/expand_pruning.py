@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from featherweight.events import Events
-from featherweight.graph.groups import Channels
+from featherweight.graph.channels import Channels
 from featherweight.model import Model
 from featherweight.recipe import Recipe, run
 from featherweight.task import Task

@@ -512,7 +512,7 @@ NETWORKS: dict[str, Network] = {
 @cache
 def captured(name: str) -> Any:
     """Return the network, its example and its program; made once, not to be changed."""
-    from featherweight.graph.program import capture
+    from featherweight.capture.program import capture
 
     module, example = NETWORKS[name].build()
     return module, example, capture(module, example, dynamic=NETWORKS[name].dynamic)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
+from featherweight.capture import trace
 from featherweight.graph.coupling import couple
 from featherweight.model import Model
 
@@ -216,4 +217,4 @@ def explicit(model: Model, task: Images, split: str = "train") -> Explicit:
 @cache
 def coupled(make: Callable[[], nn.Module]) -> Any:
     """Return the coupled channels of a network of this file; traced once."""
-    return couple(random(make), torch.randn(2, 1, 4, 4))
+    return couple(trace(random(make), torch.randn(2, 1, 4, 4)))

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.capture.execution import Execution
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats import Int
-from featherweight.graph.execution import Execution
 from featherweight.model import Model, equal_bits
 from featherweight.structure import LayerSpec, restructure
 

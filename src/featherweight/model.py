@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from featherweight.activations import Quantizer
+from featherweight.capture.program import Program, capture
+from featherweight.capture.trace import views
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Encoded, View
 from featherweight.graph.graph import Edge
-from featherweight.graph.program import Program, capture
-from featherweight.graph.views import views
 from featherweight.structure import LayerSpec, Structure, copied, restructure
 from featherweight.task import Inputs
 from featherweight.task.identity import hashed

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.activations import Quantizer
+from featherweight.capture.execution import Execution, Visit
+from featherweight.capture.program import Program
+from featherweight.capture.pytree import Nest, flatten_inputs
 from featherweight.errors import UnsupportedError
-from featherweight.graph.execution import Execution, Visit
 from featherweight.graph.graph import Edge, Node
-from featherweight.graph.program import Program
-from featherweight.graph.pytree import Nest, flatten_inputs
-from featherweight.graph.quantizable import AVERAGES, LAYERS
+from featherweight.graph.operators import operator
 from featherweight.integers import IntegerLayer, integer_layer, obstacle
 from featherweight.model import Model
 from featherweight.structure import to_call
@@ -93,10 +93,10 @@ def exact_averages(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, Avera
     """Return the averages of integers that are rounded to integers, by the edge they write."""
     found = {}
     for edge, node in nodes.items():
-        source = model.activations.get(node.inputs[0]) if node.op in AVERAGES else None
+        source = model.activations.get(node.inputs[0]) if operator(node.op).integer == "average" else None
         if source is None or edge not in model.activations:
             continue
-        given = dict(node.arguments)
+        given = node.options
         if not node.op.startswith("avg_pool"):
             if node.op == "mean" or set(node.shape[2:]) == {1}:
                 found[edge] = Average(node.inputs[0], source.scale, 0)
@@ -119,8 +119,8 @@ def integer_layers(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, Integ
     """Return the layers of `nodes` that compute in integers, by the edge they write."""
     found = {}
     for edge, node in nodes.items():
-        roles = dict(node.roles)
-        if node.op not in LAYERS or len(node.inputs) != 1 or "weight" not in roles:
+        roles = node.roles
+        if operator(node.op).integer != "layer" or len(node.inputs) != 1 or "weight" not in roles:
             continue
         source, weight = model.activations.get(node.inputs[0]), model.weights.get(roles["weight"])
         computed = len(roles) < len(node.tensors)

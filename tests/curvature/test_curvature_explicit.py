@@ -8,6 +8,7 @@ import torch
 from structured_networks import Images, Joined, Mlp, Plain, Residual, SmallViT, coupled, explicit, random
 from torch import nn
 
+from featherweight.capture import trace
 from featherweight.curvature.diagonal import fisher_diagonal, gauss_newton_diagonal
 from featherweight.curvature.gauss_newton import pair_matrix
 from featherweight.curvature.hvp import central_difference, hessian_product, loss_of, parameters
@@ -184,7 +185,7 @@ def test_passes_are_few_and_as_many_for_any_number_of_channels(monkeypatch):
     """
     passes = {"forward": 0, "backward": 0}
     wide = {n: Images(lambda n=n: Wide(n), dtype=torch.float32) for n in (2, 400)}
-    coupled = {width: couple(task.model(), task.example()) for width, task in wide.items()}
+    coupled = {width: couple(trace(task.model(), task.example())) for width, task in wide.items()}
     monkeypatch.delattr(torch.export, "export")
 
     def counted(function):
@@ -311,7 +312,7 @@ def test_scores_are_derivatives_by_one_factor_on_each_channel(kind):
     """Whatever scales a channel again on the way, slopes, norms, depthwise layers, gates of products, counts once."""
     task = Images(lambda: Gated(kind), batch=24)
     model = Model.of(task.model())
-    channels = couple(random(task.make), task.example().float())
+    channels = couple(trace(random(task.make), task.example().float()))
     channels = channels.only([n for n, group in enumerate(channels.groups) if group.name == "a"])
     images, labels = task._data("train")
     gates = torch.ones(24, 4, dtype=torch.float64, requires_grad=True)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.capture import trace
 from featherweight.curvature.linear_ops import linear_ops, second_moment
-from featherweight.graph import trace
 
 LAYERS = {
     "linear": (nn.Linear(6, 4), (3, 6)),

@@ -16,11 +16,11 @@ from networks import NETWORKS, exported, traced
 from torch import nn
 
 from featherweight.artifact import Contents, Raw, load, write
+from featherweight.capture import canonical_names
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export import build_onnx, onnx_of
 from featherweight.export.onnx import export
-from featherweight.graph import canonical_names
-from featherweight.graph.pytree import flatten_inputs
 from featherweight.runtime import Session
 from featherweight.task import call
 
@@ -313,9 +313,9 @@ class Cancelling(nn.Module):
 
 
 def test_the_bound_is_the_networks_own_error_of_float32():
+    from featherweight.capture.program import capture
     from featherweight.export.check import bound
     from featherweight.export.locate import TOLERANCE
-    from featherweight.graph.program import capture
 
     torch.manual_seed(0)
     x = torch.randn(4, 256)

@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from networks import NETWORKS
 from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupled, random
 
+from featherweight.capture.program import trace
 from featherweight.graph.coupling import couple
-from featherweight.graph.coupling.labels import Labels
-from featherweight.graph.coupling.reshaping import reshaped
-from featherweight.graph.program import trace
+from featherweight.graph.labels import Labels, reshaped
 from featherweight.model import Model
 from featherweight.techniques.structured.dry_run import computed
 from featherweight.techniques.structured.surgery import pruned, silenced
@@ -40,7 +39,7 @@ ZOO = [
 @cache
 def coupled_zoo(make, shape):
     module = random(make)
-    return module, couple(module, torch.randn(2, *shape))
+    return module, couple(trace(module, torch.randn(2, *shape)))
 
 
 def some(channels, rng, share=0.6):
@@ -79,7 +78,7 @@ def test_costs_are_those_of_the_pruned_network(make=Joined):
     channels, model, example = coupled(make), Model.of(random(make)), torch.randn(2, 1, 4, 4)
     kept = some(channels, np.random.default_rng(1), 0.5)
     small = pruned(model, channels, kept)
-    assert channels.macs(kept) == trace(small.module, example, dynamic={}).macs
+    assert channels.macs(kept) == trace(small.module, example).macs
     assert channels.parameters(kept) == sum(p.numel() for p in small.module.parameters())
     start = 0
     for group in channels.groups:
@@ -126,7 +125,7 @@ REASONS = {
 @pytest.mark.parametrize("name", REASONS)
 def test_what_cannot_go_has_a_reason(name):
     layer, reason = REASONS[name]
-    channels = couple(*NETWORKS[name].build())
+    channels = couple(trace(*NETWORKS[name].build()))
     assert channels.count == 0 or name == "excite"
     assert reason in channels.fixed[layer]
 

@@ -7,11 +7,11 @@ import torch
 from networks import NETWORKS, captured
 from torch import nn
 
+from featherweight.capture.execution import Execution
+from featherweight.capture.memory_format import channels_last
+from featherweight.capture.program import capture
+from featherweight.capture.pytree import flatten_inputs, flatten_outputs, rebuild
 from featherweight.errors import TaskError, UnsupportedError
-from featherweight.graph.execution import Execution
-from featherweight.graph.memory_format import channels_last
-from featherweight.graph.program import capture
-from featherweight.graph.pytree import flatten_inputs, flatten_outputs, rebuild
 
 RUNS = ["residual", "two inputs", "fixed batch", "writes", "constants"]
 TRAINED = [

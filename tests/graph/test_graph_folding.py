@@ -5,7 +5,8 @@ import torch
 from networks import NETWORKS, traced
 from torch import nn
 
-from featherweight.graph import fold_sites, trace
+from featherweight.capture import trace
+from featherweight.graph import fold_sites
 
 
 def sites(module, example):

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.capture import functional as module
+from featherweight.capture import trace
 from featherweight.export.onnx import export
-from featherweight.graph import functional as module
-from featherweight.graph import trace
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5
 from featherweight.zoo.mobilenet_v2 import mobilenet_v2_32

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight.graph.execution import Execution
-from featherweight.graph.memory_format import channels_last, takes_channels_last, trains_channels_last
-from featherweight.graph.program import capture
+from featherweight.capture.execution import Execution
+from featherweight.capture.memory_format import channels_last, takes_channels_last, trains_channels_last
+from featherweight.capture.program import capture
 
 
 class Views(nn.Module):

@@ -1,14 +1,15 @@
 """Where quantizers go, on graphs written by hand."""
 
-from featherweight.graph.graph import Graph, Node
+from featherweight.graph.graph import Graph, Node, Operand
 from featherweight.graph.quantizable import Join, quantizable
 
 
 def node(name, op, *inputs, weight="", **arguments):
-    roles = (("weight", weight),) if weight else ()
-    tensors = (weight,) if weight else ()
+    operands = [Operand("input", "edge", edge, (2, 4)) for edge in inputs]
+    if weight:
+        operands.append(Operand("weight", "stored", weight, (4, 4), (weight,)))
     module = weight.removesuffix(".weight")
-    return Node(name, op, inputs, tensors, roles, module, (2, 4), (), "float32", 0, tuple(arguments.items()))
+    return Node(name, op, tuple(operands), module, (2, 4), (), "float32", 0, tuple(arguments.items()))
 
 
 def plan(*nodes, outputs=None, skip=()):

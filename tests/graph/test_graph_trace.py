@@ -7,8 +7,8 @@ from networks import NETWORKS, traced
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from featherweight.capture import trace
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
-from featherweight.graph import trace
 
 TRACED = [name for name in NETWORKS if name not in ("data-dependent", "counter", "broken", "numbers")]
 

@@ -5,8 +5,8 @@ import pytest
 from networks import NETWORKS
 from torch import nn
 
+from featherweight.capture import canonical_names, views
 from featherweight.formats import View
-from featherweight.graph import canonical_names, views
 
 CASES = [
     (nn.Linear(3, 5), "weight", (5, 3, 1)),

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from featherweight import Classification
+from featherweight.capture import trace
 from featherweight.graph.coupling import couple
 from featherweight.techniques import Finetune, Prune
 from featherweight.zoo.resnet import resnet20
@@ -65,7 +66,7 @@ def test_torch_pruning_comes_below_the_limit_and_near_it(importance):
 
 
 def test_random_widths_cost_about_as_much_and_are_others():
-    channels = couple(resnet20(), torch.randn(2, 3, 32, 32))
+    channels = couple(trace(resnet20(), torch.randn(2, 3, 32, 32)))
     costs = {group.name: group.size * group.parameters for group in channels.groups}
     own = tuple(list(costs)[-3:])
     drawn = [expand_pruning.equally_dear(channels, own, seed) for seed in range(4)]

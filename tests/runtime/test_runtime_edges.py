@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from featherweight.artifact import dumps, loads
+from featherweight.capture import trace
 from featherweight.export.onnx import export
 from featherweight.formats import Int
-from featherweight.graph.program import trace
 from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.simulation import simulate

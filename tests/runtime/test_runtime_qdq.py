@@ -12,6 +12,7 @@ from torch import nn
 
 from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
+from featherweight.capture.program import capture
 from featherweight.doctor import kernels
 from featherweight.errors import IntegrityError
 from featherweight.evaluation.parity import layer_parity
@@ -21,7 +22,6 @@ from featherweight.export.linear import build_linear
 from featherweight.export.onnx import export
 from featherweight.export.padding import merge_padding
 from featherweight.formats import Int
-from featherweight.graph.program import capture
 from featherweight.integers import integer_layer
 from featherweight.model import Model
 from featherweight.packing import pack

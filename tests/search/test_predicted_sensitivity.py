@@ -7,8 +7,8 @@ import torch
 from tiny import Tiny
 
 from featherweight import Classification, Int, Option, Store, compress
+from featherweight.capture import trace
 from featherweight.errors import ConfigError, TaskError
-from featherweight.graph import trace
 from featherweight.model import Model
 from featherweight.search.allocation import allocate, damages
 from featherweight.search.sensitivity import bit_operations, measure, predict_damage

@@ -5,9 +5,9 @@ import torch
 from structured_networks import Images, SmallViT
 from torch import nn
 
+from featherweight.capture.program import trace
 from featherweight.errors import ConfigError
 from featherweight.formats import Int
-from featherweight.graph.program import trace
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize

@@ -220,7 +220,7 @@ def test_hrank_is_the_mean_rank_of_what_the_activation_makes():
     weight, shift = model.tensors["one.weight"].detach().clone(), torch.tensor([-1e3, 2.0, 0.1, 0.0])
     weight[1] = 0
     model = model.with_tensors({"one.weight": weight, "norm.bias": shift})
-    channels = couple(model.module, task.example())
+    channels = couple(model.program(task.example()).graph)
     images = torch.cat([images for images, _ in task.batches("calibration", seed=0, epoch=0)])
     with torch.no_grad():
         maps = torch.relu(model.module.norm(model.module.one(images))).numpy()

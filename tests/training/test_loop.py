@@ -18,10 +18,10 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from featherweight import Classification
+from featherweight.capture.memory_format import channels_last
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Finished, Message, Progress, Started
 from featherweight.formats import Clustered, Int
-from featherweight.graph.memory_format import channels_last
 from featherweight.model import Model, equal_bits, to_bytes
 from featherweight.task import Restricted
 from featherweight.task.protocol import known_length

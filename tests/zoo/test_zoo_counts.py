@@ -8,7 +8,7 @@ from torch import nn
 from torchvision_names import TORCHVISION
 from zoo_table import ZOO, on_meta
 
-from featherweight.graph import trace
+from featherweight.capture import trace
 from featherweight.zoo.tasks import ON_CIFAR, TASKS
 
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from zoo_table import ZOO, with_numbers
 
+from featherweight.capture import canonical_names
+from featherweight.capture.program import capture
 from featherweight.export.onnx import stored_graph
-from featherweight.graph import canonical_names
-from featherweight.graph.program import capture
 from featherweight.runtime import Session
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featherweight.curvature.hvp import check, differentiating
 from featherweight.errors import UnsupportedError
-from featherweight.graph.groups import Channels
+from featherweight.graph.channels import Channels
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Batch, Output, Task, call

@@ -9,12 +9,12 @@ from math import inf
 import torch
 from torch import Tensor
 
+from featherweight.capture.execution import Execution, Tensors
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.curvature.linear_ops import LinearOp, linear_ops
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.graph.execution import Execution, Tensors
 from featherweight.graph.graph import Graph
-from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
 from featherweight.task import Task
 

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from featherweight.graph import Graph, Node
+from featherweight.graph.operators import operator
 
 MARGIN = -1  # the place of what is padded
-DIMENSIONS = {"linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3}
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class LinearOp:
 
     def _each(self, sizes: Any) -> tuple[int, ...]:
         """One number an axis: torch takes one for all."""
-        return tuple(sizes) if len(sizes) > 1 else tuple(sizes) * DIMENSIONS[self.op]
+        return tuple(sizes) if len(sizes) > 1 else tuple(sizes) * (operator(self.op).axes or 0)
 
 
 def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
@@ -98,9 +98,9 @@ def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
     found: dict[str, LinearOp] = {}
     without: dict[str, str] = {}
     for node in graph.nodes:
-        roles = dict(node.roles)
+        roles = node.roles
         name = roles.get("weight", "")
-        if node.op in DIMENSIONS and name and len(node.inputs) == 1:
+        if operator(node.op).integer == "layer" and name and len(node.inputs) == 1:
             if len(graph.readers(name)) > 1:
                 without[name] = "it is used more than once"
             else:
@@ -113,10 +113,8 @@ def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
 
 
 def _linear_op(node: Node, roles: Mapping[str, str]) -> LinearOp:
-    arguments = dict(node.arguments)
-    options: dict[str, Any] = {
-        name: arguments[name] for name in ("groups", "stride", "padding", "dilation") if name in arguments
-    }
+    names = ("groups", "stride", "padding", "dilation")
+    options: dict[str, Any] = {name: node.options[name] for name in names if name in node.options}
     return LinearOp(roles["weight"], roles.get("bias"), node.name, node.op, **options)
 
 

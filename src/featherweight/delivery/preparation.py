@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor, session_predictor
 from featherweight.events import Message
 from featherweight.export.check import arrays
 from featherweight.export.onnx import export
-from featherweight.graph.pytree import flatten_inputs
 from featherweight.model import Model, Note
 from featherweight.runtime import Session
 from featherweight.structure import to_call

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import Artifact, StoredGraph
+from featherweight.capture.memory_format import channels_last, takes_channels_last
+from featherweight.capture.pytree import flatten_outputs
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.paired_test import Paired, paired
 from featherweight.export.check import arrays
-from featherweight.graph.memory_format import channels_last, takes_channels_last
-from featherweight.graph.pytree import flatten_outputs
 from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Session

@@ -12,11 +12,11 @@ from onnx import helper
 from torch import Tensor
 
 from featherweight.artifact import StoredGraph
+from featherweight.capture.pytree import flatten_inputs, flatten_outputs
 from featherweight.errors import UnsupportedError
 from featherweight.export import build_qdq
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
-from featherweight.graph.pytree import flatten_inputs, flatten_outputs
 from featherweight.model import Model, Note
 from featherweight.runtime import BACKENDS, Session
 from featherweight.simulation import execution, fake_quantize

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
+from featherweight.capture.program import Program
+from featherweight.capture.pytree import Nest
+from featherweight.capture.refusal import cause_of
+from featherweight.capture.trace import canonical_names
 from featherweight.engines import onnxruntime_session, said
 from featherweight.errors import UnsupportedError
 from featherweight.export.float_graph import build_onnx, serialized
 from featherweight.export.locate import TOLERANCE, difference, first_difference, refusing_layer
-from featherweight.graph.program import Program
-from featherweight.graph.pytree import Nest
-from featherweight.graph.trace_errors import cause_of
-from featherweight.graph.views import canonical_names
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]

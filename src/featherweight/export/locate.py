@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
+from featherweight.capture.execution import Execution
+from featherweight.capture.program import Program
 from featherweight.export.float_graph import build_onnx, serialized
-from featherweight.graph.execution import Execution
 from featherweight.graph.graph import Edge, Node
-from featherweight.graph.program import Program
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]

@@ -12,17 +12,16 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from featherweight.artifact.contents import Initialiser, StoredGraph
+from featherweight.capture.program import Dynamic, Program, capture, eval_mode
+from featherweight.capture.pytree import Nest
+from featherweight.capture.refusal import refusal
+from featherweight.capture.trace import canonical_names, path_of, size
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
 from featherweight.export.float_graph import check_size
 from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
-from featherweight.graph.program import Dynamic, Program, capture, eval_mode
-from featherweight.graph.pytree import Nest
-from featherweight.graph.trace import path_of, size
-from featherweight.graph.trace_errors import refusal
-from featherweight.graph.views import canonical_names
 from featherweight.task import Inputs
 
 
@@ -34,7 +33,7 @@ def export(
     What ONNX Runtime computes with the module's tensors equals the module on the example, on random values
     and, where the batch is free, on other sizes of it, to 1e-5 of the largest output or eight times the error of
     float32 itself. Values of the graph are
-    named after the edges of `featherweight.graph.trace`, inputs after the arguments of `module.forward`. The
+    named after the edges of `featherweight.capture.trace`, inputs after the arguments of `module.forward`. The
     same module gives the same bytes in every process.
 
     Args:

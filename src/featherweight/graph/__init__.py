@@ -1,8 +1,6 @@
-"""The read-only graph of a network: activations, layers, views of weights, folding sites."""
+"""The read-only graph of a network as data, and rules over it: folding sites, quantized edges, coupled channels."""
 
 from featherweight.graph.folding import FoldSite, fold_sites
-from featherweight.graph.graph import Edge, Graph, Layer, Node
-from featherweight.graph.program import trace
-from featherweight.graph.views import canonical_names, views
+from featherweight.graph.graph import Edge, Graph, Layer, Node, Operand
 
-__all__ = ["Edge", "FoldSite", "Graph", "Layer", "Node", "canonical_names", "fold_sites", "trace", "views"]
+__all__ = ["Edge", "FoldSite", "Graph", "Layer", "Node", "Operand", "fold_sites"]

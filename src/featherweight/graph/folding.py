@@ -5,18 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.graph.graph import Graph, Node
+from featherweight.graph.operators import operator
 from featherweight.structure import LayerSpec
-
-_CONVOLUTIONS = {
-    "linear": 0, "conv1d": 1, "conv2d": 2, "conv3d": 3,
-    "conv_transpose1d": 1, "conv_transpose2d": 2, "conv_transpose3d": 3,
-}  # fmt: skip
-
-# Activations that a module may apply behind its normalisation, and the layer that computes them alone.
-_ACTIVATIONS = {
-    "relu": "ReLU", "hardtanh": "Hardtanh", "leaky_relu": "LeakyReLU", "silu": "SiLU", "gelu": "GELU",
-    "hardswish": "Hardswish", "sigmoid": "Sigmoid",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,14 +61,15 @@ def _obstacle(graph: Graph, norm: Node) -> str:
     layer = graph.node(norm.inputs[0])
     if norm.op != "batch_norm":
         return "it normalises by the batch, not by running statistics"
-    if layer.op not in _CONVOLUTIONS:
+    axes = operator(layer.op).axes
+    if axes is None:
         return f"it follows {layer.op}, not a convolution or linear layer"
-    if len(layer.shape) != (_CONVOLUTIONS[layer.op] + 2):
+    if len(layer.shape) != axes + 2:
         return "its channels are not the output channels of the layer before it"
     if (
         len(layer.roles) < len(layer.tensors)
         or len(norm.roles) < len(norm.tensors)
-        or "weight" not in dict(layer.roles)
+        or "weight" not in layer.roles
     ):
         return "a weight of it or of the layer before it is computed, not stored"
     if len(graph.consumers(layer.name)) > 1 or layer.name in graph.outputs:
@@ -101,13 +92,14 @@ def _rest(graph: Graph, norm: Node) -> LayerSpec | None:
         return LayerSpec("Identity")
     act = inside[1]
     alone = act.inputs == (norm.name,) and graph.consumers(norm.name) == (act,) and not act.tensors
-    if len(inside) > 2 or act.op not in _ACTIVATIONS or not alone or norm.name in graph.outputs:
+    kind = operator(act.op).layer
+    if len(inside) > 2 or not kind or not alone or norm.name in graph.outputs:
         return None
-    return LayerSpec(_ACTIVATIONS[act.op], dict(act.arguments))
+    return LayerSpec(kind, dict(act.arguments))
 
 
 def _site(graph: Graph, layer: Node, norm: Node) -> FoldSite:
-    weights, statistics = dict(layer.roles), dict(norm.roles)
+    weights, statistics = layer.roles, norm.roles
     return FoldSite(
         layer=layer.module or layer.name,
         norm=norm.module or norm.name,
@@ -118,6 +110,6 @@ def _site(graph: Graph, layer: Node, norm: Node) -> FoldSite:
         beta=statistics.get("bias"),
         mean=statistics["running_mean"],
         var=statistics["running_var"],
-        eps=float(dict(norm.arguments)["eps"]),
+        eps=float(norm.options["eps"]),
         rest=_rest(graph, norm) or LayerSpec("Identity"),
     )

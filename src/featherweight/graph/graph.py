@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 from featherweight.formats import View
 
 Edge = str
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A tensor that an operator reads.
+
+    Attributes:
+        argument: its name in the operator's schema; of several in a list, with its place (`tensors.0`).
+        kind: an activation; a parameter or buffer as it is `stored`; what is `computed` of those; a `constant`.
+        name: the edge; the canonical name; the name of the node in `Graph.computed`; of a constant, its own.
+        shape: sizes on the example; -1 where the size depends on values.
+        tensors: canonical names of the parameters and buffers that it is, or that it is computed of.
+    """
+
+    argument: str
+    kind: Literal["edge", "stored", "computed", "constant"]
+    name: str
+    shape: tuple[int, ...]
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -16,12 +37,8 @@ class Node:
 
     Attributes:
         name: unique; the same in every process and every later trace of the same network.
-        op: the aten operator (`conv2d`, `linear`, `batch_norm`, `add`), or `input`.
-        inputs: the activations it reads, in order of its arguments.
-        tensors: canonical names of the parameters and buffers it reads, directly or through operators that
-            see no activation (a transposed or a normalised weight), in order of its arguments.
-        roles: argument (`weight`, `bias`, `running_mean`) to tensor, for those of `tensors` read as they are
-            stored.
+        op: the aten operator (`conv2d`, `linear`, `batch_norm`, `add`), or `input`, or `constant`.
+        operands: the tensors it reads, in order of its arguments.
         module: path of the module whose code it is part of; empty for the network's own.
         shape: sizes on the example; -1 where the size depends on values.
         free: axes of `shape` that vary with the sizes of the inputs.
@@ -29,19 +46,42 @@ class Node:
         macs: multiply-accumulates of one sample; None where no formula is known. Element-wise operators,
             normalisations, pooling and look-ups count none.
         arguments: the operator's other arguments by name, without trailing ones that have their default.
+        family: what torch says of the operator: `pointwise`, `reduction`, `view`, or nothing.
+        result: which of several results of the operator it is.
     """
 
     name: str
     op: str
-    inputs: tuple[Edge, ...]
-    tensors: tuple[str, ...]
-    roles: tuple[tuple[str, str], ...]
+    operands: tuple[Operand, ...]
     module: str
     shape: tuple[int, ...]
     free: tuple[int, ...]
     dtype: str
     macs: int | None
     arguments: tuple[tuple[str, Any], ...] = ()
+    family: str = ""
+    result: int = 0
+
+    @cached_property
+    def inputs(self) -> tuple[Edge, ...]:
+        """The activations it reads, in order of its arguments; one that is read twice stands there twice."""
+        return tuple(operand.name for operand in self.operands if operand.kind == "edge")
+
+    @cached_property
+    def tensors(self) -> tuple[str, ...]:
+        """Parameters and buffers it reads, directly or through operators that see no activation."""
+        return tuple(dict.fromkeys(name for operand in self.operands for name in operand.tensors))
+
+    @cached_property
+    def roles(self) -> Mapping[str, str]:
+        """Argument (`weight`, `bias`, `running_mean`) to tensor, for those read as they are stored."""
+        stored = (o for o in self.operands if o.kind == "stored" and o.argument.isidentifier())
+        return {operand.argument: operand.name for operand in stored}
+
+    @cached_property
+    def options(self) -> Mapping[str, Any]:
+        """`arguments`, to look them up."""
+        return dict(self.arguments)
 
 
 @dataclass(frozen=True)
@@ -77,28 +117,52 @@ class Graph:
         nodes: in an order in which they can be computed; the inputs come first.
         outputs: the activations the network returns, flat.
         views: how each parameter and buffer is a matrix, by canonical name.
+        computed: values that see no activation (a transposed or a normalised weight), in order.
+        parameters: canonical names of the parameters among the tensors.
+        rigid: tensors that must keep their shape, with the reason.
     """
 
     nodes: tuple[Node, ...]
     outputs: tuple[Edge, ...]
     views: dict[str, View] = field(repr=False)
+    computed: tuple[Node, ...] = ()
+    parameters: tuple[str, ...] = ()
+    rigid: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def node(self, edge: Edge) -> Node:
         """Return the node that produces `edge`."""
-        return next(node for node in self.nodes if node.name == edge)
+        return self._by_name[edge]
 
     def consumers(self, edge: Edge) -> tuple[Node, ...]:
         """Return the nodes that read `edge`."""
-        return tuple(node for node in self.nodes if edge in node.inputs)
+        return self._consumers.get(edge, ())
 
     def readers(self, tensor: str) -> tuple[Node, ...]:
         """Return the nodes that read a parameter or buffer."""
-        return tuple(node for node in self.nodes if tensor in node.tensors)
+        return self._readers.get(tensor, ())
+
+    @cached_property
+    def _by_name(self) -> dict[Edge, Node]:
+        return {node.name: node for node in self.nodes}
+
+    @cached_property
+    def _consumers(self) -> dict[str, tuple[Node, ...]]:
+        return self._grouped([node.inputs for node in self.nodes])
+
+    @cached_property
+    def _readers(self) -> dict[str, tuple[Node, ...]]:
+        return self._grouped([node.tensors for node in self.nodes])
+
+    def _grouped(self, names: list[tuple[str, ...]]) -> dict[str, tuple[Node, ...]]:
+        found: dict[str, dict[str, Node]] = {}
+        for node, read in zip(self.nodes, names, strict=True):
+            for name in read:
+                found.setdefault(name, {})[node.name] = node
+        return {name: tuple(nodes.values()) for name, nodes in found.items()}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every use of parameters and buffers, in order of execution."""
-        shapes = {node.name: node.shape for node in self.nodes}
         return tuple(
             Layer(
                 node.module or node.name,
@@ -106,7 +170,7 @@ class Graph:
                 node.op,
                 node.tensors,
                 tuple(self.views[name] for name in node.tensors),
-                tuple(shapes[edge] for edge in node.inputs),
+                tuple(self.node(edge).shape for edge in node.inputs),
                 node.shape,
                 node.macs,
             )

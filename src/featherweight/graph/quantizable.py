@@ -6,17 +6,9 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from featherweight.graph.graph import Edge, Graph, Node
+from featherweight.graph.operators import operator
 
-LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
-JOINS = {"add", "cat"}
-AVERAGES = {"avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean"}
-CLAMPS = {"relu", "relu6", "hardtanh", "clamp"}
-# Operators that move numbers, or choose among them, and make no new ones.
-MOVES = {
-    "max_pool1d", "max_pool2d", "max_pool3d", "max_pool2d_with_indices", "adaptive_max_pool2d", "view",
-    "reshape", "flatten", "unflatten", "transpose", "permute", "t", "squeeze", "unsqueeze", "slice", "select",
-    "expand", "split", "split_with_sizes", "chunk", "unbind", "pixel_shuffle", "channel_shuffle",
-}  # fmt: skip
+_READ = ("join", "product")  # in integers where an operator in integers reads them
 
 
 @dataclass(frozen=True)
@@ -84,15 +76,15 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
     skipped = {}
     for node in graph.nodes:
         named = node.name in skip or node.module in skip
-        if (node.tensors or node.name in skip) and node.name not in names and not _constant(node):
+        if (node.tensors or node.name in skip) and node.name not in names and node.inputs:
             reason = f"{node.op} has no integer form here"
             if named or node in asked:
                 reason = "asked for" if named else "what it reads or writes has no quantizer"
             skipped[node.module if node.tensors and node.module else node.name] = reason
     return Plan(
         tuple(sorted(shared, key=lambda group: order[group[0]])),
-        tuple(_join(graph, node) for node in chosen if node.op in JOINS),
-        {node.inputs[0]: node.op for node in chosen if node.op in LAYERS},
+        tuple(_join(graph, node) for node in chosen if kind(node) == "join"),
+        {node.inputs[0]: node.op for node in chosen if kind(node) == "layer"},
         skipped,
     )
 
@@ -107,9 +99,9 @@ def _read(graph: Graph, chosen: list[Node]) -> list[Node]:
     while True:
         read = {edge for node in chosen for edge in node.inputs}
         for node in reversed(graph.nodes):
-            if node.name in read and (_moves(node) or node.op in CLAMPS):
+            if node.name in read and kind(node) in ("move", "clamp"):
                 read.add(node.inputs[0])
-        kept = [node for node in chosen if node.op not in JOINS | {"mul"} or _result(graph, node) in read]
+        kept = [node for node in chosen if kind(node) not in _READ or _result(graph, node) in read]
         if len(kept) == len(chosen):
             return kept
         chosen = kept
@@ -135,12 +127,12 @@ def _integer(graph: Graph, node: Node) -> bool:
     made = [graph.node(edge) for edge in node.inputs]
     if node.dtype != "float32" or any(source.dtype != "float32" for source in made):
         return False
-    if node.op in LAYERS:
-        return len(made) == 1 and "weight" in dict(node.roles)
-    if node.op in AVERAGES:
+    if kind(node) == "layer":
+        return len(made) == 1 and "weight" in node.roles
+    if kind(node) == "average":
         return len(made) == 1
-    scaled = dict(node.arguments).get("alpha", 1) != 1
-    return node.op in JOINS | {"mul"} and len(made) > 1 and not node.tensors and not scaled
+    scaled = node.options.get("alpha", 1) != 1
+    return kind(node) in _READ and len(made) > 1 and not node.tensors and not scaled
 
 
 def _result(graph: Graph, node: Node) -> Edge:
@@ -153,27 +145,21 @@ def absorbable(graph: Graph, node: Node) -> Node | None:
     """Return the clamp that alone reads what `node` writes, if there is one: a range can take its place."""
     readers = graph.consumers(node.name)
     alone = len(readers) == 1 and node.name not in graph.outputs and readers[0].inputs == (node.name,)
-    return readers[0] if alone and readers[0].op in CLAMPS and node.op != "cat" else None
+    return readers[0] if alone and kind(readers[0]) == "clamp" and node.op != "cat" else None
 
 
 def _moved(graph: Graph, groups: dict[Edge, set[Edge]]) -> Iterator[tuple[Edge, Edge]]:
     """Pairs of edges before and behind an operator that moves numbers; the edge before becomes wanted."""
     for node in reversed(graph.nodes):
-        if node.name in groups and _moves(node):
+        if node.name in groups and kind(node) == "move":
             groups.setdefault(node.inputs[0], {node.inputs[0]})
             yield node.inputs[0], node.name
 
 
-def _moves(node: Node) -> bool:
-    padding = dict(node.arguments)
-    zeros = (
-        node.op in ("pad", "constant_pad_nd")
-        and padding.get("mode", "constant") == "constant"
-        and padding.get("value", 0) == 0
-    )
-    return (node.op in MOVES or zeros) and len(node.inputs) == 1 and not node.tensors
-
-
-def _constant(node: Node) -> bool:
-    """Whether no activation passes through `node`."""
-    return not node.inputs
+def kind(node: Node) -> str:
+    """Return what a node is to a network in integers, as in `Operator`; padding with zeros moves numbers too."""
+    found = operator(node.op).integer
+    if node.op in ("pad", "constant_pad_nd"):
+        zeros = node.options.get("mode", "constant") == "constant" and node.options.get("value", 0) == 0
+        found = "move" if zeros else ""
+    return "" if found == "move" and (len(node.inputs) != 1 or node.tensors) else found

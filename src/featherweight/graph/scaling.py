@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from featherweight.graph.graph import Graph, Node
-
-_LAYERS = {"linear", "conv1d", "conv2d", "conv3d"}
-
-# f(s x) = s f(x) for every s > 0: element by element, or within each channel of axis 1.
-_ELEMENTWISE = {"relu", "leaky_relu"}
-_BY_CHANNEL = {"prelu"} | {
-    f"{kind}_pool{n}d" for kind in ("max", "avg", "adaptive_avg", "adaptive_max") for n in (1, 2, 3)
-}
-_RESHAPES = {"view", "reshape", "flatten", "squeeze"}
+from featherweight.graph.operators import operator
 
 
 @dataclass(frozen=True)
@@ -38,16 +30,15 @@ def scale_pairs(graph: Graph) -> tuple[tuple[ScalePair, ...], dict[str, str]]:
     pairs: list[ScalePair] = []
     without: dict[str, str] = {}
     for node in graph.nodes:
-        weight = dict(node.roles).get("weight")
-        if node.op not in _LAYERS or weight is None:
+        weight = node.roles.get("weight")
+        if operator(node.op).integer != "layer" or weight is None:
             continue
         end = _reader(graph, node)
         if isinstance(end, str):
             without[weight] = end
             continue
-        roles = dict(end.roles)
-        groups = int(dict(end.arguments).get("groups", 1))
-        pairs.append(ScalePair(weight, dict(node.roles).get("bias"), roles["weight"], groups))
+        groups = int(end.options.get("groups", 1))
+        pairs.append(ScalePair(weight, node.roles.get("bias"), end.roles["weight"], groups))
     return tuple(pairs), without
 
 
@@ -61,7 +52,7 @@ def _reader(graph: Graph, node: Node) -> Node | str:
         if at.name in graph.outputs or len(readers) != 1:
             return "what it produces is read in more than one place, or returned"
         (reader,) = readers
-        if reader.op in _LAYERS and reader.inputs == (at.name,):
+        if operator(reader.op).integer == "layer" and reader.inputs == (at.name,):
             return _checked(graph, node, at, reader)
         if reason := _obstacle(node, at, reader):
             return reason
@@ -70,7 +61,7 @@ def _reader(graph: Graph, node: Node) -> Node | str:
 
 def _checked(graph: Graph, node: Node, at: Node, reader: Node) -> Node | str:
     """Return the layer `reader` if its input channels are the output channels of `node`, or why they are not."""
-    if _own(graph, reader) != reader.tensors or "weight" not in dict(reader.roles):
+    if _own(graph, reader) != reader.tensors or "weight" not in reader.roles:
         return f"the tensors of {reader.module} are used more than once, or computed"
     if len(at.shape) > 2 and (node.op == "linear") != (reader.op == "linear"):
         return f"{reader.module} takes its channels from another axis"
@@ -79,27 +70,28 @@ def _checked(graph: Graph, node: Node, at: Node, reader: Node) -> Node | str:
 
 def _own(graph: Graph, node: Node) -> tuple[str, ...]:
     """Return the tensors that `node` alone reads, as they are stored."""
-    stored = {tensor for _, tensor in node.roles}
+    stored = {*node.roles.values()}
     return tuple(name for name in node.tensors if name in stored and len(graph.readers(name)) == 1)
 
 
 def _obstacle(node: Node, at: Node, reader: Node) -> str:
     """Return why scaled channels do not come out of `reader` as they came in, or an empty string."""
-    arguments = dict(reader.arguments)
-    if reader.op in _ELEMENTWISE:
+    scales = operator(reader.op).scales
+    if scales == "element":
         return ""
-    if reader.op in ("hardtanh", "relu6"):
+    if scales == "clip":
         return f"{reader.op} clips at a fixed value, which does not scale"
     if reader.op.startswith("batch_norm"):
         return "a batch norm follows: fold it first"
     if node.op == "linear" and len(at.shape) > 2:
         return f"{reader.op} may mix its channels with other axes"
-    if reader.op in _RESHAPES:
+    if scales == "reshape":
         kept = at.shape[:2] == reader.shape[:2] or (len(reader.shape) == 2 and at.shape[0] == reader.shape[0])
         return "" if kept else f"{reader.op} mixes its channels with other axes"
-    if reader.op == "pad" and arguments.get("mode", "constant") == "constant" and not arguments.get("value"):
-        return ""
-    if reader.op == "mean":
-        axes = {axis % len(at.shape) for axis in arguments.get("dim") or range(len(at.shape))}
+    if scales == "mean":
+        axes = {axis % len(at.shape) for axis in reader.options.get("dim") or range(len(at.shape))}
         return "mean is taken over its channels" if axes & {0, 1} else ""
-    return "" if reader.op in _BY_CHANNEL else f"{reader.op} does not scale with its input"
+    zeros = reader.options.get("mode", "constant") == "constant" and not reader.options.get("value")
+    if scales == "channel" or (reader.op == "pad" and zeros):
+        return ""
+    return f"{reader.op} does not scale with its input"

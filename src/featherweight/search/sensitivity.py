@@ -290,7 +290,7 @@ def bit_operations(
     """
     macs: dict[str, int] = {}
     for node in graph.nodes:
-        weight = dict(node.roles).get("weight")
+        weight = node.roles.get("weight")
         if weight is not None:
             macs[weight] = macs.get(weight, 0) + (node.macs or 0)
     return [

@@ -27,8 +27,8 @@ from featherweight.techniques.calibration.ranges import Grid, Ranges, Scheme, qu
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featherweight.capture.program import Program
     from featherweight.graph.graph import Edge, Graph
-    from featherweight.graph.program import Program
     from featherweight.graph.quantizable import Plan
     from featherweight.model import Model, Note
     from featherweight.techniques.calibration.histograms import Histogram
@@ -142,8 +142,8 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
     """Return what passed over every edge of `plan` while the network computed `inputs`."""
     from torch import cat
 
-    from featherweight.graph.execution import Execution
-    from featherweight.graph.pytree import flatten_inputs
+    from featherweight.capture.execution import Execution
+    from featherweight.capture.pytree import flatten_inputs
     from featherweight.techniques.calibration.histograms import histogram
 
     seen: dict[Edge, Histogram] = {}

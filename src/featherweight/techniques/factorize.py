@@ -72,11 +72,10 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these layers factorised."""
-        from featherweight.graph.program import trace
         from featherweight.model import Note
         from featherweight.techniques.structured.dry_run import failing
 
-        graph = trace(model.module, task.example(), dynamic={})
+        graph = model.program(task.example()).graph
         refused = obstacles(model, graph)
         plan: Plan = {}
         paths = selected(model, self.where)
@@ -134,9 +133,7 @@ def selected(model: Model, where: Where) -> list[str]:
 
 def obstacles(model: Model, graph: Graph) -> dict[str, str]:
     """Return the modules that cannot be replaced by a sequence, with the reason."""
-    from featherweight.graph.coupling import unshapeable
-
-    fixed = {name.rpartition(".")[0]: reason for name, reason in unshapeable(model.module).items()}
+    fixed = {name.rpartition(".")[0]: reason for name, reason in graph.rigid.items()}
     found = {}
     for path, layer in model.module.named_modules():
         readers = graph.readers(f"{path}.weight")

@@ -44,13 +44,13 @@ def pairings(model: Model, task: Task) -> dict[str, Pairing]:
     Raises:
         UnsupportedError: the network cannot be traced.
     """
-    from featherweight.graph.quantizable import LAYERS
+    from featherweight.graph.operators import operator
 
     found: dict[str, Pairing] = {}
     for node in model.program(task.example()).graph.nodes:
-        name = dict(node.roles).get("weight")
-        if node.op in LAYERS and name:
-            groups = dict(node.arguments).get("groups", 1)
+        name = node.roles.get("weight")
+        if operator(node.op).integer == "layer" and name:
+            groups = node.options.get("groups", 1)
             kind = pairing(tuple(model.tensors[name].shape), groups)
             found[name] = max(kind, found.get(name, "none"), key=STRICTNESS.index)
     return found

@@ -16,7 +16,7 @@ from featherweight.techniques.saliencies import AnySaliency, Taylor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model, Note
     from featherweight.techniques.structured.select import Array
 

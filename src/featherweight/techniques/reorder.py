@@ -13,7 +13,7 @@ from featherweight.techniques.base import Context, Step, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.graph.groups import Group
+    from featherweight.graph.channels import Group
     from featherweight.model import Model
 
 Array = NDArray[Any]

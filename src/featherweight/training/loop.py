@@ -11,10 +11,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from featherweight.capture.memory_format import channels_last, trains_channels_last
 from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.graph.memory_format import channels_last, trains_channels_last
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task
 from featherweight.task.protocol import Guarded, failures, known_length

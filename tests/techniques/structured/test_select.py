@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
-from featherweight.graph.cost import Cost
-from featherweight.graph.groups import Channels, Group, Member
+from featherweight.graph.channels import Channels, Cost, Group, Member
 from featherweight.techniques.saliencies import Scores
 from featherweight.techniques.structured.select import (
     Guard,

@@ -82,7 +82,7 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
     """
     import torch
 
-    from featherweight.graph.program import eval_mode
+    from featherweight.capture.program import eval_mode
     from featherweight.task import call
     from featherweight.task.samples import mapped
     from featherweight.techniques.reestimate_batchnorm import batch_norms

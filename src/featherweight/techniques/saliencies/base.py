@@ -12,7 +12,7 @@ from featherweight.checked import check_fields
 from featherweight.task import Batch, Needs, Task
 
 if TYPE_CHECKING:
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
 Array = NDArray[Any]

@@ -11,7 +11,7 @@ from featherweight.techniques.saliencies.base import Array, Saliency, Scores
 from featherweight.techniques.saliencies.magnitude import relative_to_group
 
 if TYPE_CHECKING:
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
 

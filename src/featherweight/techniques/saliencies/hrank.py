@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 
 from featherweight.errors import UnsupportedError
+from featherweight.graph.operators import operator
 from featherweight.task import Needs, Task
 from featherweight.techniques.saliencies.base import Array, Saliency, Scores
 
@@ -17,15 +18,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.graph import Graph
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
 # By edge, where the maps of channels are on it `[channels, n]`, by the number of their group.
 Places = dict[str, dict[int, Array]]
-ACTIVATIONS = {
-    "relu", "relu6", "hardtanh", "clamp", "leaky_relu", "prelu", "elu", "celu", "selu", "gelu", "silu", "mish",
-    "hardswish", "softplus", "sigmoid", "tanh",
-}  # fmt: skip
 
 
 class Hrank(Saliency, frozen=True, tag="hrank"):
@@ -52,8 +49,8 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
             UnsupportedError: channels that can go are no images.
             TaskError: a feature map holds NaN or infinity; names the batch.
         """
-        from featherweight.graph.execution import Execution
-        from featherweight.graph.pytree import flatten_inputs
+        from featherweight.capture.execution import Execution
+        from featherweight.capture.pytree import flatten_inputs
         from featherweight.task.sampling import check_finite, drawn
 
         program = model.program(task.example())
@@ -100,7 +97,7 @@ def activated(graph: Graph, edge: str) -> str:
     """Return what batch norm and an activation make of `edge`, where nothing else reads it."""
     while True:
         readers = graph.consumers(edge)
-        if len(readers) != 1 or readers[0].op not in {"batch_norm", *ACTIVATIONS}:
+        if len(readers) != 1 or not (readers[0].op == "batch_norm" or operator(readers[0].op).activation):
             return edge
         edge = readers[0].name
 

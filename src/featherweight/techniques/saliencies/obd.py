@@ -10,7 +10,7 @@ from featherweight.techniques.saliencies.base import Sampled, Scores
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
 

@@ -11,7 +11,7 @@ from featherweight.task import Task
 from featherweight.techniques.saliencies.base import Array, Saliency, Scores
 
 if TYPE_CHECKING:
-    from featherweight.graph.groups import Channels, Group
+    from featherweight.graph.channels import Channels, Group
     from featherweight.model import Model
 
 

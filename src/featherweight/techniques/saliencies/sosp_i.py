@@ -11,7 +11,7 @@ from featherweight.task import Task
 from featherweight.techniques.saliencies.base import Sampled, Scores
 
 if TYPE_CHECKING:
-    from featherweight.graph.groups import Channels
+    from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from featherweight.graph.groups import Channels, Member
+from featherweight.graph.channels import Channels, Member
 
 Array = NDArray[Any]
 

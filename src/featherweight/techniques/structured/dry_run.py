@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from featherweight.capture.program import eval_mode
+from featherweight.capture.pytree import flatten_outputs
 from featherweight.errors import TaskError, UnsupportedError
-from featherweight.graph.groups import Channels
-from featherweight.graph.program import eval_mode
-from featherweight.graph.pytree import flatten_outputs
+from featherweight.graph.channels import Channels
 from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 from featherweight.techniques.structured.surgery import pruned, silenced

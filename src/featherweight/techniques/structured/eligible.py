@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from featherweight.errors import UnsupportedError
-from featherweight.graph.cost import Cost
-from featherweight.graph.coupling import couple, unshapeable
-from featherweight.graph.groups import Channels
+from featherweight.graph.channels import Channels, Cost
+from featherweight.graph.coupling import couple
 from featherweight.selectors import select
 from featherweight.task import Task
 from featherweight.techniques.base import Where
@@ -25,10 +24,11 @@ def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Not
 
     names = select(model, where)
     try:
-        channels = couple(model.module, task.example())
+        graph = model.program(task.example()).graph
     except UnsupportedError as error:
         reason = f"keeps its channels: {error.what} ({error.where})"
         return Channels((), {}, Cost({}, (), ())), [Note("skipped", "network", reason)]
+    channels = couple(graph)
     chosen: list[int] = []
     reasons: dict[str, str] = {}
     for number, group in enumerate(channels.groups):
@@ -38,12 +38,11 @@ def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Not
             chosen.append(number)
         reason = f"they are coupled to those of {', '.join(others[:3])}, which `where` leaves out"
         reasons |= dict.fromkeys(weights, reason if others else "")
-    shapes = unshapeable(model.module)
     notes = []
     for name in names:
         layer, _, role = name.rpartition(".")
         reason = reasons.get(
-            name, channels.fixed.get(layer) or shapes.get(name) or "no layer reads them alone"
+            name, channels.fixed.get(layer) or graph.rigid.get(name) or "no layer reads them alone"
         )
         if reason and model.tensors[name].dim() > 1:
             place = layer if role == "weight" and layer else name

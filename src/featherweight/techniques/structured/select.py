@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError
-from featherweight.graph.groups import Channels
+from featherweight.graph.channels import Channels
 from featherweight.techniques.saliencies.base import Scores
 
 Array = NDArray[Any]

@@ -12,24 +12,11 @@ from torch import Tensor, fx
 from torch.export import ExportedProgram
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
-from featherweight.graph.macs import operator_name
+from featherweight.capture.trace import operator_name
+from featherweight.graph.operators import operator as known
 
 aten = torch.ops.aten
 _CHECK = re.compile("_assert|_?sym_constrain")
-# What returns its operand where the shape stays.
-_STILL = {
-    "view",
-    "reshape",
-    "expand",
-    "flatten",
-    "squeeze",
-    "slice",
-    "cat",
-    "_to_copy",
-    "to",
-    "alias",
-    "repeat",
-}
 # What the second trace leaves as it is. It takes as long as the first, and most networks are of nothing else.
 PLAIN = {
     aten.conv1d.default, aten.conv2d.default, aten.conv2d.padding, aten.conv3d.default, aten.linear.default,
@@ -120,7 +107,7 @@ def _expression(node: fx.Node) -> Any:
 def _unchanged(node: fx.Node) -> fx.Node | None:
     """Return the operand that `node` returns as it is, if it does."""
     operands = node.all_input_nodes
-    if operator_name(node.target) not in _STILL or not operands:
+    if not known(operator_name(node.target)).still or not operands:
         return None
     source, made = operands[0].meta.get("val"), node.meta.get("val")
     if not isinstance(source, Tensor) or not isinstance(made, Tensor) or source.dtype != made.dtype:

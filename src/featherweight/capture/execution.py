@@ -11,12 +11,10 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from featherweight.capture.memory_format import ANY, channels_last
+from featherweight.capture.program import Program
+from featherweight.capture.trace import canonical_names, operator_name, size
 from featherweight.graph.graph import Edge
-from featherweight.graph.macs import operator_name
-from featherweight.graph.memory_format import ANY, channels_last
-from featherweight.graph.program import Program
-from featherweight.graph.trace import size
-from featherweight.graph.views import canonical_names
 
 # What has been computed and is still to be read, by the node that makes it.
 Values = Mapping[fx.Node, Any]
@@ -29,7 +27,7 @@ class Execution:
     """The operators of a captured network in order. Position p lies before the p-th of them.
 
     >>> from torch import nn
-    >>> from featherweight.graph.program import capture
+    >>> from featherweight.capture.program import capture
     >>> network = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)).eval()
     >>> execution, x = Execution(capture(network, torch.ones(2, 2))), {"input": torch.ones(2, 2)}
     >>> execution(x)[0].equal(network(torch.ones(2, 2)))

@@ -1,18 +1,55 @@
-"""Coupled channels of a network: which indices of which tensors go together when a channel goes."""
+"""Coupled channels of a network: which indices of which tensors go together, and what it costs without some."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.graph.cost import Cost
-
 Array = NDArray[Any]
+Sizes = Mapping[tuple[str, int], int]  # of axes (tensor and number of axis) that change
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Multiply-accumulates and parameters as functions of the sizes of weights.
+
+    A layer multiplies its whole weight once at every place it visits, so that its multiply-accumulates are
+    places times size: of a convolution, grouped or not, the output's pixels; of a linear layer, a sample's rows.
+
+    Attributes:
+        shapes: of each parameter and buffer, by canonical name.
+        trained: the parameters among them.
+        uses: weight and number of places, for each use of a weight by a layer.
+        rest: multiply-accumulates of everything else (attention, products of activations).
+    """
+
+    shapes: Mapping[str, tuple[int, ...]]
+    trained: tuple[str, ...]
+    uses: tuple[tuple[str, int], ...]
+    rest: int = 0
+
+    def numel(self, name: str, sizes: Sizes) -> int:
+        """Return the number of elements of a tensor, some of whose axes have new sizes."""
+        return prod(sizes.get((name, axis), size) for axis, size in enumerate(self.shapes[name]))
+
+    def macs(self, sizes: Sizes) -> int:
+        """Return the multiply-accumulates of a sample, where some axes have new sizes.
+
+        >>> cost = Cost({"w": (4, 3)}, ("w",), (("w", 10),))
+        >>> cost.macs({}), cost.macs({("w", 0): 2})
+        (120, 60)
+        """
+        return self.rest + sum(places * self.numel(name, sizes) for name, places in self.uses)
+
+    def parameters(self, sizes: Sizes) -> int:
+        """Return the number of parameters, where some axes have new sizes."""
+        return sum(self.numel(name, sizes) for name in self.trained)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +79,7 @@ class Group:
         name: path of the first layer that makes them.
         members: every place where they stand.
         parameters: parameters that go with one channel while all others stay.
-        macs: multiply-accumulates that go with it, on the example.
+        macs: multiply-accumulates that go with it, of a sample.
     """
 
     name: str
@@ -119,7 +156,7 @@ class Channels:
         return {(name, axis): self.cost.shapes[name][axis] - n for (name, axis), n in gone.items()}
 
     def macs(self, kept: Array) -> int:
-        """Return the multiply-accumulates on the example of the network with these channels."""
+        """Return the multiply-accumulates of a sample of the network with these channels."""
         return self.cost.macs(self.sizes(kept))
 
     def parameters(self, kept: Array) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from featherweight.graph.pytree import flatten_outputs
+from featherweight.capture.pytree import flatten_outputs
 from featherweight.structure import to_call
 from featherweight.task import Inputs, call
 from featherweight.task.samples import mapped

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from featherweight.capture.functional import functional, without_checks
+from featherweight.capture.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
+from featherweight.capture.refusal import cause_of, refusal
+from featherweight.capture.steps import Step, aligned, steps_of, with_edges
+from featherweight.capture.trace import is_free, read
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
-from featherweight.graph.functional import functional, without_checks
 from featherweight.graph.graph import Edge, Graph
-from featherweight.graph.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
-from featherweight.graph.trace import Step, aligned, is_free, read, steps_of, with_edges
-from featherweight.graph.trace_errors import cause_of, refusal
 from featherweight.structure import with_own_buffers
 from featherweight.task import Inputs, call
 

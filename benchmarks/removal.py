@@ -21,16 +21,15 @@ from featherweight.graph.channels import Channels
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import Fisher, Fpgm, Hrank, Magnitude, Slimming, Taylor
-from featherweight.techniques.structured.channel_sums import only_makers, per_channel
-from featherweight.techniques.structured.eligible import eligible
-from featherweight.techniques.structured.surgery import silenced
-from featherweight.training.loop import isolated
+from featherweight.techniques.saliencies.base import only_makers, per_channel
+from featherweight.techniques.surgery import eligible, silenced
+from featherweight.training.gradients import isolated
 from featherweight.zoo.tasks import resolve
 
 
 def predictions(model: Model, channels: Channels, task, samples: int) -> dict[str, np.ndarray]:
     """Return what removing each channel is thought to cost `[channels]`, by name."""
-    batches = drawn(task, "train", samples, 0)
+    batches = list(drawn(task, "train", samples=samples))
     once = channels.scaled_once()
     found = {
         "L2": Magnitude().scores(model, channels, task, 0).linear,

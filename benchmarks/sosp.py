@@ -39,7 +39,7 @@ def measure(name: str, network: nn.Module, samples: int, repeats: int) -> None:
     task = Classification(network, train=data, test=data)
     model = Model.of(network)
     channels = couple(model.program(task.example()).graph)
-    batches = drawn(task, "train", samples, 0)
+    batches = list(drawn(task, "train", samples=samples))
 
     def descend() -> None:
         for _ in gradients(model, task, batches):

@@ -12,13 +12,13 @@ import msgspec
 from featherweight.files import write_whole
 from featherweight.formats import CODERS, FORMATS
 from featherweight.formats.coders import tag
+from featherweight.task.training import Training
 from featherweight.techniques import STEPS
 from featherweight.techniques.base import said_needs
-from featherweight.techniques.lowrank.ranks import RANKS
+from featherweight.techniques.lowrank import RANKS
 from featherweight.techniques.saliencies import SALIENCIES, SparseGpt, WoodFisher
-from featherweight.training.losses import LOSSES
+from featherweight.training.losses import LOSSES, TEACHERS
 from featherweight.training.methods import METHODS
-from featherweight.training.teachers import TEACHERS
 
 FOLDER = Path(__file__).parent / "reference"
 PAGES = {
@@ -76,8 +76,8 @@ def meanings(attributes: str) -> dict[str, str]:
 
 
 def inherited(kind: type[Any], name: str) -> str:
-    """Return what a base class says of an option."""
-    for base in kind.__mro__[1:]:
+    """Return what a base class says of an option, or `Training`, whose options steps that train have."""
+    for base in (*kind.__mro__[1:], Training):
         said = meanings((inspect.getdoc(base) or "").partition("Attributes:")[2])
         if name in said:
             return said[name]

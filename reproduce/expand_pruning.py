@@ -15,7 +15,7 @@ from featherweight.recipe import Recipe, run
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Prune, Widen
 from featherweight.techniques.saliencies import SospI
-from featherweight.techniques.structured.eligible import eligible
+from featherweight.techniques.surgery import eligible
 from reproduce.plots import ranking
 from reproduce.results import ACCURACY, Cell, Check, Measured, Plot, Row, Sheet
 from reproduce.settings import Outcome, Setting, Steps, left, measured, row

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from featherweight.events import Events
 from featherweight.task import Task
 from featherweight.techniques import Factorize, Finetune
-from featherweight.techniques.lowrank.ranks import Given
+from featherweight.techniques.lowrank import Given
 from reproduce.plots import ranking
 from reproduce.results import ACCURACY, Cell, Check, Measured, Plot, Row, Sheet
 from reproduce.settings import Outcome, Setting, left, measured, row

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 import numpy as np
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherweight.events import Events
 from featherweight.formats import Clustered, Encoded, Format, Int, StreamSpec
@@ -20,8 +20,8 @@ from featherweight.techniques import Finetune, Train
 from featherweight.techniques.tensors import trainable
 from featherweight.training.loop import fit
 from featherweight.training.methods import Method, Project, StraightThrough
-from featherweight.training.surrogates.base import Group, Surrogate
-from featherweight.training.surrogates.latent import Latent
+from featherweight.training.methods.base import Group, Latent, Surrogate
+from featherweight.training.objective import of_network
 from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
 from reproduce.figure import new_figure, svg
@@ -51,14 +51,16 @@ class Recorded(Surrogate):
     """A surrogate with a float weight, and that weight as it was at the start and after every epoch."""
 
     def __init__(self, inner: Latent, steps: int) -> None:
-        super().__init__()
         self.inner, self.steps = inner, steps
         self.weights = [inner.weight.detach().clone()]
 
-    def forward(self) -> Tensor:
+    def __call__(self) -> Tensor:
         """Return the weight."""
-        weight: Tensor = self.inner()
-        return weight
+        return self.inner()
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return what trains in the recorded surrogate."""
+        return self.inner.parameters()
 
     def groups(self) -> list[Group]:
         """Return the groups of what is recorded."""
@@ -137,7 +139,8 @@ def _recorded(
         surrogates[name] = Recorded(inner, length)
     floats = [name for name in trainable(model)[0] if name not in names]
     options = step.options(task)
-    values = fit(model, floats, surrogates, task, options, seed=seed, events=events, name="weight-changes")
+    objective = of_network(model, task, seed=seed)
+    values = fit(model, floats, surrogates, objective, options, events=events, name="weight-changes")
     weights = [{name: s.weights[t] for name, s in surrogates.items()} for t in range(options.epochs + 1)]
     return weights, model.with_tensors({**values, **weights[-1]})
 

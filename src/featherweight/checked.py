@@ -34,6 +34,18 @@ def check_fields(options: msgspec.Struct, where: str) -> None:
         convert(value, field.type, place)
 
 
+class Options(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Frozen options that are checked when they are made, so that code and recipes are refused the same things."""
+
+    def __post_init__(self) -> None:
+        """Check every field against its annotation.
+
+        Raises:
+            ConfigError: names the field; a number that is not finite is never meant.
+        """
+        check_fields(self, str(self.__struct_config__.tag))
+
+
 def convert(value: Any, kind: type[T] | Any, where: str, *, separator: str = "") -> T:
     """Return plain data as a typed value.
 

@@ -6,7 +6,9 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +39,20 @@ class Finished:
     name: str
     seconds: float
     cached: bool = False
+
+
+class Note(msgspec.Struct, frozen=True):
+    """What a step left alone, dropped or decided, and why; it stands in every report.
+
+    Attributes:
+        kind: `skipped` (left as it was), `thawed` (its encoding dropped), `chose`.
+        name: tensor or layer.
+        reason: one line for a person.
+    """
+
+    kind: Literal["skipped", "thawed", "chose"]
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True)

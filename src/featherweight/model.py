@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -21,6 +21,7 @@ from featherweight.activations import Quantizer
 from featherweight.capture.program import Program, capture
 from featherweight.capture.trace import views
 from featherweight.errors import UnsupportedError
+from featherweight.events import Note as Note
 from featherweight.formats import Encoded, View
 from featherweight.graph.graph import Edge
 from featherweight.structure import LayerSpec, Structure, copied, restructure
@@ -28,20 +29,6 @@ from featherweight.task import Inputs
 from featherweight.task.identity import hashed
 
 Array = NDArray[Any]
-
-
-class Note(msgspec.Struct, frozen=True):
-    """What a step left alone, dropped or decided, and why; it stands in every report.
-
-    Attributes:
-        kind: `skipped` (left as it was), `thawed` (its encoding dropped), `chose`.
-        name: tensor or layer.
-        reason: one line for a person.
-    """
-
-    kind: Literal["skipped", "thawed", "chose"]
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,9 @@ from featherweight.errors import TaskError
 from featherweight.graph.coupling import couple
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
+from featherweight.techniques.prune import greedy
 from featherweight.techniques.saliencies import Fisher, Obd, SospH, SospI, Taylor
-from featherweight.techniques.structured.channel_sums import only_makers, per_channel
-from featherweight.techniques.structured.select import greedy
+from featherweight.techniques.saliencies.base import only_makers, per_channel
 
 NETWORKS = [Mlp, Plain, Residual, Joined]
 EXACT = {"rtol": 1e-9, "atol": 1e-12}

@@ -14,8 +14,7 @@ from featherweight.capture.program import trace
 from featherweight.graph.coupling import couple
 from featherweight.graph.labels import Labels, reshaped
 from featherweight.model import Model
-from featherweight.techniques.structured.dry_run import computed
-from featherweight.techniques.structured.surgery import pruned, silenced
+from featherweight.techniques.surgery import computed, pruned, silenced
 from featherweight.zoo.densenet import DenseNet40
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5

@@ -11,8 +11,7 @@ from featherweight.model import Model
 from featherweight.structure import LayerSpec
 from featherweight.task import Restricted
 from featherweight.techniques import Calibrate, Context
-from featherweight.techniques.calibrate import taken
-from featherweight.techniques.calibration.diagnosis import constant, distance, interleaved
+from featherweight.techniques.calibrate import constant, distance, interleaved
 
 TASK = Tiny(size=96)
 
@@ -34,11 +33,6 @@ def test_ranges_are_of_what_passed():
     assert after.activations["max_pool2d"] == after.activations["relu"]
     assert after.hash != Model.of(TASK.model()).hash
     assert any(note.name == "1" and "batch_norm" in note.reason for note in after.notes)
-
-
-def test_samples_are_taken_a_few_at_a_time():
-    assert [len(part) for part in taken(TASK, "calibration", 0, 70)] == [16, 16, 16, 16, 6]
-    assert sum(len(part) for part in taken(TASK, "calibration", 0, 1000)) == 96
 
 
 def test_layers_left_in_float():

@@ -137,9 +137,15 @@ def test_an_infinite_mask_before_a_layer_is_left_in_float_and_said():
     assert any(note.name == "m" and "a mask" in note.reason for note in model.notes)
 
 
-def test_nan_is_an_error():
-    with pytest.raises(TaskError, match="NaN"):
-        quantized(Masked(), {"x": torch.full((4, 8), float("nan")), "m": torch.zeros(4, 8)})
+def test_nan_names_the_input_of_the_split():
+    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
+    x[21, 3] = float("nan")
+    with pytest.raises(TaskError, match=r"inputs 16 to 31 .*NaN\nhint: input 21 holds NaN"):
+        quantized(Masked(), {"x": x, "m": torch.zeros(40, 8)})
+    network = Masked()
+    network.l.bias.data[0] = float("nan")
+    with pytest.raises(TaskError, match=r"inputs 0 to 15 .*softmax is NaN\nhint: the inputs are finite"):
+        quantized(network, {"x": torch.ones(40, 8), "m": torch.zeros(40, 8)})
 
 
 class Encoder(nn.Module):

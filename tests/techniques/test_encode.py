@@ -10,7 +10,7 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Fixed, Float, Int
 from featherweight.formats.coders import QUICK, Cabac, Gaps, Huffman, Rans
 from featherweight.model import Model
-from featherweight.techniques import Context, Encode
+from featherweight.techniques import Context, Encode, Finetune, Gptq
 
 TASK = Tiny(size=64)
 
@@ -141,12 +141,22 @@ def test_a_rate_needs_a_coder_and_a_format_that_can_use_it():
         encode(Model.of(TASK.model()), format=Float(), coder=Rans(), rate=0.1)
 
 
-def test_what_float16_cannot_hold_stays_float32_with_a_note():
-    model = Model.of(Tiny().model())
-    model = model.with_tensors({"1.running_var": torch.full((8,), 653_746.0)})
-    step = Encode(where=["*", "!weights"], format=Float(kind="float16"))
-    after = step.apply(model, Tiny(), Context())
-    assert "1.running_var" not in after.weights and "1.running_mean" in after.weights
-    assert after.tensors["1.running_var"].eq(653_746).all()
-    (note,) = [note for note in after.notes if note.name == "1.running_var"]
+FLOAT16 = Float(kind="float16")
+
+
+@pytest.mark.parametrize(("step", "name"), [
+    (Encode(where=["*", "!weights"], format=FLOAT16), "1.running_var"),
+    (Gptq(where=["0.weight", "4.weight"], format=FLOAT16), "0.weight"),
+    (Gptq(where=["4.weight", "8.bias"], format=FLOAT16), "8.bias"),
+    (Finetune(where=["0.weight", "4.weight"], format=FLOAT16, epochs=1, lr=1e-9), "0.weight"),
+])  # fmt: skip
+def test_what_float16_cannot_hold_stays_float32_with_a_note(step, name):
+    model = Model.of(TASK.model())
+    value = model.tensors[name].detach().clone()
+    value.view(-1)[0] = 653_746.0
+    model = model.with_tensors({name: value})
+    after = step.apply(model, TASK, Context())
+    assert name not in after.weights and len(after.weights) > 0
+    assert float(after.tensors[name].detach().max()) == pytest.approx(653_746)
+    (note,) = [note for note in after.notes if note.name == name]
     assert note.kind == "skipped" and "beyond the 65504 of float16" in note.reason

@@ -11,7 +11,7 @@ from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize
-from featherweight.techniques.lowrank.ranks import Energy, Given
+from featherweight.techniques.lowrank import Energy, Given
 
 
 def low(layer, rank):

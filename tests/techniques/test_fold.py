@@ -167,4 +167,31 @@ def test_encoded_tensors_in_the_way_are_thawed():
 
 
 def test_nothing_to_fold():
-    assert fold(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())).notes == ()
+    (note,) = fold(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())).notes
+    assert note.reason == "nothing to fold: the network computes none"
+
+
+class Looks(nn.Module):
+    """What a trace cannot show: its code looks at the class of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.b, self.other = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.norm(self.a(x))
+        x = 2 * x if isinstance(self.norm, nn.BatchNorm2d) else x
+        return self.other(self.b(x)).flatten(1)
+
+
+def test_what_would_not_compute_the_same_stays_with_a_note():
+    model = Model.of(randomised(Looks()))
+    task = Given(network=model.module, shape=(2, 1, 8, 8))
+    after = Fold().apply(model, task, Context())
+    assert isinstance(after.module.norm, nn.BatchNorm2d) and isinstance(after.module.other, nn.Identity)
+    (note,) = after.notes
+    assert note.name == "norm" and "does not compute the same" in note.reason
+    x = task.example()
+    expected = model.module(x).detach()
+    torch.testing.assert_close(after.module(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))

@@ -17,9 +17,9 @@ from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize, Prune, Widen
-from featherweight.techniques.lowrank.ranks import Given
+from featherweight.techniques.lowrank import Given
 from featherweight.techniques.saliencies import Fpgm, Hrank, Magnitude, Slimming
-from featherweight.techniques.saliencies.fpgm import distances
+from featherweight.techniques.saliencies.weights import distances
 
 
 def task_of(make):

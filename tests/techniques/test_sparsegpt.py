@@ -16,7 +16,7 @@ from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.techniques import Encode, Gptq, Sparsify
 from featherweight.techniques.masks import least, outside_pattern
-from featherweight.techniques.saliencies.sparsegpt import LAZY, SparseGpt, zeroed
+from featherweight.techniques.saliencies.surgeon import LAZY, SparseGpt, zeroed
 
 SETTINGS = settings(max_examples=25, deadline=None)
 PATTERNS = st.none() | st.sampled_from([(1, 1), (1, 2), (2, 4), (3, 5)])

@@ -13,10 +13,9 @@ from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.structure import copied, stock_kind
 from featherweight.techniques import Context, Factorize, Fold, Prune, Widen
-from featherweight.techniques.lowrank.factors import by_axis, by_channel, product, split, tucker
-from featherweight.techniques.lowrank.ranks import Given
+from featherweight.techniques.lowrank import Given, by_axis, by_channel, product, split, tucker
 from featherweight.techniques.saliencies import Magnitude
-from featherweight.techniques.structured.dry_run import failing
+from featherweight.techniques.surgery import failing
 
 STEPS = [Prune(keep=0.6, saliency=Magnitude()), Widen(where="a.weight"), Factorize(rank=Given(1)), Fold()]
 

@@ -27,7 +27,7 @@ from featherweight.techniques import (
     Sparsify,
     Train,
 )
-from featherweight.techniques.lowrank.ranks import Given
+from featherweight.techniques.lowrank import Given
 from featherweight.techniques.saliencies import Obd, SospH, SparseGpt, WoodFisher
 from featherweight.testing.steps import StepSuite
 from featherweight.training.methods import Centroids, Project, StraightThrough

@@ -18,17 +18,21 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler, TensorDataset
 
 from featherweight import Classification
+from featherweight.capture.execution import Execution
 from featherweight.capture.memory_format import channels_last
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Finished, Message, Progress, Started
 from featherweight.formats import Clustered, Int
-from featherweight.model import Model, equal_bits, to_bytes
+from featherweight.model import Model, equal_bits, share, to_bytes
 from featherweight.task import Restricted
 from featherweight.task.protocol import known_length
 from featherweight.task.training import Training, learning_rate
 from featherweight.training import loop
+from featherweight.training.gradients import straight_through
 from featherweight.training.loop import fit, number
 from featherweight.training.methods import Centroids, StraightThrough
+from featherweight.training.objective import Objective, of_network
 
 TASK = Tiny(size=96)
 
@@ -83,7 +87,7 @@ def plain(task, options, seed):
 ])  # fmt: skip
 def test_equals_a_plain_loop_bit_for_bit(options):
     model = Model.of(TASK.model())
-    found = fit(model, floats(model), {}, TASK, options, seed=5)
+    found = fit(model, floats(model), {}, of_network(model, TASK, seed=5), options)
     with torch.random.fork_rng():
         expected = plain(TASK, options, 5)
     assert found.keys() == expected.keys()
@@ -105,9 +109,8 @@ def train(folder, events=lambda event: None, optimizer="adam", save_seconds=0.0)
         model,
         rest,
         stand_ins,
-        TASK,
+        of_network(model, TASK, seed=2),
         options,
-        seed=2,
         scratch=folder,
         events=events,
         save_seconds=save_seconds,
@@ -144,7 +147,7 @@ def test_resumes_to_the_same_bytes(tmp_path, monkeypatch, optimizer):
 
 def test_resumes_after_sigkill(tmp_path):
     code = (
-        "import os, signal, test_loop, featherweight.training.checkpoint as c\n"
+        "import os, signal, test_loop, featherweight.training.state as c\n"
         "save = c.Checkpoint.save\n"
         "def dying(self, state, position):\n"
         "    save(self, state, position)\n"
@@ -222,16 +225,28 @@ def test_tasks_that_break_their_promises(broken, message):
     task = Strange(size=64, broken=broken)
     model = Model.of(task.model())
     with pytest.raises(TaskError, match=message):
-        fit(model, floats(model), {}, task, Training(epochs=1))
+        fit(model, floats(model), {}, of_network(model, task), Training(epochs=1))
+
+
+def test_a_batch_that_is_not_finite_names_its_sample():
+    x = POINTS[0].clone()
+    x[13, 2] = math.nan
+    task = Classification(
+        nn.Linear(4, 3), train=list(zip(x.split(6), POINTS[1].split(6), strict=True)), **SPLITS
+    )
+    model = Model.of(task.model())
+    with pytest.raises(TaskError, match=r"nan in epoch 0, step 2\nhint: sample 1 of the batch holds NaN"):
+        fit(model, floats(model), {}, of_network(model, task), Training(epochs=1))
 
 
 def test_batches_without_a_length():
     """The rate then stands still within an epoch; everything else is as before."""
     task, options = Strange(size=64, broken="no length"), Training(epochs=2, lr=0.05, schedule="constant")
     model = Model.of(task.model())
-    found = fit(model, floats(model), {}, task, options)
+    found = fit(model, floats(model), {}, of_network(model, task), options)
     assert all(
-        equal_bits(found[k], v) for k, v in fit(model, floats(model), {}, Tiny(size=64), options).items()
+        equal_bits(found[k], v)
+        for k, v in fit(model, floats(model), {}, of_network(model, Tiny(size=64)), options).items()
     )
 
 
@@ -268,7 +283,7 @@ def test_tied_and_shared_and_stateful_modules():
     task, options = OddTask(size=64), Training(epochs=3, lr=0.5)
     model = Model.of(task.model())
     hidden = model.module.hidden.clone()
-    found = fit(model, floats(model), {}, task, options)
+    found = fit(model, floats(model), {}, of_network(model, task), options)
     with torch.random.fork_rng():
         expected = plain(task, options, 0)
     assert set(model.aliases) == {"again.weight", "again.bias", "decoder.weight"}
@@ -283,14 +298,15 @@ def test_tied_and_shared_and_stateful_modules():
 
 def test_only_what_is_named_trains():
     model = Model.of(TASK.model())
-    found = fit(model, ["8.bias"], {}, TASK, Training(epochs=1))
+    found = fit(model, ["8.bias"], {}, of_network(model, TASK), Training(epochs=1))
     assert not equal_bits(found["8.bias"], model.tensors["8.bias"])
     assert "8.weight" not in found
 
 
 def test_nothing_to_train_is_said():
     with pytest.raises(UnsupportedError, match=r"nothing is left to train\nhint: every parameter"):
-        fit(Model.of(TASK.model()), [], {}, TASK, Training(epochs=1))
+        model = Model.of(TASK.model())
+        fit(model, [], {}, of_network(model, TASK), Training(epochs=1))
 
 
 def test_a_last_update_that_overflows_names_the_tensor():
@@ -298,7 +314,11 @@ def test_a_last_update_that_overflows_names_the_tensor():
     with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
         model = Model.of(once.model())
         fit(
-            model, floats(model), {}, once, Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant")
+            model,
+            floats(model),
+            {},
+            of_network(model, once),
+            Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant"),
         )
 
 
@@ -306,7 +326,13 @@ def test_a_surrogate_that_overflows_names_the_tensor():
     model = Model.of(TASK.model())
     one = {"0.weight": surrogates(model)["0.weight"]}
     with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
-        fit(model, [], one, TASK, Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant"))
+        fit(
+            model,
+            [],
+            one,
+            of_network(model, TASK),
+            Training(epochs=1, lr=3e38, weight_decay=1e3, schedule="constant"),
+        )
 
 
 def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_not():
@@ -323,9 +349,10 @@ def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_no
             return self.linear(x.flatten(1))
 
     one = Training(epochs=1)
-    fit(Model.of(Measuring(1.0)), ["linear.weight"], {}, TASK, one)
+    model, diverging = Model.of(Measuring(1.0)), Model.of(Measuring(1e38))
+    fit(model, ["linear.weight"], {}, of_network(model, TASK), one)
     with pytest.raises(TaskError, match="seen: training has diverged"):
-        fit(Model.of(Measuring(1e38)), ["linear.weight"], {}, TASK, one)
+        fit(diverging, ["linear.weight"], {}, of_network(diverging, TASK), one)
 
 
 def rates(monkeypatch, task, options):
@@ -333,7 +360,7 @@ def rates(monkeypatch, task, options):
     seen, heard = [], []
     monkeypatch.setattr(loop, "learning_rate", lambda o, e: seen.append(learning_rate(o, e)) or seen[-1])
     model = Model.of(task.model())
-    fit(model, floats(model), {}, task, options, events=heard.append)
+    fit(model, floats(model), {}, of_network(model, task), options, events=heard.append)
     groups = 2  # tensors with weight decay, and those without
     return seen[::groups], heard[0].total
 
@@ -434,9 +461,8 @@ def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(
             model,
             floats(model),
             {},
-            task,
+            of_network(model, task, loss),
             Training(epochs=2, lr=0.1),
-            loss=loss,
             scratch=folder,
             save_seconds=0,
         )
@@ -453,3 +479,64 @@ def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(
         train(tmp_path / "killed", dying)
     resumed, whole = train(tmp_path / "killed"), train(tmp_path / "whole")
     assert all(equal_bits(resumed[name], whole[name]) for name in whole)
+
+
+def test_a_stage_trains_against_what_was_kept_of_another_network():
+    """An objective is free in its batches, its forward and its loss: here two layers, inputs and outputs at hand."""
+    teacher, student = (Model.of(Tiny().model()) for _ in range(2))
+    with torch.no_grad():
+        student.module[4].weight.mul_(0.5)
+    images = TASK.data("train", 64)[0]
+    kept = teacher.module[:4](images).detach(), teacher.module[:6](images).detach()
+
+    def forward(values, batch):
+        x = torch.conv2d(batch[0], values["4.weight"], values["4.bias"])
+        return torch.relu(x)
+
+    pairs = list(zip(*(part.split(16) for part in kept), strict=True))
+    stage = Objective("stage", lambda epoch: pairs, forward, lambda y, batch: (y - batch[1]).square().mean())
+    options = Training(epochs=40, lr=0.01, optimizer="adam")
+    found = fit(student, ["4.weight", "4.bias"], {}, stage, options)
+    assert equal_bits(found["1.running_mean"], student.tensors["1.running_mean"])
+    before, after = (
+        sum(stage.loss(forward(values, pair), pair).item() for pair in pairs)
+        for values in (student.tensors, found)
+    )
+    assert after < 0.01 * before
+
+
+def through_program(model, visit=None):
+    """The objective of the whole network, computed operator by operator."""
+    execution = Execution(
+        model.program(TASK.example()).training(share(model.module).train()), visit, grad=True
+    )
+    return dataclasses.replace(
+        of_network(model, TASK, seed=5),
+        forward=lambda values, batch: execution(flatten_inputs(model.module, batch[0]), values)[0],
+    )
+
+
+def test_trains_through_the_captured_program_to_the_same_bytes():
+    model = Model.of(TASK.model())
+    options = Training(epochs=2, lr=0.05)
+    found = fit(model, floats(model), {}, through_program(model), options)
+    expected = fit(model, floats(model), {}, of_network(model, TASK, seed=5), options)
+    assert all(equal_bits(found[name], expected[name]) for name in expected)
+
+
+def test_trains_with_what_is_done_on_edges():
+    """Rounding on an edge of the graph, with the identity as its gradient, as quantizers do."""
+    seen = set()
+
+    def visit(edge, value):
+        if edge not in ("relu", "relu_1"):
+            return value
+        seen.add(edge)
+        return straight_through((value.detach() * 4).round() / 4, value)
+
+    model = Model.of(TASK.model())
+    heard = []
+    options = Training(epochs=8, lr=0.05)
+    fit(model, floats(model), {}, through_program(model, visit), options, events=heard.append)
+    losses = [event.figures["loss"] for event in heard if isinstance(event, Progress)]
+    assert seen == {"relu", "relu_1"} and losses[-1] < 0.7 * losses[0]

@@ -18,8 +18,7 @@ from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.recipe import Recipe, Store, parse_recipe, run
 from featherweight.techniques import Context, Finetune, Gptq, Sparsify, Train
-from featherweight.training.losses import Distillation, TaskLoss, soft_loss
-from featherweight.training.teachers import AfterStep, InFile
+from featherweight.training.losses import AfterStep, Distillation, InFile, TaskLoss, soft_loss
 
 SCORES = st.lists(st.floats(-8, 8), min_size=6, max_size=6).map(lambda v: torch.tensor(v).reshape(2, 3))
 

@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from featherweight.errors import ConfigError, TaskError
 from featherweight.formats import Astc, Clustered, Float, Int, Log2, View
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
 
@@ -67,7 +68,7 @@ def test_straight_through_refreshes_its_parts():
     scales = []
     for step in range(1, 4):
         surrogate.after_step(step)
-        scales.append(surrogate.part_scale.numpy().copy())
+        scales.append(surrogate.parts["scale"].copy())
     assert (scales[0] == scales[1]).all() and np.allclose(scales[2], 2 * scales[0])
 
 
@@ -138,7 +139,7 @@ def test_frozen_is_what_forward_gives(method, format):
     assert torch.equal(weight, tensor((5, 4, 3, 3), 2))
 
 
-def test_state_is_a_state_dict():
+def test_state_is_taken_over():
     weight = tensor((9, 3), 0)
     for format in (Int(bits=2), Clustered(bits=3), Log2()):
         one = StraightThrough(refresh=1).surrogate(weight, format.encode(weight.numpy()))
@@ -146,11 +147,34 @@ def test_state_is_a_state_dict():
             one.weight.copy_((one.weight * 2).round())
         one.after_step(1)
         other = StraightThrough().surrogate(weight, format.encode(weight.numpy()))
-        other.load_state_dict(one.state_dict())
+        other.load(one.state())
         with torch.no_grad():
             other.weight.add_(0.3)
             one.weight.add_(0.3)
         assert torch.equal(one(), other())
+
+
+def test_options_are_checked_in_code_too():
+    for method, options in (
+        (Project, {"every": 0}),
+        (StraightThrough, {"refresh": 0}),
+        (Centroids, {"lr_scale": 0.0}),
+    ):
+        with pytest.raises(ConfigError, match=next(iter(options))):
+            method(**options)
+
+
+def test_a_weight_that_leaves_the_range_of_float16_is_an_error():
+    weight = tensor((4, 6), 3)
+    for method in (Project(every=1), StraightThrough()):
+        surrogate = method.surrogate(weight, Float(kind="float16").encode(weight.numpy()))
+        with torch.no_grad():
+            surrogate.weight.fill_(1e5)
+        if isinstance(method, Project):
+            with pytest.raises(TaskError, match="beyond the 65504 of float16"):
+                surrogate.after_step(1)
+        with pytest.raises(TaskError, match="beyond the 65504 of float16"):
+            surrogate.freeze()
 
 
 def test_centroids_take_clusters_only():

@@ -17,6 +17,7 @@ from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.graph import Graph
 from featherweight.model import Model, Note
 from featherweight.task import Task
+from featherweight.task.sampling import drawn_inputs
 
 LIMIT = 1 << 29  # bytes of activations that are kept between layers
 CACHED = 1 << 25  # bytes of activations that are worked on at once: beyond, torch's convolutions slow down
@@ -68,6 +69,8 @@ class Prefix:
 def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
     """Return the network of `model` with so many inputs of the calibration split, or as many as there are.
 
+    They come in batches small enough for the caches of a processor; to a network of a fixed batch in whole ones.
+
     Raises:
         TaskError: the split is empty.
         UnsupportedError: the network cannot be traced.
@@ -75,33 +78,13 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
     program = model.program(task.example())
     execution = Execution(program)
     found, without = linear_ops(program.graph)
-    batches = (task.inputs(batch) for batch in task.batches("calibration", seed=seed, epoch=0))
-    named = (flatten_inputs(model.module, batch) for batch in batches)
-    inputs = tuple(cut(named, samples, execution))
+    size = execution.batch or max(1, int(CACHED / max(*execution.nbytes, 1)))
+    parts = drawn_inputs(task, "calibration", samples=samples, at_once=size, seed=seed)
+    named = (flatten_inputs(model.module, part) for part in parts)
+    inputs = tuple(part for part in named if execution.batch in (None, length(part)))
     if not inputs:
         raise TaskError("the calibration split has no whole batch", where=task.name)
     return Prefix(execution, program.graph, found, without, inputs)
-
-
-def cut(batches: Iterable[Tensors], samples: int, execution: Execution) -> Iterator[Tensors]:
-    """Yield `samples` samples in batches small enough for the caches of a processor.
-
-    A network of a fixed batch gets whole ones. A batch whose inputs are not all of one length stays as it is.
-    """
-    size = execution.batch or max(1, int(CACHED / max(*execution.nbytes, 1)))
-    for batch in batches:
-        rows = min(length(batch), samples)
-        if len({tensor.shape[:1] for tensor in batch.values()}) > 1:
-            parts = [batch]
-        else:
-            parts = [
-                {name: tensor[start : min(start + size, rows)] for name, tensor in batch.items()}
-                for start in range(0, rows, size)
-            ]
-        yield from (part for part in parts if execution.batch in (None, length(part)))
-        samples -= rows
-        if samples <= 0:
-            return
 
 
 def length(batch: Tensors) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import count, islice
+from itertools import count
 
 import msgspec
 import torch
@@ -21,6 +21,7 @@ from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.protocol import failures
 from featherweight.task.samples import leaves
+from featherweight.task.sampling import drawn
 from featherweight.workspace import Workspace
 
 LOOKED_AT = 8  # batches, whose shapes say which axes are free
@@ -103,8 +104,7 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
     if kept is not None:
         return msgspec.msgpack.decode(kept, type=StoredGraph), []
     with failures(f"{task.name}, validation split"):
-        looked_at = islice(task.batches("validation", seed=0, epoch=0), LOOKED_AT)
-        batches = [task.inputs(batch) for batch in looked_at]
+        batches = [task.inputs(batch) for batch in drawn(task, "validation", batches=LOOKED_AT)]
     said: dict[str, tuple[int, ...]] | None = None
     if hasattr(task, "dynamic_shapes"):
         with failures(f"{task.name}, dynamic_shapes"):

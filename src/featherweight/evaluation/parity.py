@@ -76,7 +76,7 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "o
         UnsupportedError: it computes a layer otherwise; says which, and how far apart.
     """
     example = task.example()
-    inputs = task.inputs(next(iter(task.batches("validation", seed=0, epoch=0))))
+    inputs = task.inputs(next(drawn(task, "validation", batches=1)))
     if model.program(example).dynamic:
         inputs = mapped(_first, inputs)
     found = layer_parity(model, graph, inputs, runtime, example=example)
@@ -173,7 +173,7 @@ def agreement(first: Predict, second: Predict, task: Task) -> str:
     that are within 8 steps.
     """
     same, numbers, seen, what = [], np.zeros(4), 0, ""
-    for batch in drawn(task, "validation", COMPARED, 0):
+    for batch in drawn(task, "validation", samples=COMPARED):
         inputs = task.inputs(batch)
         ours, theirs = first(inputs), second(inputs)
         near: list[Array] = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
+from math import inf
 from typing import Literal
 
 import numpy as np
 
-from featherweight.formats.base import Array, Part, Parts
+from featherweight.formats.base import Array, Format, Part, Parts
 from featherweight.formats.scalar import Scalar
 from featherweight.formats.view import Per, View, units_shape
 
@@ -23,6 +24,14 @@ MOST: dict[Kind, float] = {
     "float8_e4m3fn": 448.0,
     "float8_e5m2": 57344.0,
 }
+
+
+def beyond(values: Array, format: Format) -> str:
+    """Return why values do not fit a floating-point format without a scale, which would clamp them, or nothing."""
+    if not isinstance(format, Float) or format.per != "none":
+        return ""
+    greatest, most = float(np.abs(values).max(initial=0)), MOST[format.kind]
+    return f"{greatest:g} is beyond the {most:g} of {format.kind}" if most < greatest < inf else ""
 
 
 class Float(Scalar, frozen=True, tag="float"):

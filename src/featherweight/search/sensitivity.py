@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from itertools import islice, product
+from itertools import product
 from typing import Any, Literal, get_args
 
 import msgspec
@@ -26,6 +26,7 @@ from featherweight.task import Task
 from featherweight.task.outputs import logits
 from featherweight.task.protocol import failures
 from featherweight.task.samples import size_of
+from featherweight.task.sampling import drawn
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
 from featherweight.workspace import Workspace
@@ -222,12 +223,8 @@ def _mean_loss(model: Model, task: Task, batches: int) -> float:
     losses: list[float] = []
     predict = predictor(to_call(model.module))
     with failures(f"{task.name}, loss on validation"), torch.inference_mode():
-        for number, batch in enumerate(task.batches("validation", seed=0, epoch=0)):
-            if number == batches:
-                break
+        for batch in drawn(task, "validation", batches=batches):
             losses.append(float(task.loss(predict(task.inputs(batch)), batch)))
-    if not losses:
-        raise TaskError("the validation split has no batches", where=task.name)
     return sum(losses) / len(losses)
 
 
@@ -269,7 +266,7 @@ def _losses(task: Task, batches: int, generator: torch.Generator | None = None) 
             return lambda run: task.loss(run(inputs), batch), size_of(inputs)
         return lambda run: own_loss(logits(run(inputs)), generator), size_of(inputs)
 
-    for batch in islice(task.batches("validation", seed=0, epoch=0), batches):
+    for batch in drawn(task, "validation", batches=batches):
         yield of(batch, task.inputs(batch))
 
 

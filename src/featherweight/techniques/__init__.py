@@ -11,37 +11,19 @@ from featherweight.techniques.correct_bias import CorrectBias
 from featherweight.techniques.encode import Encode
 from featherweight.techniques.equalize import Equalize
 from featherweight.techniques.factorize import Factorize
-from featherweight.techniques.finetune import Finetune
 from featherweight.techniques.fold import Fold
 from featherweight.techniques.gptq import Gptq
-from featherweight.techniques.load import Load
 from featherweight.techniques.prune import Prune
 from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
 from featherweight.techniques.reorder import Reorder
 from featherweight.techniques.sparsify import Sparsify
-from featherweight.techniques.train import Train
+from featherweight.techniques.training import Finetune, Load, Train
 from featherweight.techniques.widen import Widen
 
-STEPS: tuple[type[Step], ...] = with_plugins(
-    "featherweight.steps",
-    (
-        Train,
-        Load,
-        Sparsify,
-        Prune,
-        Factorize,
-        Widen,
-        Reorder,
-        Encode,
-        Gptq,
-        Fold,
-        Equalize,
-        CorrectBias,
-        ReestimateBatchnorm,
-        Calibrate,
-        Finetune,
-    ),
-)
+STEPS: tuple[type[Step], ...] = with_plugins("featherweight.steps", (
+    Train, Load, Sparsify, Prune, Factorize, Widen, Reorder, Encode, Gptq, Fold, Equalize, CorrectBias,
+    ReestimateBatchnorm, Calibrate, Finetune,
+))  # fmt: skip
 
 if TYPE_CHECKING:
     AnyStep = Step
@@ -49,23 +31,6 @@ else:
     AnyStep: Any = Union[STEPS]  # noqa: UP007
 
 __all__ = [
-    "STEPS",
-    "AnyStep",
-    "Calibrate",
-    "Context",
-    "CorrectBias",
-    "Encode",
-    "Equalize",
-    "Factorize",
-    "Finetune",
-    "Fold",
-    "Gptq",
-    "Load",
-    "Prune",
-    "ReestimateBatchnorm",
-    "Reorder",
-    "Sparsify",
-    "Step",
-    "Train",
-    "Widen",
-]
+    "STEPS", "AnyStep", "Calibrate", "Context", "CorrectBias", "Encode", "Equalize", "Factorize", "Finetune", "Fold",
+    "Gptq", "Load", "Prune", "ReestimateBatchnorm", "Reorder", "Sparsify", "Step", "Train", "Widen",
+]  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
 
-from featherweight.checked import check_fields
+from featherweight.checked import Options
 from featherweight.events import Events, silent
 from featherweight.task import Needs, Task
 
@@ -43,7 +43,7 @@ class Context:
     steps: Sequence[Model] = ()
 
 
-class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=True):
+class Step(Options, frozen=True, tag_field="step"):
     """A pure function of a model, a task and a seed; its fields are its options, and the whole of them.
 
     `apply` never changes its input and leaves torch's global state as it was. `needs` says what of the task
@@ -52,14 +52,6 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
 
     needs: ClassVar[Needs] = "none"
 
-    def __post_init__(self) -> None:
-        """Check every field against its annotation, so that code and recipes are refused the same things.
-
-        Raises:
-            ConfigError: names the field; a number that is not finite is never meant.
-        """
-        check_fields(self, str(self.__struct_config__.tag))
-
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model after this step."""
         raise NotImplementedError
@@ -67,6 +59,5 @@ class Step(msgspec.Struct, frozen=True, tag_field="step", forbid_unknown_fields=
 
 def said_needs(kind: type[Any]) -> str:
     """Return what a kind of step needs of the data, or on what that depends where options decide."""
-    return (
-        str(inspect.getdoc(kind.needs)).rstrip(".") if isinstance(kind.needs, property) else str(kind.needs)
-    )
+    needs = kind.needs
+    return str(inspect.getdoc(needs)).rstrip(".") if isinstance(needs, property) else str(needs)

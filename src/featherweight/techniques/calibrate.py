@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from functools import partial
-from operator import itemgetter
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
+from featherweight.activations import Quantizer
 from featherweight.errors import ConfigError, TaskError
+from featherweight.events import Note
+from featherweight.structure import to_call
 from featherweight.task import Inputs, Needs, Task
-from featherweight.techniques.base import Context, Item, Step
-from featherweight.techniques.calibration.joins import (
+from featherweight.techniques.activation_quantizers import (
     MASK,
     OUTLYING,
     USUAL,
+    Histogram,
     Observed,
+    Ranges,
+    Scheme,
+    histogram,
     lost,
     masks,
+    quantizer,
     quantizers,
-)
-from featherweight.techniques.calibration.ranges import Grid, Ranges, Scheme, quantizer
+)  # fmt: skip
+from featherweight.techniques.base import Context, Item, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from featherweight.capture.program import Program
     from featherweight.graph.graph import Edge, Graph
     from featherweight.graph.quantizable import Plan
-    from featherweight.model import Model, Note
-    from featherweight.techniques.calibration.histograms import Histogram
+    from featherweight.model import Model
 
 AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions of as many
+FEW = 32  # samples; ranges of fewer are often too narrow
+LOOKED_AT = 8  # samples that are run to compare statistics of batch norm
+FAR = 0.75  # standard deviations, or factors of two of a variance; see `distance`
 
 
 class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
@@ -70,20 +78,20 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
         from featherweight.graph.quantizable import quantizable
-        from featherweight.model import Note
-        from featherweight.task.samples import leaves
-        from featherweight.techniques.calibration.diagnosis import diagnosed
+        from featherweight.task.samples import size_of
+        from featherweight.task.sampling import drawn_inputs
 
         program = model.program(task.example())
         graph = program.graph
         skip = matching(graph, self.keep_float)
         floats: dict[Edge, str] = {}
         plan = quantizable(graph, skip)
-        inputs = list(taken(task, self.split, context.seed, self.samples))
-        if not inputs:
-            raise TaskError(f"the {self.split} split has no batches", where=task.name)
-        seen = observed(model, program, plan, inputs)
-        choose = partial(quantizer, ranges=self.ranges, grid=Grid(self.bits, self.signed, self.scheme))
+        inputs = list(
+            drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
+        )
+        seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
+        grid = partial(Quantizer.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric")
+        choose = partial(quantizer, ranges=self.ranges, grid=grid)
         notes = outlying(seen, plan)
         found = masks(seen)
         if isinstance(self.ranges, str) and self.ranges != "minmax":
@@ -96,10 +104,10 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             found = lost(plan, seen, chosen)
             if not found:
                 break
-        count = sum(len(next(leaves(item))) for item in inputs)
-        notes += [Note("skipped", edge, f"computes in float: {reason}") for edge, reason in floats.items()]
-        notes += [*skipped(plan), *unlike]
-        notes += diagnosed(model, context.baseline, inputs, count, self.samples)
+        count = sum(size_of(item) for item in inputs)
+        for place, reason in (*floats.items(), *plan.skipped.items()):
+            notes.append(Note("skipped", place, f"computes in float: {reason}"))
+        notes += [*unlike, *diagnosed(model, context.baseline, inputs, count, self.samples)]
         return model.with_activations(chosen, notes)
 
 
@@ -122,37 +130,38 @@ def matching(graph: Graph, patterns: Iterable[str]) -> set[str]:
     return found
 
 
-def taken(task: Task, split: Literal["train", "calibration"], seed: int, samples: int) -> Iterator[Inputs]:
-    """Yield `samples` inputs of a split, or all there are, a few at a time."""
-    from featherweight.task.samples import leaves, mapped
+def observed(
+    model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs], where: str
+) -> dict[Edge, Observed]:
+    """Return what passed over every edge of `plan` while the network computed `inputs`.
 
-    left = samples
-    for batch in task.batches(split, seed=seed, epoch=0):
-        inputs = task.inputs(batch)
-        count = min(len(next(leaves(inputs))), left)
-        for start in range(0, count, AT_ONCE):
-            few = slice(start, min(start + AT_ONCE, count))
-            yield mapped(itemgetter(few), inputs)
-        left -= count
-        if left <= 0:
-            return
+    Args:
+        model: the network.
+        program: the same, captured.
+        plan: what is to be quantized.
+        inputs: the data, a few samples at a time.
+        where: names them in errors.
 
-
-def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs]) -> dict[Edge, Observed]:
-    """Return what passed over every edge of `plan` while the network computed `inputs`."""
+    Raises:
+        TaskError: the network fails on them, or an activation is NaN; names the samples.
+    """
     from torch import cat
 
     from featherweight.capture.execution import Execution
     from featherweight.capture.pytree import flatten_inputs
-    from featherweight.techniques.calibration.histograms import histogram
+    from featherweight.task.samples import size_of
+    from featherweight.task.sampling import odd_samples
 
     seen: dict[Edge, Histogram] = {}
     powers: dict[Edge, list[Tensor]] = {}
+    nans: list[Edge] = []
     wanted = {edge for group in plan.shared for edge in group}
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
         if edge in wanted:
             found = histogram(value)
+            if found.low != found.low:
+                nans.append(edge)
             seen[edge] = seen[edge] + found if edge in seen else found
         if edge in plan.readers and value.numel():
             channels = (value.dim() if plan.readers[edge] == "linear" else 2) - 1
@@ -161,8 +170,9 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
             powers.setdefault(edge, []).append(squares[squares > 0])
         return value
 
-    run = Execution(program, visit)
+    run, last = Execution(program, visit), -1
     for item in inputs:
+        first, last = last + 1, last + size_of(item)
         flat = flatten_inputs(model.module, item)
         shapes = {name: list(tensor.shape) for name, tensor in flat.items()}
         try:
@@ -173,17 +183,18 @@ def observed(model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs
                 expected=f"as the example: {[list(t.shape) for t in program.example.values()]}",
                 hint="images are channels first, [n, c, h, w]: permute(0, 3, 1, 2) makes them so",
             ) from error  # fmt: skip
+        if nans:
+            odd = odd_samples(item)
+            raise TaskError(
+                f"activation {nans[0]} is NaN", where=f"{where}, inputs {first} to {last} (from 0)",
+                hint=f"input {first + odd[0]} holds NaN or infinity: mend it, or leave it out"
+                if odd
+                else "the inputs are finite: look at what the network computes on them",
+            )  # fmt: skip
     medians = {
         edge: float(cat(found).median()) if cat(found).numel() else 0.0 for edge, found in powers.items()
     }
     return {edge: Observed(found, medians.get(edge, 0.0)) for edge, found in seen.items()}
-
-
-def skipped(plan: Plan) -> list[Note]:
-    """Return a note on each layer that computes in float."""
-    from featherweight.model import Note
-
-    return [Note("skipped", name, f"computes in float: {reason}") for name, reason in plan.skipped.items()]
 
 
 def outlying(seen: Mapping[Edge, Observed], plan: Plan) -> list[Note]:
@@ -192,8 +203,6 @@ def outlying(seen: Mapping[Edge, Observed], plan: Plan) -> list[Note]:
     In the inputs of the network such a number is a fault of the data, and the searches for a range look past it; inside
     it may be what the network works by.
     """
-    from featherweight.model import Note
-
     found = []
     for edge in (group[0] for group in plan.shared):
         histogram = seen[edge].histogram
@@ -205,3 +214,91 @@ def outlying(seen: Mapping[Edge, Observed], plan: Plan) -> list[Note]:
             )
             found.append(Note("chose", edge, reason))
     return found
+
+
+def diagnosed(
+    model: Model, baseline: Model | None, inputs: Sequence[Inputs], seen: int, asked: int
+) -> list[Note]:
+    """Return a note, with what to do, on everything strange about calibration data.
+
+    Args:
+        model: the network.
+        baseline: the network before batch norms were folded, if there is one.
+        inputs: the data, a few samples at a time.
+        seen: how many samples they are.
+        asked: how many were asked for.
+    """
+    from featherweight.task.samples import leaves
+    from featherweight.techniques.reestimate_batchnorm import batch_norms
+
+    found = []
+    if seen < min(asked, FEW):
+        found.append(f"only {seen} samples: ranges may be too narrow; give {FEW} or more")
+    first = [leaf for leaf in leaves(inputs[0]) if leaf.is_floating_point()]
+    if first and seen > 1 and constant(inputs):
+        found.append("all samples are equal: ranges are those of one; give different ones")
+    if any(interleaved(leaf) for leaf in first):
+        found.append("looks like channels last read as channels first; permute(0, 3, 1, 2), not reshape")
+    normalised = next((m for m in (model, baseline) if m is not None and batch_norms(m.module)), None)
+    if normalised is not None and (far := distance(normalised.module, inputs)) > FAR:
+        reason = "far from the training data by the statistics of batch norm"
+        found.append(
+            f"{reason} ({far:.1f}, expected under {FAR:g}): is it normalised and ordered as that was?"
+        )
+    return [Note("chose", "calibration data", reason) for reason in found]
+
+
+def constant(inputs: Sequence[Inputs]) -> bool:
+    """Return whether every sample equals the first."""
+    import torch
+
+    from featherweight.task.samples import leaves
+
+    columns = zip(*(list(leaves(item)) for item in inputs), strict=True)
+    return all(all(torch.equal(leaf, column[0][:1].expand_as(leaf)) for leaf in column) for column in columns)
+
+
+def interleaved(images: Tensor) -> bool:
+    """Return whether the pixels of `images: [n, c, h, w]`, c 3 or 4, look like `[n, h, w, c]` in their memory.
+
+    Then a number is more like the c-th after it than like the next.
+    """
+    if images.dim() != 4 or images.shape[1] not in (3, 4) or images.shape[3] < 16:
+        return False
+    step = images.shape[1]
+    near = (images[..., 1:] - images[..., :-1]).abs().mean()
+    next_pixel = (images[..., step:] - images[..., :-step]).abs().mean()
+    return bool(next_pixel < 0.8 * near)
+
+
+def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
+    """Return how far the data are from the running statistics of batch norm, 0 if they agree.
+
+    For each layer the greater of two means over its channels: how many standard deviations the mean is off,
+    and how many factors of two the variance is. The median over the layers counts.
+    """
+    import torch
+
+    from featherweight.capture.program import eval_mode
+    from featherweight.task import call
+    from featherweight.task.samples import mapped
+    from featherweight.techniques.reestimate_batchnorm import batch_norms
+
+    found: dict[str, float] = {}
+
+    def hook(path: str) -> Any:
+        def look(layer: Any, arguments: tuple[Tensor, ...]) -> None:
+            values = arguments[0].transpose(0, 1).flatten(1)
+            mean, var = layer.running_mean, layer.running_var + layer.eps
+            shift = ((values.mean(1) - mean).abs() / var.sqrt()).mean()
+            spread = ((values.var(1, correction=0) + layer.eps) / var).log2().abs().mean()
+            found[path] = float(torch.maximum(shift, spread))
+
+        return look
+
+    copy = to_call(module)
+    for path, layer in batch_norms(copy).items():
+        layer.register_forward_pre_hook(hook(path))
+    with eval_mode(copy):
+        call(copy, mapped(lambda leaf: leaf[:LOOKED_AT], inputs[0]))
+    return sorted(found.values())[len(found) // 2] if found else 0.0

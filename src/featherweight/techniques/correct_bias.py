@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from featherweight.errors import UnsupportedError
+from featherweight.events import Note
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
     from featherweight.curvature.layerwise import Pairs
     from featherweight.curvature.linear_ops import LinearOp
-    from featherweight.model import Model, Note
+    from featherweight.model import Model
 
 
 class CorrectBias(Step, frozen=True, kw_only=True, omit_defaults=True, tag="correct_bias"):
@@ -47,7 +48,7 @@ class CorrectBias(Step, frozen=True, kw_only=True, omit_defaults=True, tag="corr
             UnsupportedError: there is no network of this structure with nothing encoded to compare with.
         """
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.model import Note, equal_bits
+        from featherweight.model import equal_bits
         from featherweight.selectors import select
 
         floats = reference(model, context)

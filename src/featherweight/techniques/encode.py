@@ -9,34 +9,35 @@ import numpy as np
 from msgspec import Meta
 
 from featherweight.errors import ConfigError, UnsupportedError
-from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Int, tag
-from featherweight.formats.coders import Rans
+from featherweight.events import Note
+from featherweight.formats import AnyCoder, AnyFormat, Coder, Encoded, Fixed, Format, Int, tag
+from featherweight.formats.coders import QUICK, Rans, smallest
 from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.coder_selection import recoded
 
 if TYPE_CHECKING:
-    from featherweight.model import Model, Note
+    from featherweight.model import Model
+
+CoderChoice = Coder | Literal["smallest"]
 
 
 class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
     """Round the selected tensors to the nearest numbers of a format.
 
-    A tensor that has this format already keeps its symbols, for encoding is not idempotent; its coder changes.
-    One in another format is encoded from its decoded values. Both are noted.
+    A tensor that already has this format keeps its symbols, because encoding is not idempotent; only its coder
+    changes. A tensor in another format is encoded from its decoded values. Both are noted.
 
     A tensor beyond the range of a floating-point format without a scale (float16: 65,504) stays as it is, with a note.
 
-    With a `rate`, not the nearest number is taken but one nearer zero where the bits that this saves under
-    the coder are worth the error: see `featherweight.formats.rate`. A tensor that has this format already is
-    assigned anew then, from its decoded values and under the parts that it has (a trained codebook, say).
+    With a `rate`, a weight is rounded not to the nearest number but to one nearer zero where the bits saved under the
+    coder are worth the error (rate-distortion, `featherweight.formats.rate`). Then a tensor that already has this
+    format is assigned anew, from its decoded values and with its own parts (a trained codebook, say).
 
     Attributes:
         where: which tensors; see `featherweight.selectors`.
         format: how their numbers are written.
-        coder: how their symbols are written, or `smallest`: whichever of a few quick ones takes fewest bytes,
-            tensor by tensor.
+        coder: how their symbols are written, or `smallest`: for each tensor the quick coder with fewest bytes.
         rate: relative squared error (over the mean squared weight) that a bit a weight is worth; 0: nearest.
         portable: bound the integers of 8-bit weights so that their products cannot saturate on x86 without VNNI;
             see `featherweight.techniques.portable`. The step `gptq` loses less by it.
@@ -66,17 +67,16 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
-        from featherweight.model import Note
         from featherweight.selectors import select
         from featherweight.techniques.portable import pairings
-        from featherweight.techniques.tensors import beyond
+        from featherweight.techniques.tensors import unfit
 
-        encoded, notes = {}, []
+        encoded = {}
         paired = pairings(model, task) if self.portable else {}
-        for name in select(model, self.where):
-            if reason := beyond(model, name, self.format):
-                notes.append(Note("skipped", name, f"not encoded: {reason}"))
-                continue
+        names = select(model, self.where)
+        left = unfit(model, dict.fromkeys(names, self.format))
+        notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
+        for name in [name for name in names if name not in left]:
             encoded[name] = self.written(model, name, nearest(model, name, self.format, paired))
             if old := model.weights.get(name):
                 notes.append(again(name, old, encoded[name]))
@@ -130,8 +130,6 @@ def nearest(model: Model, name: str, format: Format, paired: Mapping[str, Pairin
 
 def again(name: str, old: Encoded, new: Encoded) -> Note:
     """Return what became of a tensor that was encoded already."""
-    from featherweight.model import Note
-
     had = tag(old.format)
     if old.format != new.format:
         return Note("thawed", name, f"encoded again, from its decoded {had} values")
@@ -144,3 +142,17 @@ def again(name: str, old: Encoded, new: Encoded) -> Note:
             "chose", name, f"is in this format: {had}; only its coder changed, {old.coder} to {new.coder}"
         )
     return Note("skipped", name, f"is in this format: {had}")
+
+
+def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
+    """Return the same numbers under `coder`, or under the one of `QUICK` that takes fewest bytes.
+
+    Raises:
+        UnsupportedError: the coder cannot take the stream of the tensor named `where`.
+    """
+    spec = encoded.spec
+    if coder == "smallest":
+        return encoded.recoded(smallest(encoded.symbols, spec, QUICK))
+    if reason := coder.misfit(spec):
+        raise UnsupportedError(f"coder {tag(coder)} cannot take its symbols: {reason}", where=where)
+    return encoded.recoded(coder)

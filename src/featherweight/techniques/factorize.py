@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta
 
 from featherweight.errors import ConfigError
+from featherweight.events import Note
 from featherweight.structure import LayerSpec
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.lowrank.factors import product
-from featherweight.techniques.lowrank.layers import Factor, Form, factors
-from featherweight.techniques.lowrank.ranks import AnyRank, Evbmf
+from featherweight.techniques.lowrank import AnyRank, Evbmf, Factor, Form, factors, product
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from featherweight.curvature.layerwise import Pairs
     from featherweight.curvature.linear_ops import LinearOp
     from featherweight.graph.graph import Graph
-    from featherweight.model import Model, Note
-    from featherweight.techniques.lowrank.factors import Array
+    from featherweight.model import Model
+    from featherweight.techniques.lowrank import Array
 
 Plan = dict[str, list[Factor]]
 
@@ -39,7 +39,7 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
     multiply-accumulates and in parameters, is left alone, with a note.
 
     References: Denton, Zaremba, Bruna, LeCun, Fergus, Exploiting linear structure within convolutional networks,
-    2014, arXiv 1404.0736 (linear layers); `lowrank.factors` names those of convolutions.
+    2014, arXiv 1404.0736 (linear layers); `lowrank` names those of convolutions.
 
     Attributes:
         where: weights of which layers; see `featherweight.selectors`.
@@ -72,8 +72,9 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these layers factorised."""
-        from featherweight.model import Note
-        from featherweight.techniques.structured.dry_run import failing
+        import torch
+
+        from featherweight.techniques.surgery import difference, failing
 
         graph = model.program(task.example()).graph
         refused = obstacles(model, graph)
@@ -91,7 +92,17 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
                     plan[path] = made
                 else:
                     refused[path] = f"its factors ({ranks(made)}) would cost no less"
-        failed = failing(plan, lambda paths: failure(model, {p: plan[p] for p in paths}, task), task.name)
+
+        def trial(paths: Sequence[str]) -> str:
+            some = {path: plan[path] for path in paths}
+            products = {
+                f"{path}.weight": torch.from_numpy(product([f.weight for f in made])).float()
+                for path, made in some.items()
+            }
+            expected = model.with_tensors(products)
+            return difference(lambda: factorised(model, some, []), expected, task.example())
+
+        failed = failing(plan, trial, task.name)
         skipped = {path: refused[path] for path in paths if path in refused} | failed
         notes = [
             Note("skipped", path or "network", f"not factorised: {reason}")
@@ -167,8 +178,6 @@ def factorised(model: Model, plan: Plan, notes: list[Note]) -> Model:
     """Return the model with every layer of `plan` a sequence of its factors; the last one has the bias."""
     import torch
 
-    from featherweight.model import Note
-
     layers, values, chosen = {}, {}, []
     for path, made in plan.items():
         layers[path] = LayerSpec("Sequential")
@@ -183,16 +192,3 @@ def factorised(model: Model, plan: Plan, notes: list[Note]) -> Model:
         chosen.append(Note("chose", path, f"{len(made)} factors of {ranks(made)}"))
     notes = [*notes, *chosen]
     return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
-
-
-def failure(model: Model, plan: Plan, task: Task) -> str:
-    """Return how the network with these factors differs from one with their products as weights, or an empty string."""
-    import torch
-
-    from featherweight.techniques.structured.dry_run import difference
-
-    products = {
-        f"{path}.weight": torch.from_numpy(product([factor.weight for factor in made])).float()
-        for path, made in plan.items()
-    }
-    return difference(lambda: factorised(model, plan, []), model.with_tensors(products), task.example())

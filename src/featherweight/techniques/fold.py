@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from featherweight.events import Note
 from featherweight.structure import is_plain, spec_of
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step
@@ -20,8 +22,8 @@ class Fold(Step, frozen=True, tag="fold"):
     """Fold each batch norm that directly follows a convolution or linear layer into it.
 
     An identity remains, or the activation that the module of the batch norm applies too. Inference computes the
-    same with fewer tensors. Computed in float64 and rounded once. A batch norm that cannot be folded stays, with a
-    note; encoded tensors that are in the way are thawed.
+    same with fewer tensors, which is checked on the task's example. Computed in float64 and rounded once. A batch norm
+    that cannot be folded stays, with a note; encoded tensors that are in the way are thawed.
     """
 
     needs: ClassVar[Needs] = "none"
@@ -29,22 +31,30 @@ class Fold(Step, frozen=True, tag="fold"):
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the folded model."""
         from featherweight.graph.folding import fold_sites
-        from featherweight.model import Note
+        from featherweight.techniques.surgery import difference, failing
 
         sites, refused = fold_sites(model.program(task.example()).graph)
-        layers: dict[str, LayerSpec] = {}
-        values: dict[str, Tensor] = {}
-        for site in sites:
-            if reason := obstacle(model, site):
-                refused[site.norm] = reason
-                continue
-            weight, bias = folded_site(model, site)
-            layers[site.norm] = site.rest
-            if site.bias is None:
-                layers[site.layer] = spec_of(model.module.get_submodule(site.layer), bias=True)
-            values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
-        notes = [Note("skipped", norm, f"not folded: {reason}") for norm, reason in refused.items()]
-        return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+        refused |= {site.norm: reason for site in sites if (reason := obstacle(model, site))}
+        possible = {site.norm: site for site in sites if site.norm not in refused}
+
+        def made(norms: Iterable[str], notes: Iterable[Note] = ()) -> Model:
+            layers: dict[str, LayerSpec] = {}
+            values: dict[str, Tensor] = {}
+            for site in (possible[norm] for norm in norms):
+                weight, bias = folded_site(model, site)
+                layers[site.norm] = site.rest
+                if site.bias is None:
+                    layers[site.layer] = spec_of(model.module.get_submodule(site.layer), bias=True)
+                values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
+            return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+
+        failed = failing(
+            possible, lambda norms: difference(lambda: made(norms), model, task.example()), task.name
+        )
+        notes = [Note("skipped", norm, f"not folded: {why}") for norm, why in (refused | failed).items()]
+        if not (sites or refused):
+            notes = [Note("skipped", "batch norm", "nothing to fold: the network computes none")]
+        return made([norm for norm in possible if norm not in failed], notes)
 
 
 def obstacle(model: Model, site: FoldSite) -> str:
@@ -65,18 +75,11 @@ def folded_site(model: Model, site: FoldSite) -> tuple[Tensor, Tensor]:
     def value(name: str | None) -> Any:
         return None if name is None else model.tensors[name].detach()
 
-    transposed = site.op.startswith("conv_transpose")
-    groups = int(getattr(model.module.get_submodule(site.layer), "groups", 1)) if transposed else 1
+    groups = int(getattr(model.module.get_submodule(site.layer), "groups", 1))
     return folded(
-        value(site.weight),
-        value(site.bias),
-        value(site.gamma),
-        value(site.beta),
-        value(site.mean),
-        value(site.var),
-        site.eps,
-        transposed_groups=groups if transposed else 0,
-    )
+        value(site.weight), value(site.bias), value(site.gamma), value(site.beta), value(site.mean), value(site.var),
+        site.eps, transposed_groups=groups if site.op.startswith("conv_transpose") else 0,
+    )  # fmt: skip
 
 
 def folded(

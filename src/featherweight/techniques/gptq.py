@@ -1,4 +1,4 @@
-"""The step `gptq`: rounding that makes up, in the weights still to come, for what it has done to a layer's output."""
+"""The step `gptq`: rounds weights column by column and compensates each error in the remaining columns."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from msgspec import Meta, field
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError
+from featherweight.events import Note
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
-from featherweight.techniques.coder_selection import recoded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,15 +30,16 @@ Order = Literal["given", "activation"]
 
 
 class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
-    """Encode the selected weights layer by layer so that the layers' outputs on unlabelled inputs stay near.
+    """Encode the selected weights layer by layer so that the layers' outputs on unlabelled inputs change least.
 
-    Of each layer `y = W x` the columns of W are assigned one after the other, and each error is made good in
-    those still to come (`featherweight.formats.sweep`), under the Hessian `H = sum x x'` of its inputs. Scales
-    and codebooks are fitted first, each squared error weighed by the diagonal of H. Layers come in order of
-    execution. Exact zeros stay.
+    In a layer `y = W x` the columns of W are rounded one after the other. Each rounding error is compensated in the
+    remaining columns (error feedback, `featherweight.formats.sweep`), with the Hessian `H = sum x x'` of the inputs.
+    Scales and codebooks are fitted first; squared errors are weighted by the diagonal of H. Layers are treated in
+    order of execution. Exact zeros stay zero.
 
-    A tensor that is no weight of a convolution or linear layer, or that several layers use, is rounded to
-    nearest, and noted. One that has this format already stays.
+    A tensor that is not the weight of exactly one convolution or linear layer is rounded to nearest, with a note. A
+    tensor beyond the range of a floating-point format without a scale stays as it is, with a note. A tensor that
+    already has this format stays.
 
     References: Frantar, Ashkboos, Hoefler, Alistarh, GPTQ, 2022, arXiv 2210.17323; Li et al., GPTAQ: Efficient
     finetuning-free quantization for asymmetric calibration, 2025, arXiv 2504.02692 (the targets of
@@ -47,16 +48,16 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     Attributes:
         where: which tensors; see `featherweight.selectors`.
         format: how their numbers are written.
-        formats: those of some of them in its place, by items of a `where`.
+        formats: other formats for some of the tensors, by items of a `where`.
         coder: how their symbols are written, or `smallest`.
         samples: inputs of the calibration split to see.
-        places: of each of them, the patches of a convolution (or elements of a sequence) to see, about as many
-            at most and evenly spaced, for neighbours are alike; None: all.
-        inputs: what x is. `float`: a layer's input in the network as it was; `quantized`: with all that was
-            encoded before it; `asymmetric`: that too, and the output to stay near is the one in the network as
-            it was, so that a layer also makes good what those before it did.
-        damping: added to the diagonal of H, times its mean.
-        order: columns as they are `given`, or those of greatest `activation` first.
+        places: patches of a convolution (or elements of a sequence) to see of each input, about so many at most,
+            evenly spaced because neighbours are alike; None: all.
+        inputs: what x is. `float`: a layer's input in the float network; `quantized`: its input after all layers
+            before it are encoded; `asymmetric`: the same, but the target is the output in the float network, so that
+            a layer also compensates the errors of those before it.
+        damping: share of the mean of H's diagonal that is added to the diagonal.
+        order: of the columns: as `given`, or by `activation`, greatest diagonal of H first.
         portable: bound the integers of 8-bit weights so that their products cannot saturate on x86 without VNNI
             (see `featherweight.techniques.portable`): the file runs exactly and at full speed on every processor,
             for about 0.7 dB.
@@ -75,14 +76,22 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     portable: bool = False
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
-        """Return the model with these tensors encoded."""
+        """Return the model with these tensors encoded.
+
+        Raises:
+            UnsupportedError: a weight is not float32, or it or the inputs of its layer hold NaN or infinity.
+        """
         import torch
 
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.techniques.encode import again, nearest, same
+        from featherweight.curvature.moments import moments
+        from featherweight.techniques.encode import again, nearest, recoded, same
         from featherweight.techniques.portable import pairings
+        from featherweight.techniques.tensors import array, finite, unfit
 
-        formats, had = self.chosen(model), model.weights
+        wanted, had = self.chosen(model), model.weights
+        left = unfit(model, wanted)
+        formats = {name: format for name, format in wanted.items() if name not in left}
         paired = pairings(model, task) if self.portable else {}
         ahead = prefix(model, task, self.samples, seed=context.seed)
         fresh = [name for name in formats if not same(model, name, formats[name], paired)]
@@ -92,9 +101,15 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         }
 
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
-            kind = paired.get(layer.weight, "none")
-            encoded[layer.weight] = self.layer(model, layer, pairs, formats[layer.weight], kind)
-            return {layer.weight: torch.from_numpy(encoded[layer.weight].decode())}
+            name = layer.weight
+            weight, view = finite(array(model, name), name), model.views[name]
+            drift = self.inputs == "asymmetric"
+            found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
+            encoded[name] = swept(
+                view.matrix(weight), found, formats[name], view,
+                damping=self.damping, order=self.order, kind=paired.get(name, "none"),
+            )  # fmt: skip
+            return {name: torch.from_numpy(encoded[name].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
         sequential = self.inputs != "float"
@@ -105,7 +120,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         written = {name: recoded(encoded[name], self.coder, name) for name in formats}
         twice = [again(name, had[name], written[name]) for name in formats if name in had]
         others = [name for name in fresh if name not in layers]
-        notes = ahead.notes(others, "rounded to nearest", self.samples)
+        notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
+        notes += ahead.notes(others, "rounded to nearest", self.samples)
         return model.with_encoded(written, [*notes, *twice])
 
     def chosen(self, model: Model) -> dict[str, Format]:
@@ -127,30 +143,6 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             chosen |= dict.fromkeys(names, format)
             taken |= set(names)
         return chosen
-
-    def layer(
-        self, model: Model, layer: LinearOp, pairs: Pairs, format: Format, kind: Pairing = "none"
-    ) -> Encoded:
-        """Return the weight of one layer, encoded for these inputs.
-
-        Args:
-            model: that it is of.
-            layer: where the weight is used.
-            pairs: inputs of the layer.
-            format: of the weight.
-            kind: which of its integers are bounded together.
-
-        Raises:
-            UnsupportedError: it is not float32, or holds NaN or infinity, or its inputs do.
-        """
-        from featherweight.curvature.moments import moments
-        from featherweight.techniques.tensors import array, finite
-
-        weight, view = finite(array(model, layer.weight), layer.weight), model.views[layer.weight]
-        drift = self.inputs == "asymmetric"
-        found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
-        matrix = view.matrix(weight)
-        return swept(matrix, found, format, view, damping=self.damping, order=self.order, kind=kind)
 
 
 def swept(

@@ -25,7 +25,7 @@ from featherweight.integers import (
     paired_columns,
     pairing,
     steps_of,
-)
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from featherweight.model import Model

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Callable
+from math import ceil, floor, log10
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from featherweight.errors import UnsupportedError
+from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.events import Note
 from featherweight.formats import tag
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.saliencies import AnySaliency, Taylor
+from featherweight.techniques.saliencies import AnySaliency, Scores, Taylor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from featherweight.graph.channels import Channels
-    from featherweight.model import Model, Note
-    from featherweight.techniques.structured.select import Array
+    from featherweight.model import Model
 
+Array = NDArray[Any]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -55,13 +57,9 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
-        from featherweight.model import Note
-        from featherweight.techniques.structured.dry_run import mismatch, prunable
-        from featherweight.techniques.structured.eligible import eligible
-        from featherweight.techniques.structured.select import Guard, select
-        from featherweight.techniques.structured.surgery import pruned
+        from featherweight.techniques.surgery import eligible, mismatch, prunable, pruned
         from featherweight.techniques.tensors import finite
-        from featherweight.training.loop import isolated
+        from featherweight.training.gradients import isolated
 
         channels, fixed = eligible(model, task, self.where)
         channels, failed = prunable(model, channels, task.example())
@@ -77,35 +75,181 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         whole = cost(np.ones(channels.count, bool))
         price = self.price(channels) if self.saliency.in_loss else 1.0
         limit = self.keep * whole * (1 + 1e-12)  # a share that was rounded to float64 is still that share
-        kept = select(scores, channels, cost, limit, Guard(self.least, self.multiple), price)
+        kept = select(scores, channels, cost, limit, least=self.least, multiple=self.multiple, price=price)
         if reason := mismatch(model, channels, kept, task.example()):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
-        return pruned(model, channels, kept, [*notes, *chosen(channels, kept)])
+        for group, stays in zip(channels.groups, channels.split(kept), strict=True):
+            notes.append(Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} channels"))
+        return pruned(model, channels, kept, notes)
 
     def cost(self, channels: Channels) -> Callable[[Array], float]:
         """Return the cost that `of` names, of the channels that stay."""
-        counted = {
-            "macs": channels.macs,
-            "parameters": channels.parameters,
-            "channels": lambda kept: kept.sum(),
-        }
-        return counted[self.of]
+        return np.sum if self.of == "channels" else getattr(channels, self.of)
 
     def price(self, channels: Channels) -> Array:
         """Return what each channel saves alone, of the cost that `of` names; one that saves nothing costs little."""
-        counted = {
-            "macs": [group.macs for group in channels.groups],
-            "parameters": [group.parameters for group in channels.groups],
-            "channels": [1 for _ in channels.groups],
-        }
-        return np.maximum(counted[self.of], 1)[channels.group_of]
+        saved = [1 if self.of == "channels" else getattr(group, self.of) for group in channels.groups]
+        return np.maximum(saved, 1)[channels.group_of]
 
 
-def chosen(channels: Channels, kept: Array) -> list[Note]:
-    """Return how many channels each group keeps."""
-    from featherweight.model import Note
+def select(
+    scores: Scores,
+    channels: Channels,
+    cost: Callable[[Array], float],
+    limit: float,
+    *,
+    least: int = 1,
+    multiple: int = 1,
+    price: Array | float = 1.0,
+) -> Array:
+    """Return which channels stay `[channels.count]`: the fewest removed, in order, that bring the cost to `limit`.
 
-    return [
-        Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} channels")
-        for group, stays in zip(channels.groups, channels.split(kept), strict=True)
-    ]
+    The last of them may have been dear: those removed before it come back, the most salient first, while there is room.
+
+    Args:
+        scores: what removal is thought to cost.
+        channels: coupled channels.
+        cost: of the network with some channels; it never rises as channels go.
+        limit: what it may cost.
+        least: channels that every group keeps, so that no layer collapses.
+        multiple: of which the number that stays in a group is a multiple, as far as there are so many.
+        price: what removing each channel saves `[channels.count]`, 1 or more; those go first that lose least for it.
+
+    Raises:
+        ConfigError: the limit cannot be reached; says what can.
+    """
+    order = removal_order(scores, channels, least, price, multiple)
+    low, high = 0, len(order)
+    lowest, whole = cost(without(order, channels, multiple)), cost(np.ones(channels.count, bool))
+    if lowest > limit:
+        raise ConfigError(
+            "cannot be reached: other layers keep their channels, see the notes of a run that keeps more",
+            where="prune.keep", got=f"{limit / whole:.6g}",
+            expected=f"{rounded_up(lowest / whole):g} or more",
+        )  # fmt: skip
+    while low < high:
+        middle = (low + high) // 2
+        if cost(without(order[:middle], channels, multiple)) <= limit:
+            high = middle
+        else:
+            low = middle + 1
+    return without(less(order[:low], channels, cost, limit, multiple), channels, multiple)
+
+
+def less(
+    removed: Array, channels: Channels, cost: Callable[[Array], float], limit: float, multiple: int
+) -> Array:
+    """Return `removed` without those that the limit has room for, tried from the last to the first."""
+    full = np.zeros(
+        len(channels.groups), bool
+    )  # of which one more is too dear, now and after others came back
+    for channel in removed[::-1]:
+        group = channels.group_of[channel]
+        fewer = removed[removed != channel]
+        if not full[group] and cost(without(fewer, channels, multiple)) <= limit:
+            removed = fewer
+        else:
+            full[group] = True
+    return removed
+
+
+def rounded_up(value: float) -> float:
+    """Return the least number of 3 digits that is no less than `value`.
+
+    >>> rounded_up(0.04385), rounded_up(0.5)
+    (0.0439, 0.5)
+    """
+    if value <= 0:
+        return 0.0
+    unit = 10.0 ** (floor(log10(value)) - 2)
+    return float(f"{ceil(value / unit * (1 - 1e-12)) * unit:.3g}")
+
+
+def removal_order(
+    scores: Scores, channels: Channels, least: int, price: Array | float = 1.0, multiple: int = 1
+) -> Array:
+    """Return the channels in the order in which they go, without those that never do.
+
+    Args:
+        scores: what removal is thought to cost.
+        channels: coupled channels.
+        least: channels of each group that never go.
+        price: what removing each channel saves.
+        multiple: of which the number that stays in a group is a multiple, as far as there are so many.
+    """
+    sizes = np.array([group.size for group in channels.groups], int)
+    room = np.maximum(sizes - -(-least // multiple) * multiple, 0)
+    if scores.pair is not None:
+        return greedy(scores.linear, scores.pair, price, channels.group_of, room)
+    order: Array = np.argsort(for_its_price(scores.linear, price), kind="stable")
+    gone: Array = order[ranks(order, channels) < room[channels.group_of[order]]]
+    return gone
+
+
+def greedy(
+    linear: Array,
+    pair: Array,
+    price: Array | float = 1.0,
+    group_of: Array | None = None,
+    room: Array | None = None,
+) -> Array:
+    """Return channels in order, each the one that costs least for its price after those before it.
+
+    Removing s after M costs `linear[s] + pair[s, s] / 2 + sum over M of pair[s, t]`.
+
+    Args:
+        linear: cost of each channel alone.
+        pair: symmetric; what two cost together.
+        price: what removing each channel saves.
+        group_of: group of each channel; None: all are in one.
+        room: how many of each group may go; None: all.
+
+    >>> greedy(np.zeros(3), np.array([[1.0, 1.0, 0], [1.0, 1.0, 0], [0, 0, 1.9]])).tolist()
+    [0, 2, 1]
+    """
+    group_of = np.zeros(len(linear), int) if group_of is None else group_of
+    left = np.bincount(group_of) if room is None else room.copy()
+    increment = linear + np.diagonal(pair) / 2
+    increment[left[group_of] == 0] = np.inf
+    order = np.empty(left.sum(), int)
+    for step in range(len(order)):
+        order[step] = chosen = np.argmin(for_its_price(increment, price))
+        increment = increment + pair[:, chosen]
+        increment[chosen] = np.inf
+        left[group_of[chosen]] -= 1
+        if not left[group_of[chosen]]:
+            increment[group_of == group_of[chosen]] = np.inf
+    return order
+
+
+def for_its_price(loss: Array, price: Array | float) -> Array:
+    """Return losses by what is saved (1 or more); where nothing is lost, saving more is better.
+
+    >>> for_its_price(np.array([6.0, -6.0]), 2.0).tolist()
+    [3.0, -12.0]
+    """
+    found: Array = np.minimum(loss / price, loss * price)
+    return found
+
+
+def ranks(order: Array, channels: Channels) -> Array:
+    """Return, of each channel in `order`, how many of its group come before it.
+
+    A stable sort by group puts those of a group side by side, in order.
+    """
+    of = channels.group_of[order]
+    beside = np.argsort(of, kind="stable")
+    starts = np.searchsorted(of[beside], of[beside])
+    found = np.empty(len(order), int)
+    found[beside] = np.arange(len(order)) - starts
+    return found
+
+
+def without(removed: Array, channels: Channels, multiple: int = 1) -> Array:
+    """Return which channels stay when `removed` go, but for the last of each group that make no whole multiple."""
+    sizes = np.array([group.size for group in channels.groups], int)
+    gone = np.bincount(channels.group_of[removed], minlength=len(sizes))
+    stay = np.minimum(-(-(sizes - gone) // multiple) * multiple, sizes)
+    kept = np.ones(channels.count, bool)
+    kept[removed[ranks(removed, channels) < (sizes - stay)[channels.group_of[removed]]]] = False
+    return kept

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from featherweight.errors import TaskError
+from featherweight.events import Note
 from featherweight.task import Inputs, Needs, Task, call
 from featherweight.task.protocol import failures
 from featherweight.techniques.base import Context, Step
@@ -40,19 +40,16 @@ class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
         Raises:
             TaskError: the split has no batches, the network fails on one, or its statistics hold NaN or infinity.
         """
-        from featherweight.model import Note
+        from featherweight.task.sampling import drawn
 
         norms = batch_norms(model.module)
         if not norms:
             return model.with_notes(
                 [Note("skipped", "batch norm", "no layer of the network keeps batch statistics")]
             )
-        batches = task.batches(self.split, seed=context.seed, epoch=0)
+        batches = drawn(task, self.split, samples=self.samples, seed=context.seed)
         inputs = (task.inputs(batch) for batch in batches)
-        where = f"{task.name}, {self.split} split"
-        statistics, seen = batch_statistics(model, inputs, self.samples, where)
-        if not seen:
-            raise TaskError(f"the {self.split} split has no batches", where=task.name)
+        statistics, seen = batch_statistics(model, inputs, f"{task.name}, {self.split} split")
         notes = [
             Note("skipped", path, "keeps its statistics: no batch reached it")
             for path in norms
@@ -75,15 +72,12 @@ def batch_norms(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def batch_statistics(
-    model: Model, inputs: Iterable[Inputs], samples: int, where: str
-) -> tuple[dict[str, Tensor], int]:
+def batch_statistics(model: Model, inputs: Iterable[Inputs], where: str) -> tuple[dict[str, Tensor], int]:
     """Return running statistics of the norms that batches reach, and how many inputs were seen.
 
     Args:
         model: the network.
         inputs: batch by batch.
-        samples: inputs to see, at least.
         where: name of the task and the split.
     """
     import torch
@@ -109,8 +103,6 @@ def batch_statistics(
             moments = [part for layer in layers.values() for part in (layer.running_mean, layer.running_var)]
             check_finite(moments, "statistics of batch norm", where=where, batch=number, inputs=item)
             seen += size_of(item)
-            if seen >= samples:
-                break
     names = model.tensors.keys()
     measured = {
         f"{path}.{key}" if path else key: value

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from featherweight.events import Note
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 
@@ -36,9 +37,7 @@ class Reorder(Step, frozen=True, kw_only=True, omit_defaults=True, tag="reorder"
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with its channels in another order."""
-        from featherweight.model import Note
-        from featherweight.techniques.structured.dry_run import difference
-        from featherweight.techniques.structured.eligible import eligible
+        from featherweight.techniques.surgery import difference, eligible
 
         channels, notes = eligible(model, task, self.where)
         before = model

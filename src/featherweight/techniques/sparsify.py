@@ -10,6 +10,7 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.events import Note
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
 from featherweight.techniques.masks import chosen, together
@@ -82,7 +83,6 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these zeros."""
-        from featherweight.model import Note
         from featherweight.techniques.tensors import masked, surgery
 
         targets = self.targets(model)
@@ -133,7 +133,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
         """
         from featherweight.curvature.hvp import parameters
         from featherweight.techniques.tensors import finite, matrix
-        from featherweight.training.loop import isolated
+        from featherweight.training.gradients import isolated
 
         matrices = {name: matrix(model, name) for name in names}
         if self.saliency == "magnitude":

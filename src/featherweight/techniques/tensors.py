@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from math import inf
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from featherweight.curvature.blocks import Blocks
 from featherweight.errors import UnsupportedError
-from featherweight.formats import Encoded, Float, Format
-from featherweight.formats.floating import MOST
-from featherweight.model import Model, Note
+from featherweight.events import Note
+from featherweight.formats import Encoded, Format
+from featherweight.formats.floating import beyond
+from featherweight.model import Model
 
 
 def trainable(model: Model) -> tuple[list[str], list[Note]]:
@@ -27,6 +28,14 @@ def trainable(model: Model) -> tuple[list[str], list[Note]]:
             else:
                 notes.append(Note("skipped", name, "does not require gradients: not trained"))
     return names, notes
+
+
+def unfit(model: Model, formats: Mapping[str, Format]) -> dict[str, str]:
+    """Return which tensors their formats cannot hold without clamping them, with the reason."""
+    found = {
+        name: beyond(model.tensors[name].detach().float().numpy(), format) for name, format in formats.items()
+    }
+    return {name: reason for name, reason in found.items() if reason}
 
 
 def encode(model: Model, name: str, format: Format) -> Encoded:
@@ -47,14 +56,6 @@ def encode(model: Model, name: str, format: Format) -> Encoded:
         ) from None
 
 
-def beyond(model: Model, name: str, format: Format) -> str:
-    """Return why a tensor is beyond the range of a floating-point format, or an empty string."""
-    if not isinstance(format, Float) or format.per != "none" or not model.tensors[name].numel():
-        return ""
-    greatest, most = float(model.tensors[name].detach().abs().max()), MOST[format.kind]
-    return f"{greatest:g} is beyond the {most:g} of {format.kind}" if most < greatest < inf else ""
-
-
 def array(model: Model, name: str) -> NDArray[Any]:
     """Return the values of a tensor that is to be encoded.
 
@@ -64,11 +65,9 @@ def array(model: Model, name: str) -> NDArray[Any]:
     tensor = model.tensors[name]
     if tensor.dtype != torch.float32:
         raise UnsupportedError(
-            "only float32 tensors are encoded",
-            where=name,
-            got=str(tensor.dtype).removeprefix("torch."),
+            "only float32 tensors are encoded", where=name, got=str(tensor.dtype).removeprefix("torch."),
             hint="convert the network: module.float()",
-        )
+        )  # fmt: skip
     return tensor.detach().numpy()
 
 

@@ -1,65 +1,50 @@
-"""The options of steps with a training loop, and their defaults."""
+"""The steps that give a network its weights: `train` and `finetune`, with their options, and `load`."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from featherweight.errors import ConfigError, TaskError
-from featherweight.task import Needs, Task
-from featherweight.task.training import (
-    Clip,
-    Decay,
-    Epochs,
-    Momentum,
-    Optimizer,
-    Precision,
-    Rate,
-    Schedule,
-    Training,
-    Warmup,
-)
-from featherweight.techniques.base import Context, Step
+from featherweight.errors import ConfigError, TaskError, UnsupportedError
+from featherweight.events import Note
+from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
+from featherweight.task import Needs, Task, training
+from featherweight.task.protocol import failures
+from featherweight.task.training import Training
+from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.encode import recoded
 from featherweight.training.losses import AnyLoss, TaskLoss
+from featherweight.training.methods import AnyMethod, StraightThrough
+from featherweight.training.methods.base import Surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.model import Model
-    from featherweight.training.surrogates.base import Surrogate
 
 
 class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     """A step that trains. Options left out are the task's own (`task.training`), then those of `Training`.
 
-    The batch size is the task's.
+    `Training` tells what each means. The batch size is the task's.
 
     Attributes:
-        epochs: passes over the training split.
-        optimizer: `sgd`, `nesterov`, `adam` or `adamw`.
-        lr: highest learning rate.
-        momentum: of gradient descent; decay of the first moment of Adam.
-        weight_decay: on tensors of two and more dimensions.
-        schedule: `constant`, `cosine`, or the fractions of the run after which the rate is a tenth.
-        warmup: fraction of the run in which the rate rises linearly.
-        clip: bound of the gradient's L2 norm.
-        keep_zeros: what is zero in a tensor of two and more dimensions stays zero: pruned weights.
-        precision: `float32`, or `bfloat16` for the products of matrices.
         loss: what training minimises: `task` or `distillation`. By default `task`.
     """
 
-    epochs: Epochs | None = None
-    optimizer: Optimizer | None = None
-    lr: Rate | None = None
-    momentum: Momentum | None = None
-    weight_decay: Decay | None = None
-    schedule: Schedule | None = None
-    warmup: Warmup | None = None
-    clip: Clip | None = None
+    epochs: training.Epochs | None = None
+    optimizer: training.Optimizer | None = None
+    lr: training.Rate | None = None
+    momentum: training.Momentum | None = None
+    weight_decay: training.Decay | None = None
+    schedule: training.Schedule | None = None
+    warmup: training.Warmup | None = None
+    clip: training.Clip | None = None
     keep_zeros: bool | None = None
-    precision: Precision | None = None
+    precision: training.Precision | None = None
     loss: AnyLoss | None = None
 
     @property
@@ -121,19 +106,14 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             context: gives seed, events, scratch folder and teachers.
         """
         from featherweight.training.loop import fit
+        from featherweight.training.objective import of_network
 
+        loss = (self.loss or TaskLoss()).of(task, context.baseline or model, context.steps)
+        objective, name = of_network(model, task, loss, seed=context.seed), str(self.__struct_config__.tag)
         return fit(
-            model,
-            floats,
-            surrogates,
-            task,
-            self.options(task),
-            loss=(self.loss or TaskLoss()).of(task, context.baseline or model, context.steps),
-            seed=context.seed,
-            events=context.events,
-            scratch=context.scratch,
-            name=str(self.__struct_config__.tag),
-        )
+            model, floats, surrogates, objective, self.options(task),
+            events=context.events, scratch=context.scratch, name=name,
+        )  # fmt: skip
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the options that the task offers for those left open here."""
@@ -141,3 +121,142 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         if offered is None:
             return {}
         return dict(offered) if isinstance(offered, Mapping) else msgspec.to_builtins(offered)
+
+
+class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
+    """Train all parameters as floats, from where they are; encoded tensors are thawed.
+
+    Parameters that do not require gradients stay as they are.
+    """
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the trained model."""
+        from featherweight.techniques.tensors import trainable
+
+        names, notes = trainable(model)
+        return model.with_tensors(self.trained(model, names, {}, task, context), notes)
+
+
+class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
+    """Continue training from the current weights; the selected tensors train towards a format and end encoded.
+
+    All other tensors train as floats, except encoded ones, which stay as they are. Without a format the step is
+    float training of everything that is not encoded.
+
+    The defaults are those of `train`, except: one epoch, no warm-up, and a tenth of the task's learning rate.
+
+    Attributes:
+        where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
+        format: how their numbers are to be written; None: train floats only.
+        method: how the weights train towards the format. By default `StraightThrough`.
+        coder: how their symbols are written, or `smallest`. By default `Fixed`.
+    """
+
+    where: Where | None = None
+    format: AnyFormat | None = None
+    method: AnyMethod | None = None
+    coder: AnyCoder | Literal["smallest"] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse options that mean nothing together.
+
+        Raises:
+            ConfigError: how to reach a format, without one; or a method that cannot reach it.
+        """
+        super().__post_init__()
+        if self.format is None:
+            for name in ("where", "method", "coder"):
+                if getattr(self, name) is not None:
+                    raise ConfigError("means nothing without a format", where=f"finetune.{name}")
+        elif self.method is not None and (reason := self.method.misfit(self.format)):
+            raise ConfigError(
+                f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method"
+            )
+
+    def offered(self, task: Task) -> dict[str, Any]:
+        """Return the task's options, slowed down."""
+        offered = super().offered(task)
+        return {**offered, "epochs": 1, "warmup": 0.0, "lr": offered.get("lr", Training().lr) / 10}
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with the selected tensors encoded and everything else trained."""
+        from featherweight.techniques.tensors import trainable
+        from featherweight.training.gradients import isolated
+
+        names, notes = trainable(model)
+        with isolated():
+            surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
+            floats = [name for name in names if name not in surrogates and name not in model.weights]
+            values = self.trained(model, floats, surrogates, task, context)
+            encoded = {}
+            for name, surrogate in surrogates.items():
+                with failures(name):
+                    frozen = surrogate.freeze()
+                encoded[name] = recoded(frozen, self.coder or Fixed(), name)
+        left = {name: value for name, value in values.items() if name not in model.weights}
+        return model.with_tensors(left).with_encoded(encoded, [*notes, *more])
+
+    def surrogates(
+        self, model: Model, names: Collection[str], keep_zeros: bool
+    ) -> tuple[dict[str, Surrogate], list[Note]]:
+        """Return the surrogate of each selected tensor among `names`; notes on those encoded, and on those left alone.
+
+        Raises:
+            ConfigError: nothing but buffers is selected.
+            UnsupportedError: zeros are to stay, and the format of a tensor that has some has none.
+        """
+        from torch import nn
+
+        from featherweight.selectors import select
+        from featherweight.techniques.tensors import encode, unfit
+
+        if self.format is None:
+            return {}, []
+        method = self.method or StraightThrough()
+        selected = select(model, self.where or "weights")
+        buffers = [name for name in selected if not isinstance(model.tensors[name], nn.Parameter)]
+        if buffers == selected:
+            raise ConfigError(
+                "selects buffers, which do not train", where="finetune.where", got=repr(self.where),
+                hint="encode them after training, by the step encode",
+            )  # fmt: skip
+        left = unfit(model, dict.fromkeys(selected, self.format))
+        chosen = [name for name in selected if name in names and name not in left]
+        made = {}
+        for name in chosen:
+            weight, entry = model.tensors[name], encode(model, name, self.format)
+            if keep_zeros and weight.dim() > 1 and entry.spec.zero is None and bool((weight == 0).any()):
+                raise UnsupportedError(
+                    f"keep_zeros: {tag(self.format)} has no exact zero to keep", where=name,
+                    hint="prune whole channels (step prune), or leave keep_zeros out",
+                )  # fmt: skip
+            made[name] = method.surrogate(weight, entry)
+        had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
+        return made, [
+            *(Note("skipped", name, "a buffer: does not train, not encoded") for name in buffers),
+            *(Note("skipped", name, f"trained as float, not encoded: {why}") for name, why in left.items()),
+            *(Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()),
+        ]
+
+
+class Load(Step, frozen=True, kw_only=True, tag="load"):
+    """Replace the network's weights by those of a file; encoded tensors are thawed.
+
+    The file has to hold every floating-point tensor of the network, by name and shape, and nothing else; tied
+    tensors once or several times. Counters (`num_batches_tracked`) may be missing. Floating-point types are
+    converted to the network's.
+
+    Attributes:
+        file: a `.safetensors` file, or a `.fw` file of a network of the same structure.
+        sha256: what the bytes of the file have to hash to, so that a recipe always means the same weights.
+    """
+
+    needs: ClassVar[Needs] = "none"
+    file: Annotated[str, msgspec.Meta(min_length=1)]
+    sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+
+    def apply(self, model: Model, task: Task, context: Context) -> Model:
+        """Return the model with these weights."""
+        from featherweight.weights import fitting, read
+
+        return model.with_tensors(fitting(read(Path(self.file), self.sha256), model, self.file))

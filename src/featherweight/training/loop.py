@@ -1,31 +1,31 @@
-"""The training loop: gradient descent through `functional_call`; resumable, and its network is left as it is."""
+"""The training loop: gradient descent on an objective; resumable, and its network is left as it is."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from featherweight.capture.memory_format import channels_last, trains_channels_last
 from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.model import Model, share
-from featherweight.task import Batch, Output, Task
-from featherweight.task.protocol import Guarded, failures, known_length
-from featherweight.task.samples import kept_generators, mapped, seed_generators, seeded
+from featherweight.model import Model
+from featherweight.task import Batch
+from featherweight.task.protocol import failures, known_length
+from featherweight.task.samples import seed_generators, seeded
+from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
-from featherweight.training.checkpoint import Checkpoint, Position, run_key
-from featherweight.training.state import State
-from featherweight.training.surrogates.base import Surrogate
+from featherweight.training.gradients import isolated
+from featherweight.training.methods.base import Surrogate
+from featherweight.training.objective import Objective
+from featherweight.training.state import Checkpoint, Position, State, run_key
 
-Loss = Callable[[Output, Batch], Tensor]
 REPORT_STEPS = 50
+SLOWER = "try a lower lr, warmup, or clip"
 _END = object()
 
 
@@ -33,11 +33,9 @@ def fit(
     model: Model,
     floats: Iterable[str],
     surrogates: Mapping[str, Surrogate],
-    task: Task,
+    objective: Objective,
     options: Training,
     *,
-    loss: Loss | None = None,
-    seed: int = 0,
     events: Events = silent,
     scratch: Path | None = None,
     save_seconds: float = 20.0,
@@ -46,17 +44,15 @@ def fit(
     """Train, and return the trained floats and the buffers by canonical name; `model` stays as it is.
 
     The result is a function of the arguments, the thread count and the versions: torch's generator is
-    seeded by (`seed`, epoch) and put back afterwards, and a killed run that starts again with the same
+    seeded by (seed, epoch) and put back afterwards, and a killed run that starts again with the same
     `scratch` goes on from its last checkpoint to the same bytes.
 
     Args:
         model: where training starts; tensors not named below stay as they are.
         floats: canonical names of the parameters that train as they are.
         surrogates: replace other parameters; made for this run, trained in place.
-        task: gives the training batches, and the loss unless `loss` is given.
+        objective: what training minimises.
         options: how long and how fast.
-        loss: scalar of (output, batch) that training minimises.
-        seed: of shuffling, augmentation and dropout.
         events: hears the mean loss every 50 steps.
         scratch: folder for checkpoints; None: none are written.
         save_seconds: time between checkpoints.
@@ -71,29 +67,25 @@ def fit(
     floats = list(floats)
     if not (floats or surrogates):
         raise UnsupportedError(
-            "nothing is left to train",
-            where=name,
+            "nothing is left to train", where=name,
             hint="every parameter is encoded already, or does not require gradients (requires_grad_(True))",
-        )
+        )  # fmt: skip
     with isolated():
         state = State.of(model, floats, surrogates, options)
-        checkpoint = (
-            Checkpoint(scratch / "training.safetensors", run_key(options, seed, state)) if scratch else None
-        )
-        with failures(f"{task.name}, network"):
-            last = trains_channels_last(model.module, task.example())
-        module = share(model.module).train()
+        checkpoint = None
+        if scratch:
+            key = run_key(options, objective.seed, state)
+            checkpoint = Checkpoint(scratch / "training.safetensors", key)
         watch = Watch(name, options.epochs, events)
         for position, length, batch in steps(
-            state, task, options.epochs, seed, checkpoint, save_seconds, events
+            objective, state, options.epochs, checkpoint, save_seconds, events
         ):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
-                with failures(f"{task.name}, network"):
-                    given = task.inputs(batch)
-                    output = state.forward(module, mapped(channels_last, given) if last else given)
-                value = (loss or task.loss)(output, batch)
-            loss_now = check_loss(value, task.name, position)
+                values = state.values()
+                value = objective.loss(objective.forward(values, batch), batch)
+            state.buffers.update((name, values[name].detach()) for name in state.buffers)
+            loss_now = check_loss(value, objective.name, position, batch)
             descend(state, value, options, epoch, position.taken + 1)
             watch.stepped(position, length, loss_now)
     tensors = model.tensors
@@ -105,10 +97,9 @@ def fit(
 
 
 def steps(
+    objective: Objective,
     state: State,
-    task: Task,
     epochs: int,
-    seed: int,
     checkpoint: Checkpoint | None = None,
     save_seconds: float = 20.0,
     events: Events = silent,
@@ -122,21 +113,20 @@ def steps(
     both.
 
     Args:
+        objective: gives the batches, and the seed of the run.
         state: what training changes; a checkpoint restores it.
-        task: gives the training batches.
         epochs: how many.
-        seed: of the run.
         checkpoint: where the run is saved to and restored from; None: nowhere.
         save_seconds: time between checkpoints.
         events: hears of a checkpoint that cannot be used.
     """
     resumed = checkpoint.restore(state, events) if checkpoint else None
     start, generator = resumed or (Position(), None)
-    taken, saved, counted = start.taken, time.monotonic(), 0
+    taken, saved, counted, seed = start.taken, time.monotonic(), 0, objective.seed
     for epoch in range(start.epoch, epochs):
         seed_generators(number(seed, epoch))
-        batches = Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
-        length, count = known_length(batches) or counted or count_batches(task, seed), 0
+        batches = objective.batches(epoch)
+        length, count = known_length(batches) or counted or count_batches(objective), 0
         counted = length
         for count, batch in enumerate(drawing_apart(batches, number(seed, epoch, 1)), 1):
             position = Position(epoch, count - 1, taken)
@@ -152,17 +142,16 @@ def steps(
             taken += 1
         if not count:
             raise TaskError(
-                "the training split has no batches", where=task.name, got=f"none in epoch {epoch}",
+                "the training split has no batches", where=objective.name, got=f"none in epoch {epoch}",
                 hint="batches() returns an iterator that was read before: return a new one at each call"
                 if length else "",
             )  # fmt: skip
 
 
-def count_batches(task: Task, seed: int) -> int:
+def count_batches(objective: Objective) -> int:
     """Return the number of batches of the first epoch by reading them."""
-    with seeded(seed, 0):
-        batches = task.batches("train", seed=seed, epoch=0)
-        return sum(1 for _ in Guarded(f"{task.name}, train split", batches))
+    with seeded(objective.seed, 0):
+        return sum(1 for _ in objective.batches(0))
 
 
 def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
@@ -199,12 +188,19 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
     state.optimizer.step()
     check_finite(state.trained())
     with torch.no_grad():
-        for surrogate in state.surrogates.values():
-            surrogate.after_step(step)
+        for name, surrogate in state.surrogates.items():
+            with failures(name):
+                surrogate.after_step(step)
 
 
-def check_loss(value: Tensor, where: str, position: Position) -> float:
-    """Return the loss as a number.
+def check_loss(value: Tensor, where: str, position: Position, batch: Batch) -> float:
+    """Return the loss of a batch as a number.
+
+    Args:
+        value: the loss.
+        where: name of the objective.
+        position: of the step.
+        batch: that it is of.
 
     Raises:
         TaskError: it is not a finite scalar that depends on what is trained.
@@ -213,43 +209,31 @@ def check_loss(value: Tensor, where: str, position: Position) -> float:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TaskError("the loss is not a scalar", where=where, got=got, hint="take the mean over the batch")
     if not value.requires_grad:
-        raise TaskError(
-            "the loss does not depend on what is trained",
-            where=where,
-            hint="look for detach(), no_grad() or argmax",
-        )
+        hint = "look for detach(), no_grad() or argmax"
+        raise TaskError("the loss does not depend on what is trained", where=where, hint=hint)
     found = float(value.detach())
     if not math.isfinite(found):
+        odd = odd_samples(batch)
         raise TaskError(
-            "the loss is not finite",
-            where=where,
+            "the loss is not finite", where=where,
             got=f"{found} in epoch {position.epoch}, step {position.batch}",
-            hint="try a lower lr, warmup, or clip",
-        )
+            hint=f"sample {odd[0]} of the batch holds NaN or infinity: mend it, or leave it out" if odd else SLOWER,
+        )  # fmt: skip
     return found
 
 
 def check_finite(tensors: Iterable[tuple[str, Tensor]]) -> None:
-    """Refuse tensors that training has driven out of range, before anything is made of them.
-
-    Raises:
-        TaskError: names the first that holds NaN or infinity.
-    """
+    """Refuse tensors that training has driven out of range; TaskError names the first with NaN or infinity."""
     for name, tensor in tensors:
         if not finite(tensor):
-            raise TaskError(
-                "training has diverged: holds NaN or infinity",
-                where=name,
-                hint="try a lower lr, warmup, or clip",
-            )
+            raise TaskError("training has diverged: holds NaN or infinity", where=name, hint=SLOWER)
 
 
 def finite(tensor: Tensor) -> bool:
     """Return whether a tensor holds neither NaN nor infinity."""
     known = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # torch cannot tell of 8 bits
-    return bool(
-        torch.isfinite(known.sum()) or torch.isfinite(known).all()
-    )  # a sum is quick, but may overflow
+    # A sum is quick, but may overflow.
+    return bool(torch.isfinite(known.sum()) or torch.isfinite(known).all())
 
 
 class Watch:
@@ -257,24 +241,16 @@ class Watch:
 
     def __init__(self, name: str, epochs: int, events: Events) -> None:
         self.name, self.epochs, self.events = name, epochs, events
-        self.losses: list[float] = []
-        self.started = False
+        self.losses: list[float] | None = None
 
     def stepped(self, position: Position, length: int, loss: float) -> None:
         """Count one step."""
-        if not self.started:
+        if self.losses is None:
             self.events(Started(self.name, self.epochs * length))
-            self.started = True
+            self.losses = []
         self.losses.append(loss)
         done = position.taken + 1
         if done % REPORT_STEPS == 0 or position.batch + 1 == length:
             mean = sum(self.losses) / len(self.losses)
             self.events(Progress(self.name, done, {"loss": mean, "epoch": position.epoch + 1}))
             self.losses.clear()
-
-
-@contextmanager
-def isolated() -> Iterator[None]:
-    """Let gradients flow and the global generators be used; leave modes and generators as they were."""
-    with torch.inference_mode(False), torch.enable_grad(), kept_generators():
-        yield

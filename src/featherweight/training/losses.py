@@ -1,40 +1,107 @@
-"""Losses: what training minimises. `AnyLoss`: the union of built-ins and plug-ins. No torch until one is computed."""
+"""Losses: what training minimises, and the teachers of distillation. No torch until one is computed.
+
+`AnyLoss` is the union of built-ins and plug-ins.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
-from msgspec import Meta, Struct
+from msgspec import Meta
 
-from featherweight.checked import check_fields, with_plugins
+from featherweight.checked import Options, with_plugins
+from featherweight.errors import ConfigError, TaskError
 from featherweight.task import Needs
-from featherweight.training.teachers import AnyTeacher, Original
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from featherweight.model import Model
     from featherweight.task import Batch, Output, Task
 
 
-class Loss(
-    Struct, frozen=True, kw_only=True, tag_field="loss", forbid_unknown_fields=True, omit_defaults=True
-):
+class Teacher(Options, frozen=True, kw_only=True, tag_field="teacher"):
+    """A network that another one learns to answer like. A subclass writes `module`."""
+
+    def module(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
+        """Return the network.
+
+        Args:
+            task: builds the network that a file's weights belong to.
+            original: the float network that the result is compared with.
+            steps: the model after each step so far.
+        """
+        raise NotImplementedError
+
+    def network(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
+        """Return the network of `module` in eval mode, with buffers of its own."""
+        from featherweight.structure import to_call
+
+        return to_call(self.module(task, original, steps))
+
+
+class Original(Teacher, frozen=True, tag="original"):
+    """The float network that the result is compared with: after the `load` and `train` steps that come first."""
+
+    def module(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
+        """Return the float network."""
+        return original.module
+
+
+class AfterStep(Teacher, frozen=True, kw_only=True, tag="step"):
+    """The model after an earlier step of the recipe.
+
+    Attributes:
+        number: which step, counted from 0 as errors count them.
+    """
+
+    number: Annotated[int, Meta(ge=0)]
+
+    def module(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
+        """Return the network after that step; ConfigError if it does not come earlier in the recipe."""
+        if self.number >= len(steps):
+            raise ConfigError(
+                "a teacher is a step that comes earlier", where="teacher.number", got=self.number,
+                expected=f"0 to {len(steps) - 1}" if steps else "a later place in the recipe",
+            )  # fmt: skip
+        return steps[self.number].module
+
+
+class InFile(Teacher, frozen=True, kw_only=True, tag="file"):
+    """The task's own network with the weights of a file; of a `.fw` file with the structure too.
+
+    Attributes:
+        file: a `.safetensors` or `.fw` file.
+        sha256: what the bytes of the file have to hash to, so that a recipe always means the same weights.
+    """
+
+    file: Annotated[str, Meta(min_length=1)]
+    sha256: Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
+
+    def module(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
+        """Return the network with these weights; IntegrityError if the file cannot be read or has another hash."""
+        from featherweight.weights import network_in
+
+        return network_in(Path(self.file), self.sha256, task.model())
+
+
+TEACHERS: tuple[type[Teacher], ...] = (Original, AfterStep, InFile)
+
+if TYPE_CHECKING:
+    AnyTeacher = Teacher
+else:
+    AnyTeacher: Any = Union[TEACHERS]  # noqa: UP007
+
+
+class Loss(Options, frozen=True, kw_only=True, tag_field="loss", omit_defaults=True):
     """A scalar of (output, batch) that training minimises; its fields are its options.
 
     A subclass says in `needs` what of the data it reads, and writes `of`.
     """
 
     needs: ClassVar[Needs] = "labelled"
-
-    def __post_init__(self) -> None:
-        """Refuse what is out of range.
-
-        Raises:
-            ConfigError: names the field.
-        """
-        check_fields(self, str(self.__struct_config__.tag))
 
     def of(self, task: Task, original: Model, steps: Sequence[Model]) -> Callable[[Output, Batch], Tensor]:
         """Return the loss as a function of (output, batch).
@@ -114,7 +181,6 @@ def divergence(task: Task, student: Output, teacher: Output, temperature: float)
     Raises:
         TaskError: the outputs do not match, or there is a single class.
     """
-    from featherweight.errors import TaskError
     from featherweight.task.outputs import distance, logits, outputs_of
 
     if outputs_of(task, teacher) == "classes":

@@ -1,19 +1,25 @@
-"""The state of a training run, separate from the network it started from; saved and restored."""
+"""The state of a training run, and the file (a checkpoint) from which a killed run continues."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import msgspec
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from featherweight.errors import IntegrityError
-from featherweight.model import Model
-from featherweight.task import Inputs, Output, call
+from featherweight.events import Events, Message
+from featherweight.files import write_whole
+from featherweight.model import Model, to_bytes
 from featherweight.task.training import Training
-from featherweight.training.surrogates.base import Group, Surrogate
+from featherweight.training.methods.base import Group, Surrogate
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +27,6 @@ class State:
     """Copies of all that training changes, by the tensors' canonical names.
 
     Attributes:
-        slots: every place of the network that holds a tensor, to the tensor's name (tied ones have several).
         constants: tensors that stay as they are.
         floats: tensors trained as they are.
         surrogates: replace the others.
@@ -30,7 +35,6 @@ class State:
         optimizer: over floats and surrogates.
     """
 
-    slots: dict[str, str]
     constants: dict[str, Tensor]
     floats: dict[str, nn.Parameter]
     surrogates: Mapping[str, Surrogate]
@@ -43,7 +47,7 @@ class State:
         cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Training
     ) -> State:
         """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
-        slots, tensors = places(model)
+        _, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
         buffers, constants = {}, {}
         for name, tensor in tensors.items():
@@ -58,22 +62,14 @@ class State:
         ]
         weights = [name for name in (*trained, *surrogates) if tensors[name].dim() > 1]
         zeros = {name: constants[name] == 0 for name in weights} if options.keep_zeros else {}
-        return cls(slots, constants, trained, surrogates, buffers, zeros, make_optimizer(groups, options))
+        return cls(constants, trained, surrogates, buffers, zeros, make_optimizer(groups, options))
 
-    def forward(self, module: nn.Module, inputs: Inputs) -> Output:
-        """Return the network's output with the tensors of this state; running statistics move on."""
+    def values(self) -> dict[str, Tensor]:
+        """Return every tensor of the network as it is now, by canonical name."""
         standing_in = {name: surrogate() for name, surrogate in self.surrogates.items()}
         values = {**self.constants, **self.buffers, **self.floats, **standing_in}
         # Neither a value nor a gradient passes through a pruned weight, so that none is ever moved.
-        values |= {name: values[name].masked_fill(pruned, 0.0) for name, pruned in self.zeros.items()}
-        named = {slot: values[name] for slot, name in self.slots.items()}
-        output = call(
-            lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False), inputs
-        )
-        for slot, name in self.slots.items():
-            if name in self.buffers:  # most networks write into a buffer; some put a new one in its place
-                self.buffers[name] = named[slot].detach()
-        return output
+        return values | {name: values[name].masked_fill(gone, 0.0) for name, gone in self.zeros.items()}
 
     def trained(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the optimizer with the name of the tensor that it makes."""
@@ -86,7 +82,7 @@ class State:
         flat: dict[str, Tensor] = {f"float/{name}": tensor for name, tensor in self.floats.items()}
         flat |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
         for name, surrogate in self.surrogates.items():
-            flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state_dict().items()}
+            flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
         return {
@@ -107,7 +103,7 @@ class State:
                 for name in self.buffers:
                     self.buffers[name] = flat[f"buffer/{name}"].clone()
             for name, surrogate in self.surrogates.items():
-                surrogate.load_state_dict(under(f"surrogate/{name}/", flat))
+                surrogate.load(under(f"surrogate/{name}/", flat))
             moments: dict[int, dict[str, Tensor]] = {}
             for path, tensor in under("optimizer/", flat).items():
                 index, _, key = path.partition("/")
@@ -119,7 +115,7 @@ class State:
 
 
 def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return every place of the network that holds a tensor, to the tensor's name; and those tensors.
+    """Return every place of a network that holds a tensor, to its canonical name; and the tensors by that name.
 
     A module used in two places counts once; buffers that are not saved with the network are there too.
     """
@@ -158,3 +154,72 @@ def make_optimizer(groups: Iterable[Group], options: Training) -> torch.optim.Op
 def under(prefix: str, flat: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the entries below `prefix`, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in flat.items() if name.startswith(prefix)}
+
+
+class Position(msgspec.Struct, frozen=True, order=True):
+    """The step that comes next: its epoch, its batch in it, and how many steps were taken in all."""
+
+    epoch: int = 0
+    batch: int = 0
+    taken: int = 0
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that holds one run's state at one position; `key` tells that run from every other."""
+
+    path: Path
+    key: str
+
+    def save(self, state: State, position: Position) -> None:
+        """Write the state in which the step at `position` finds the network and torch's generator."""
+        metadata = {"key": self.key, "position": msgspec.json.encode(position).decode()}
+        tensors = {**state.flat(), "generator": torch.get_rng_state()}
+        write_whole(self.path, safetensors.torch.save(tensors, metadata))
+
+    def restore(self, state: State, events: Events) -> tuple[Position, Tensor] | None:
+        """Put `state` where the file left it; return position and generator state, or None to start at the beginning.
+
+        A file that is damaged or another run's is removed, and `events` hears of it.
+        """
+        if not self.path.is_file():
+            return None
+        before = state.flat()
+        try:
+            return self._read(state)
+        except IntegrityError as error:
+            state.restore(before)
+            self.path.unlink(missing_ok=True)
+            events(Message(f"a checkpoint cannot be used ({error}); training starts again"))
+            return None
+
+    def _read(self, state: State) -> tuple[Position, Tensor]:
+        """Put `state` where the file left it; return position and generator state.
+
+        Raises:
+            IntegrityError: the file is damaged, or another run's.
+        """
+        try:
+            with safetensors.safe_open(self.path, "pt") as file:
+                metadata: dict[str, Any] = file.metadata() or {}
+                flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
+            position = msgspec.json.decode(metadata["position"], type=Position)
+        except (safetensors.SafetensorError, KeyError, msgspec.MsgspecError, OSError) as error:
+            raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from error
+        if metadata.get("key") != self.key:
+            raise IntegrityError("a checkpoint of another run", where=str(self.path))
+        if "generator" not in flat:
+            raise IntegrityError("a checkpoint without a generator", where=str(self.path))
+        generator = flat.pop("generator")
+        state.restore(flat)
+        return position, generator
+
+
+def run_key(options: Training, seed: int, state: State) -> str:
+    """Return a hash of what a run starts from: its options, seed and tensors."""
+    digest = hashlib.sha256(msgspec.json.encode((options, seed)))
+    everything: Mapping[str, Tensor] = {**state.flat(), **state.constants}
+    for name, tensor in everything.items():
+        digest.update(f" {name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        digest.update(to_bytes(tensor))
+    return digest.hexdigest()

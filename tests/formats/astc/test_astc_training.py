@@ -153,11 +153,11 @@ def test_a_search_lays_blocks_out_anew_where_that_is_nearer():
     assert surrogate.freeze().decode().tobytes() == surrogate().detach().numpy().tobytes()
 
 
-def test_a_checkpoint_is_a_state_dict():
+def test_a_checkpoint_restores_the_blocks():
     one, weight = made(Astc("6x6"), (12, 30), every=1, share=0.5)
     shaken(one, 1)
     other = AstcBlocks().surrogate(weight, Astc("6x6").encode(weight.numpy()))
-    other.load_state_dict(one.state_dict())
+    other.load(one.state())
     assert torch.equal(one(), other())
 
 

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.checked import with_plugins
 from featherweight.techniques.saliencies.base import Saliency, Scores
-from featherweight.techniques.saliencies.fisher import Fisher
-from featherweight.techniques.saliencies.fpgm import Fpgm
+from featherweight.techniques.saliencies.derivatives import Fisher, Obd, SospH, SospI, Taylor
 from featherweight.techniques.saliencies.hrank import Hrank
-from featherweight.techniques.saliencies.magnitude import Magnitude
-from featherweight.techniques.saliencies.obd import Obd
-from featherweight.techniques.saliencies.slimming import Slimming
-from featherweight.techniques.saliencies.sosp_h import SospH
-from featherweight.techniques.saliencies.sosp_i import SospI
-from featherweight.techniques.saliencies.sparsegpt import SparseGpt
-from featherweight.techniques.saliencies.taylor import Taylor
-from featherweight.techniques.saliencies.wood_fisher import WoodFisher
+from featherweight.techniques.saliencies.surgeon import SparseGpt, WoodFisher
+from featherweight.techniques.saliencies.weights import Fpgm, Magnitude, Slimming
 
 SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
     "featherweight.saliencies", (Magnitude, Fpgm, Slimming, Hrank, Taylor, Fisher, Obd, SospI, SospH)

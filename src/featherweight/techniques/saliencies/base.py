@@ -1,18 +1,21 @@
-"""What a saliency is: a frozen value that scores every channel of a network."""
+"""What a saliency is: a frozen value that scores every channel of a network; and sums over a channel's parameters."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import msgspec
+import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.checked import check_fields
-from featherweight.task import Batch, Needs, Task
+from featherweight.checked import Options
+from featherweight.task import Needs, Task
 
 if TYPE_CHECKING:
-    from featherweight.graph.channels import Channels
+    from torch import Tensor
+
+    from featherweight.graph.channels import Channels, Member
     from featherweight.model import Model
 
 Array = NDArray[Any]
@@ -32,9 +35,7 @@ class Scores:
     pair: Array | None = None
 
 
-class Saliency(
-    msgspec.Struct, frozen=True, tag_field="saliency", forbid_unknown_fields=True, omit_defaults=True
-):
+class Saliency(Options, frozen=True, tag_field="saliency", omit_defaults=True):
     """How much a channel matters. A pure function of model, data and seed; in eval mode.
 
     A channel is all parameters that make it: rows of weights, biases, scales and shifts of batch norm.
@@ -46,34 +47,46 @@ class Saliency(
     needs: ClassVar[Needs] = "none"
     in_loss: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        """Check every field against its annotation.
-
-        Raises:
-            ConfigError: names the field.
-        """
-        check_fields(self, str(self.__struct_config__.tag))
-
     def scores(self, model: Model, channels: Channels, task: Task, seed: int) -> Scores:
         """Return the scores of all channels."""
         raise NotImplementedError
 
 
-class Sampled(Saliency, frozen=True):
-    """A saliency from the loss on labelled samples.
+def per_channel(channels: Channels, values: Mapping[str, Tensor]) -> Array:
+    """Return the sum of `values` over the parameters that make each channel `[channels.count]`, in float64.
 
-    Attributes:
-        samples: how many to see, at least; whole batches are taken.
-        split: where they come from.
+    Args:
+        channels: coupled channels.
+        values: one tensor a parameter, of its shape; what is missing counts as zero.
     """
+    sums = []
+    for group in channels.groups:
+        total = np.zeros(group.size)
+        for member in group.makers:
+            if member.tensor in values:
+                total += rows(member, values[member.tensor].detach().double()).sum(axis=1)
+        sums.append(total)
+    return np.concatenate(sums) if sums else np.zeros(0)
 
-    needs: ClassVar[Needs] = "labelled"
-    in_loss: ClassVar[bool] = True
-    samples: Annotated[int, msgspec.Meta(ge=1)] = 1000
-    split: Literal["train", "calibration"] = "train"
 
-    def drawn(self, task: Task, seed: int) -> list[Batch]:
-        """Return the batches to see."""
-        from featherweight.task.sampling import drawn
+def rows(member: Member, value: Tensor) -> Array:
+    """Return what a tensor holds of each channel `[channels, ...]`, flattened."""
+    found: Array = (
+        value.movedim(member.axis, 0).flatten(1).numpy() if value.dim() > 1 else value.numpy()[:, None]
+    )
+    return found[member.index].reshape(len(member.index), -1)
 
-        return drawn(task, self.split, self.samples, seed)
+
+def only_makers(channels: Channels, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `values` with zeros wherever a parameter makes no channel; parameters that make none are left out."""
+    import torch
+
+    found: dict[str, Tensor] = {}
+    for group in channels.groups:
+        for member in group.makers:
+            if member.tensor in values:
+                value = values[member.tensor].detach()
+                index = torch.from_numpy(member.index.reshape(-1))
+                kept = found.setdefault(member.tensor, torch.zeros_like(value))
+                kept.index_copy_(member.axis, index, value.index_select(member.axis, index))
+    return found

@@ -64,7 +64,7 @@ class Hrank(Saliency, frozen=True, tag="hrank"):
                 totals[edge] = totals.get(edge, 0) + ranks(value).mean(0).numpy()
             return value
 
-        batches = drawn(task, self.split, self.samples, seed)
+        batches = list(drawn(task, self.split, samples=self.samples, seed=seed))
         for number, batch in enumerate(batches):
             Execution(program, partial(visit, number))(flatten_inputs(model.module, task.inputs(batch)))
         return Scores(gathered(channels, places, totals) / len(batches))
@@ -84,11 +84,9 @@ def maps(graph: Graph, channels: Channels) -> Places:
                 edge = activated(graph, node.name)
                 if len(shapes[edge]) != 4:
                     raise UnsupportedError(
-                        "its channels are no images, which have a rank",
-                        where=group.name,
-                        got=list(shapes[edge]),
-                        hint="leave the layer out of `where`",
-                    )
+                        "its channels are no images, which have a rank", where=group.name,
+                        got=list(shapes[edge]), hint="leave the layer out of `where`",
+                    )  # fmt: skip
                 found.setdefault(edge, {})[number] = member.index
     return found
 

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from msgspec import Meta
 
 from featherweight.formats import Astc, Encoded, Format
 from featherweight.task.training import Rate
-from featherweight.training.methods.base import Method
+from featherweight.training.methods.base import Group, Method, Surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.training.surrogates.base import Surrogate
+    from featherweight.formats.astc.blocks import Blocks
+
+STAYING = ("mode", "partitions", "seed")
 
 
 class AstcBlocks(Method, frozen=True, tag="astc_blocks"):
@@ -50,8 +54,119 @@ class AstcBlocks(Method, frozen=True, tag="astc_blocks"):
             "Arm's encoder uses two planes and modes that do not train" if format.preset == "astcenc" else ""
         )
 
-    def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> TrainedBlocks:
         """Return the blocks of `encoded`."""
-        from featherweight.training.surrogates.astc_blocks import TrainedBlocks
-
         return TrainedBlocks(encoded, self.lr_scale, self.every, self.share)
+
+
+class TrainedBlocks(Surrogate):
+    """Ends `[n, 8 or 16]` and grids of weights `[n, points]` that train, 0 to 1; layouts beside them.
+
+    Attributes:
+        mode: of each block `[n]`; also `partitions` and `seed`.
+    """
+
+    mode: Tensor
+    partitions: Tensor
+    seed: Tensor
+
+    def __init__(self, encoded: Encoded, lr_scale: float, every: int, share: float) -> None:
+        from torch import from_numpy, nn
+
+        from featherweight.formats.astc.blocks import Blocks
+        from featherweight.formats.astc.trainable_blocks import levels
+
+        assert isinstance(encoded.format, Astc)
+        self.encoded, self.format = encoded, encoded.format
+        self.lr_scale, self.every, self.share = lr_scale, every, share
+        view, channels = encoded.view, self.format.channels
+        self.texels = view.rows, -(-view.cols // channels), channels
+        self.start = Blocks.unpack(encoded.symbols.reshape(-1, 16), self.format.footprint)
+        for name in STAYING:
+            setattr(self, name, from_numpy(getattr(self.start, name).astype(np.int32)))
+        self.ends, self.grid = (nn.Parameter(from_numpy(real)) for real in levels(self.start, channels))
+        self.scale, self.offset = (
+            np.repeat(part, view.rows // max(part.size, 1))[:, None]
+            for part in (encoded.parts["scale"], encoded.parts["offset"])
+        )
+
+    @property
+    def layout(self) -> Blocks:
+        """The modes and partitions now, with the endpoints and weights of the start."""
+        own = {name: getattr(self, name).numpy() for name in STAYING}
+        return replace(
+            self.start, **{name: part.astype(getattr(self.start, name).dtype) for name, part in own.items()}
+        )
+
+    @property
+    def blocks(self) -> Blocks:
+        """The blocks as they would be written now."""
+        from featherweight.formats.astc.trainable_blocks import rounded
+
+        return rounded(self.layout, self.ends.detach().numpy(), self.grid.detach().numpy())
+
+    def __call__(self) -> Tensor:
+        """Return `offset + scale * texel`."""
+        from torch import from_numpy
+
+        from featherweight.formats.astc.blocks import texel_values
+        from featherweight.formats.astc.trainable_blocks import slopes, texture
+        from featherweight.training.gradients import with_gradient
+
+        blocks, view = self.blocks, self.encoded.view
+
+        def backward(gradient: Tensor) -> tuple[Tensor, ...]:
+            return tuple(map(from_numpy, slopes(blocks, gradient.contiguous().numpy())))
+
+        decoded = from_numpy(texel_values(texture(blocks, self.texels), self.format.mode))
+        texels = with_gradient(decoded, (self.ends, self.grid), backward)  # [height, width, channels]
+        matrix = texels.flatten(1)[:, : view.cols] * from_numpy(self.scale) + from_numpy(self.offset)
+        moved = matrix.reshape([view.shape[axis] for axis in view.permutation])
+        inverse = np.argsort(np.array(view.permutation, dtype=int)).tolist()
+        return moved.permute(inverse).contiguous()
+
+    def groups(self) -> list[Group]:
+        """Return ends and weights, at a learning rate of their own and without decay."""
+        return [Group([self.ends, self.grid], self.lr_scale, decays=False)]
+
+    def after_step(self, step: int) -> None:
+        """Clamp the parameters to 0 to 1; search every so many steps."""
+        self.ends.clamp_(0, 1)
+        self.grid.clamp_(0, 1)
+        if self.format.channels == 4:
+            put_in_order(self.ends)
+        if self.share and step % self.every == 0:
+            self.search()
+
+    def search(self) -> None:
+        """Re-encode the blocks that rounding changes most, where that lowers their error."""
+        from torch import from_numpy
+
+        from featherweight.formats.astc.presets import plan_of
+        from featherweight.formats.astc.trainable_blocks import levels, searched
+
+        ends, grid = self.ends.detach().numpy(), self.grid.detach().numpy()
+        best = self.format.preset == "best"
+        plan = plan_of(
+            self.format.footprint, self.format.channels, self.format.mode, "best" if best else "fast"
+        )
+        places, found = searched(self.layout, ends, grid, self.texels, self.share, plan)
+        for name in STAYING:
+            getattr(self, name)[places] = from_numpy(getattr(found, name).astype(np.int32))
+        for own, real in zip((ends, grid), levels(found, self.texels[2]), strict=True):
+            own[places] = real
+
+    def freeze(self) -> Encoded:
+        """Return the blocks as bytes."""
+        return replace(self.encoded, symbols=self.blocks.pack().reshape(-1))
+
+
+def put_in_order(ends: Tensor) -> None:
+    """Make the red, green and blue of the first ends `[n, 16]` sum to no more than those of the second, in place.
+
+    ASTC reads ends in the opposite order differently. The nearest valid ends have equal sums.
+    """
+    colours = ends.view(len(ends), 2, 4, 2)[:, :, :3]
+    excess = (colours[..., 0] - colours[..., 1]).sum(dim=2, keepdim=True).clamp_(min=0) / 6
+    colours[..., 0] -= excess
+    colours[..., 1] += excess

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from featherweight.formats import Clustered, Encoded, Format
 from featherweight.task.training import Rate
-from featherweight.training.methods.base import Method
+from featherweight.training.methods.base import Group, Method, Surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from featherweight.training.surrogates.base import Surrogate
 
 
 class Centroids(Method, frozen=True, tag="centroids"):
@@ -33,8 +34,45 @@ class Centroids(Method, frozen=True, tag="centroids"):
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
         return "" if isinstance(format, Clustered) else "only clustered tensors have a codebook"
 
-    def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> Codebook:
         """Return the codebook and codes of `encoded`."""
-        from featherweight.training.surrogates.centroids import Codebook
-
         return Codebook(encoded, self.lr_scale)
+
+
+class Codebook(Surrogate):
+    """Centroids `[k]` that train, and the code of every weight, which stays."""
+
+    def __init__(self, encoded: Encoded, lr_scale: float) -> None:
+        from torch import from_numpy, nn
+
+        self.encoded, self.lr_scale = encoded, lr_scale
+        codes = encoded.view.tensor(encoded.symbols.reshape(encoded.view.rows, encoded.view.cols))
+        self.codes = codes.astype(np.int64)
+        self.codebook = nn.Parameter(from_numpy(np.array(encoded.parts["codebook"])))
+
+    def __call__(self) -> Tensor:
+        """Return the centroid of every weight."""
+        from torch import from_numpy
+
+        from featherweight.training.gradients import with_gradient
+
+        values = self.codebook.detach()[from_numpy(self.codes)]
+        return with_gradient(values, (self.codebook,), lambda gradient: (self.summed(gradient),))
+
+    def summed(self, gradient: Tensor) -> Tensor:
+        """Return the sum of each code's gradients `[k]`, summed in float64; none for a pinned zero."""
+        from torch import bincount, from_numpy
+
+        codes, weights = from_numpy(self.codes).reshape(-1), gradient.reshape(-1).double()
+        total = bincount(codes, weights, minlength=len(self.codebook)).to(gradient.dtype)
+        if self.encoded.spec.zero is not None:
+            total[0] = 0.0
+        return total
+
+    def groups(self) -> list[Group]:
+        """Return the codebook, at a learning rate of its own and without decay."""
+        return [Group([self.codebook], self.lr_scale, decays=False)]
+
+    def freeze(self) -> Encoded:
+        """Return the same codes with the codebook as it is now."""
+        return replace(self.encoded, parts={"codebook": self.codebook.detach().numpy().copy()})

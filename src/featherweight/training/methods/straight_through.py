@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from msgspec import Meta
 
-from featherweight.formats import Encoded, Format, Int
+from featherweight.formats import Encoded, Format, Int, View
 from featherweight.formats.integer import COUNTED_BITS
-from featherweight.training.methods.base import Method
+from featherweight.formats.scales import grid
+from featherweight.formats.view import join, split
+from featherweight.training.methods.base import Array, Latent, Method
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from featherweight.training.surrogates.base import Surrogate
 
 
 class StraightThrough(Method, frozen=True, tag="straight_through"):
@@ -42,8 +44,76 @@ class StraightThrough(Method, frozen=True, tag="straight_through"):
         stepped = isinstance(format, Int) and format.bits <= COUNTED_BITS
         return "only integers of 16 bits at most have steps to price" if self.price and not stepped else ""
 
-    def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> Rounded:
         """Return the latent weight, which starts from `weight`."""
-        from featherweight.training.surrogates.straight_through import Rounded
-
         return Rounded(weight, encoded, self.refresh, self.price)
+
+
+class Rounded(Latent):
+    """A float weight, in the forward pass rounded with scales or codebooks that are refitted every `refresh` steps."""
+
+    def __init__(self, weight: Tensor, encoded: Encoded, refresh: int, price: float = 0.0) -> None:
+        super().__init__(weight, encoded)
+        self.refresh, self.price = refresh, price
+
+    def __call__(self) -> Tensor:
+        """Return the rounded weight."""
+        from featherweight.training.gradients import straight_through
+
+        return straight_through(self.rounded(self.weight.detach()), self.weight)
+
+    def penalty(self, progress: float) -> Tensor | float:
+        """Return the price of all weights: of their distance from zero in steps."""
+        if not self.price or self.grid is None:
+            return 0.0
+        return self.price * (self.weight.abs() / self.grid.scale).sum()
+
+    def after_step(self, step: int) -> None:
+        """Fit the parts to the weight again, every `refresh` steps."""
+        if step % self.refresh == 0:
+            self.freeze()
+
+    def hold(self, parts: Mapping[str, Array]) -> None:
+        """Round with these parts from now on."""
+        super().hold(parts)
+        self.grid = Grid.of(self.format, self.view, parts) if isinstance(self.format, Int) else None
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return what `weight` decodes to with the current parts."""
+        from torch import from_numpy
+
+        if self.grid is not None:
+            return self.grid.rounded(weight)
+        return from_numpy(self.format.encode(weight.numpy(), view=self.view, parts=self.parts).decode())
+
+
+class Grid:
+    """The grid of `Int` under every weight, in torch: a step, and the least and greatest count of steps.
+
+    `rounded` equals encode and decode in numpy, bit for bit.
+    """
+
+    def __init__(self, scale: Tensor, least: Tensor, most: Tensor) -> None:
+        self.scale, self.least, self.most = scale, least, most
+
+    @classmethod
+    def of(cls, format: Int, view: View, parts: Mapping[str, Array]) -> Grid | None:
+        """Return the grid; None above `COUNTED_BITS`, where float32 cannot count the steps."""
+        from torch import from_numpy
+
+        if format.bits > COUNTED_BITS:
+            return None
+        units = split(np.zeros((view.rows, view.cols), np.float32), view, format.per).shape
+
+        def spread(part: Array) -> Tensor:
+            wide = np.broadcast_to(part.reshape(-1, 1), units).astype(np.float32)
+            return from_numpy(view.tensor(join(wide, view, format.per)))
+
+        zero_point = spread(parts.get("zero_point", np.zeros_like(parts["scale"])))
+        least, most = grid(format.bits)
+        return cls(spread(parts["scale"]), least - zero_point, most - zero_point)
+
+    def rounded(self, weight: Tensor) -> Tensor:
+        """Return the nearest point of the grid, ties to even; zero is +0.0."""
+        steps = (weight / self.scale).round_().clamp_(self.least, self.most)
+        return steps.add_(0.0).mul_(self.scale)

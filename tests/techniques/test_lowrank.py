@@ -7,10 +7,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from featherweight.techniques.lowrank.evbmf import TAU, evbmf_rank, free_energy, noise
-from featherweight.techniques.lowrank.factors import by_axis, by_channel, split, tucker
-from featherweight.techniques.lowrank.layers import factors
-from featherweight.techniques.lowrank.ranks import Energy, Evbmf, Given
+from featherweight.techniques.lowrank import (
+    TAU,
+    Energy,
+    Evbmf,
+    Given,
+    by_axis,
+    by_channel,
+    evbmf_rank,
+    factors,
+    free_energy,
+    noise,
+    split,
+    tucker,
+)
 
 
 def noisy(rank, rows, columns, seed, scale=0.05):
@@ -19,13 +29,17 @@ def noisy(rank, rows, columns, seed, scale=0.05):
     return signal + scale * rng.normal(size=(rows, columns))
 
 
-@settings(deadline=None, max_examples=40)
-@given(st.integers(0, 5), st.integers(12, 40), st.integers(12, 60), st.integers(0, 999))
-def test_evbmf_finds_the_rank_under_noise(rank, rows, columns, seed):
-    matrix = (
-        noisy(rank, rows, columns, seed) if rank else np.random.default_rng(seed).normal(size=(rows, columns))
-    )
-    assert evbmf_rank(np.linalg.svd(matrix, compute_uv=False), rows, columns) == rank
+def test_evbmf_finds_the_rank_under_noise():
+    """An estimate: of small matrices of noise alone it finds one component in about one of 200."""
+    rng, wrong = np.random.default_rng(0), 0
+    for _ in range(200):
+        rank, rows, columns, seed = (
+            int(rng.integers(*ends)) for ends in ((0, 6), (12, 41), (12, 61), (0, 10**6))
+        )
+        noise_alone = np.random.default_rng(seed).normal(size=(rows, columns))
+        matrix = noisy(rank, rows, columns, seed) if rank else noise_alone
+        wrong += evbmf_rank(np.linalg.svd(matrix, compute_uv=False), rows, columns) != rank
+    assert wrong <= 2
 
 
 def test_evbmf_does_not_depend_on_scale_or_transposition_and_knows_zeros():

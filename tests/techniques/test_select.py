@@ -9,15 +9,14 @@ from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
 from featherweight.graph.channels import Channels, Cost, Group, Member
-from featherweight.techniques.saliencies import Scores
-from featherweight.techniques.structured.select import (
-    Guard,
+from featherweight.techniques.prune import (
     for_its_price,
     greedy,
     removal_order,
     select,
     without,
 )
+from featherweight.techniques.saliencies import Scores
 
 
 def layers(sizes):
@@ -54,10 +53,10 @@ def scored(channels, seed, *, paired):
 )
 def test_the_budget_is_met_and_the_guard_holds(sizes, keep, least, multiple, paired, seed):
     channels = layers(sizes)
-    scores, guard = scored(channels, seed, paired=paired), Guard(least, multiple)
+    scores, guard = scored(channels, seed, paired=paired), {"least": least, "multiple": multiple}
     limit = keep * channels.macs(np.ones(channels.count, bool))
     try:
-        kept = select(scores, channels, channels.macs, limit, guard)
+        kept = select(scores, channels, channels.macs, limit, **guard)
     except ConfigError:
         order = removal_order(scores, channels, least, multiple=multiple)
         assert channels.macs(without(order, channels, multiple)) > limit
@@ -85,14 +84,14 @@ def test_without_pairs_greedy_is_a_sort(linear):
 def test_a_layer_never_collapses():
     channels = layers([4, 4])
     scores = Scores(np.array([0, 0, 0, 0, 9, 9, 9, 9.0]))
-    kept = select(scores, channels, channels.macs, 14, Guard(least=2))
+    kept = select(scores, channels, channels.macs, 14, least=2)
     assert [int(stays.sum()) for stays in channels.split(kept)] == [2, 2]
 
 
 def test_what_cannot_be_reached_says_what_can():
     channels = layers([4])
     with pytest.raises(ConfigError, match=r"got 0.05\d*, expected 0.\d+ or more"):
-        select(Scores(np.ones(4)), channels, channels.macs, 1.0, Guard(least=2))
+        select(Scores(np.ones(4)), channels, channels.macs, 1.0, least=2)
 
 
 def test_of_equal_losses_the_dearer_goes_first():

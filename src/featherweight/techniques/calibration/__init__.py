@@ -1,1 +1,0 @@
-"""What `calibrate` is made of: histograms of activations, ranges out of them, a look at the data."""

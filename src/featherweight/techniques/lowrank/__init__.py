@@ -1,1 +1,0 @@
-"""Low rank: ranks from singular values, and layers as products of thinner ones."""

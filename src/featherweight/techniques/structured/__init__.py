@@ -1,1 +1,0 @@
-"""Pruning and widening of coupled channels: surgery, trial, selection."""

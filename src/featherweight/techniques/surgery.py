@@ -1,0 +1,204 @@
+"""Changes to a network's layers and channels, and the one check that a changed network computes what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from featherweight.capture.program import eval_mode
+from featherweight.capture.pytree import flatten_outputs
+from featherweight.errors import TaskError, UnsupportedError
+from featherweight.events import Note
+from featherweight.graph.channels import Channels, Cost, Member
+from featherweight.graph.coupling import couple
+from featherweight.selectors import select
+from featherweight.structure import LayerSpec, resized, to_call
+from featherweight.task import Inputs, Task, call
+from featherweight.techniques.base import Where
+
+if TYPE_CHECKING:
+    from featherweight.model import Model
+
+Array = NDArray[Any]
+Part = TypeVar("Part", bound=Hashable)
+
+TOLERANCE = 1e-3  # of the output's scale; a wrong channel is far beyond, rounding far below
+
+
+def failing(parts: Iterable[Part], trial: Callable[[Sequence[Part]], str], where: str) -> dict[Part, str]:
+    """Return the parts of a change that the network cannot take, with the reason: tried together, then one by one.
+
+    Args:
+        parts: what is to change: layers, or groups of channels.
+        trial: how the network with some of them changed differs from what it should compute; empty: it does not.
+        where: name of the network.
+
+    Raises:
+        UnsupportedError: the others work one by one, not together.
+    """
+    parts = tuple(parts)
+    if not parts or not trial(parts):
+        return {}
+    failed = {part: reason for part in parts if (reason := trial([part]))}
+    rest = [part for part in parts if part not in failed]
+    if rest and (reason := trial(rest)):
+        raise UnsupportedError(f"its layers cannot change together: {reason}", where=where)
+    return failed
+
+
+def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> str:
+    """Return how a changed network differs from what it should compute on `example`, or an empty string.
+
+    Args:
+        make: makes the changed network; what it raises is a difference.
+        expected: a network that computes what the changed one should.
+        example: inputs.
+    """
+    try:
+        found = computed(make(), example)
+    except Exception as error:  # the network is anyone's code
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        return f"the changed network fails: {type(error).__name__}: {reason}"
+    for a, b in zip(found, computed(expected, example), strict=True):
+        if a.shape != b.shape:
+            return f"an output would have the shape {tuple(a.shape)}, not {tuple(b.shape)}"
+        a, b = (t if t.is_floating_point() else t.double() for t in (a, b))
+        finite = b[b.isfinite()]
+        scale = float(finite.abs().max()) if finite.numel() else 0.0
+        if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * max(scale, 1e-6)):
+            return "the changed network does not compute the same"
+    return ""
+
+
+def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
+    """Return the outputs of a model on `example`, flat; scores that are masked may be infinite.
+
+    Raises:
+        TaskError: one holds NaN.
+    """
+    module = to_call(model.module)
+    with eval_mode(module):
+        outputs = flatten_outputs(call(module, example))[1]
+    if any(bool(output.isnan().any()) for output in outputs):
+        raise TaskError("the network's output holds NaN", where="the task's example")
+    return outputs
+
+
+def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Note]]:
+    """Return the groups all of whose weights are selected, and a note on each other selected weight.
+
+    A network that cannot be traced has none, and a note says why.
+    """
+    names = select(model, where)
+    try:
+        graph = model.program(task.example()).graph
+    except UnsupportedError as error:
+        reason = f"keeps its channels: {error.what} ({error.where})"
+        return Channels((), {}, Cost({}, (), ())), [Note("skipped", "network", reason)]
+    channels = couple(graph)
+    chosen: list[int] = []
+    reasons: dict[str, str] = {}
+    for number, group in enumerate(channels.groups):
+        weights = [m.tensor for m in group.makers if model.tensors[m.tensor].dim() > 1]
+        others = [name for name in weights if name not in names]
+        if not others:
+            chosen.append(number)
+        reason = f"they are coupled to those of {', '.join(others[:3])}, which `where` leaves out"
+        reasons |= dict.fromkeys(weights, reason if others else "")
+    notes = []
+    for name in names:
+        layer, _, role = name.rpartition(".")
+        reason = reasons.get(
+            name, channels.fixed.get(layer) or graph.rigid.get(name) or "no layer reads them alone"
+        )
+        if reason and model.tensors[name].dim() > 1:
+            place = layer if role == "weight" and layer else name
+            notes.append(Note("skipped", place, f"keeps its channels: {reason}"))
+    return channels.only(chosen), notes
+
+
+def pruned(model: Model, channels: Channels, kept: Array, notes: Iterable[Note] = ()) -> Model:
+    """Return the model without the channels that are not kept, their layers rebuilt smaller.
+
+    Args:
+        model: the network.
+        channels: its coupled channels.
+        kept: `[channels.count]`, which of them stay.
+        notes: what to note on the result.
+    """
+    values = {}
+    for name, groups in _touched(channels, kept).items():
+        value = model.tensors[name].detach()
+        for axis in range(value.dim()):
+            gone = [member.index[~stays].reshape(-1) for member, stays in groups if member.axis == axis]
+            if gone:
+                index = np.setdiff1d(np.arange(value.shape[axis]), np.concatenate(gone))
+                value = value.index_select(axis, torch.from_numpy(index))
+        values[name] = value
+    return rebuilt(model, values, notes)
+
+
+def silenced(model: Model, channels: Channels, kept: Array) -> Model:
+    """Return the model with every parameter of the channels that are not kept at zero: the slow oracle of `pruned`."""
+    trained = {name for name, _ in model.module.named_parameters()}
+    values = {}
+    for name, groups in _touched(channels, kept).items():
+        value = model.tensors[name].detach().clone()
+        for member, stays in groups:
+            value.index_fill_(member.axis, torch.from_numpy(member.index[~stays].reshape(-1)), 0.0)
+        values[name] = value
+    return model.with_tensors({name: value for name, value in values.items() if name in trained})
+
+
+def rebuilt(model: Model, values: dict[str, Tensor], notes: Iterable[Note] = ()) -> Model:
+    """Return the model with these tensors, of whatever shape; their layers rebuilt to fit."""
+    paths = dict.fromkeys(name.rpartition(".")[0] for name in values)
+    layers: dict[str, LayerSpec] = {}
+    whole: dict[str, Tensor] = {}
+    for path in paths:
+        names = [name for name in model.tensors if name.rpartition(".")[0] == path]
+        new = {name: values.get(name, model.tensors[name].detach()) for name in names}
+        shape = new.get(f"{path}.weight", new.get(f"{path}.running_mean"))
+        if shape is not None:
+            layers[path] = resized(model.module.get_submodule(path), shape.shape)
+        whole |= new
+    return model.with_structure(layers, whole, notes)
+
+
+def _touched(channels: Channels, kept: Array) -> dict[str, list[tuple[Member, Array]]]:
+    """Where channels go, by tensor: the member, and which of its channels stay."""
+    found: dict[str, list[tuple[Member, Array]]] = {}
+    for group, stays in zip(channels.groups, channels.split(kept), strict=True):
+        for member in group.members if not stays.all() else ():
+            found.setdefault(member.tensor, []).append((member, stays))
+    return found
+
+
+def prunable(model: Model, channels: Channels, example: Inputs) -> tuple[Channels, list[Note]]:
+    """Return the groups that can be pruned, and notes on the others: each loses a channel, as a trial.
+
+    Raises:
+        UnsupportedError: they can go one by one, not together.
+    """
+
+    def trial(numbers: Sequence[int]) -> str:
+        some = channels.only(numbers)
+        parts = [np.arange(group.size) < max(group.size - 1, 1) for group in some.groups]
+        return mismatch(model, some, np.concatenate(parts), example)
+
+    every = range(len(channels.groups))
+    failed = failing(every, trial, type(model.module).__name__)
+    notes = [
+        Note("skipped", channels.groups[n].name, f"keeps its channels: {why}") for n, why in failed.items()
+    ]
+    return channels.only([number for number in every if number not in failed]), notes
+
+
+def mismatch(model: Model, channels: Channels, kept: Array, example: Inputs) -> str:
+    """Return how the pruned network differs from the one with silent channels on `example`, or an empty string."""
+    return difference(lambda: pruned(model, channels, kept), silenced(model, channels, kept), example)

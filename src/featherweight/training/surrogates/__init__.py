@@ -1,1 +1,0 @@
-"""Surrogates: modules that replace a weight while it trains. They import torch; `methods` does not."""

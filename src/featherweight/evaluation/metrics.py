@@ -242,6 +242,10 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
     Raises:
         UnsupportedError: they differ in names or shapes of their outputs.
     """
+
+    def double(leaf: Any) -> Any:
+        return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
+
     example, own = task.example(), to_call(module)
     theirs, ours = _named(session_predictor(session)(example)), _named(predictor(own)(example))
     if theirs.keys() != ours.keys():
@@ -249,7 +253,7 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
             "session and module differ in their outputs", got=list(theirs), expected=list(ours)
         )
     try:
-        exact = _named(predictor(copied(module, {}).double())(mapped(_double, example)))
+        exact = _named(predictor(copied(module, {}).double())(mapped(double, example)))
         rounding = max((_apart(ours[name], exact[name]) for name in ours), default=0.0)
     except Exception:  # a network may insist on its own type: then its rounding is not known
         rounding = 0.0
@@ -267,10 +271,6 @@ def _apart(a: Tensor, b: Tensor) -> float:
     if not a.numel():
         return 0.0
     return float((a.double() - b.double()).abs().max()) / max(1.0, float(b.abs().max()))
-
-
-def _double(leaf: Any) -> Any:
-    return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
 
 
 def _named(output: Output) -> dict[str, Tensor]:

@@ -3,8 +3,7 @@
 from featherweight.delivery import Compressed
 from featherweight.evaluation.paired_test import Paired, paired, pooled
 from featherweight.search.allocation import allocate, pareto
-from featherweight.search.compressor import compress
-from featherweight.search.searcher import Found, search
+from featherweight.search.searcher import Found, compress, search
 from featherweight.search.sensitivity import Cell, Option, Sensitivity, bit_operations, measure
 from featherweight.search.trials import Constraint, Trial, choose, front_of
 

@@ -1,17 +1,19 @@
-"""`search`: a format for every tensor, by sensitivities, exact allocation and trials on validation."""
+"""`compress`, a task in and a file out; `search`, a format for every tensor by sensitivities, allocation and trials."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from featherweight.delivery.preparation import graph_of
+from featherweight.delivery import Compressed, deliver
+from featherweight.delivery.preparation import check, graph_of
 from featherweight.delivery.summary import Point, Searched, Sensed
-from featherweight.errors import ConfigError, UnsupportedError
+from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import Evaluation, Evaluator
 from featherweight.evaluation.paired_test import drop_bound
 from featherweight.events import Events, Message, default_events
@@ -19,7 +21,7 @@ from featherweight.files import Store
 from featherweight.formats import Clustered, Float, Int
 from featherweight.model import Model, Note
 from featherweight.processors import usable_processors
-from featherweight.recipe import Recipe
+from featherweight.recipe import Recipe, read_recipe
 from featherweight.recipe.runner import execute
 from featherweight.search.allocation import Allocator
 from featherweight.search.sensitivity import Option, Sensitivity, SensitivityMethod, measure
@@ -31,6 +33,7 @@ from featherweight.techniques import Encode, Fold, Train
 from featherweight.techniques.base import Step
 from featherweight.workspace import Workspace
 
+MAX_DROP = 0.5  # points
 HALF = Float(kind="float16")
 CLOSE = 1e-3
 
@@ -41,6 +44,88 @@ def default_options() -> list[Option]:
     tensors = [Int(bits=bits, per="tensor", scale_by="mse") for bits in (4, 3, 2)]
     shared = [Clustered(bits=bits) for bits in (4, 3, 2)]
     return [*(Option(format_) for format_ in (*channels, *tensors, *shared)), Option()]
+
+
+def compress(
+    task: Task,
+    recipe: Recipe | str | Path = "auto",
+    *,
+    max_drop: float | None = None,
+    max_bytes: int | None = None,
+    options: Sequence[Option] | None = None,
+    where: Where | None = None,
+    batches: int | None = None,
+    sensitivity: SensitivityMethod | None = None,
+    seed: int = 0,
+    threads: int | None = None,
+    store: Store | None = None,
+    events: Events | None = None,
+    executor: Executor | None = None,
+) -> Compressed:
+    """Compress the network of a task into one file.
+
+    Args:
+        task: the network, its data and its measure, for instance `featherweight.Classification`.
+        recipe: steps, the name of a recipe, a TOML file, or `auto`: formats are chosen for each tensor by `search`.
+        max_drop: `auto`: points (hundredths) that the primary metric may lose on validation, with 95 % confidence
+            where the task knows the metric of each sample and these are enough; the smallest file is sought.
+            Default 0.5 if no `max_bytes` is given.
+        max_bytes: `auto`: bytes of the whole file; the best metric is sought.
+        options: `auto`: what a tensor may become; by default `default_options`.
+        where: `auto`: which tensors are chosen for; by default `weights`, if there are any.
+        batches: `auto`: validation batches for the sensitivities, by default 16; what is chosen is verified on all.
+        sensitivity: `auto`: `measured` (by default), or predicted: by `fisher`, `empirical` or `hawq`.
+        seed: of everything random.
+        threads: compute threads (they decide output bytes).
+        store: where results are kept, so that a killed run resumes.
+        events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
+        executor: `auto`: where cells and trials run; see `search`.
+
+    Raises:
+        FeatherweightError: bad input; or no choice meets the demand, and then what came closest.
+    """
+    _check_kinds(task, recipe)
+    workspace = Workspace(
+        task, seed, threads or usable_processors(), store or Store(), events or default_events(), executor
+    )
+    demands = {
+        "max_drop": max_drop, "max_bytes": max_bytes, "options": options, "where": where, "batches": batches,
+        "sensitivity": sensitivity,
+    }  # fmt: skip
+    if recipe != "auto" and (given := [name for name, value in demands.items() if value is not None]):
+        hint = "a recipe says what it does by its steps"
+        raise ConfigError("belongs to auto", where=", ".join(given), hint=hint)
+    check(workspace)
+    if recipe != "auto":
+        return deliver(recipe if isinstance(recipe, Recipe) else read_recipe(recipe), workspace)
+    objectives, constraints = demand(max_drop, max_bytes)
+    found = explore(
+        workspace, options, objectives, constraints,
+        where=where, batches=batches or 16, sensitivity=sensitivity or "measured",
+    )  # fmt: skip
+    return deliver(found.recipe, workspace, found.searched)
+
+
+def demand(max_drop: float | None, max_bytes: int | None) -> tuple[tuple[str, str], list[Constraint]]:
+    """Return the objectives and constraints of a largest drop (points) and a largest file (bytes).
+
+    >>> demand(0.5, None)
+    (('bytes', 'drop'), [Constraint(measure='bound', most=0.005)])
+    """
+    if max_drop is None and max_bytes is None:
+        max_drop = MAX_DROP
+    constraints = [] if max_drop is None else [Constraint("bound", max_drop / 100)]
+    constraints += [] if max_bytes is None else [Constraint("bytes", max_bytes)]
+    return (("drop", "bytes") if max_drop is None else ("bytes", "drop")), constraints
+
+
+def _check_kinds(task: object, recipe: object) -> None:
+    if not isinstance(task, Task):
+        hint = "featherweight.Classification(network, train=..., test=...)"
+        raise TaskError("not a task", got=type(task).__name__, hint=hint)
+    if not isinstance(recipe, (Recipe, str, Path)):
+        expected = "Recipe([...]), a name, or a TOML file"
+        raise ConfigError("not a recipe", got=type(recipe).__name__, expected=expected)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +228,15 @@ def explore(
 
     Before that, the network is trained if the task says how, batch norm is folded, and what is not chosen for
     (biases, scales, statistics) is stored as float16 where that is safe.
+
+    Raises:
+        ConfigError: no options, or something else is among them; or no trial keeps the constraints.
     """
-    candidates = options_of(options)
+    candidates = default_options() if options is None else list(dict.fromkeys(options))
+    wrong = [type(option).__name__ for option in candidates if not isinstance(option, Option)]
+    if wrong or not candidates:
+        got, expected = (wrong or ["none"])[0], "Option(format, coder), one or more"
+        raise ConfigError("not options", where="options", got=got, expected=expected)
     trained = training_steps(workspace.task)
     float_model = execute(trained, workspace)[-1].model
     before, notes = _prepared(trained, float_model, where, workspace)
@@ -161,22 +253,6 @@ def explore(
     about = f"chosen for {workspace.task.name}"
     recipe = Recipe([*before.steps, *chosen.steps], about=about)
     return Found(recipe, chosen, trials, table, objectives, workspace.task.primary, [*notes, *doubts])
-
-
-def options_of(given: Sequence[Option] | None) -> list[Option]:
-    """Return the options of a search, each once.
-
-    Raises:
-        ConfigError: there are none, or something else is among them.
-    """
-    options = default_options() if given is None else list(dict.fromkeys(given))
-    wrong = [option for option in options if not isinstance(option, Option)]
-    if wrong or not options:
-        got = type(wrong[0]).__name__ if wrong else "none"
-        raise ConfigError(
-            "not options", where="options", got=got, expected="Option(format, coder), one or more"
-        )
-    return options
 
 
 def training_steps(task: Task) -> Recipe:

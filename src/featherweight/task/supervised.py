@@ -62,7 +62,7 @@ class Supervised(ABC):
         training: how the network is trained from the start; None: it comes trained.
 
     Raises:
-        TaskError: not a network, not data, or a training set that nothing can be held out of.
+        TaskError: not a network, not data, no labels, or a training set that nothing can be held out of.
     """
 
     primary: str
@@ -83,29 +83,21 @@ class Supervised(ABC):
         training: Training | None = None,
     ) -> None:
         self._network = build(model, name)
-        self._splits = split(train, validation, calibration, test)
+        self._splits = split_data(train, validation, calibration, test)
         self.name = name or type(self._network).__name__.lower()
         self.dataset = dataset
-        self.batch_size = batch_size or taken_batch_size(train) or BATCH_SIZE
+        taken = train.batch_size if isinstance(train, DataLoader) and in_plain_order(train) else None
+        self.batch_size = batch_size or taken or BATCH_SIZE
         self.training = training
         self.held_out = validation is None
         self._augment = augment
         self._networks: dict[str, str] = {}
-        if self.labelled:
-            self._check_labels("validation")
-            self._check_labels("test")
-
-    def _check_labels(self, split: Split) -> None:
-        """Refuse a split without labels before hours are spent.
-
-        Raises:
-            TaskError: its first sample has none.
-        """
-        with failures(f"{self.name}, {split} split"):
-            labels = first(self._splits[split], 1)[1]
-        if labels is None:
-            hint = "pass (inputs, labels); featherweight.Agreement needs no labels"
-            raise TaskError("no labels", where=split, got="inputs alone", hint=hint)
+        for split in ("validation", "test") if self.labelled else ():  # before hours are spent
+            with failures(f"{self.name}, {split} split"):
+                labels = first(self._splits[split], 1)[1]
+            if labels is None:
+                hint = "pass (inputs, labels); featherweight.Agreement needs no labels"
+                raise TaskError("no labels", where=split, got="inputs alone", hint=hint)
 
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> Tensor:
@@ -209,7 +201,7 @@ def build(model: Any, name: str) -> nn.Module:
     return network
 
 
-def split(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Split, Samples]:
+def split_data(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Split, Samples]:
     """Return the data of every split.
 
     Raises:
@@ -235,11 +227,6 @@ def split(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Spli
     else:
         seen = Stream(rest.loader, CALIBRATION)
     return {"train": rest, "calibration": seen, "validation": held, "test": tested}
-
-
-def taken_batch_size(train: Any) -> int | None:
-    """Return the batch size of a loader whose data set is taken out of it."""
-    return train.batch_size if isinstance(train, DataLoader) and in_plain_order(train) else None
 
 
 def first(data: Samples, count: int) -> tuple[Any, Any]:

@@ -237,10 +237,7 @@ def explore(
     if wrong or not candidates:
         got, expected = (wrong or ["none"])[0], "Option(format, coder), one or more"
         raise ConfigError("not options", where="options", got=got, expected=expected)
-    trained = training_steps(workspace.task)
-    float_model = execute(trained, workspace)[-1].model
-    before, notes = _prepared(trained, float_model, where, workspace)
-    model = execute(before, workspace)[-1].model
+    before, float_model, model, notes = prepare(where, workspace)
     table = measure(model, workspace, candidates, by=sensitivity, where=where, batches=batches)
     graph, _ = graph_of(model, workspace)
     with workspace.pinned():
@@ -261,12 +258,11 @@ def training_steps(task: Task) -> Recipe:
     return Recipe([Train()] if trains else [])
 
 
-def _prepared(
-    trained: Recipe, model: Model, where: Where | None, workspace: Workspace
-) -> tuple[Recipe, list[Note]]:
-    """Return the steps before the choice, and notes on what could not be done."""
-    steps: list[Step] = [*trained.steps]
+def prepare(where: Where | None, workspace: Workspace) -> tuple[Recipe, Model, Model, list[Note]]:
+    """Return the steps before the choice, the float network, what the steps make of it, and what could not be done."""
+    steps: list[Step] = [*training_steps(workspace.task).steps]
     notes: list[Note] = []
+    float_model = model = execute(Recipe(steps), workspace)[-1].model
     if any(name.endswith("running_var") for name in model.tensors):
         try:
             model = execute(Recipe([*steps, Fold()]), workspace)[-1].model
@@ -274,19 +270,15 @@ def _prepared(
         except UnsupportedError as error:
             notes.append(Note("skipped", "batch norm", f"not folded: {error.what}"))
     chosen_for = {*weights(model), *([] if where is None else select(model, where))}
-    rest = [
-        name
-        for name, tensor in model.tensors.items()
-        if tensor.dtype == torch.float32 and name not in chosen_for and _safe_in_half(tensor.detach())
-    ]
-    if rest:
+    others = {name: tensor.detach() for name, tensor in model.tensors.items() if name not in chosen_for}
+    if rest := [name for name, tensor in others.items() if _safe_in_half(tensor)]:
         steps.append(Encode(where=rest, format=HALF))
-    return Recipe(steps), notes
+    return Recipe(steps), float_model, execute(Recipe(steps), workspace)[-1].model, notes
 
 
 def _safe_in_half(tensor: Tensor) -> bool:
-    """Return whether float16 holds every element to a thousandth, or to a millionth of the largest one."""
-    if not tensor.numel():
+    """Return whether float16 holds every float32 number to a thousandth, or to a millionth of the largest one."""
+    if tensor.dtype != torch.float32 or not tensor.numel():
         return False
     error, size = (tensor.half().float() - tensor).abs(), tensor.abs()
     return bool(((error <= CLOSE * size) | (error <= CLOSE**2 * size.max())).all())

@@ -248,7 +248,9 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
     with importing(Path(place).parent if place.endswith(".py") else Path.cwd()):
         module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
         if not hasattr(module, name):
-            public = [found for found in vars(module) if not found.startswith("_")]
+            public = (
+                defined_in(Path(place)) if place.endswith(".py") else [n for n in vars(module) if n[0] != "_"]
+            )
             raise TaskError("no such name", where=place, got=repr(name), hint=near(name, public))
         return as_task(getattr(module, name), reference)
 

@@ -128,19 +128,13 @@ class Bars:
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        from rich.console import Console as RichConsole
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-        from rich.progress import Progress as RichProgress
+        from rich import console as consoles
+        from rich import progress as bars
 
-        self.console = console or RichConsole(stderr=True)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        self.bars = RichProgress(*columns, console=self.console, transient=True)
+        self.console = console or consoles.Console(stderr=True)
+        measures = bars.BarColumn(), bars.MofNCompleteColumn(), bars.TimeElapsedColumn()
+        columns = "{task.description}", *measures, "{task.fields[figures]}"
+        self.bars = bars.Progress(*columns, console=self.console, transient=True)
         self.open: dict[str, TaskID] = {}
 
     def __call__(self, event: Event) -> None:

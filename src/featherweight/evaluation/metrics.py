@@ -168,7 +168,7 @@ def session_predictor(session: Session) -> Predict:
     """Return `predict` of a runtime session: torch tensors in, torch tensors out."""
 
     def predict(inputs: Inputs) -> Output:
-        return _map(session.run(_map(inputs, _numpy)), torch.from_numpy)
+        return mapped(torch.from_numpy, session.run(mapped(_numpy, inputs)))
 
     return predict
 
@@ -301,11 +301,3 @@ def reloaded_predictor(
 
 def _numpy(value: Any) -> Any:
     return np.ascontiguousarray(value.detach().numpy()) if isinstance(value, Tensor) else value
-
-
-def _map(value: Any, function: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {name: _map(entry, function) for name, entry in value.items()}
-    if isinstance(value, (tuple, list)):
-        return tuple(_map(entry, function) for entry in value)
-    return None if value is None else function(value)

@@ -52,7 +52,7 @@ class Tensors(Indexed):
 
     def take(self, indices: Indices) -> tuple[Any, Any]:
         """Return the rows at `indices: [n]`."""
-        return rows(self.inputs, indices), None if self.labels is None else rows(self.labels, indices)
+        return rows(self.inputs, indices), rows(self.labels, indices)
 
     @property
     def digest(self) -> str:
@@ -357,12 +357,12 @@ def pair(batch: Any) -> tuple[Any, Any]:
 
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
-    """Return a tensor, tuple or dict with `function` applied to its tensors."""
+    """Return a tensor, tuple or dict with `function` applied to its tensors; None stays None."""
     if isinstance(tree, Mapping):
         return {name: mapped(function, part) for name, part in tree.items()}
     if isinstance(tree, tuple | list):
         return tuple(mapped(function, part) for part in tree)
-    return function(tree)
+    return None if tree is None else function(tree)
 
 
 def rows(tree: Any, indices: Indices) -> Any:

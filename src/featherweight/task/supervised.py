@@ -236,7 +236,7 @@ def first(data: Samples, count: int) -> tuple[Any, Any]:
             return data.take(np.minimum(np.arange(count), len(data) - 1))
     inputs, labels = data.first()
     which = np.minimum(np.arange(count), size_of(inputs) - 1)
-    return rows(inputs, which), None if labels is None else rows(labels, which)
+    return rows(inputs, which), rows(labels, which)
 
 
 def check_labels(labels: Any) -> None:

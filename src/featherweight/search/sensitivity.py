@@ -159,16 +159,7 @@ def measure(
 
 
 class Asked(msgspec.Struct, frozen=True):
-    """Which cell, and how it is found.
-
-    Attributes:
-        tensor: canonical name.
-        option: what it is encoded as.
-        names: all tensors of the table.
-        by: as of `measure`.
-        batches: as of `measure`.
-        base: mean loss of the float network.
-    """
+    """Which cell, of all tensors `names`, and how it is found; `base` is the mean loss of the float network."""
 
     tensor: str
     option: Option

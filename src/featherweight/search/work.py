@@ -21,15 +21,9 @@ Answer = TypeVar("Answer")
 
 
 class Unit(msgspec.Struct, frozen=True):
-    """A question and all that it takes to answer it, as data; `model` and `graph` are keys of the store.
+    """A question and all that it takes to answer it: a store's folder, and keys of the network and its graph in it.
 
-    Attributes:
-        store: its folder.
-        model: the network.
-        graph: its graph; empty: there is none.
-        seed: of the search.
-        threads: of the search.
-        question: as JSON.
+    The key of a graph is empty where there is none.
     """
 
     store: str

@@ -4,26 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from featherweight.task.protocol import (
-    Batch,
-    Inputs,
-    Needs,
-    Output,
-    Predict,
-    Restricted,
-    Split,
-    Task,
-    Unlabelled,
-    call,
-    failures,
-)
+from featherweight.task.protocol import Batch, Inputs, Needs, Output, Predict, Restricted, Split, Task, call
 
 if TYPE_CHECKING:
     from featherweight.task.tasks import Agreement, Classification, Regression
 
 __all__ = [
     "Agreement", "Batch", "Classification", "Inputs", "Needs", "Output", "Predict", "Regression", "Restricted", "Split",
-    "Task", "Unlabelled", "call", "failures",
+    "Task", "call",
 ]  # fmt: skip
 
 

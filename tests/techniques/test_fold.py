@@ -195,3 +195,23 @@ def test_what_would_not_compute_the_same_stays_with_a_note():
     x = task.example()
     expected = model.module(x).detach()
     torch.testing.assert_close(after.module(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+class Noisy(nn.Module):
+    """A network that draws random numbers in eval mode too."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        x = self.norm(self.a(x))
+        return x + torch.randn_like(x)
+
+
+def test_a_network_that_draws_random_numbers_is_folded():
+    network = randomised(Noisy())
+    state = torch.get_rng_state()
+    after = Fold().apply(Model.of(network), Given(network=network, shape=(2, 1, 8, 8)), Context())
+    assert isinstance(after.module.norm, nn.Identity) and after.notes == ()
+    assert torch.equal(torch.get_rng_state(), state)

@@ -15,7 +15,7 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Int
 from featherweight.model import Model
 from featherweight.techniques import Encode, Gptq, Sparsify
-from featherweight.techniques.masks import least, outside_pattern
+from featherweight.techniques.saliencies.base import least, outside_pattern
 from featherweight.techniques.saliencies.surgeon import LAZY, SparseGpt, zeroed
 
 SETTINGS = settings(max_examples=25, deadline=None)

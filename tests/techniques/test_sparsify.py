@@ -17,8 +17,8 @@ from featherweight.formats.coders import Gaps
 from featherweight.model import Model, to_bytes
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune, Fold, Sparsify, Train
-from featherweight.techniques.masks import lamp, least, outside_pattern, together
 from featherweight.techniques.saliencies import Obd
+from featherweight.techniques.saliencies.base import lamp, least, outside_pattern, together
 from featherweight.training.methods import METHODS, Project
 
 TASK = Tiny(size=64)

@@ -150,7 +150,7 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         name: tensor.detach().clone(memory_format=torch.contiguous_format)
         for name, tensor in flatten_inputs(module, example).items()
     }
-    with eval_mode(module):
+    with eval_mode(module), torch.random.fork_rng(devices=[]):
         outputs = _outputs(module, example, named)
         return _export(Flat(module, example), named, outputs, dynamic)
 

@@ -13,8 +13,8 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.events import Note
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.masks import chosen, together
 from featherweight.techniques.saliencies import Obd, SparseGpt, WoodFisher
+from featherweight.techniques.saliencies.base import chosen, together
 
 if TYPE_CHECKING:
     from featherweight.curvature.blocks import Blocks

@@ -19,6 +19,7 @@ from featherweight.graph.coupling import couple
 from featherweight.selectors import select
 from featherweight.structure import LayerSpec, resized, to_call
 from featherweight.task import Inputs, Task, call
+from featherweight.task.samples import seeded
 from featherweight.techniques.base import Where
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
         TaskError: one holds NaN.
     """
     module = to_call(model.module)
-    with eval_mode(module):
+    with eval_mode(module), seeded(0):  # some networks draw random numbers
         outputs = flatten_outputs(call(module, example))[1]
     if any(bool(output.isnan().any()) for output in outputs):
         raise TaskError("the network's output holds NaN", where="the task's example")

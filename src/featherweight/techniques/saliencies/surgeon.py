@@ -14,7 +14,7 @@ from featherweight.checked import Options
 from featherweight.events import Note
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context
-from featherweight.techniques.masks import Pattern, chosen
+from featherweight.techniques.saliencies.base import Pattern, chosen
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,8 +8,7 @@ import numpy as np
 
 from featherweight.errors import UnsupportedError
 from featherweight.task import Task
-from featherweight.techniques.masks import lamp
-from featherweight.techniques.saliencies.base import Array, Saliency, Scores, per_channel, rows
+from featherweight.techniques.saliencies.base import Array, Saliency, Scores, lamp, per_channel, rows
 
 if TYPE_CHECKING:
     from featherweight.graph.channels import Channels, Group

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,7 +24,7 @@ from torch.utils.data import (
     default_collate,
 )
 
-from featherweight.data.indexed import Indexed, Indices, number
+from featherweight.data.indexed import Indexed, Indices, number, permutation
 from featherweight.errors import TaskError
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Guarded
@@ -123,43 +123,6 @@ class Items(Indexed):
 
 
 @dataclass(frozen=True, eq=False)
-class Batches(Dataset[Any]):
-    """Whole batches as the items of a data set, each seeded by its number: in any process the same.
-
-    Attributes:
-        data: where the samples come from.
-        parts: the indices of each batch.
-        key: together with the number of a batch, what random transforms of its samples are seeded by.
-    """
-
-    data: Indexed
-    parts: Sequence[Indices]
-    key: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.parts)
-
-    def __getitem__(self, position: int) -> tuple[Any, Any]:
-        with seeded(*self.key, position):
-            return self.data.take(self.parts[position])
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        if not self.data.workers:
-            return (self[position] for position in range(len(self)))
-        return iter(
-            DataLoader(
-                self, batch_size=None, num_workers=self.data.workers, worker_init_fn=self.data.worker_init,
-                collate_fn=as_it_is, generator=torch.Generator(),
-            )
-        )  # fmt: skip
-
-
-def as_it_is(batch: Any) -> Any:
-    """Return a batch as it is."""
-    return batch
-
-
-@dataclass(frozen=True, eq=False)
 class Stream:
     """Batches as a loader gives them; its own order decides whether two runs see the same.
 
@@ -230,6 +193,61 @@ class Stream:
 
 
 Samples = Indexed | Stream
+Augment = Callable[[Any, torch.Generator], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Batches(Dataset[Any]):
+    """The batches of `data`, each sample once, in equal parts; each seeded by its number: in any process the same.
+
+    Attributes:
+        data: the samples.
+        batch_size: most samples of a batch; that of a stream is its own.
+        shuffled: the seeds of the order (and of what a data set draws from torch); None: the order of the data.
+        augment: changes the inputs of a batch.
+    """
+
+    data: Samples
+    batch_size: int
+    shuffled: tuple[int, int] | None = None
+    augment: Augment | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches; TypeError of a stream that does not tell."""
+        return len(self.data) if isinstance(self.data, Stream) else -(-len(self.data) // self.batch_size)
+
+    @cached_property
+    def _parts(self) -> list[Indices]:
+        order = permutation(len(self.data), *self.shuffled) if self.shuffled else np.arange(len(self.data))
+        return np.array_split(order, len(self))
+
+    def __getitem__(self, position: int) -> tuple[Any, Any]:
+        assert isinstance(self.data, Indexed)
+        with seeded(*(self.shuffled or (0, 0)), position):
+            return self.data.take(self._parts[position])
+
+    def __iter__(self) -> Iterator[tuple[Any, Any]]:
+        for position, (inputs, labels) in enumerate(self._plain()):
+            if self.augment:
+                generator = torch.Generator().manual_seed(number(*(self.shuffled or (0, 0)), position))
+                yield self.augment(inputs, generator), labels
+            else:
+                yield inputs, labels
+
+    def _plain(self) -> Iterable[tuple[Any, Any]]:
+        if isinstance(self.data, Stream):
+            return self.data
+        if not self.data.workers:
+            return (self[position] for position in range(len(self)))
+        return DataLoader(
+            replace(self, augment=None), batch_size=None, num_workers=self.data.workers, collate_fn=as_it_is,
+            worker_init_fn=self.data.worker_init, generator=torch.Generator(),
+        )  # fmt: skip
+
+
+def as_it_is(batch: Any) -> Any:
+    """Return a batch as it is."""
+    return batch
 
 
 def samples(data: Any, where: str) -> Samples:
@@ -255,10 +273,12 @@ def _samples(data: Any, where: str) -> Samples:
     if isinstance(data, Tensor | np.ndarray):
         return Tensors(tensor(data), None)
     if isinstance(data, tuple) and len(data) == 2:
-        if is_labels(data[1]):
+        labels = data[1]
+        listed = isinstance(labels, list) and labels and all(isinstance(one, int | float) for one in labels)
+        if listed or labels is None or isinstance(labels, Tensor | np.ndarray):
             return tensors(*data, where=where)
         if isinstance(data[0], Tensor | np.ndarray):
-            got, expected = type(data[1]).__name__, "a tensor, an array, a list of numbers, or None"
+            got, expected = type(labels).__name__, "a tensor, an array, a list of numbers, or None"
             raise TaskError("not labels of many samples", where=where, got=got, expected=expected)
     if isinstance(data, DataLoader):
         if not in_plain_order(data):
@@ -282,13 +302,6 @@ def _samples(data: Any, where: str) -> Samples:
         got=type(data).__name__,
         expected="(inputs, labels), a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches",
     )
-
-
-def is_labels(labels: Any) -> bool:
-    """Return whether something is labels of many samples: a tensor, an array, a list of numbers, or None."""
-    if isinstance(labels, list):
-        return bool(labels) and all(isinstance(label, int | float) for label in labels)
-    return labels is None or isinstance(labels, Tensor | np.ndarray)
 
 
 def in_plain_order(loader: DataLoader[Any]) -> bool:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from featherweight.data.indexed import Indexed, Subset, held_out, number, permutation
+from featherweight.data.indexed import Indexed, Subset, held_out, permutation
 from featherweight.errors import TaskError
 from featherweight.structure import copied
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call, failures
 from featherweight.task.samples import (
+    Augment,
     Batches,
     Samples,
     Stream,
@@ -28,8 +28,6 @@ from featherweight.task.samples import (
     size_of,
 )
 from featherweight.task.training import Training
-
-Augment = Callable[[Any, Generator], Any]
 
 HELD_OUT = 0.1
 CALIBRATION = 512
@@ -126,7 +124,7 @@ class Supervised(ABC):
         `len` of it is their number, but for a loader that does not tell its own.
         """
         training = split == "train"
-        batches = Ordered(
+        batches = Batches(
             self._splits[split],
             self.batch_size,
             (seed, epoch) if training else None,
@@ -249,39 +247,3 @@ def check_labels(labels: Any) -> None:
         raise TaskError("no labels", hint="pass (inputs, labels); featherweight.Agreement needs no labels")
     if not isinstance(labels, Tensor):
         raise TaskError("labels are not a tensor", got=type(labels).__name__)
-
-
-@dataclass(frozen=True, eq=False)
-class Ordered:
-    """The batches of `data`, each sample once, in equal parts of at most `batch_size`.
-
-    Attributes:
-        data: the samples.
-        batch_size: most samples of a batch; that of a stream is its own.
-        shuffled: the seeds of the order (and of what a data set draws from torch); None: the order of the data.
-        augment: changes the inputs of a batch.
-    """
-
-    data: Samples
-    batch_size: int
-    shuffled: tuple[int, int] | None = None
-    augment: Augment | None = None
-
-    def __len__(self) -> int:
-        """Return the number of batches; TypeError of a stream that does not tell."""
-        return len(self.data) if isinstance(self.data, Stream) else -(-len(self.data) // self.batch_size)
-
-    def __iter__(self) -> Iterator[tuple[Any, Any]]:
-        for position, (inputs, labels) in enumerate(self._plain()):
-            if self.augment:
-                generator = Generator().manual_seed(number(*(self.shuffled or (0, 0)), position))
-                yield self.augment(inputs, generator), labels
-            else:
-                yield inputs, labels
-
-    def _plain(self) -> Iterable[tuple[Any, Any]]:
-        if isinstance(self.data, Stream):
-            return self.data
-        key = self.shuffled or (0, 0)
-        order = permutation(len(self.data), *key) if self.shuffled else np.arange(len(self.data))
-        return Batches(self.data, np.array_split(order, len(self)), key)

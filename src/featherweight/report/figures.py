@@ -22,7 +22,7 @@ ROOM = 12
 INK, MUTED, LINE, ACCENT, PAGE, FAINT = (
     f"var(--{name})" for name in ("ink", "muted", "line", "accent", "page", "faint")
 )
-BYTES = {"tickformat": "~s", "ticksuffix": "B"}
+BYTES: dict[str, Any] = {"tickformat": "~s", "ticksuffix": "B"}
 # Marks at 1, 2 and 5 of each decade: a logarithmic axis of Plotly's own has no room for its words.
 MARKS = [lead * 10**decade for decade in range(13) for lead in (1, 2, 5)]
 DASHED = {"color": MUTED, "width": 1, "dash": "dash"}
@@ -67,47 +67,32 @@ def front(s: Summary) -> Figure:
     }  # fmt: skip
     data = []
     for name, (those, style) in kinds.items():
-        shown = [
-            (place, point)
-            for place, (point, is_one) in enumerate(zip(s.points, those, strict=True))
-            if is_one
-        ]
-        data.append(
-            {
-                "type": "scatter",
-                "mode": "lines+markers",
-                "name": name,
-                "x": [point.nbytes for _, point in shown],
-                "y": [100 * point.value for _, point in shown],
-                "customdata": [place for place, _ in shown],
-                "hovertext": [_allocation(s, point) for _, point in shown],
-                "hoverinfo": "text",
-                **style,
-            }
-        )
+        shown = [i for i, is_one in enumerate(those) if is_one]
+        trace = {
+            "type": "scatter",
+            "mode": "lines+markers",
+            "name": name,
+            "x": [s.points[i].nbytes for i in shown],
+            "y": [100 * s.points[i].value for i in shown],
+            "customdata": shown,
+            "hovertext": [_allocation(s, s.points[i]) for i in shown],
+            "hoverinfo": "text",
+        }
+        data.append(trace | style)
     lowest = base - max([0.05, *(2 * p.drop for p in s.points if p.chosen)])
     highest = max(base, *(p.value for p in s.points))
     below = sum(p.value < lowest for p in s.points)
     lowest = max(lowest, min(p.value for p in s.points))
     margin = 0.08 * (highest - lowest) + 1e-4
-    text = {"xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right", "showarrow": False}
+    shown_range = [100 * (lowest - margin), 100 * (highest + margin)]
+    place = {"x": 1, "y": 0, "xref": "paper", "yref": "paper", "yanchor": "bottom", "xanchor": "right"}
+    text = {"text": f"{below} further down: see the list", "showarrow": False, **place}
     layout = {
-        "xaxis": {
-            "title": {"text": "whole file"},
-            "type": "log",
-            "tickvals": MARKS,
-            "ticktext": [nbytes(mark) for mark in MARKS],
-        },
-        "yaxis": {
-            "title": {"text": escape(f"{s.primary} on validation")},
-            "ticksuffix": " %",
-            "range": [100 * (lowest - margin), 100 * (highest + margin)],
-        },
+        "xaxis": titled("whole file", type="log", tickvals=MARKS, ticktext=[nbytes(mark) for mark in MARKS]),
+        "yaxis": titled(f"{s.primary} on validation", ticksuffix=" %", range=shown_range),
         # In the legend, where it hides no point.
         "shapes": [level(100 * base, "y", showlegend=True, name=f"float network, {percent(base)}")],
-        "annotations": [{"text": f"{below} further down: see the list", "x": 1, "y": 0, **text}]
-        if below
-        else [],
+        "annotations": [text] * (below > 0),
         "showlegend": True,
     }
     return framed([trace for trace in data if trace["x"]], 420, layout)
@@ -180,19 +165,10 @@ def steps(s: Summary) -> Figure:
     }
     layout = {
         "xaxis": {**_step_marks(s.stages), "tickfont": {"size": 11}, "showgrid": False},
-        "yaxis": {
-            "title": {"text": "whole file"},
-            "range": [0, 1.15 * max(counts)],
-            "domain": [0, 0.6],
-            **BYTES,
-        },
-        "yaxis2": {
-            "title": {"text": escape(s.primary)},
-            "domain": [0.7, 1],
-            "ticksuffix": " %",
-            "nticks": 4,
-            "range": [middle - half, middle + half],
-        },
+        "yaxis": titled("whole file", range=[0, 1.15 * max(counts)], domain=[0, 0.6], **BYTES),
+        "yaxis2": titled(
+            s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4, range=[middle - half, middle + half]
+        ),
         "shapes": [level(100 * base, "y2")],
         "bargap": 0.35,
     }
@@ -220,7 +196,7 @@ def tensors(s: Summary) -> Figure:
     }
     title = "bytes in the file (grey: not compressed" + (", or many together)" if rest else ")")
     layout = {
-        "xaxis": {"title": {"text": title}, **BYTES},
+        "xaxis": titled(title, **BYTES),
         "yaxis": {**names_axis(labels), "autorange": "reversed"},
         "bargap": 0.25,
     }
@@ -230,6 +206,11 @@ def tensors(s: Summary) -> Figure:
 def framed(data: list[dict[str, Any]], height: int, layout: Figure) -> Figure:
     """Return a figure of `height` pixels, with what all charts have in common."""
     return {"data": data, "layout": {"template": TEMPLATE, "height": height, **layout}}
+
+
+def titled(title: str, **more: Any) -> dict[str, Any]:
+    """Return an axis with a title, and what more there is to say about it."""
+    return {"title": {"text": escape(title)}, **more}
 
 
 def level(height: float, axis: str, **more: Any) -> dict[str, Any]:

@@ -63,31 +63,31 @@ class Classification(Supervised):
 
     def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
         """Return `accuracy` and `loss` on a split; `predict` may return tensors or arrays."""
-        correct, total, loss = 0, 0, 0.0
-        with torch.no_grad():
-            for inputs, labels in self.batches(split, seed=0, epoch=0):
-                scores = logits(predict(inputs))
-                count = int((labels != IGNORED).sum()) if isinstance(labels, Tensor) else 0
-                loss += float(cross_entropy(scores, labels)) * count
-                correct += int((scores.argmax(1) == labels).sum())
-                total += count
-        if not total:
-            raise TaskError("no labels to compare with", where=f"{self.name}, {split} split")
-        return {"accuracy": correct / total, "loss": loss / total}
+        hits, counts, loss = self._compared(predict, split)
+        return {"accuracy": float(hits.sum() / counts.sum()), "loss": loss}
 
     def scores(self, predict: Predict, split: Split) -> Tensor:
         """Return for each sample of a split 1 where its label has the highest score, else 0: `[n]`, float64.
 
         Of several labels a sample, or none (-100), the share of all labels times the number of samples.
         """
-        hits, counts = [], []
+        hits, counts, _ = self._compared(predict, split)
+        return hits / counts.mean()
+
+    def _compared(self, predict: Predict, split: Split) -> tuple[Tensor, Tensor, float]:
+        """Return how many labels of each sample are met, `[n]`, and how many there are, and the mean loss."""
+        hits, counts, loss = [], [], 0.0
         with torch.no_grad():
             for inputs, labels in self.batches(split, seed=0, epoch=0):
-                same = (logits(predict(inputs)).argmax(1) == labels).reshape(len(labels), -1)
-                hits.append(same.double().sum(1))
+                scores = logits(predict(inputs))
+                mean = float(cross_entropy(scores, labels))
                 counts.append((labels != IGNORED).reshape(len(labels), -1).double().sum(1))
-        found, total = torch.cat(hits), torch.cat(counts)
-        return found / total.mean()
+                hits.append((scores.argmax(1) == labels).reshape(len(labels), -1).double().sum(1))
+                loss += mean * int(counts[-1].sum())
+        total = sum(float(count.sum()) for count in counts)
+        if not total:
+            raise TaskError("no labels to compare with", where=f"{self.name}, {split} split")
+        return torch.cat(hits), torch.cat(counts), loss / total
 
 
 def cross_entropy(scores: Tensor, labels: Any, smoothing: float = 0.0) -> Tensor:

@@ -100,7 +100,7 @@ def compress(
         max_bytes=max_bytes,
         where=where,
         batches=batches,
-        sensitivity=sensitivity,  # type: ignore[arg-type]  # checked where it is used
+        sensitivity=sensitivity,
         seed=seed,
         threads=threads,
         events=shown_events(),
@@ -163,7 +163,7 @@ def sensitivity(
         execute(training_steps(workspace.task), workspace)[-1].model,
         workspace,
         default_options(),
-        by=sensitivity or "measured",  # type: ignore[arg-type]  # checked where it is used
+        by=sensitivity or "measured",
         where=where,
         batches=batches,
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, Any, TextIO
+from typing import Annotated, Any, Literal, TextIO
 
 import typer
 
@@ -30,8 +30,8 @@ ThreadsOption = Annotated[
     typer.Option(help="Compute threads (affects output bytes). Default: all processors.", min=1),
 ]
 SensitivityOption = Annotated[
-    str | None,
-    typer.Option("--sensitivity", help="How: measured (default), fisher, empirical or hawq."),
+    Literal["measured", "fisher", "empirical", "hawq"] | None,
+    typer.Option("--sensitivity", help="How sensitivities are found. Default: measured."),
 ]
 
 NARROWEST = 12  # characters that a column keeps when a table is fitted to a terminal

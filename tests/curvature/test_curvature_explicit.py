@@ -67,7 +67,7 @@ def test_sosp_i_is_its_pair_matrix(setting):
 
 def test_draws_give_the_pair_matrix_in_expectation():
     model, task, channels, *_ = case(Mlp)
-    batches = drawn(task, "train", 1000, 0)
+    batches = list(drawn(task, "train", samples=1000))
     exact = pair_matrix(model, task, batches, channels)
     far, near = (np.linalg.norm(pair_matrix(model, task, batches, channels, k, 0) - exact) for k in (1, 100))
     assert near < 0.2 * far < 0.2 * np.linalg.norm(exact)
@@ -75,7 +75,7 @@ def test_draws_give_the_pair_matrix_in_expectation():
 
 def test_greedy_increments_sum_to_the_gauss_newton_form(setting):
     model, task, channels, whole, theta = setting
-    pair = pair_matrix(model, task, drawn(task, "train", 1000, 0), channels)
+    pair = pair_matrix(model, task, list(drawn(task, "train", samples=1000)), channels)
     gone = greedy(np.zeros(len(pair)), pair)[: len(pair) // 2]
     moved = theta[gone.tolist()].sum(0)
     increments = [pair[s, s] / 2 + pair[s, gone[:n]].sum() for n, s in enumerate(gone)]
@@ -84,7 +84,7 @@ def test_greedy_increments_sum_to_the_gauss_newton_form(setting):
 
 def test_diagonals(setting):
     model, task, channels, whole, theta = setting
-    batches = drawn(task, "train", 1000, 0)
+    batches = list(drawn(task, "train", samples=1000))
     fisher = flat(whole, fisher_diagonal(model, task, batches))
     torch.testing.assert_close(fisher, whole.per_sample.square().mean(0), **EXACT)
     newton = flat(whole, gauss_newton_diagonal(model, task, batches))
@@ -170,7 +170,7 @@ def test_what_cannot_be_differentiated_twice_is_by_central_differences():
     task = Images(lambda: Odd(torch.square))
     plain = Model.of(task.model())
     odd = Model.of(random(lambda: Odd(Once.apply), dtype=torch.float64))
-    batches = drawn(task, "train", 8, 0)
+    batches = list(drawn(task, "train", samples=8))
     direction = {name: value.detach() for name, value in parameters(plain).items()}
     exact = hessian_product(plain, task, batches, direction).product
     near = hessian_product(odd, task, batches, direction).product
@@ -217,7 +217,7 @@ class Wide(nn.Module):
 def test_train_mode_batch_norm_would_hide_every_filter():
     """With batch statistics the loss does not depend on a filter's scale: both orders vanish. Hence eval mode."""
     model, task, channels, *_ = case(Residual)
-    batches = drawn(task, "train", 24, 0)
+    batches = list(drawn(task, "train", samples=24))
     filters = {"back.weight": only_makers(channels, parameters(model))["back.weight"]}
     evaluated = hessian_product(model, task, batches, filters)
     trained = Model.of(random(Residual, dtype=torch.float64))
@@ -265,7 +265,7 @@ class Half(Images):
 
 def test_no_data_is_an_error():
     with pytest.raises(TaskError, match="no batches"):
-        drawn(OneBatchless(), "train", 10, 0)
+        list(drawn(OneBatchless(), "train", samples=10))
 
 
 class OneBatchless(Images):

@@ -25,12 +25,7 @@ Parts = Mapping[str, Array]
 
 @dataclass(frozen=True, eq=False)
 class Importance:
-    """How much an error in each weight matters.
-
-    Attributes:
-        diagonal: non-negative weight of each squared error, `[rows, cols]` in the tensor's view (a Hessian or
-            Fisher diagonal).
-    """
+    """How much an error in each weight matters: by `diagonal`, 0 or more, `[rows, cols]` in the tensor's view."""
 
     diagonal: Array
 
@@ -85,11 +80,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     """
 
     def __post_init__(self) -> None:
-        """Check every field against its annotation, so that code and recipes accept the same values.
-
-        Raises:
-            ConfigError: names the field.
-        """
+        """Check every field against its annotation, in code as in a recipe."""
         check_fields(self, tag(self))
 
     def encode(
@@ -120,7 +111,12 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         with np.errstate(over="ignore"):
             matrix = view.matrix(weight.astype(np.float32))
         if not np.isfinite(matrix).all():
-            raise _not_finite(weight, matrix)
+            if bad := np.count_nonzero(~np.isfinite(weight)):
+                what, hint = "NaN or infinity", "look for a diverged training run"
+            else:
+                bad = np.count_nonzero(~np.isfinite(matrix))
+                what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
+            raise UnsupportedError(what, got=f"{bad} of {weight.size} values", hint=hint)
         if importance is not None and importance.diagonal.shape != matrix.shape:
             raise UnsupportedError(
                 "importance and tensor differ", got=importance.diagonal.shape, expected=matrix.shape
@@ -151,10 +147,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
     def assign(
         self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
     ) -> Array:
-        """Return the symbols, as many as `stream` says, of a finite float32 `matrix` under given parts.
-
-        Most formats write one symbol a weight, and the nearest one needs no importance.
-        """
+        """Return the symbols, as many as `stream` says, of a finite float32 `matrix` under given parts."""
         raise NotImplementedError
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
@@ -191,10 +184,7 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         symbols.reshape(view.rows, view.cols)[:, columns] = found.reshape(view.rows, len(columns))
 
     def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
-        """Return format, parts and view under which `columns: [k]` alone are assigned as they are in the whole.
-
-        Here: nothing in the parts depends on the column.
-        """
+        """Return format, parts and view under which `columns: [k]` alone are assigned as they are in the whole."""
         return self, parts, View((view.rows, len(columns)), groups=view.groups)
 
     def uniform(self, parts: Parts, view: View) -> Uniform | None:
@@ -210,23 +200,10 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         raise NotImplementedError
 
     def nbits(self, shape: tuple[int, ...]) -> float:
-        """Return the bits of a tensor of `shape` at fixed rate, parts included: exact, or a bound.
-
-        Exact here, for a tensor that keeps axis 0 and a stream that does not depend on the parts.
-        """
+        """Return the bits of a tensor of `shape` that keeps axis 0, at fixed rate, parts included: exact or a bound."""
         view = View.of(shape)
         spec = self.stream(view, {})
         return spec.count * spec.bits + sum(part.nbits for part in self.parts(view).values())
-
-
-def _not_finite(weight: Array, matrix: Array) -> UnsupportedError:
-    """Return what is wrong with a tensor whose float32 `matrix` is not finite."""
-    if bad := int(weight.size - np.isfinite(weight).sum()):
-        what, hint = "NaN or infinity", "look for a diverged training run"
-    else:
-        bad = int(matrix.size - np.isfinite(matrix).sum())
-        what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
-    return UnsupportedError(what, got=f"{bad} of {weight.size} values", hint=hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
-from featherweight.formats.base import Format, Importance, Part, Parts
+from featherweight.formats.base import Array, Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
 from featherweight.formats.view import BLOCK, View
 
-Array = NDArray[Any]
-
 ROUNDS = 1000
-_FLOAT32 = np.finfo(np.float32)
 
 
 class Clustered(Format, frozen=True, tag="clustered"):
     """A codebook of at most `2**bits` values for the whole tensor, and the index of one for each weight.
 
-    Lloyd's algorithm in one dimension to its fixed point, each weight counting by its importance (Choi et
-    al.). If the tensor holds exact zeros, `codebook[0]` is 0.0, stands for them and for nothing else, and the
+    Lloyd's algorithm in one dimension to its fixed point, a local optimum, each weight counting by its importance
+    (Choi et al.). If the tensor holds exact zeros, `codebook[0]` is 0.0, stands for them and for nothing else, and the
     other weights are clustered among themselves, as pruning needs it (Han et al.). Values that stand for no
     weight are left out, so the codebook may be shorter, and a tensor of few distinct values may be kept
     exactly. Every other weight gets the nearest of the other values; the error is at most half the widest gap
     between neighbours, or the distance to the outermost value.
-
-    The fixed point is a local optimum (the global one, by dynamic programming, costs quadratic time in
-    general).
 
     >>> encoded = Clustered(bits=2).encode(np.array([0, 1, 1.5, 0, 4, 8], np.float32))
     >>> encoded.parts["codebook"].tolist(), encoded.symbols.tolist()
@@ -39,9 +32,9 @@ class Clustered(Format, frozen=True, tag="clustered"):
     Lee, Towards the limit of network quantization, 2017 (Hessian-weighted k-means).
 
     Attributes:
-        bits: 1 to 12, of a symbol at fixed rate. init: where the values start: `linear`, evenly between the
-        least and the greatest weight, or `density`,
-            at evenly spaced quantiles.
+        bits: 1 to 12, of a symbol at fixed rate.
+        init: where the values start: `linear`, evenly from the least to the greatest weight, or `density`, at evenly
+            spaced quantiles.
     """
 
     bits: Annotated[int, Meta(ge=1, le=12)] = 4
@@ -59,7 +52,7 @@ class Clustered(Format, frozen=True, tag="clustered"):
             order = np.argsort(values)
             values, weights = values[order], importance.diagonal[kept][order].astype(np.float64)
         centres = lloyd(values, weights, start(values, (1 << self.bits) - zeros, self.init))
-        centres[centres == 0] = _FLOAT32.tiny  # 0.0 is kept for exact zeros
+        centres[centres == 0] = np.finfo(np.float32).tiny  # 0.0 is kept for exact zeros
         return {"codebook": np.concatenate([np.zeros(int(zeros), np.float32), centres])}
 
     def assign(

@@ -146,8 +146,7 @@ def _round_to_odd(weight: Array) -> Array:
     """Return float32 numbers cut to bfloat16 patterns, uint16, the last bit set if anything was cut off.
 
     Rounding the result to a type with at least two bits less of mantissa equals rounding the number itself
-    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008): 65,536 cases decide
-    all.
+    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008).
     """
     wide = weight.view(np.uint32)
     odd: Array = ((wide >> 16) | ((wide & 0xFFFF) != 0)).astype(np.uint16)

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats.base import Encoded, Importance
+from featherweight.formats.base import Array, Encoded, Importance
 from featherweight.formats.coders import frequencies
 from featherweight.formats.coders.base import tag
-
-Array = NDArray[Any]
 
 NEARER = 2  # values toward zero that are tried beside the nearest one and zero itself
 REFITS = 3
@@ -74,15 +70,12 @@ def rate_aware(
 
 
 def alternatives(encoded: Encoded, matrix: Array, root: Array) -> tuple[Array, Array]:
-    """Return the symbols among which each weight may choose, the nearest first, and what each costs in bits.
+    """Return symbols among which each weight may choose, the nearest first, and their costs in bits, `[k, count]`.
 
     Args:
         encoded: the tensor, for its parts.
         matrix: what is to be written, float32 `[rows, cols]`.
         root: that by which an error is multiplied before it is squared, `[rows, cols]` or a number.
-
-    Returns:
-        Symbols and float32 costs, both `[k, count]`.
     """
     spec, format = encoded.spec, encoded.format
     nearest = format.assign(matrix, encoded.parts, view=encoded.view).reshape(-1).astype(spec.dtype)

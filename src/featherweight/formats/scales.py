@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from featherweight.formats.view import blocks
+from featherweight.formats.view import Array, blocks
 
-Array = NDArray[Any]
 Scheme = Literal["symmetric", "affine"]
 
 # Factors on the range of min-max that a search tries; `FINE`: around the best.
@@ -40,23 +38,19 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
         high: greatest weight of each unit, 0 at least, `[units]`.
         bits: width of the grid.
         scheme: symmetric or affine.
-
-    Returns:
-        Scale (float32) and zero point (int64), both `[units]`.
     """
     least, most = grid(bits)
     low, high = low.astype(np.float64), high.astype(np.float64)
     if scheme == "symmetric":
         scale = within_float32(np.maximum(high / (most + 0.5), low / (least - 0.5)), bits)
         return scale, np.zeros(scale.shape, np.int64)
-    scale = within_float32(_up((high - low) / (most - least)), bits)
+    exact = (high - low) / (most - least)
+    near = np.minimum(exact, _FLOAT32.max).astype(np.float32)
+    up = np.where(
+        near < exact, np.nextafter(near, np.float32(np.inf)), near
+    )  # down, 2**32 steps would end too early
+    scale = within_float32(up, bits)
     return scale, np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
-
-
-def _up(scale: Array) -> Array:
-    """Return the least float32 that is no less: rounded down, 2**32 steps would end 256 short of the range."""
-    near = np.minimum(scale, _FLOAT32.max).astype(np.float32)
-    return np.where(near < scale, np.nextafter(near, np.float32(np.inf)), near)
 
 
 def to_steps(ratio: Array, zero_point: Array, bits: int) -> Array:
@@ -98,7 +92,8 @@ def least_squares(
         rate: squared error, relative to that of all zeros, that a bit a weight is worth.
     """
     low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
-    bit = rate * total(weight, importance) / max(weight.size, 1)
+    square = np.square(weight, dtype=np.float64) if rate else np.zeros(1)
+    bit = rate * float((square if importance is None else square * importance).sum()) / max(weight.size, 1)
 
     def moved(factor: Array | float) -> tuple[Array, ...]:
         factor = np.broadcast_to(factor, low.shape)
@@ -133,12 +128,6 @@ def _less(old: tuple[Array, ...], new: tuple[Array, ...]) -> tuple[Array, ...]:
     """Return, unit by unit, the candidate of less error (the first entry)."""
     less = new[0] < old[0]
     return tuple(np.where(less, b, a) for a, b in zip(old, new, strict=True))
-
-
-def total(weight: Array, importance: Array | None) -> float:
-    """Return `sum h w^2`."""
-    square = np.square(weight, dtype=np.float64)
-    return float(square.sum() if importance is None else (square * importance).sum())
 
 
 def entropy_bits(weight: Array, scale: Array, zero_point: Array, bits: int) -> Array:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.errors import UnsupportedError
+from featherweight.formats.view import Array
 
-Array = NDArray[Any]
 Order = Literal["given", "activation"]
 # A block `[rows, k]` of the weight, and which columns `[k]` it is, to what can be written of it, `[rows, k]`.
 QuantiseColumns = Callable[[Array, Array], Array]
@@ -192,13 +191,7 @@ class Uniform:
     pair: int | None = None
 
     def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
-        """Return what is written of a run of columns, and the errors that the columns after it compensate.
-
-        Args:
-            left: `[groups, k, rows of a group]`.
-            corner: `[groups, k, k]`, the rows and columns of the inverse factor that are theirs.
-            columns: which they are, `[k]`.
-        """
+        """Return what the function `in_turn` returns."""
         from featherweight.formats.kernels import round_in_pairs, round_in_turn
 
         made, errors = np.array(left, np.float64, order="C"), np.empty(left.shape)

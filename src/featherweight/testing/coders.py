@@ -112,6 +112,12 @@ class CoderSuite:
         """Return the named streams that the coder can take."""
         return {name: (s, spec) for name, (s, spec) in named_streams().items() if not self.coder.misfit(spec)}
 
+    def payloads(self) -> list[tuple[bytes, Array, StreamSpec]]:
+        """Return the named streams that the coder can take, and their payloads."""
+        return [
+            (self.coder.encode(symbols, spec), symbols, spec) for symbols, spec in self.fitting().values()
+        ]
+
     def check_lossless(self, symbols: Array, spec: StreamSpec) -> None:
         """Fail unless decoding gives back the symbols and their type."""
         decoded = self.coder.decode(self.coder.encode(symbols, spec), spec)
@@ -147,8 +153,7 @@ class CoderSuite:
 
     def test_same_symbols_same_bytes(self) -> None:
         """Bytes depend on the symbols alone, not on how an array holds them."""
-        for symbols, spec in self.fitting().values():
-            payload = self.coder.encode(symbols, spec)
+        for payload, symbols, spec in self.payloads():
             spread = np.repeat(symbols.astype(np.int64), 2)[::2]
             assert self.coder.encode(spread, spec) == payload
 
@@ -164,8 +169,7 @@ class CoderSuite:
 
     def test_trailing_and_missing_bytes(self) -> None:
         """Bytes behind the end are refused; a payload cut short is refused, or that of another stream."""
-        for symbols, spec in self.fitting().values():
-            payload = self.coder.encode(symbols, spec)
+        for payload, symbols, spec in self.payloads():
             if len(payload) < 40:
                 continue
             for longer in (payload + b"\0", payload + b"\1", payload + payload):
@@ -180,8 +184,7 @@ class CoderSuite:
     def test_damaged_payloads(self) -> None:
         """A damaged payload is refused, or is that of another stream."""
         draw = np.random.default_rng(1)
-        for symbols, spec in self.fitting().values():
-            payload = self.coder.encode(symbols, spec)
+        for payload, _, spec in self.payloads():
             for _ in range(self.mutations if spec.count < 1000 else self.mutations // 10):
                 self.check_refused_or_valid(mutated(payload, draw), spec)
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import re
-from collections.abc import Mapping
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from featherweight.data.fetch import Asset, fetch
 from featherweight.data.indexed import Normalisation
 from featherweight.data.sources import Wheel
-from featherweight.errors import TaskError
 from featherweight.events import Events, silent
-from featherweight.files import write_whole
 
 # (blocks, kernel, stride, expansion, width) of each stage.
 STAGES = (
@@ -52,7 +46,6 @@ RENAMES = (
     (r"\._bn1\.", ".depthwise.bn."),
     (r"\._bn2\.", ".project.bn."),
 )
-PUBLISHED = "61d8d433589aa22a4e2eb71a9cfe0d199c6cff5ac7b8f261d4b974e08157039b"  # `digest` of the tensors
 
 
 class Convolution(nn.Sequential):
@@ -131,28 +124,15 @@ class EfficientNetLite0(nn.Module):
 def pretrained(events: Events = silent) -> EfficientNetLite0:
     """Return the network with its published ImageNet weights, in eval mode.
 
-    The checkpoint is fetched once, read only after its SHA-256 has matched, and kept as a safetensors file.
+    The checkpoint is fetched once, and read only if its SHA-256 matches.
 
     Raises:
-        TaskError: the weights cannot be fetched, or the kept file is damaged.
+        TaskError: the weights cannot be fetched.
     """
-    kept = WEIGHTS.folder / "weights.safetensors"
-    if not kept.is_file():
-        checkpoint = (fetch(WEIGHTS, events) / CHECKPOINT).read_bytes()
-        state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
-        write_whole(kept, save({renamed(name): value.contiguous() for name, value in state.items()}))
-    try:
-        state = load(kept.read_bytes())
-    except SafetensorError as error:
-        raise TaskError(
-            f"damaged: {error}", where=str(kept), hint="delete the file; it is then made again"
-        ) from None
-    if (got := digest(state)) != PUBLISHED:
-        raise TaskError(
-            "not the published weights", where=str(kept), got=got, expected=PUBLISHED, hint="delete the file"
-        )
+    checkpoint = (fetch(WEIGHTS, events) / CHECKPOINT).read_bytes()
+    state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)
     network = EfficientNetLite0()
-    network.load_state_dict(state)
+    network.load_state_dict({renamed(name): value for name, value in state.items()})
     return network.eval()
 
 
@@ -165,12 +145,3 @@ def renamed(name: str) -> str:
     for pattern, replacement in RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
-
-
-def digest(state: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names and values, in order of the names."""
-    found = hashlib.sha256()
-    for name in sorted(state):
-        found.update(name.encode())
-        found.update(state[name].contiguous().numpy().tobytes())
-    return found.hexdigest()

@@ -1,5 +1,7 @@
 """Random legal blocks, and what Arm's own codec makes of bytes: the oracle of every test here."""
 
+import struct
+
 import numpy as np
 from astc_encoder import ASTCConfig, ASTCContext, ASTCImage, ASTCProfile, ASTCSwizzle, ASTCType
 
@@ -13,6 +15,16 @@ def oracle(content, footprint, height, width, kind):
     image = ASTCImage(ASTCType.U8 if kind == "unorm8" else ASTCType.F16, width, height)
     made = context.decompress(content.tobytes(), image, ASTCSwizzle.from_str("RGBA")) or image
     return np.frombuffer(made.data, np.uint8 if kind == "unorm8" else np.uint16).reshape(height, width, 4)
+
+
+def read_astc(file):
+    """Return blocks, footprint, width and height of an `.astc` file of two dimensions."""
+    magic, *footprint, depth = struct.unpack_from("<I3B", file)
+    width, height, layers = (int.from_bytes(file[start : start + 3], "little") for start in (7, 10, 13))
+    assert (magic, depth, layers) == (0x5CA1AB13, 1, 1)
+    rows, cols = -(-height // footprint[1]), -(-width // footprint[0])
+    blocks = np.frombuffer(file, np.uint8, offset=16).reshape(rows, cols, 16)
+    return blocks, "{}x{}".format(*footprint), width, height
 
 
 def ours(content, footprint, height, width, kind):

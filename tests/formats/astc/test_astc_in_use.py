@@ -8,15 +8,15 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from astc_oracle import oracle
+from astc_oracle import oracle, read_astc
 from tiny import Tiny
 
 from featherweight.artifact import Contents, Raw, dumps, load, loads
 from featherweight.cli import main
-from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
+from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.export.textures import write_textures
 from featherweight.formats import AnyFormat, Astc, Encoded, Fixed, Int
-from featherweight.formats.astc.blocks import read_astc, write_astc
+from featherweight.formats.astc.blocks import write_astc
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Finetune
@@ -121,15 +121,12 @@ def test_a_file_without_blocks_has_no_textures(tmp_path):
         write_textures(loads(dumps(Contents({"bias": Raw.of(gaussian(7))}))), tmp_path)
 
 
-def test_astc_files_are_checked():
+def test_astc_files_say_footprint_and_size():
     content = np.arange(96, dtype=np.uint8).reshape(2, 3, 16)
     file = write_astc(content, "6x5", 17, 9)
     found, footprint, width, height = read_astc(file)
     assert (footprint, width, height) == ("6x5", 17, 9)
     np.testing.assert_array_equal(found, content)
-    for broken in (file[:-1], file + b"\0", b"\0" + file[1:], file[:4] + b"\x07" + file[5:], b""):
-        with pytest.raises(IntegrityError):
-            read_astc(broken)
     with pytest.raises(UnsupportedError):
         write_astc(content, "6x5", 1 << 24, 9)
 

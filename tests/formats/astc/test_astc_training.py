@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from astc_oracle import oracle, random_blocks
+from astc_oracle import oracle, random_blocks, read_astc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import Tiny
@@ -12,7 +12,7 @@ from featherweight.artifact import Contents, dumps, loads
 from featherweight.errors import UnsupportedError
 from featherweight.export.textures import write_textures
 from featherweight.formats import Astc, Int, View
-from featherweight.formats.astc.blocks import decode_texels, read_astc
+from featherweight.formats.astc.blocks import decode_texels
 from featherweight.formats.astc.geometry import partitions
 from featherweight.formats.astc.modes import FOOTPRINTS, MODES, size
 from featherweight.formats.astc.presets import infill

@@ -11,17 +11,10 @@ import numpy as np
 
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats.astc.geometry import geometry
-from featherweight.formats.astc.modes import (
-    FOOTPRINTS,
-    MOST_ENDPOINTS,
-    MOST_WEIGHTS,
-    Array,
-    Footprint,
-    size,
-)
+from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array, Footprint, size
 
 NBYTES = 16
-MAGIC, HEADER = 0x5CA1AB13, 16
+MAGIC = 0x5CA1AB13
 MOST_TEXELS = 1 << 24  # of a side
 LUMINANCE, RGBA = 0, 12  # endpoint modes that give the ends themselves
 DecodeMode = Literal["unorm8", "float16"]
@@ -166,22 +159,3 @@ def write_astc(content: Array, footprint: Footprint, width: int, height: int) ->
         raise UnsupportedError("too large a texture", got=f"{width} x {height}", expected="sides below 2**24")
     sides = b"".join(n.to_bytes(3, "little") for n in (width, height, 1))
     return struct.pack("<I3B", MAGIC, *size(footprint), 1) + sides + content.tobytes()
-
-
-def read_astc(content: bytes) -> tuple[Array, Footprint, int, int]:
-    """Undo `write_astc`.
-
-    Raises:
-        IntegrityError: not such a file, not two-dimensional, or not as long as its header says.
-    """
-    if len(content) < HEADER or struct.unpack_from("<I", content)[0] != MAGIC:
-        raise IntegrityError("not an .astc file", got=content[:4].hex(), expected="13aba15c")
-    names: dict[tuple[int, int], Footprint] = {size(name): name for name in FOOTPRINTS}
-    sides = [int.from_bytes(content[start : start + 3], "little") for start in (7, 10, 13)]
-    if (content[4], content[5]) not in names or content[6] != 1 or sides[2] != 1:
-        raise IntegrityError("not a texture of two dimensions", got=f"blocks {tuple(content[4:7])}")
-    rows, cols = -(-sides[1] // content[5]), -(-sides[0] // content[4])
-    if len(content) != HEADER + 16 * rows * cols:
-        raise IntegrityError("blocks", got=f"{len(content) - HEADER} bytes", expected=16 * rows * cols)
-    blocks = np.frombuffer(content, np.uint8, offset=HEADER).reshape(rows, cols, 16)
-    return blocks, names[content[4], content[5]], sides[0], sides[1]

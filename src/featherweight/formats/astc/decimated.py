@@ -19,10 +19,8 @@ from featherweight.formats.astc.quantization import (
 )
 from featherweight.formats.kernels import compiled
 
-SWEEPS = 3
 WIDTH = 1.5  # first distance of the ends from the mean, in standard deviations
 POWERS = 6  # steps towards the principal axis of four channels
-MOST_TEXELS, MOST_POINTS = 144, 64
 
 
 @compiled
@@ -62,15 +60,9 @@ def first_ends(values: Array, importance: Array, partition: Array, number: int, 
 def slopes(
     values: Array, importance: Array, partition: Array, ends: Array, bends: Array, pulls: Array
 ) -> None:
-    """Set, for each texel, twice the squared error's curvature and slope at 0 in its interpolation weight.
+    """Set `bends` and `pulls`, `[texels]`: the error by a texel's weight is `bends a**2 - 2 pulls a` and a constant.
 
-    Args:
-        values: `[texels, channels]`.
-        importance: `[texels]`.
-        partition: of each texel.
-        ends: `[4, 2, channels]`.
-        bends: `[texels]`, set: the error is `bends a**2 - 2 pulls a` and a constant.
-        pulls: `[texels]`, set.
+    `values: [texels, channels]` lie between the `ends: [4, 2, channels]` of their partitions.
     """
     for t in range(partition.size):
         bend, pull = 0.0, 0.0
@@ -84,25 +76,20 @@ def slopes(
 
 @compiled
 def descend(
-    bends: Array,
-    pulls: Array,
-    grid: tuple[Array, Array, Array],
-    kind: int,
-    sweeps: int,
-    ranks: Array,
+    slopes: tuple[Array, Array], grid: tuple[Array, Array, Array], kind: int, sweeps: int, ranks: Array,
     mixed: Array,
-) -> None:
+) -> None:  # fmt: skip
     """Choose the weights of a grid, one by one.
 
     Args:
-        bends: see `slopes`.
-        pulls: see `slopes`.
+        slopes: `bends` and `pulls` of the function `slopes`.
         grid: of each point of the grid, where its texels begin; these texels; and its share in each.
         kind: position of the range of weights.
         sweeps: how often each weight is looked at again.
         ranks: `[points]`, set.
         mixed: `[texels]`, set to the interpolation weight of each, from 0 to 1.
     """
+    bends, pulls = slopes
     starts, texels, shares = grid
     points = starts.size - 1
     mixed[:] = 0.0

@@ -126,28 +126,12 @@ def _ends(v: Array, kind: int, ends: Array) -> None:
     if kind == 1:
         low = v[0] >> 2 | v[1] & 0xC0
         ends[0, :3], ends[1, :3], ends[:, 3] = low, min(low + (v[1] & 0x3F), 255), 255
-    elif kind < 8 and kind != 6:
-        _luminance_alpha(v, kind, ends)
     elif kind in (6, 10):
         for c in range(3):
             ends[0, c], ends[1, c] = v[c] * v[3] >> 8, v[c]
         ends[0, 3], ends[1, 3] = (v[4], v[5]) if kind == 10 else (255, 255)
     else:
         _colour(v, kind, ends)
-
-
-@compiled
-def _luminance_alpha(v: Array, kind: int, ends: Array) -> None:
-    """Endpoint modes 4 (direct) and 5 (base and offset)."""
-    for c in range(2):
-        low, high = v[2 * c], v[2 * c + 1]
-        if kind == 5:
-            low, high = _offset(low, high)
-            high = min(max(low + high, 0), 255)
-        if c:
-            ends[0, 3], ends[1, 3] = low, high
-        else:
-            ends[0, :3], ends[1, :3] = low, high
 
 
 @compiled
@@ -159,19 +143,17 @@ def _offset(base: int, offset: int) -> tuple[int, int]:
 
 @compiled
 def _colour(v: Array, kind: int, ends: Array) -> None:
-    """Endpoint modes 8 and 12 (direct), 9 and 13 (base and offset), with or without alpha."""
-    low, high, count = 0, 0, v.size
+    """Endpoint modes 4 (luminance), 8, 12 (direct) and 5, 9, 13 (base and offset), with or without alpha."""
+    low, high = 0, 0
     for c in range(4):
-        ends[0, c], ends[1, c] = (v[2 * c], v[2 * c + 1]) if 2 * c < count else (255, 255)
-        if kind & 1 and 2 * c < count:
-            ends[0, c], ends[1, c] = _offset(ends[0, c], ends[1, c])
+        k = 2 * (c // 3 if kind < 8 else c)
+        ends[0, c], ends[1, c] = (v[k], v[k + 1]) if k < v.size else (255, 255)
+        if kind & 1 and k < v.size:
+            base, offset = _offset(ends[0, c], ends[1, c])
+            ends[0, c], ends[1, c] = base, base + offset
         if c < 3:
             low, high = low + ends[0, c], high + ends[1, c]
-    swapped = high < 0 if kind & 1 else high < low
-    if kind & 1:
-        for c in range(count // 2):
-            ends[1, c] += ends[0, c]
-    if swapped:
+    if high < low and kind >= 8:
         for c in range(4):
             ends[0, c], ends[1, c] = ends[1, c], ends[0, c]
         for e in range(2):

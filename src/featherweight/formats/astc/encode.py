@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from featherweight.errors import MissingExtraError
 from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, DecodeMode
 from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array, Footprint, size
 from featherweight.formats.astc.presets import Preset, plan_of
+from featherweight.formats.astc.search import Plan, search
 from featherweight.processors import taken_processors
 
 STRIP = 1 << 10  # blocks that one call encodes
@@ -52,16 +52,13 @@ def encode_tile(
     return content
 
 
-def encode_tile_astcenc(
-    texels: Array, footprint: Footprint, *, quality: float = THOROUGH, threads: int = 1
-) -> Array:
+def encode_tile_astcenc(texels: Array, footprint: Footprint, *, quality: float = THOROUGH) -> Array:
     """Return the same by Arm's encoder, `astc-encoder-py`, if it is installed.
 
     Args:
         texels: `[height, width, channels]`, 1 or 4 channels; clipped to 0 .. 1. It knows no importance.
         footprint: texels of a block.
         quality: 0 to 100; `-medium` is 60, `-thorough` 98, `-exhaustive` 100.
-        threads: the bytes do not depend on them.
 
     Raises:
         MissingExtraError: `astc-encoder-py` is not installed.
@@ -84,23 +81,17 @@ def encode_tile_astcenc(
     )
     picture = np.broadcast_to(np.clip(filled, 0, 1), (*filled.shape[:2], 4)).astype(np.float32)
     image = arm.ASTCImage(arm.ASTCType.F32, picture.shape[1], picture.shape[0], 1, picture.tobytes())
-    context = arm.ASTCContext(arm.ASTCConfig(arm.ASTCProfile.LDR, width, height, 1, quality), threads)
+    context = arm.ASTCContext(arm.ASTCConfig(arm.ASTCProfile.LDR, width, height, 1, quality), 1)
     swizzle = arm.ASTCSwizzle.from_str("RGBA" if texels.shape[2] == 4 else "RRR1")
     return np.frombuffer(context.compress(image, swizzle), np.uint8).reshape(rows, cols, 16)
 
 
-def encode_blocks(values: Array, importance: Array, footprint: Footprint, plan: Any) -> Blocks:
+def encode_blocks(values: Array, importance: Array, footprint: Footprint, plan: Plan) -> Blocks:
     """Return blocks for `values: [blocks, texels, channels]`, 0 to 255, and `importance: [blocks, texels]`."""
-    from featherweight.formats.astc.search import Found, search
-
     count, _, channels = values.shape
     mode, partitions, seed = np.zeros(count, np.uint16), np.zeros(count, np.uint8), np.zeros(count, np.uint16)
-    endpoints = np.zeros((count, MOST_ENDPOINTS), np.uint8)
-    weights = np.zeros((count, MOST_WEIGHTS), np.uint8)
-    scratch = Found(
-        np.zeros(2, np.int64), np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
-    )
-    search(values, importance, plan, scratch, (mode, partitions, seed, endpoints, weights))
+    endpoints, weights = (np.zeros((count, most), np.uint8) for most in (MOST_ENDPOINTS, MOST_WEIGHTS))
+    search(values, importance, plan, mode, partitions, seed, endpoints, weights)
     kind = np.full(count, LUMINANCE if channels == 1 else RGBA, np.uint8)
     return Blocks(footprint, mode, partitions, seed, kind, endpoints, weights)
 

@@ -14,11 +14,9 @@ SMALL = 31  # blocks of fewer texels are looked at twice as closely
 
 
 class Geometry(NamedTuple):
-    """Tables of a footprint, for kernels.
+    """Tables of a footprint of `width` by `height` texels, for kernels.
 
     Attributes:
-        width: in texels.
-        height: in texels.
         partitions: of each texel by seed, uint8 `[4, 1024, texels]`.
         corners: the first of four points around each texel, by width and height of the grid of weights, uint8
             `[width + 1, height + 1, texels]`; the others are one to the right, one below, and both.

@@ -55,25 +55,11 @@ class Plan(NamedTuple):
     prune_factor: float
 
 
-class Found(NamedTuple):
-    """The best block so far, by ranks: endpoints `[18]`, weights `[64]`, and layout and seed in `choice: [2]`."""
-
-    choice: Array
-    endpoints: Array
-    weights: Array
-
-
 @compiled
 def promising(values: Array, importance: Array, plan: Plan, count: int, wanted: int, best: Array) -> int:
-    """Set `best` to the seeds of least (weighted) variance within partitions; return how many.
+    """Set `best: [wanted]` to the seeds of least (weighted) variance within partitions, falling; return how many.
 
-    Args:
-        values: one channel, `[texels]`.
-        importance: `[texels]`.
-        plan: for its members and seeds.
-        count: of partitions, 2 to 4.
-        wanted: seeds at most.
-        best: `[wanted]`, set, the best one first.
+    `values: [texels]` are of one channel; there are `count` partitions, 2 to 4.
     """
     n = plan.distinct[count - 2]
     sums, masses = np.zeros((3, n), np.float32), np.zeros((3, n), np.float32)
@@ -149,17 +135,15 @@ def try_undecimated(
 
 
 @compiled
-def finish_undecimated(values: Array, plan: Plan, found: Found) -> None:
-    """Choose the weights of the best block."""
-    layout = plan.layouts[found.choice[0]]
+def finish_undecimated(
+    values: Array, plan: Plan, layout: Array, seed: int, endpoints: Array, ranks: Array
+) -> None:
+    """Set `ranks: [64]` to those of the weights that are best for the ranks of `endpoints: [18]`."""
     kind, of = layout[WEIGHT_KIND], layout[ENDPOINT_KIND]
-    partition = plan.partitions[layout[PARTITIONS] - 1, found.choice[1]]
-    for p in range(layout[PARTITIONS]):
-        a, b = found.endpoints[2 * p], found.endpoints[2 * p + 1]
-        pair = ENDPOINT_VALUES[of, a], ENDPOINT_VALUES[of, b]
-        for t in range(values.size):
-            if partition[t] == p:
-                found.weights[t] = best_weight(values[t], kind, pair, plan.cut)
+    for t in range(values.size):
+        p = plan.partitions[layout[PARTITIONS] - 1, seed, t]
+        pair = ENDPOINT_VALUES[of, endpoints[2 * p]], ENDPOINT_VALUES[of, endpoints[2 * p + 1]]
+        ranks[t] = best_weight(values[t], kind, pair, plan.cut)
 
 
 @compiled
@@ -182,14 +166,14 @@ def try_decimated(
         first_ends(aims, importance, partition, p, ends[p])
     for _ in range(plan.effort[0]):
         slopes(aims, importance, partition, ends, bends, pulls)
-        descend(bends, pulls, grid, kind, 2, weights, mixed)
+        descend((bends, pulls), grid, kind, 2, weights, mixed)
         for p in range(count):
             least_squares(aims, importance, partition, p, mixed, sums[p], ends[p])
     for p in range(count):
         rounded(of, sums[p], ends[p], ranks[2 * channels * p :])
         _put_in_order(ends[p], ranks[2 * channels * p :])
     slopes(aims, importance, partition, ends, bends, pulls)
-    descend(bends, pulls, grid, kind, 3, weights, mixed)
+    descend((bends, pulls), grid, kind, 3, weights, mixed)
     return _error_of_grid(values, importance, partition, ends, mixed, plan.cut)
 
 
@@ -218,54 +202,46 @@ def _error_of_grid(
 
 
 @compiled
-def search(values: Array, importance: Array, plan: Plan, found: Found, symbols: tuple[Array, ...]) -> None:
-    """Encode blocks.
+def search(
+    values: Array, importance: Array, plan: Plan, mode: Array, partitions: Array, seed: Array, endpoints: Array,
+    weights: Array,
+) -> None:  # fmt: skip
+    """Encode `values: [blocks, texels, channels]`, float64, 0 to 255 where nothing is clipped, as `plan` says.
 
-    Args:
-        values: 0 to 255 where nothing is clipped, float64 `[blocks, texels, channels]`.
-        importance: of the squared error of each texel, `[blocks, texels]`; 0 outside the texture.
-        plan: what to try.
-        found: scratch.
-        symbols: mode, partitions, seed, endpoints, weights as in `Blocks`, set.
+    `importance: [blocks, texels]` is of the squared error of each texel, 0 outside the texture; the others, as in
+    `Blocks`, are set.
     """
     texels, channels = values.shape[1:]
     scratch = (np.empty(texels), np.empty(texels))
     seeds, aims, line = np.zeros(1024, np.int64), np.empty((texels, channels)), np.empty(texels)
-    ranks, weights = np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
+    ends, grid = np.zeros(MOST_ENDPOINTS, np.int64), np.zeros(MOST_WEIGHTS, np.int64)
     for n in range(len(values)):
         aims[:] = (values[n] + 0.5) * (255 / 256) if plan.cut else values[n]
         for t in range(texels):
             line[t] = values[n, t].sum() / channels
-        least, tried, count = 1e300, 0, 1
+        least, tried, count, best = 1e300, 0, 1, 0
         for k in range(len(plan.layouts)):
             layout = plan.layouts[k]
             if layout[PARTITIONS] > 1 and layout[PARTITIONS] != count:
                 count = layout[PARTITIONS]
                 tried = promising(line, importance[n], plan, count, plan.layouts[k:, SEEDS].max(), seeds)
             for j in range(min(tried, layout[SEEDS]) if count > 1 else 1):
-                seed = seeds[j] if count > 1 else 0
+                one = seeds[j] if count > 1 else 0
                 if layout[GRID] < 0:
-                    total = try_undecimated(line, importance[n], plan, layout, seed, least, scratch, ranks)
+                    total = try_undecimated(line, importance[n], plan, layout, one, least, scratch, ends)
                 else:
-                    total = try_decimated(values[n], aims, importance[n], plan, layout, seed, ranks, weights)
+                    total = try_decimated(values[n], aims, importance[n], plan, layout, one, ends, grid)
                 if total < least:
-                    least = total
-                    found.choice[0], found.choice[1] = k, seed
-                    found.endpoints[:], found.weights[:] = ranks, weights
-        if plan.layouts[found.choice[0], GRID] < 0:
-            finish_undecimated(line, plan, found)
-        _store(n, plan, channels, found, symbols)
-
-
-@compiled
-def _store(n: int, plan: Plan, channels: int, found: Found, symbols: tuple[Array, ...]) -> None:
-    """Write the best block down as integers."""
-    mode, partitions, seed, endpoints, weights = symbols
-    layout = plan.layouts[found.choice[0]]
-    mode[n], partitions[n], seed[n] = layout[MODE], layout[PARTITIONS], found.choice[1]
-    for k in range(2 * channels * layout[PARTITIONS]):
-        endpoints[n, k] = RISING_ENDPOINTS[layout[ENDPOINT_KIND], found.endpoints[k]]
-    grid = layout[GRID]
-    points = plan.points[grid + 1] - plan.points[grid] - 1 if grid >= 0 else plan.partitions.shape[2]
-    for k in range(points):
-        weights[n, k] = RISING_WEIGHTS[layout[WEIGHT_KIND], found.weights[k]]
+                    least, best, seed[n] = total, k, one
+                    endpoints[n], weights[n] = ends, grid
+        layout, points = plan.layouts[best], texels
+        if layout[GRID] < 0:
+            finish_undecimated(line, plan, layout, seed[n], endpoints[n], weights[n])
+        else:
+            points = plan.points[layout[GRID] + 1] - plan.points[layout[GRID]] - 1
+        mode[n], partitions[n] = layout[MODE], layout[PARTITIONS]
+        for k in range(MOST_ENDPOINTS):  # ranks to integers
+            used = k < 2 * channels * layout[PARTITIONS]
+            endpoints[n, k] = RISING_ENDPOINTS[layout[ENDPOINT_KIND], endpoints[n, k]] if used else 0
+        for k in range(MOST_WEIGHTS):
+            weights[n, k] = RISING_WEIGHTS[layout[WEIGHT_KIND], weights[n, k]] if k < points else 0

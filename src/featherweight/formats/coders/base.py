@@ -37,9 +37,7 @@ class StreamSpec:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Smallest unsigned integer type that holds every symbol."""
-        return np.dtype(
-            np.uint8 if self.alphabet <= 1 << 8 else np.uint16 if self.alphabet <= 1 << 16 else np.uint32
-        )
+        return unsigned(self.bits)
 
     @property
     def bits(self) -> int:
@@ -55,11 +53,7 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
     """
 
     def __post_init__(self) -> None:
-        """Check every field against its annotation, in code as in a recipe.
-
-        Raises:
-            ConfigError: names the field.
-        """
+        """Check every field against its annotation, in code as in a recipe."""
         check_fields(self, tag(self))
 
     def misfit(self, spec: StreamSpec) -> str:
@@ -101,9 +95,6 @@ class Coder(msgspec.Struct, frozen=True, tag_field="coder", forbid_unknown_field
             candidates: symbols, `[k, count]`.
             costs: of each, in bits, float32 `[k, count]`.
             spec: of the stream.
-
-        Returns:
-            Symbols, `[count]`.
         """
         chosen: Array = candidates[0].astype(spec.dtype)
         for _ in range(_TURNS):
@@ -139,6 +130,11 @@ def nothing(payload: bytes, spec: StreamSpec) -> Array:
     if payload:
         raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
     return np.zeros(spec.count, spec.dtype)
+
+
+def unsigned(bits: int) -> np.dtype[Any]:
+    """Return the smallest unsigned integer type that holds `bits` bits."""
+    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)
 
 
 def tag(thing: msgspec.Struct) -> str:

@@ -25,17 +25,9 @@ class Cabac(Coder, frozen=True, tag="cabac"):
     """
 
     def choose(self, candidates: Array, costs: Array, spec: StreamSpec) -> Array:
-        """Return for each place of a stream the candidate of least cost and bits; of equals, the first.
+        """Return the same by the bits of the contexts as they stand when the encoder comes to that place (DeepCABAC).
 
-        The bits are those of the contexts as they stand when the encoder comes to that place (DeepCABAC).
-
-        Args:
-            candidates: symbols, `[k, count]`; the first of each place settle order and rate of adaptation.
-            costs: of each, in bits, float32 `[k, count]`.
-            spec: of the stream.
-
-        Returns:
-            Symbols, `[count]`.
+        The first candidate of each place settles order and rate of adaptation.
         """
         if spec.count == 0 or spec.alphabet == 1:
             return super().choose(candidates, costs, spec)

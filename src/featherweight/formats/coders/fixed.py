@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import gcd
-from typing import Any
 
 import numpy as np
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders.base import Array, Coder, StreamSpec
+from featherweight.formats.coders.base import Array, Coder, StreamSpec, unsigned
 
 
 class Fixed(Coder, frozen=True, tag="fixed"):
@@ -31,7 +30,7 @@ def pack_bits(symbols: Array, bits: int) -> bytes:
         return b""
     period, nbytes = _period(bits)
     groups = -(-symbols.size // period)
-    padded = np.zeros(groups * period, _dtype(bits))
+    padded = np.zeros(groups * period, unsigned(bits))
     padded[: symbols.size] = symbols
     rows, packed = padded.reshape(groups, period), np.zeros((groups, nbytes), np.uint8)
     for place in range(period):
@@ -48,7 +47,7 @@ def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
     period, nbytes = _period(bits)
     groups = -(-count // period)
     raw = np.frombuffer(payload.ljust(groups * nbytes, b"\0"), np.uint8).reshape(groups, nbytes)
-    symbols, mask = np.zeros((groups, period), _dtype(bits)), (1 << bits) - 1
+    symbols, mask = np.zeros((groups, period), unsigned(bits)), (1 << bits) - 1
     for place in range(period):
         for byte, shift in _bytes(place, bits):
             column = raw[:, byte].astype(symbols.dtype, copy=False)
@@ -68,8 +67,3 @@ def _bytes(place: int, bits: int) -> Iterator[tuple[int, int]]:
     start = place * bits
     for byte in range(start // 8, (start + bits + 7) // 8):
         yield byte, 8 * byte - start
-
-
-def _dtype(bits: int) -> np.dtype[Any]:
-    """Return the smallest unsigned integer type that holds `bits` bits."""
-    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)

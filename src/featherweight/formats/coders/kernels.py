@@ -332,9 +332,7 @@ def finished(digits: Array, interval: Interval) -> Array:
 def parse(ranks: Array, following: Array) -> Array:
     """Return the words of a stream, uint16: the longest at each place.
 
-    Args:
-        ranks: of the symbols, `[count]`.
-        following: `Dictionary.next_word`.
+    `ranks: [count]` are those of the symbols, `following` is `Dictionary.next_word`.
     """
     words, count, base = np.empty(ranks.size, np.uint16), 0, 0
     for place in range(ranks.size):

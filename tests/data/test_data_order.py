@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from featherweight.data import held_out, permutation
-from featherweight.data.augment import CropFlip
+from featherweight.data.cifar import CropFlip
 from featherweight.data.indexed import Images, Normalisation
 
 

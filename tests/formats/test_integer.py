@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import Encoded, Fixed, Importance, Int, View
-from featherweight.formats.scales import NARROWER, entropy_bits, grid, least_squares, min_max, squared_error
+from featherweight.formats.integer import NARROWER, entropy_bits, grid, least_squares, min_max, squared_error
 
 BITS = (1, 2, 3, 4, 8, 12, 16)
 SCHEMES = ("symmetric", "affine")

@@ -1,4 +1,4 @@
-"""CIFAR-10 in its binary layout: 50,000 and 10,000 colour images of 32 x 32 pixels in ten classes."""
+"""CIFAR-10 in its binary layout: 50,000 and 10,000 colour images of 32 x 32 pixels; and how batches are augmented."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from featherweight.data.fetch import Asset, fetch
 from featherweight.data.indexed import Images, Normalisation
@@ -87,9 +90,8 @@ def load_folder(folder: Path) -> Cifar10:
         try:
             return (folder / name).read_bytes()
         except OSError as error:
-            raise TaskError(
-                f"cannot be read: {error}", where=name, hint=f"{folder} needs {', '.join((*TRAIN, TEST))}"
-            ) from None
+            hint = f"{folder} needs {', '.join((*TRAIN, TEST))}"
+            raise TaskError(f"cannot be read: {error}", where=name, hint=hint) from None
 
     return _read(read, None)
 
@@ -114,13 +116,39 @@ def parse(content: bytes, *, where: str = "") -> tuple[NDArray[np.uint8], NDArra
         IntegrityError: not a whole number of records, or a label that is no class.
     """
     if not content or len(content) % RECORD:
-        raise IntegrityError(
-            "not CIFAR-10 records",
-            where=where,
-            got=f"{len(content)} bytes",
-            expected=f"a multiple of {RECORD}",
-        )
+        multiple = f"a multiple of {RECORD} bytes"
+        raise IntegrityError("not CIFAR-10 records", where=where, got=len(content), expected=multiple)
     records = np.frombuffer(content, np.uint8).reshape(-1, RECORD)
     if (worst := int(records[:, 0].max())) >= len(CLASSES):
         raise IntegrityError("label", where=where, got=worst, expected=f"0 to {len(CLASSES) - 1}")
     return records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Random crops of padded images, every other one mirrored: what CIFAR networks are trained with.
+
+    References:
+        He, Zhang, Ren, Sun, 2016: Deep residual learning for image recognition, section 4.2.
+
+    Attributes:
+        padding: pixels added on each side, of the mean colour (0 after normalisation).
+        channels_last: leave the channels of a pixel side by side in memory, which convolutions on processors
+            are faster with; a network that takes features apart by `view` refuses them.
+    """
+
+    padding: int = 4
+    channels_last: bool = False
+
+    def __call__(self, inputs: Tensor, generator: Generator) -> Tensor:
+        """Return `inputs: [n, c, h, w]`, each image moved by up to `padding` pixels and maybe mirrored."""
+        count, _, height, width = inputs.shape
+        padded = F.pad(inputs, (self.padding,) * 4)
+        top, left = torch.randint(0, 2 * self.padding + 1, (2, count, 1), generator=generator)
+        mirrored = torch.randint(0, 2, (count, 1), generator=generator, dtype=torch.bool)
+        rows = top + torch.arange(height)
+        columns = left + torch.where(mirrored, torch.arange(width - 1, -1, -1), torch.arange(width))
+        sample = torch.arange(count)[:, None, None]
+        cropped = padded.permute(0, 2, 3, 1)[sample, rows[:, :, None], columns[:, None, :]]
+        images = cropped.permute(0, 3, 1, 2)
+        return images if self.channels_last else images.contiguous()

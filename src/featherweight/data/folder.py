@@ -73,10 +73,8 @@ def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
             opened = Image.open(path)
         with opened:
             if opened.width * opened.height > MOST_PIXELS:
-                size_of_it = f"{opened.width} x {opened.height}"
-                raise TaskError(
-                    "too many pixels", where=str(path), got=size_of_it, expected=f"up to {MOST_PIXELS:,}"
-                )
+                got, most = f"{opened.width} x {opened.height}", f"up to {MOST_PIXELS:,}"
+                raise TaskError("too many pixels", where=str(path), got=got, expected=most)
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, KeyError, struct.error, Image.DecompressionBombError) as error:
         raise TaskError(f"not an image that can be read: {error}", where=str(path)) from error
@@ -117,9 +115,8 @@ def numbered_files(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
     paths = images_in(folder)
     found = [re.match(r"\d+", path.stem) for path in paths]
     if not paths or None in found:
-        raise TaskError(
-            "not images named by their class index", where=str(folder), expected="0042.jpg, 42_a.png"
-        )
+        what = "not images named by their class index"
+        raise TaskError(what, where=str(folder), expected="0042.jpg, 42_a.png")
     return paths, tuple(int(match.group()) for match in found if match)
 
 

@@ -72,9 +72,8 @@ def load(asset: Asset, events: Events = silent) -> tuple[Images, Images]:
             for name in (IMAGES, LABELS)
         )
         if pixels.ndim != 3 or labels.shape != pixels.shape[:1] or pixels.dtype != np.uint8:
-            raise IntegrityError(
-                "images and labels of one number", where=part, got=(pixels.shape, labels.shape)
-            )
+            got = pixels.shape, labels.shape
+            raise IntegrityError("images and labels of one number", where=part, got=got)
         return Images(pixels[:, None], labels.astype(np.int64), normalise)
 
     return read("train"), read("t10k")
@@ -93,9 +92,7 @@ def parse(content: bytes, *, where: str = "") -> NDArray[Any]:
         IntegrityError: not an IDX file, or not of the length that its header says.
     """
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in TYPES:
-        raise IntegrityError(
-            "not an IDX file", where=where, got=f"magic {content[:4].hex()}", expected="0000TTNN"
-        )
+        raise IntegrityError("not an IDX file", where=where, got=content[:4].hex(), expected="0000TTNN")
     dtype, axes = np.dtype(TYPES[content[2]]), content[3]
     header = 4 + 4 * axes
     if not 1 <= axes <= MOST_AXES:
@@ -103,11 +100,8 @@ def parse(content: bytes, *, where: str = "") -> NDArray[Any]:
     if len(content) < header:
         raise IntegrityError("IDX header is cut short", where=where, got=f"{len(content)} bytes")
     shape = tuple(int.from_bytes(content[at : at + 4], "big") for at in range(4, header, 4))
-    expected = header + prod(shape) * dtype.itemsize
-    if len(content) != expected:
-        raise IntegrityError(
-            f"IDX file of shape {shape}", where=where, got=f"{len(content)} bytes", expected=str(expected)
-        )
+    if (size := len(content)) != (expected := header + prod(shape) * dtype.itemsize):
+        raise IntegrityError(f"IDX file of shape {shape}, bytes", where=where, got=size, expected=expected)
     try:
         array = np.frombuffer(content, dtype, offset=header).reshape(shape)
     except ValueError as error:

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from featherweight.errors import TaskError
@@ -204,13 +204,8 @@ def run(command: Sequence[str], folder: Path) -> bytes:
     if program is None:
         raise TaskError(f"{command[0]} is not installed")
     try:
-        done = subprocess.run(
-            [program, *command[1:]],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMMAND_SECONDS,
-        )
+        whole, closed = [program, *command[1:]], subprocess.DEVNULL
+        done = subprocess.run(whole, cwd=folder, stdin=closed, capture_output=True, timeout=COMMAND_SECONDS)
     except (OSError, subprocess.TimeoutExpired) as error:
         raise TaskError(str(error)) from None
     if done.returncode:
@@ -248,13 +243,9 @@ def unzipped(content: bytes) -> bytes:
         raise TaskError(f"not a whole gzip file: {error}") from None
 
 
-class _Readable(Protocol):
-    def read(self, size: int, /) -> bytes: ...
-
-
-def bounded(stream: _Readable) -> bytes:
+def bounded(stream: Any) -> bytes:
     """Read all of a stream, or refuse one of more than `LIMIT` bytes."""
-    content = stream.read(LIMIT + 1)
+    content: bytes = stream.read(LIMIT + 1)
     if len(content) > LIMIT:
         raise TaskError("larger than any file we know", expected=f"at most {LIMIT} bytes")
     return content

@@ -118,9 +118,8 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
                 what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
             raise UnsupportedError(what, got=f"{bad} of {weight.size} values", hint=hint)
         if importance is not None and importance.diagonal.shape != matrix.shape:
-            raise UnsupportedError(
-                "importance and tensor differ", got=importance.diagonal.shape, expected=matrix.shape
-            )
+            got = importance.diagonal.shape
+            raise UnsupportedError("importance and tensor differ", got=got, expected=matrix.shape)
         with np.errstate(over="ignore", under="ignore"):
             if parts is None:
                 parts = self.fit(matrix, view=view, importance=importance)

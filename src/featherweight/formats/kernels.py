@@ -17,12 +17,15 @@ Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def compiled(function: Function) -> Function:
-    """Compile without the GIL, cached on disk where the file system allows it."""
+def compiled(function: Function, signature: str | None = None) -> Function:
+    """Compile without the GIL, cached on disk where the file system allows it.
+
+    Constants are types of their own, so each makes another version of what it is given to; not with a `signature`.
+    """
     try:
-        made: Any = numba.njit(cache=True, nogil=True)(function)
+        made: Any = numba.njit(signature, cache=True, nogil=True)(function)
     except RuntimeError:
-        made = numba.njit(nogil=True)(function)
+        made = numba.njit(signature, nogil=True)(function)
     return cast(Function, made)
 
 

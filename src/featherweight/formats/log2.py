@@ -53,7 +53,10 @@ class Log2(Scalar, frozen=True, tag="log2"):
 
     def columns_of(self, parts: Parts) -> tuple[Array, ...]:
         """Return the logarithm that `k = 0` would have, in steps."""
-        return (parts["top"].reshape(-1, 1).astype(np.int32) - ((1 << self.bits - 1) - 1),)
+        top = parts["top"].reshape(-1, 1).astype(np.int32)
+        if (top > _most(self.fraction)).any() or (top < -150 << self.fraction).any():
+            raise IntegrityError("an exponent is outside the range of float32")
+        return (top - ((1 << self.bits - 1) - 1),)
 
     def nearest(self, numbers: Array, *columns: Array) -> Array:
         """Return sign and `k` of the nearest level of each number."""
@@ -65,9 +68,6 @@ class Log2(Scalar, frozen=True, tag="log2"):
     def values(self, symbols: Array, *columns: Array) -> Array:
         """Return the level of each symbol."""
         (first,), sign = columns, 1 << self.bits - 1
-        top = first + (sign - 1)
-        if (top > _most(self.fraction)).any() or (top < -150 << self.fraction).any():
-            raise IntegrityError("an exponent is outside the range of float32")
         level = (symbols & (sign - 1)).astype(np.int32)
         magnitude = exp2(first + level, self.fraction)
         magnitude[level == 0] = 0

@@ -54,12 +54,10 @@ def rate_aware(
     bit = rate * float((heavy * np.square(matrix, dtype=np.float64)).sum()) / max(matrix.size, 1)
     if bit == 0:
         return encoded
-    root, found = np.sqrt(heavy / bit), encoded
+    root, found, format = np.sqrt(heavy / bit), encoded, encoded.format
     for turn in range(1 + REFITS * refit):
         if turn:
-            parts = found.format.refit(
-                matrix, found.symbols, found.parts, view=found.view, importance=importance
-            )
+            parts = format.refit(matrix, found.symbols, found.parts, view=found.view, importance=importance)
             found = replace(found, parts=parts)
         found = replace(found, symbols=found.coder.choose(*alternatives(found, matrix, root), found.spec))
     return min(

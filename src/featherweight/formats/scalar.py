@@ -46,7 +46,7 @@ class Scalar(Format, frozen=True):
         raise NotImplementedError
 
     def columns_of(self, parts: Parts) -> tuple[Array, ...]:
-        """Return what `nearest` and `values` need of the parts, `[units, 1]` each."""
+        """Return what `nearest` and `values` need of the parts, `[units, 1]` each; refuse what `fit` never makes."""
         raise NotImplementedError
 
     def nearest(self, numbers: Array, *columns: Array) -> Array:
@@ -79,7 +79,10 @@ class Scalar(Format, frozen=True):
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
         """Return the value of each symbol."""
         units = split(symbols.reshape(view.rows, view.cols), view, self.unit)
-        columns, numbers = self.columns_of(parts), np.empty(units.shape, np.float32)
+        columns = self.columns_of(parts)
+        if not columns:
+            return join(self.values(units), view, self.unit)
+        numbers = np.empty(units.shape, np.float32)
         for rows, cols in blocks(units.shape):
             numbers[rows, cols] = self.values(units[rows, cols], *(column[rows] for column in columns))
         return join(numbers, view, self.unit)

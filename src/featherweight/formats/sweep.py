@@ -195,17 +195,13 @@ class Uniform:
         from featherweight.formats.kernels import round_in_pairs, round_in_turn
 
         made, errors = np.array(left, np.float64, order="C"), np.empty(left.shape)
-        scale, low, high = (
-            self._part(part, columns, len(left)) for part in (self.scale, self.low, self.high)
-        )
         corner = np.ascontiguousarray(corner)
+        scale, low, high = (  # [groups, k, rows of a group]
+            np.broadcast_to(part, self.shape)[:, columns].reshape(len(left), -1, len(columns))
+            .transpose(0, 2, 1).astype(np.float32, order="C") for part in (self.scale, self.low, self.high)
+        )  # fmt: skip
         if self.pair is None:
             round_in_turn(made, corner, scale, low, high, errors)
         else:
             round_in_pairs(made, corner, scale, low, high, float(self.pair), errors)
         return made, errors
-
-    def _part(self, part: Array, columns: Array, groups: int) -> Array:
-        """Return some columns of a part, float32 `[groups, k, rows of a group]`."""
-        chosen = np.broadcast_to(part, self.shape)[:, columns].reshape(groups, -1, len(columns))
-        return np.ascontiguousarray(chosen.transpose(0, 2, 1), np.float32)

@@ -49,13 +49,11 @@ class View:
         if not self.permutation:
             object.__setattr__(self, "permutation", tuple(range(len(self.shape))))
         if sorted(self.permutation) != list(range(len(self.shape))):
-            raise ConfigError(
-                "not an order of the axes", got=self.permutation, expected=f"0 to {len(self.shape) - 1}"
-            )
+            axes = f"0 to {len(self.shape) - 1}"
+            raise ConfigError("not an order of the axes", got=self.permutation, expected=axes)
         if self.groups < 1 or self.rows % self.groups:
-            raise ConfigError(
-                "groups do not divide the rows", got=self.groups, expected=f"a divisor of {self.rows}"
-            )
+            divisor = f"a divisor of {self.rows}"
+            raise ConfigError("groups do not divide the rows", got=self.groups, expected=divisor)
 
     @classmethod
     def of(cls, shape: tuple[int, ...]) -> View:

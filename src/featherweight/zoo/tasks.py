@@ -150,7 +150,7 @@ def _digits(events: Events, trained: bool) -> Classification:
 def _cifar10(network: str, events: Events, trained: bool) -> Classification:
     """Return a network of `ON_CIFAR` on CIFAR-10: 45,000, 5,000 and 10,000 images."""
     from featherweight.data import cifar
-    from featherweight.data.augment import CropFlip
+    from featherweight.data.cifar import CropFlip
 
     data = cifar.load(events)
     parts = *held_out(data.train, min(HELD_OUT, len(data.train) // 10)), data.test
@@ -177,9 +177,8 @@ def _imagenet(events: Events, trained: bool) -> Classification:
         )
     if classes := classes_in(folder / "train"):
         if len(classes) != CLASSES:
-            raise TaskError(
-                "not all classes of ImageNet", where=str(folder / "train"), got=len(classes), expected=CLASSES
-            )
+            where, got = str(folder / "train"), len(classes)
+            raise TaskError("not all classes of ImageNet", where=where, got=got, expected=CLASSES)
         train, validation = held_out(files(*class_folders(folder / "train", classes)), HELD_OUT)
         test: Indexed = files(*class_folders(folder / "val", classes))
         dataset = "ImageNet"
@@ -234,19 +233,16 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
             return TASKS[reference].build(events, trained)
         if reference.endswith(".py"):
             names = defined_in(Path(reference))
-            raise TaskError(
+            what, hint = (
                 "a file without the name of a task in it",
-                got=reference,
-                expected=f"{reference}:NAME",
-                hint=f"it defines {', '.join(names)}" if names else "",
+                f"it defines {', '.join(names)}" if names else "",
             )
-        raise TaskError(
-            "no such task",
-            got=repr(reference),
-            hint=near(reference, list(TASKS), "or FILE.py:name, or module:name"),
-        )
+            raise TaskError(what, got=reference, expected=f"{reference}:NAME", hint=hint)
+        hint = near(reference, list(TASKS), "or FILE.py:name, or module:name")
+        raise TaskError("no such task", got=repr(reference), hint=hint)
     with importing(Path(place).parent if place.endswith(".py") else Path.cwd()):
-        module = load_file(Path(place)) if place.endswith(".py") else load_module(place)
+        with failures(place):
+            module = load_file(Path(place)) if place.endswith(".py") else import_module(place)
         if not hasattr(module, name):
             public = (
                 defined_in(Path(place)) if place.endswith(".py") else [n for n in vars(module) if n[0] != "_"]
@@ -281,9 +277,8 @@ def as_task(found: Any, reference: str) -> Task:
         with failures(reference):
             found = found()
     if missing := lacks(found):
-        raise TaskError(
-            "not a task", where=reference, got=type(found).__name__, hint=f"it lacks {', '.join(missing)}"
-        )
+        kind, hint = type(found).__name__, f"it lacks {', '.join(missing)}"
+        raise TaskError("not a task", where=reference, got=kind, hint=hint)
     task: Task = found
     return task
 
@@ -313,16 +308,6 @@ def load_file(path: Path) -> ModuleType:
     with failures(str(path)):
         spec.loader.exec_module(module)
     return module
-
-
-def load_module(name: str) -> ModuleType:
-    """Import a module by name, from the working directory too.
-
-    Raises:
-        TaskError: there is no such module, or importing it failed.
-    """
-    with failures(name):
-        return import_module(name)
 
 
 @contextmanager

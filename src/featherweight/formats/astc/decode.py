@@ -122,37 +122,31 @@ def place_ends(fields: Fields, numbers: Array, ends: Array) -> None:
 
 @compiled
 def _ends(v: Array, kind: int, ends: Array) -> None:
-    """Set the ends `[2, 4]` of a partition from the levels of its endpoint mode, any but luminance."""
-    if kind == 1:
-        low = v[0] >> 2 | v[1] & 0xC0
-        ends[0, :3], ends[1, :3], ends[:, 3] = low, min(low + (v[1] & 0x3F), 255), 255
-    elif kind in (6, 10):
-        for c in range(3):
-            ends[0, c], ends[1, c] = v[c] * v[3] >> 8, v[c]
-        ends[0, 3], ends[1, 3] = (v[4], v[5]) if kind == 10 else (255, 255)
-    else:
-        _colour(v, kind, ends)
+    """Set the ends `[2, 4]` of a partition from the levels of its endpoint mode, any but luminance.
 
-
-@compiled
-def _offset(base: int, offset: int) -> tuple[int, int]:
-    """Return a base of 8 bits and a signed offset of 6: the base's highest bit lies in the offset."""
-    base, offset = base >> 1 | offset & 0x80, offset >> 1 & 0x3F
-    return base, offset - 0x40 if offset & 0x20 else offset
-
-
-@compiled
-def _colour(v: Array, kind: int, ends: Array) -> None:
-    """Endpoint modes 4 (luminance), 8, 12 (direct) and 5, 9, 13 (base and offset), with or without alpha."""
+    Modes 1, 4 and 5 have one luminance for three colours; 1, 5, 9 and 13 a base and an offset, 6 and 10 a base and a
+    scale in the place of two ends; 4, 5, 10, 12 and 13 an alpha.
+    """
     low, high = 0, 0
     for c in range(4):
         k = 2 * (c // 3 if kind < 8 else c)
-        ends[0, c], ends[1, c] = (v[k], v[k + 1]) if k < v.size else (255, 255)
-        if kind & 1 and k < v.size:
-            base, offset = _offset(ends[0, c], ends[1, c])
-            ends[0, c], ends[1, c] = base, base + offset
+        if kind in (6, 10):
+            first, last = v[c] * v[3] >> 8, v[c]
+            if c == 3:
+                first, last = (v[4], v[5]) if kind == 10 else (255, 255)
+        elif k >= v.size:
+            first, last = 255, 255
+        else:
+            first, last = v[k], v[k + 1]
+            if kind == 1:
+                first = first >> 2 | last & 0xC0
+                last = first + (last & 0x3F)
+            elif kind & 1:  # a signed offset of six bits; its highest bit is the base's
+                first, last = first >> 1 | last & 0x80, last >> 1 & 0x3F
+                last += first - (last & 0x20) * 2
+        ends[0, c], ends[1, c] = first, last
         if c < 3:
-            low, high = low + ends[0, c], high + ends[1, c]
+            low, high = low + first, high + last
     if high < low and kind >= 8:
         for c in range(4):
             ends[0, c], ends[1, c] = ends[1, c], ends[0, c]

@@ -88,8 +88,7 @@ def _partition(seeds: Array, x: Array, y: Array, count: int) -> Array:
     seeds = seeds + (count - 1) * SEEDS
     bits = hash52(seeds)
     fast, slow = np.where(seeds & 2, 4, 5), np.full(seeds.size, 6 if count == 3 else 5)
-    odd = (seeds & 1).astype(bool)
-    first, second = np.where(odd, fast, slow), np.where(odd, slow, fast)
+    first, second = np.where(seeds & 1, (fast, slow), (slow, fast))
     slopes = [
         (bits >> 4 * k & 15).astype(np.int64) ** 2 >> (second if k % 2 else first) for k in range(8)
     ]  # the four that would multiply a third coordinate are not needed

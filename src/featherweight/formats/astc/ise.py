@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 
 from featherweight.formats.astc.modes import Array, Range
@@ -70,7 +72,7 @@ def shapes(kinds: tuple[Range, ...]) -> Array:
     return np.array([(kind.trits, kind.quints, kind.bits) for kind in kinds])
 
 
-@compiled
+@partial(compiled, signature="uint64(uint64)")
 def reverse(half: int) -> int:
     """Return 64 bits in reverse order."""
     found = np.uint64(0)
@@ -80,7 +82,7 @@ def reverse(half: int) -> int:
     return found  # type: ignore[return-value]
 
 
-@compiled
+@partial(compiled, signature="int64(uint64, uint64, int64, int64)")
 def get(low: int, high: int, position: int, width: int) -> int:
     """Return `width` bits (0 to 62) from `position` on, of a block whose halves are two uint64."""
     shift = np.uint64(position & 63)

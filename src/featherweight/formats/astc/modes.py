@@ -21,9 +21,8 @@ BLOCK_BITS = 128
 MOST_WEIGHTS, LEAST_WEIGHT_BITS, MOST_WEIGHT_BITS = 64, 24, 96
 MOST_ENDPOINTS = 18
 VOID = 0x1FC  # the low nine bits of the mode of a block of one colour
-STARTS: Array = np.array(
-    [0, 17, 29, 29, 29]
-)  # by partitions: where endpoints start if all have one kind of them
+# By partitions: where endpoints start if all have one kind of them.
+STARTS: Array = np.array([0, 17, 29, 29, 29])
 
 
 @dataclass(frozen=True)

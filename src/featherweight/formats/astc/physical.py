@@ -61,6 +61,8 @@ class Fields(NamedTuple):
 
 FIELDS = len(Fields._fields)
 
+_POSITIONS: Array = np.arange(1, 7)  # in `FAULTS`
+RESERVED, TOO_LARGE, FOUR_PARTITIONS, NO_ROOM, HIGH_RANGE, EXTENT = _POSITIONS
 FAULTS = (
     "",
     "a reserved block mode, or too many or too few weights",
@@ -70,7 +72,7 @@ FAULTS = (
     "endpoints of high dynamic range",
     "a block of one colour with a malformed extent",
 )
-HIGH_RANGE = 1 << 2 | 1 << 3 | 1 << 7 | 1 << 11 | 1 << 14 | 1 << 15  # endpoint modes, one bit each
+HIGH_RANGE_MODES = 1 << 2 | 1 << 3 | 1 << 7 | 1 << 11 | 1 << 14 | 1 << 15  # endpoint modes, one bit each
 
 
 @compiled
@@ -87,11 +89,11 @@ def read(low: int, high: int, width: int, height: int) -> Fields:
         return _read_void(low, high, mode)
     planes, nbits = MODES[mode, 3], MODES[mode, 4]
     if planes == 0:
-        return _malformed(1)
+        return _malformed(RESERVED)
     if MODES[mode, 0] > width or MODES[mode, 1] > height:
-        return _malformed(2)
+        return _malformed(TOO_LARGE)
     if planes == 2 and count == 4:
-        return _malformed(3)
+        return _malformed(FOUR_PARTITIONS)
     start, seed = STARTS[count], get(low, high, 13, 10) if count > 1 else 0
     kinds, extra = _read_kinds(low, high, count, BLOCK_BITS - nbits)
     end, apart = BLOCK_BITS - nbits - extra, -1
@@ -101,11 +103,11 @@ def read(low: int, high: int, width: int, height: int) -> Fields:
     pairs = 0
     for k in range(count):
         kind = kinds >> 4 * k & 15
-        if HIGH_RANGE >> kind & 1:
-            return _malformed(5)
+        if HIGH_RANGE_MODES >> kind & 1:
+            return _malformed(HIGH_RANGE)
         pairs += (kind >> 2) + 1
     if 2 * pairs > MOST_ENDPOINTS or end < start or ENDPOINT_RANGE[pairs, end - start] < 0:
-        return _malformed(4)
+        return _malformed(NO_ROOM)
     return Fields(0, mode, count, seed, kinds, pairs, ENDPOINT_RANGE[pairs, end - start], apart)
 
 
@@ -121,19 +123,19 @@ def read_integers(low: int, high: int, fields: Fields, endpoints: Array, weights
     read_sequence(low, high, STARTS[fields.partitions], 2 * fields.pairs, shape, endpoints)
     mode = fields.mode
     shape, count = _shape(_WEIGHT_SHAPES, MODES[mode, 2]), MODES[mode, 0] * MODES[mode, 1] * MODES[mode, 3]
-    read_sequence(reverse(high), reverse(low), 0, count, shape, weights)
+    read_sequence(reverse(high), reverse(low), STARTS[0], count, shape, weights)
 
 
 @compiled
 def _read_void(low: int, high: int, mode: int) -> Fields:
     """Read a block of one colour."""
     if mode & 0x200:
-        return _malformed(5)
+        return _malformed(HIGH_RANGE)
     least_x, most_x = get(low, high, 12, 13), get(low, high, 25, 13)
     least_y, most_y = get(low, high, 38, 13), get(low, high, 51, 13)
     everywhere = least_x & most_x & least_y & most_y == 0x1FFF
     if get(low, high, 10, 2) != 3 or not (everywhere or (least_x < most_x and least_y < most_y)):
-        return _malformed(6)
+        return _malformed(EXTENT)
     return Fields(0, mode, 0, 0, 0, 0, 0, -1)
 
 

@@ -55,7 +55,7 @@ class Bits:
         return (words[:-1] << np.uint64(32)) | words[1:]
 
     def peek(self, positions: Array, widths: Array | int) -> Array:
-        """Return the bits `[position, position + width)` as integers; widths are 0 to 32."""
+        """Return the bits from each position on, so many (0 to 32) as its width says, as integers."""
         windows = np.take(self._windows, positions >> 5, mode="clip")
         windows <<= (positions & 31).astype(np.uint64)
         windows >>= np.asarray(64 - widths).astype(np.uint64)
@@ -76,10 +76,7 @@ def integers(values: Array) -> Fields:
     u = values.astype(np.int64) + (1 << order)
     low = u - (np.int64(1) << widths)
     ones = np.ones(u.size, np.int64)
-    return (
-        np.concatenate([head[0], ones, low]),
-        np.concatenate([head[1], widths - order + 1, widths]),
-    )
+    return np.concatenate([head[0], ones, low]), np.concatenate([head[1], widths - order + 1, widths])
 
 
 def integers_size(values: Array) -> int:

@@ -56,10 +56,8 @@ class Cabac(Coder, frozen=True, tag="cabac"):
             centre, position = read_varint(payload, position)
         if payload[0] & _SPLIT:
             split, position = read_varint(payload, position)
-        if max(centre, split) >= spec.alphabet:
-            raise IntegrityError(
-                "CABAC payload: order", got=max(centre, split), expected=f"below {spec.alphabet}"
-            )
+        if (most := max(centre, split)) >= spec.alphabet:
+            raise IntegrityError("CABAC payload: order", got=most, expected=f"below {spec.alphabet}")
         return _read(payload[position:], spec, centre, split, payload[0] // _SLOW)
 
 

@@ -16,19 +16,16 @@ MOST_TOTAL = 1 << 24
 
 def misfit(spec: StreamSpec) -> str:
     """Return why a table cannot describe such a stream, or an empty string if it can."""
-    if spec.alphabet > MOST_SYMBOLS:
-        return f"an alphabet of {spec.alphabet} symbols; a frequency table holds at most {MOST_SYMBOLS}"
-    return ""
+    reason = f"an alphabet of {spec.alphabet} symbols; a frequency table holds at most {MOST_SYMBOLS}"
+    return reason if spec.alphabet > MOST_SYMBOLS else ""
 
 
 @dataclass(frozen=True, eq=False)
 class Frequencies:
     """What is known of a stream's statistics on both sides.
 
-    Attributes:
-        symbols: `[distinct]`, those that occur, ascending.
-        counts: `[distinct]`, at least 1 each, their sum at most 2**24: proportional to how often each occurs,
-            as precisely as minimises total bits.
+    `symbols: [distinct]` are those that occur, ascending; `counts: [distinct]`, at least 1 each, their sum at most
+    2**24, are proportional to how often each occurs, as precisely as minimises total bits.
     """
 
     symbols: Array
@@ -78,23 +75,17 @@ def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
     head, position = read_integers(bits, 0, 1)
     distinct = int(head[0]) + 1
     if distinct > min(spec.alphabet, spec.count):
-        raise IntegrityError(
-            "frequency table", got=f"{distinct} symbols", expected=f"at most {spec.alphabet}"
-        )
+        raise IntegrityError("frequency table", got=f"{distinct} symbols", expected=spec.alphabet)
     gaps, position = read_integers(bits, position, distinct)
     symbols = np.cumsum(gaps + 1) - 1
-    if int(symbols[-1]) >= spec.alphabet:
-        raise IntegrityError(
-            "frequency table", got=f"symbol {symbols[-1]}", expected=f"below {spec.alphabet}"
-        )
+    if (last := int(symbols[-1])) >= spec.alphabet:
+        raise IntegrityError("frequency table", got=f"symbol {last}", expected=f"below {spec.alphabet}")
     if distinct == 1:
         return Frequencies(symbols, np.ones(1, np.int64)), position
     counts, position = read_integers(bits, position, distinct)
     counts += 1
-    if int(counts.sum()) > MOST_TOTAL:
-        raise IntegrityError(
-            "frequency table", got=f"a total of {counts.sum()}", expected=f"at most {MOST_TOTAL}"
-        )
+    if (total := int(counts.sum())) > MOST_TOTAL:
+        raise IntegrityError("frequency table", got=f"a total of {total}", expected=f"{MOST_TOTAL} at most")
     return Frequencies(symbols, counts), position
 
 

@@ -71,27 +71,20 @@ def _read_lanes(bits: Bits, position: int, count: int) -> Array:
 
 
 def _spell(words: Array, dictionary: Dictionary, count: int) -> tuple[Array, int]:
-    """Return the `[count]` ranks that `words` spell, and how many words that takes.
-
-    Raises:
-        IntegrityError: they spell fewer.
-    """
+    """Return the `[count]` ranks that `words` spell, and how many words that takes; refuse words that spell fewer."""
     flat, offsets, lengths = dictionary.spelled()
     ends = np.cumsum(lengths[words])
     used = int(np.searchsorted(ends, count)) + 1
     if used > words.size:
-        raise IntegrityError(
-            "Huffman payload cut short", got=f"{ends[-1] if ends.size else 0} symbols", expected=count
-        )
+        raise IntegrityError("Huffman payload cut short", got=f"{ends[-1:].sum()} symbols", expected=count)
     ranks = np.empty(count, np.uint16)
     cuts = np.searchsorted(ends[:used], np.arange(_BLOCK, count, _BLOCK))
     for block in np.split(np.arange(used), cuts):
         if block.size:
             first, size = block[0], lengths[words[block]]
             begin = int(ends[first] - size[0])
-            index = np.arange(size.sum()) + np.repeat(
-                offsets[words[block]] - ends[block] + size + begin, size
-            )
+            shift = offsets[words[block]] - ends[block] + size + begin
+            index = np.arange(size.sum()) + np.repeat(shift, size)
             ranks[begin : begin + index.size] = flat[index[: count - begin]]
     return ranks, used
 
@@ -167,12 +160,7 @@ def grow(counts: Array, limit: int) -> Dictionary:
 
 @dataclass(frozen=True, eq=False)
 class Code:
-    """A prefix code; words are sorted by the width of their code, then by number, and so are the codes.
-
-    Attributes:
-        order: `[words]`, the words in that order.
-        widths: `[words]`, bits of their codes in that order, 1 to 31.
-    """
+    """A prefix code; `order: [words]` is by the `widths: [words]` of their codes, 1 to 31 bits, then by number."""
 
     order: Array
     widths: Array

@@ -23,6 +23,11 @@ _CONTEXTS = _SUFFIX + MOST_BITS * (MOST_BITS + 1)
 
 # A model: its probability of a one, of 2**32, by a fast and a slow rate, and how many decisions it has seen.
 _FAST, _SLOW, _SEEN = 0, 1, 2
+_MODELS = np.array([(1 << 31, 1 << 31, 0)] * _CONTEXTS)
+# How dense a column is at first, of 2**16. A literal would be a type of its own: another version to compile.
+_NUMBERS: Array = np.array([0, 1 << 13])
+_NONE, DENSITY = _NUMBERS
+_DENSITY = np.zeros(0, np.int32)
 
 _BYTES_A_SYMBOL = 256  # more than any symbol can take: 2 a decision
 MARGIN = _BYTES_A_SYMBOL + 4  # zeros behind a payload: a reader is four bytes ahead
@@ -73,7 +78,7 @@ def magnitude(symbols: Array, counts: Array, alphabet: int, centre: int, split: 
     return total
 
 
-# The four functions that touch arrays do not branch: else numba counts references at each call, 30 ns a decision.
+# The functions that touch arrays do not branch: else numba counts references at each call, 30 ns a decision.
 @compiled
 def _chance(models: Array, context: int) -> int:
     """Return the probability of a one, of 2**16."""
@@ -91,12 +96,6 @@ def _learn(models: Array, rates: Array, context: int, bit: bool) -> None:
 
 
 @compiled
-def _read(low: int, digits: Array, position: int) -> int:
-    """Return `low` and the digit that follows it."""
-    return low << 8 | int(digits[position])
-
-
-@compiled
 def _written(low: int, digits: Array, position: int) -> int:
     """Return `low` without the digit that is written; a carry makes the digit before it one more, even 256."""
     digits[position - 1] += low >> 40
@@ -109,7 +108,7 @@ def _shifted(tables: Tables, interval: Interval) -> Interval:
     """Return the interval moved on by a digit."""
     digits, _, _, reading = tables
     low, length, position = interval
-    low = _read(low, digits, position) if reading else _written(low, digits, position)
+    low = low << 8 | int(digits[position]) if reading else _written(low, digits, position)
     return low, length << 8, position + 1
 
 
@@ -174,8 +173,9 @@ def _level(density: int) -> int:
 @compiled
 def _grown(array: Array, size: int, value: int) -> Array:
     """Return a copy of `array: [n]` of `size`, filled up with `value`."""
-    longer = np.full(size, value, array.dtype)
-    longer[: array.size] = array
+    longer = np.empty(size, array.dtype)
+    for i in range(size):
+        longer[i] = array[i] if i < array.size else value
     return longer
 
 
@@ -204,23 +204,21 @@ def walk(
         The symbols, the digits, and the interval; its length is 0 if the digits are no payload.
     """
     alphabet, centre, split = order
-    models = np.full((_CONTEXTS, 3), 1 << 31, np.int64)
-    models[:, _SEEN] = 0
-    density = np.full(min(row_length, symbols.size), 1 << 13, np.int32)
+    models, density = _MODELS.copy(), _grown(_DENSITY, min(row_length, symbols.size), DENSITY)
     tables = (digits, models, rates, reading)
-    interval = (0, 1 if reading else 1 << 40, 0)
+    interval = (_NONE, _NONE + (1 if reading else 1 << 40), _NONE)
     for _ in range(5 if reading else 0):
         interval = _shifted(tables, interval)
     before, column, value = 0, 0, 0
     for i in range(count):
         if interval[2] + _BYTES_A_SYMBOL > digits.size:
             if reading:
-                return symbols, digits, (0, 0, 0)
-            digits = _grown(digits, 2 * digits.size + _BYTES_A_SYMBOL, 0)
+                return symbols, digits, (_NONE, _NONE, _NONE)
+            digits = _grown(digits, 2 * digits.size + _BYTES_A_SYMBOL, _NONE)
             tables = (digits, models, rates, reading)
         if i == symbols.size:
-            symbols = _grown(symbols, min(2 * i, count), 0)
-            density = _grown(density, min(row_length, symbols.size), 1 << 13)
+            symbols = _grown(symbols, min(2 * i, count), _NONE)
+            density = _grown(density, min(row_length, symbols.size), DENSITY)
         if not reading:
             value = to_value(int(symbols[i]), alphabet, centre, split)
         context = _SIG + LEVELS * before + _level(density[column])
@@ -232,7 +230,7 @@ def walk(
         if reading:
             symbol = to_symbol(value, alphabet, centre, split)
             if symbol < 0:
-                return symbols, digits, (0, 0, 0)
+                return symbols, digits, (_NONE, _NONE, _NONE)
             symbols[i] = symbol
         density[column] += ((1 << 16 if value else 0) - density[column]) >> 5
         before = 0 if value == 0 else 1 if value < 0 else 2
@@ -291,9 +289,7 @@ def cheapest(
     """
     alphabet, centre, split = order
     count = candidates.shape[1]
-    models = np.full((_CONTEXTS, 3), 1 << 31, np.int64)
-    models[:, _SEEN] = 0
-    density = np.full(min(row_length, count), 1 << 13, np.int32)
+    models, density = _MODELS.copy(), _grown(_DENSITY, min(row_length, count), DENSITY)
     chosen = np.empty(count, np.uint32)
     before, column = 0, 0
     for i in range(count):

@@ -53,7 +53,7 @@ class Bitmask(Sparse, frozen=True, tag="bitmask"):
     """The mask (1: not zero) by one coder, the values that are not zero by another.
 
     Attributes:
-        values: coder of the values; their alphabet lacks the zero symbol.
+        values: coder of the values.
         mask: coder of the mask.
     """
 
@@ -74,16 +74,15 @@ class Gaps(Sparse, frozen=True, tag="gaps"):
     """Deep Compression's sparse storage; `Gaps(values=Huffman(), gaps=Huffman())` is the full method.
 
     A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a
-    filler: that many zeros and no value. (In the paper a filler carries a zero value;
-    here it costs no value, and the values need no zero symbol.) Fewer than 2**bits - 1 zeros at the
-    very end are not written.
+    filler: that many zeros and no value (in the paper, a zero value). Fewer than 2**bits - 1 zeros at the very end
+    are not written.
 
     References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2,
     figure 2.
 
     Attributes:
         bits: width of a gap, 1 to 16; the paper takes 5 for LeNet and VGG, 4 for AlexNet.
-        values: coder of the values; their alphabet lacks the zero symbol.
+        values: coder of the values.
         gaps: coder of the gaps.
     """
 
@@ -100,9 +99,7 @@ class Gaps(Sparse, frozen=True, tag="gaps"):
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         count, start = read_varint(payload, 0)
         if count > spec.count:
-            raise IntegrityError(
-                "gaps", got=count, expected=f"at most {spec.count}, the symbols of the stream"
-            )
+            raise IntegrityError("gaps", got=count, expected=f"at most {spec.count}, one a symbol")
         coded, values = _split(payload, start)
         at, covered = absolute_index(self.gaps.decode(coded, self._gaps_spec(count)), self.bits)
         if not 0 <= spec.count - covered < (1 << self.bits) - 1:
@@ -145,14 +142,8 @@ def _values_spec(spec: StreamSpec, count: int) -> StreamSpec:
 
 
 def _split(payload: bytes, start: int) -> tuple[bytes, bytes]:
-    """Return what follows a length at byte `start`, and the rest.
-
-    Raises:
-        IntegrityError: the payload ends too early.
-    """
+    """Return what follows a length at byte `start`, and the rest; refuse a payload that ends too early."""
     size, start = read_varint(payload, start)
-    if size > len(payload) - start:
-        raise IntegrityError(
-            "payload cut short", got=f"{len(payload) - start} bytes", expected=f"at least {size}"
-        )
+    if (left := len(payload) - start) < size:
+        raise IntegrityError("payload cut short", got=f"{left} bytes", expected=f"at least {size}")
     return payload[start : start + size], payload[start + size :]

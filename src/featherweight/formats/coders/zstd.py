@@ -35,22 +35,17 @@ class Zstd(Coder, frozen=True, tag="zstd"):
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         if not spec.count * spec.bits:
             return b""
-        layouts = (_packed, _planes) if spec.bits % 8 else (_packed,)
+        layouts = (_PACKED, _PLANES) if spec.bits % 8 else (_PACKED,)
         levels = sorted({min(self.level, _QUICK), self.level})
         tried = [(layout, level) for level in levels for layout in layouts]
         if spec.count > _SAMPLE:
             sample, part = symbols[:_SAMPLE], dataclasses.replace(spec, count=_SAMPLE)
-            sizes = [len(_compress(layout(sample, part), level)) for layout, level in tried]
+            sizes = [len(_frame(sample, part, *way)) - 1 for way in tried]
             costs = [
-                size * (1 if level <= _QUICK else _EFFORT)
-                for size, (_, level) in zip(sizes, tried, strict=True)
+                size * (_EFFORT if way[1] > _QUICK else 1) for size, way in zip(sizes, tried, strict=True)
             ]
             tried = [tried[int(np.argmin(costs))]]
-        frames = [
-            bytes([layouts.index(layout)]) + _compress(layout(symbols, spec), level)
-            for layout, level in tried
-        ]
-        return min(frames, key=len)
+        return min((_frame(symbols, spec, *way) for way in tried), key=len)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         packed = (spec.count * spec.bits + 7) // 8
@@ -68,20 +63,15 @@ class Zstd(Coder, frozen=True, tag="zstd"):
         raise IntegrityError("Zstandard payload", got=f"layout {layout}", expected=f"{_PACKED} or {_PLANES}")
 
 
-def _packed(symbols: Array, spec: StreamSpec) -> bytes:
-    return pack_bits(symbols, spec.bits)
+def _frame(symbols: Array, spec: StreamSpec, layout: int, level: int) -> bytes:
+    """Return a layout and the blocks of a frame, without its header, which `_header` restores.
 
-
-def _planes(symbols: Array, spec: StreamSpec) -> bytes:
-    """Return all lowest bytes, then all next ones."""
-    words = (
-        symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, spec.dtype.itemsize)
-    )
-    return words[:, : (spec.bits + 7) // 8].T.tobytes()
-
-
-def _compress(raw: bytes, level: int) -> bytes:
-    """Return the blocks of a frame without its header, which `_header` restores."""
+    Planes are all lowest bytes, then all next ones.
+    """
+    raw = pack_bits(symbols, spec.bits)
+    if layout == _PLANES:
+        words = symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, -1)
+        raw = words[:, : (spec.bits + 7) // 8].T.tobytes()
     parameters = zstandard.ZstdCompressionParameters.from_level(
         level,
         source_size=len(raw),
@@ -90,7 +80,8 @@ def _compress(raw: bytes, level: int) -> bytes:
         write_checksum=False,
         write_dict_id=False,
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(raw)[len(_header(len(raw))) :]
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
+    return bytes([layout]) + frame[len(_header(len(raw))) :]
 
 
 def _decompress(blocks: bytes, size: int) -> bytes:

@@ -9,8 +9,7 @@ import numpy as np
 from msgspec import Meta
 
 from featherweight.formats import Encoded, Format, Int, View
-from featherweight.formats.integer import COUNTED_BITS
-from featherweight.formats.scales import grid
+from featherweight.formats.integer import COUNTED_BITS, grid
 from featherweight.formats.view import join, split
 from featherweight.training.methods.base import Array, Latent, Method
 

@@ -65,7 +65,7 @@ class Int(Scalar, frozen=True, tag="int"):
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
         if self.bits > COUNTED_LEVELS and not isinstance(self.scale_by, str):
             raise ConfigError(
-                "too many to weigh their entropy", where="int.bits", got=self.bits, expected="1 to 8"
+                "too many integers to weigh their entropy", where="int.bits", got=self.bits, expected="1 to 8"
             )
 
     def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:

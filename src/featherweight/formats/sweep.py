@@ -143,8 +143,8 @@ def damped(hessian: Array, damping: float) -> Array:
 def inverse_factor(hessian: Array) -> Array:
     """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`.
 
-    Its row i, divided by its diagonal, says how an error in column i is made good in the columns after it
-    when those before it are fixed. `U` is the inverse of `R` in `H = R R'`, the Cholesky factor taken from the
+    Its row i, divided by its diagonal, says how the columns after i compensate an error in column i, when those
+    before it are fixed. `U` is the inverse of `R` in `H = R R'`, the Cholesky factor taken from the
     last column to the first, so that `H` itself need not be inverted.
 
     Raises:

@@ -14,21 +14,11 @@ class AlexNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 11, stride=4, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-            nn.Conv2d(64, 192, 5, padding=2),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2),
-        )
+        pool = nn.MaxPool2d(3, 2)
+        self.features = convolutions(
+            (3, 64, 11, 4, 2), pool, (64, 192, 5, 1, 2), pool, (192, 384, 3, 1, 1), (384, 256, 3, 1, 1),
+            (256, 256, 3, 1, 1), pool,
+        )  # fmt: skip
         self.classifier = classifier(256 * 6 * 6, 1000)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -45,22 +35,11 @@ class AlexNet32(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.features = nn.Sequential(
-            nn.Conv2d(3, 64, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(64, 192, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(192, 384, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(384, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(256, 256, 3, padding=1),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
+        pool = nn.MaxPool2d(2)
+        self.features = convolutions(
+            (3, 64, 3, 1, 1), pool, (64, 192, 3, 1, 1), pool, (192, 384, 3, 1, 1), pool, (384, 256, 3, 1, 1),
+            (256, 256, 3, 1, 1), pool,
+        )  # fmt: skip
         self.classifier = classifier(256 * 2 * 2, 10)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
@@ -72,6 +51,18 @@ class AlexNet32(nn.Module):
         """Return logits `[n, 10]` of images `x: [n, 3, 32, 32]`."""
         logits: Tensor = self.classifier(self.features(x).flatten(1))
         return logits
+
+
+def convolutions(*layers: tuple[int, int, int, int, int] | nn.MaxPool2d) -> nn.Sequential:
+    """Return poolings and convolutions (channels read and made, kernel, stride, padding), each of these with a ReLU."""
+    found: list[nn.Module] = []
+    for layer in layers:
+        if isinstance(layer, nn.MaxPool2d):
+            found.append(nn.MaxPool2d(layer.kernel_size, layer.stride))
+        else:
+            width_in, width, kernel, stride, padding = layer
+            found += [nn.Conv2d(width_in, width, kernel, stride, padding), nn.ReLU()]
+    return nn.Sequential(*found)
 
 
 def classifier(width: int, classes: int) -> nn.Sequential:

@@ -33,13 +33,7 @@ BASELINES = {
 
 
 def start(task: str, build: Build, training: Training, *, trained: bool) -> tuple[Build, Training | None]:
-    """Return what a task starts from: its baseline and no training, or `build` and `training`.
-
-    Args:
-        task: name of the task.
-        build: makes the untrained network.
-        training: how it is trained.
-        trained: whether the baseline is wanted, if there is one.
+    """Return what a task starts from: its baseline, if it has one and it is wanted, and no training; or both as given.
 
     Raises:
         TaskError: there is a baseline, but neither in a checkout nor in the cache folder.

@@ -66,19 +66,14 @@ def encode_tile_astcenc(texels: Array, footprint: Footprint, *, quality: float =
     try:
         import astc_encoder as arm
     except ImportError:
-        raise MissingExtraError(
-            "Arm's encoder is not installed", where="astc.preset", got="astcenc",
-            hint="pip install featherweight[astc]",
-        ) from None  # fmt: skip
+        what, hint = "Arm's encoder is not installed", "pip install featherweight[astc]"
+        raise MissingExtraError(what, where="astc.preset", got="astcenc", hint=hint) from None
     width, height = size(footprint)
     rows, cols = -(-texels.shape[0] // height), -(-texels.shape[1] // width)
     if not rows * cols:
         return np.zeros((rows, cols, 16), np.uint8)
-    filled = np.pad(
-        texels,
-        [(0, rows * height - texels.shape[0]), (0, cols * width - texels.shape[1]), (0, 0)],
-        mode="edge",
-    )
+    below, right = rows * height - texels.shape[0], cols * width - texels.shape[1]
+    filled = np.pad(texels, [(0, below), (0, right), (0, 0)], mode="edge")
     picture = np.broadcast_to(np.clip(filled, 0, 1), (*filled.shape[:2], 4)).astype(np.float32)
     image = arm.ASTCImage(arm.ASTCType.F32, picture.shape[1], picture.shape[0], 1, picture.tobytes())
     context = arm.ASTCContext(arm.ASTCConfig(arm.ASTCProfile.LDR, width, height, 1, quality), 1)

@@ -22,10 +22,11 @@ class Astc(Format, frozen=True, tag="astc"):
     """Blocks of 16 bytes for 16 to 144 texels: 8 to 0.22 bits a weight, at a fixed rate, each readable alone.
 
     The matrix of a tensor is a texture: a row of weights is a row of texels, of one channel or of four
-    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; the range,
-    from the least to the greatest weight or clipped to a few standard deviations, is the one with the least error
-    on a sample of blocks. Errors are weighted by an importance if one is given, else in units of the range;
-    padding in the last blocks of a row or column has weight 0.
+    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; the range, from the least to the
+    greatest weight or clipped to a few standard deviations, is the one with the least error on a sample of blocks.
+    Of a range wider than float32's greatest number, the middle is kept: the ends are off by half that at most.
+    Errors are weighted by an importance if one is given, else in units of the range; padding in the last blocks of
+    a row or column has weight 0.
 
     The symbols are the bytes of the blocks, as a GPU reads them; entropy coding saves little.
 

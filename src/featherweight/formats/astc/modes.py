@@ -114,13 +114,8 @@ def mode(code: int) -> Mode | None:
 
 def _row(found: Mode | None) -> tuple[int, ...]:
     """Return a row of `MODES`; zeros if the weights of such a block are too many, too long or too short."""
-    if (
-        found is None
-        or found.points > MOST_WEIGHTS
-        or not LEAST_WEIGHT_BITS <= found.nbits <= MOST_WEIGHT_BITS
-    ):
-        return (0,) * 5
-    return (*found, found.nbits)
+    legal = found and found.points <= MOST_WEIGHTS and LEAST_WEIGHT_BITS <= found.nbits <= MOST_WEIGHT_BITS
+    return (*found, found.nbits) if found and legal else (0,) * 5
 
 
 # By block mode, `[2048, 5]`: width, height, range, planes, bits of the weights; zeros where it is not legal.

@@ -78,8 +78,8 @@ def searched(
 
     Args:
         blocks: as they are laid out now.
-        ends: real endpoints.
-        grid: real weights.
+        ends: real endpoints, as in `levels`.
+        grid: real weights, likewise.
         shape: height, width and channels of the texture.
         share: of all blocks to search.
         plan: what to try.

@@ -101,9 +101,8 @@ def _read(body: bytes, spec: StreamSpec, centre: int, split: int, slow: int) -> 
         raise IntegrityError(f"CABAC payload: too few bytes for {spec.count} symbols", got=len(body))
     digits = np.frombuffer(body + bytes(MARGIN), np.uint8).astype(np.uint16)
     symbols, order = np.zeros(min(spec.count, _SAMPLE), np.uint32), (spec.alphabet, centre, split)
-    symbols, _, (low, length, position) = walk(
-        symbols, digits, spec.count, spec.row_length, order, RATES[slow], True
-    )
+    where = spec.count, spec.row_length, order, RATES[slow], True
+    symbols, _, (low, length, position) = walk(symbols, digits, *where)
     if length == 0 or position != len(body) + 4 or low >= 1 << 32:
         raise IntegrityError("CABAC payload: not what an encoder writes", got=f"{len(body)} bytes")
     return symbols.astype(spec.dtype)

@@ -18,9 +18,8 @@ class Fixed(Coder, frozen=True, tag="fixed"):
         return pack_bits(symbols, spec.bits)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
-        expected = (spec.count * spec.bits + 7) // 8
-        if len(payload) != expected:
-            raise IntegrityError("fixed-rate payload", got=f"{len(payload)} bytes", expected=f"{expected}")
+        if (got := len(payload)) != (expected := (spec.count * spec.bits + 7) // 8):
+            raise IntegrityError("fixed-rate payload", got=f"{got} bytes", expected=f"{expected}")
         return unpack_bits(payload, spec.bits, spec.count)
 
 

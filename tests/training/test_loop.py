@@ -30,7 +30,7 @@ from featherweight.task.protocol import known_length
 from featherweight.task.training import Training, learning_rate
 from featherweight.training import loop
 from featherweight.training.gradients import straight_through
-from featherweight.training.loop import fit, number
+from featherweight.training.loop import fit, minimise, number
 from featherweight.training.methods import Centroids, StraightThrough
 from featherweight.training.objective import Objective, of_network
 
@@ -87,7 +87,7 @@ def plain(task, options, seed):
 ])  # fmt: skip
 def test_equals_a_plain_loop_bit_for_bit(options):
     model = Model.of(TASK.model())
-    found = fit(model, floats(model), {}, of_network(model, TASK, seed=5), options)
+    found = fit(model, floats(model), {}, TASK, options, seed=5)
     with torch.random.fork_rng():
         expected = plain(TASK, options, 5)
     assert found.keys() == expected.keys()
@@ -105,7 +105,7 @@ def train(folder, events=lambda event: None, optimizer="adam", save_seconds=0.0)
     stand_ins = surrogates(model)
     rest = [name for name in floats(model) if name not in stand_ins]
     options = Training(epochs=3, lr=0.01, optimizer=optimizer)
-    values = fit(
+    values = minimise(
         model,
         rest,
         stand_ins,
@@ -225,7 +225,7 @@ def test_tasks_that_break_their_promises(broken, message):
     task = Strange(size=64, broken=broken)
     model = Model.of(task.model())
     with pytest.raises(TaskError, match=message):
-        fit(model, floats(model), {}, of_network(model, task), Training(epochs=1))
+        minimise(model, floats(model), {}, of_network(model, task), Training(epochs=1))
 
 
 def test_a_batch_that_is_not_finite_names_its_sample():
@@ -236,17 +236,17 @@ def test_a_batch_that_is_not_finite_names_its_sample():
     )
     model = Model.of(task.model())
     with pytest.raises(TaskError, match=r"nan in epoch 0, step 2\nhint: sample 1 of the batch holds NaN"):
-        fit(model, floats(model), {}, of_network(model, task), Training(epochs=1))
+        minimise(model, floats(model), {}, of_network(model, task), Training(epochs=1))
 
 
 def test_batches_without_a_length():
     """The rate then stands still within an epoch; everything else is as before."""
     task, options = Strange(size=64, broken="no length"), Training(epochs=2, lr=0.05, schedule="constant")
     model = Model.of(task.model())
-    found = fit(model, floats(model), {}, of_network(model, task), options)
+    found = minimise(model, floats(model), {}, of_network(model, task), options)
     assert all(
         equal_bits(found[k], v)
-        for k, v in fit(model, floats(model), {}, of_network(model, Tiny(size=64)), options).items()
+        for k, v in minimise(model, floats(model), {}, of_network(model, Tiny(size=64)), options).items()
     )
 
 
@@ -283,7 +283,7 @@ def test_tied_and_shared_and_stateful_modules():
     task, options = OddTask(size=64), Training(epochs=3, lr=0.5)
     model = Model.of(task.model())
     hidden = model.module.hidden.clone()
-    found = fit(model, floats(model), {}, of_network(model, task), options)
+    found = minimise(model, floats(model), {}, of_network(model, task), options)
     with torch.random.fork_rng():
         expected = plain(task, options, 0)
     assert set(model.aliases) == {"again.weight", "again.bias", "decoder.weight"}
@@ -298,7 +298,7 @@ def test_tied_and_shared_and_stateful_modules():
 
 def test_only_what_is_named_trains():
     model = Model.of(TASK.model())
-    found = fit(model, ["8.bias"], {}, of_network(model, TASK), Training(epochs=1))
+    found = minimise(model, ["8.bias"], {}, of_network(model, TASK), Training(epochs=1))
     assert not equal_bits(found["8.bias"], model.tensors["8.bias"])
     assert "8.weight" not in found
 
@@ -306,14 +306,14 @@ def test_only_what_is_named_trains():
 def test_nothing_to_train_is_said():
     with pytest.raises(UnsupportedError, match=r"nothing is left to train\nhint: every parameter"):
         model = Model.of(TASK.model())
-        fit(model, [], {}, of_network(model, TASK), Training(epochs=1))
+        minimise(model, [], {}, of_network(model, TASK), Training(epochs=1))
 
 
 def test_a_last_update_that_overflows_names_the_tensor():
     once = dataclasses.replace(TASK, batch=96)
     with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
         model = Model.of(once.model())
-        fit(
+        minimise(
             model,
             floats(model),
             {},
@@ -326,7 +326,7 @@ def test_a_surrogate_that_overflows_names_the_tensor():
     model = Model.of(TASK.model())
     one = {"0.weight": surrogates(model)["0.weight"]}
     with pytest.raises(TaskError, match=r"0.weight: training has diverged"):
-        fit(
+        minimise(
             model,
             [],
             one,
@@ -350,9 +350,9 @@ def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_no
 
     one = Training(epochs=1)
     model, diverging = Model.of(Measuring(1.0)), Model.of(Measuring(1e38))
-    fit(model, ["linear.weight"], {}, of_network(model, TASK), one)
+    minimise(model, ["linear.weight"], {}, of_network(model, TASK), one)
     with pytest.raises(TaskError, match="seen: training has diverged"):
-        fit(diverging, ["linear.weight"], {}, of_network(diverging, TASK), one)
+        minimise(diverging, ["linear.weight"], {}, of_network(diverging, TASK), one)
 
 
 def rates(monkeypatch, task, options):
@@ -360,7 +360,7 @@ def rates(monkeypatch, task, options):
     seen, heard = [], []
     monkeypatch.setattr(loop, "learning_rate", lambda o, e: seen.append(learning_rate(o, e)) or seen[-1])
     model = Model.of(task.model())
-    fit(model, floats(model), {}, of_network(model, task), options, events=heard.append)
+    fit(model, floats(model), {}, task, options, events=heard.append)
     groups = 2  # tensors with weight decay, and those without
     return seen[::groups], heard[0].total
 
@@ -457,7 +457,7 @@ def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(
     model = Model.of(task.model())
 
     def train(folder, loss=None):
-        return fit(
+        return minimise(
             model,
             floats(model),
             {},
@@ -496,7 +496,7 @@ def test_a_stage_trains_against_what_was_kept_of_another_network():
     pairs = list(zip(*(part.split(16) for part in kept), strict=True))
     stage = Objective("stage", lambda epoch: pairs, forward, lambda y, batch: (y - batch[1]).square().mean())
     options = Training(epochs=40, lr=0.01, optimizer="adam")
-    found = fit(student, ["4.weight", "4.bias"], {}, stage, options)
+    found = minimise(student, ["4.weight", "4.bias"], {}, stage, options)
     assert equal_bits(found["1.running_mean"], student.tensors["1.running_mean"])
     before, after = (
         sum(stage.loss(forward(values, pair), pair).item() for pair in pairs)
@@ -519,8 +519,8 @@ def through_program(model, visit=None):
 def test_trains_through_the_captured_program_to_the_same_bytes():
     model = Model.of(TASK.model())
     options = Training(epochs=2, lr=0.05)
-    found = fit(model, floats(model), {}, through_program(model), options)
-    expected = fit(model, floats(model), {}, of_network(model, TASK, seed=5), options)
+    found = minimise(model, floats(model), {}, through_program(model), options)
+    expected = minimise(model, floats(model), {}, of_network(model, TASK, seed=5), options)
     assert all(equal_bits(found[name], expected[name]) for name in expected)
 
 
@@ -537,6 +537,6 @@ def test_trains_with_what_is_done_on_edges():
     model = Model.of(TASK.model())
     heard = []
     options = Training(epochs=8, lr=0.05)
-    fit(model, floats(model), {}, through_program(model, visit), options, events=heard.append)
+    minimise(model, floats(model), {}, through_program(model, visit), options, events=heard.append)
     losses = [event.figures["loss"] for event in heard if isinstance(event, Progress)]
     assert seen == {"relu", "relu_1"} and losses[-1] < 0.7 * losses[0]

@@ -106,13 +106,11 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             context: gives seed, events, scratch folder and teachers.
         """
         from featherweight.training.loop import fit
-        from featherweight.training.objective import of_network
 
         loss = (self.loss or TaskLoss()).of(task, context.baseline or model, context.steps)
-        objective, name = of_network(model, task, loss, seed=context.seed), str(self.__struct_config__.tag)
         return fit(
-            model, floats, surrogates, objective, self.options(task),
-            events=context.events, scratch=context.scratch, name=name,
+            model, floats, surrogates, task, self.options(task), loss=loss, seed=context.seed,
+            events=context.events, scratch=context.scratch, name=str(self.__struct_config__.tag),
         )  # fmt: skip
 
     def offered(self, task: Task) -> dict[str, Any]:

@@ -14,14 +14,14 @@ from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model
-from featherweight.task import Batch
+from featherweight.task import Batch, Task
 from featherweight.task.protocol import failures, known_length
 from featherweight.task.samples import seed_generators, seeded
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
 from featherweight.training.methods.base import Surrogate
-from featherweight.training.objective import Objective
+from featherweight.training.objective import Loss, Objective, of_network
 from featherweight.training.state import Checkpoint, Position, State, run_key
 
 REPORT_STEPS = 50
@@ -33,6 +33,31 @@ def fit(
     model: Model,
     floats: Iterable[str],
     surrogates: Mapping[str, Surrogate],
+    task: Task,
+    options: Training,
+    *,
+    loss: Loss | None = None,
+    seed: int = 0,
+    events: Events = silent,
+    scratch: Path | None = None,
+    save_seconds: float = 20.0,
+    name: str = "train",
+) -> dict[str, Tensor]:
+    """Train a whole network on a task's training split; `minimise` tells of the other arguments.
+
+    The task gives the batches, and the loss unless `loss` is given, a scalar of (output, batch). `seed` is that of
+    shuffling, augmentation and dropout.
+    """
+    return minimise(
+        model, floats, surrogates, of_network(model, task, loss, seed=seed), options,
+        events=events, scratch=scratch, save_seconds=save_seconds, name=name,
+    )  # fmt: skip
+
+
+def minimise(
+    model: Model,
+    floats: Iterable[str],
+    surrogates: Mapping[str, Surrogate],
     objective: Objective,
     options: Training,
     *,
@@ -41,7 +66,7 @@ def fit(
     save_seconds: float = 20.0,
     name: str = "train",
 ) -> dict[str, Tensor]:
-    """Train, and return the trained floats and the buffers by canonical name; `model` stays as it is.
+    """Train tensors, and return the trained floats and the buffers by canonical name; `model` stays as it is.
 
     The result is a function of the arguments, the thread count and the versions: torch's generator is
     seeded by (seed, epoch) and put back afterwards, and a killed run that starts again with the same

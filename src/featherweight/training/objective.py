@@ -17,6 +17,7 @@ from featherweight.training.gradients import isolated
 from featherweight.training.state import places
 
 Values = dict[str, Tensor]
+Loss = Callable[[Output, Batch], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,13 +36,11 @@ class Objective:
     name: str
     batches: Callable[[int], Iterable[Batch]]
     forward: Callable[[Values, Batch], Output]
-    loss: Callable[[Output, Batch], Tensor]
+    loss: Loss
     seed: int = 0
 
 
-def of_network(
-    model: Model, task: Task, loss: Callable[[Output, Batch], Tensor] | None = None, *, seed: int = 0
-) -> Objective:
+def of_network(model: Model, task: Task, loss: Loss | None = None, *, seed: int = 0) -> Objective:
     """Return the loss of a whole network, in training mode, on the training split of a task.
 
     Args:

@@ -42,9 +42,9 @@ def predictions(model: Model, channels: Channels, task, samples: int) -> dict[st
     }
     for name, those in (("SOSP-H, weight and batch norm both count", channels), ("SOSP-H", once)):
         theta = only_makers(those, dict(model.module.named_parameters()))
-        made = hessian_product(model, task, batches, theta)
-        first = per_channel(those, {k: v * made.gradient[k] for k, v in theta.items()})
-        second = per_channel(those, {k: v * made.product[k] for k, v in theta.items()})
+        gradient, product = hessian_product(model, task, batches, theta)
+        first = per_channel(those, {k: v * gradient[k] for k, v in theta.items()})
+        second = per_channel(those, {k: v * product[k] for k, v in theta.items()})
         found[name] = np.abs(first) + np.abs(second) / 2
     pair = pair_matrix(model, task, batches, once)
     own = np.diagonal(pair) / 2

@@ -8,7 +8,7 @@ from torch import nn
 
 from featherweight import Classification, Regression
 from featherweight.curvature.gauss_newton import output_hessian
-from featherweight.curvature.loss import hessian_traces
+from featherweight.curvature.hvp import hessian_traces
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.formats import Int
 from featherweight.model import Model

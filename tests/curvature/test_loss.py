@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from featherweight.curvature.loss import fisher_by_batch, hessian_traces, own_loss
+from featherweight.curvature.hvp import fisher_by_batch, hessian_traces, own_loss
 from featherweight.model import Model
 
 

@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 import zstandard
 from networks import NETWORKS, exported, traced
 from torch import nn
@@ -114,6 +115,21 @@ def test_refused_by_one_error_that_says_why(name):
     assert re.search(NETWORKS[name].refused.replace("(", r"\(").replace(")", r"\)"), text), text
     assert len(text) < 500
     assert not re.search(r"tlparse|%\w+|unhinted|call_function", text)
+
+
+@pytest.mark.parametrize("times", [2, 4, 3])
+def test_free_sizes_that_are_multiples(times):
+    class Skips(nn.Module):
+        def forward(self, x):
+            return x + F.interpolate(F.avg_pool2d(x, times), scale_factor=float(times))
+
+    image, other = torch.randn(2, 1, 12, 12), torch.randn(1, 1, 24, 36)
+    if times == 3:  # no power of two
+        with pytest.raises(UnsupportedError, match=r"the network fails on other sizes.*\[3, 1, 13, 13\]"):
+            export(Skips(), image, dynamic={"x": (0, 2, 3)})
+        return
+    session = Session.of(export(Skips(), image, dynamic={"x": (0, 2, 3)}), {})
+    np.testing.assert_allclose(session.run(other.numpy()), Skips()(other).numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["residual", "separable", "attention", "transposed", "lstm", "windows"])

@@ -3,9 +3,10 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten
 
+from featherweight.capture import Execution, capture, trace
 from featherweight.capture import functional as module
-from featherweight.capture import trace
 from featherweight.export.onnx import export
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0
 from featherweight.zoo.lenet import LeNet5
@@ -77,3 +78,27 @@ def test_only_what_needs_it_is_traced_twice(monkeypatch):
         assert len(trace(build().eval(), torch.randn(shape)).nodes) > 50
     with pytest.raises(Exception, match="traced twice"):
         trace(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Softplus()), torch.randn(2, 3, 6, 6))
+
+
+@pytest.mark.parametrize(("kind", "options"), [
+    (nn.LSTM, {}), (nn.LSTM, {"batch_first": True, "proj_size": 3}), (nn.GRU, {"bidirectional": True, "num_layers": 2}),
+    (nn.RNN, {}),
+])  # fmt: skip
+def test_sequences_of_any_length_and_the_sizes_that_their_steps_would_have(kind, options):
+    class Last(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.steps = kind(4, 5, **options)
+
+        def forward(self, x):
+            return tree_flatten(self.steps(x))[0]
+
+    program = capture(Last().eval(), torch.randn(2, 6, 4), dynamic={"x": (0, 1)})
+    graph = program.graph
+    assert [graph.node(edge).shape for edge in graph.outputs] == [
+        t.shape for t in program.run(program.example)
+    ]
+    assert {node.op for node in graph.nodes} <= {"input", "lstm", "gru", "rnn_tanh"}
+    longer = {"x": torch.randn(9, 7, 4)}
+    for ours, theirs in zip(Execution(program)(longer), program.run(longer), strict=True):
+        assert torch.equal(ours, theirs)

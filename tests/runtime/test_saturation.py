@@ -14,7 +14,7 @@ from torch import nn
 from featherweight.activations import Quantizer
 from featherweight.artifact import dumps, loads
 from featherweight.cli.app import run
-from featherweight.curvature.moments import Moments
+from featherweight.curvature.linear_ops import Moments
 from featherweight.errors import UnsupportedError
 from featherweight.evaluation import parity
 from featherweight.export import linear_of, onnx_of, qdq_of

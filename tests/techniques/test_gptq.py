@@ -7,7 +7,7 @@ from tiny import Tiny
 from torch import nn
 
 from featherweight.curvature.layerwise import layerwise, prefix
-from featherweight.curvature.moments import Moments, moments
+from featherweight.curvature.linear_ops import Moments, moments
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Clustered, Int, Log2, View
 from featherweight.model import Model

@@ -10,7 +10,7 @@ from test_gptq import Deep, applied, error, outputs
 from tiny import Tiny
 from torch import nn
 
-from featherweight.curvature.moments import Moments
+from featherweight.curvature.linear_ops import Moments
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Int
 from featherweight.model import Model

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import operator
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._decomp import decompositions
+from torch._subclasses import FakeTensor
 from torch.export import ExportedProgram
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.traceback import NodeSource, NodeSourceAction
 
 from featherweight.capture.trace import operator_name
@@ -25,6 +29,37 @@ PLAIN = {
     aten.max_pool2d.default, aten.avg_pool2d.default, aten.adaptive_avg_pool2d.default, aten.mean.dim,
     aten.clone.default, aten.permute.default, aten.slice.Tensor, aten.pad.default,
 }  # fmt: skip
+
+
+@contextlib.contextmanager
+def recurrent_at_once() -> Iterator[None]:
+    """Let torch find the sizes of what an LSTM or GRU returns by one of its steps.
+
+    It would take all steps, each with symbols: 31 s for 160 frames. The operator itself stays whole in the trace;
+    where torch takes it apart (a proxy is active), nothing is changed.
+    """
+    every: Callable[..., Any] = decompositions._rnn_helper
+
+    def helper(*arguments: Any) -> Any:
+        others, layer = arguments[:-1], arguments[-1]
+
+        def one(inputs: Tensor, *state: Any, **options: Any) -> Any:
+            if (
+                get_proxy_mode()
+                or not isinstance(inputs, FakeTensor)
+                or "batch_sizes" in getattr(layer, "keywords", ())
+            ):
+                return layer(inputs, *state, **options)
+            first, last = layer(inputs[:1], *state, **options)
+            return first.new_empty((inputs.shape[0], *first.shape[1:])), last
+
+        return every(*others, one)
+
+    decompositions._rnn_helper = helper
+    try:
+        yield
+    finally:
+        decompositions._rnn_helper = every
 
 
 def functional(traced: ExportedProgram) -> ExportedProgram:

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from featherweight.capture.functional import functional, without_checks
+from featherweight.capture.functional import functional, recurrent_at_once, without_checks
 from featherweight.capture.pytree import Nest, flatten_inputs, flatten_outputs, rebuild
 from featherweight.capture.refusal import cause_of, refusal
-from featherweight.capture.steps import Step, aligned, steps_of, with_edges
-from featherweight.capture.trace import is_free, read
+from featherweight.capture.trace import Step, aligned, is_free, read, steps_of, with_edges
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.graph.graph import Edge, Graph
 from featherweight.structure import with_own_buffers
@@ -186,9 +185,7 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     try:
         program = _functional(flat, doubled, outputs, axes)
         limits = program.exported.range_constraints.values()
-        if _free(program.exported, axes) and all(
-            limit.lower <= 2 and limit.upper > 2**31 for limit in limits
-        ):
+        if all(limit.lower <= 2 and limit.upper > 2**31 for limit in limits):
             return program
     except UnsupportedError:
         pass
@@ -229,6 +226,10 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, axes: di
     if traced is None:
         assert failure is not None
         raise refusal(flat.module, failure, "cannot be traced") from failure
+    if not _free(traced, axes):
+        raise UnsupportedError(
+            "fixes the size of an axis that is to be free", where=type(flat.module).__name__
+        )
     steps = steps_of(traced.graph)
     try:
         exported = functional(traced)
@@ -245,9 +246,10 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, axes: di
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Torch silent, without fused attention; undone at the end."""
+    """Torch silent, without fused attention, quick with recurrent layers; undone at the end."""
     fast, disabled = torch.backends.mha.get_fastpath_enabled(), logging.root.manager.disable
     with (
+        recurrent_at_once(),
         warnings.catch_warnings(action="ignore"),
         contextlib.redirect_stdout(io.StringIO()),
         contextlib.redirect_stderr(io.StringIO()),

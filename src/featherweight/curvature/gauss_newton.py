@@ -1,8 +1,9 @@
-"""The Gauss-Newton form of pairs of structures: what removing two channels together costs beyond each alone."""
+"""Gauss-Newton and Fisher: of pairs of channels, what removing both costs; of each parameter, the diagonal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featherweight.curvature.hvp import check, differentiating
+from featherweight.curvature.hvp import Values, check, differentiating, gradients, outputs, parameters
 from featherweight.errors import UnsupportedError
-from featherweight.graph.channels import Channels
+from featherweight.graph.channels import Channels, Member
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Batch, Output, Task, call
 from featherweight.task.samples import size_of
+from featherweight.task.sampling import singly
 
 Array = NDArray[Any]
 OUTPUTS = 4096  # a sample's Hessian in them takes 128 MiB
@@ -51,46 +53,25 @@ def pair_matrix(
     samples = 0
     for number, batch in enumerate(batches):
         with differentiating():
-            output, gates = gated(model, task, batch, channels)
+            output, gates = _gated(model, task, batch, channels)
             hessian = output_hessian(task, output, batch)
             check([hessian], task, number, batch)
-            found = channel_derivatives(flat_output(output), hessian, gates, channels, draws, generator)
-        check([found], task, number, batch)
-        flat = found.reshape(-1, channels.count).numpy()
-        total += flat.T @ flat / (draws or 1)
-        samples += len(found)
+            roots = _roots(hessian)
+            if draws:
+                signs = torch.randint(0, 2, (len(roots), draws, roots.shape[1]), generator=generator)
+                roots = (2 * signs - 1).double() @ roots
+            flat, rows = flat_output(output), []
+            for along in roots.unbind(1):
+                found = torch.autograd.grad(
+                    (flat.double() * along).sum(), list(gates.values()), retain_graph=True, allow_unused=True
+                )
+                rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(flat)))
+        derivatives = torch.stack(rows, 1)  # a' Phi theta_s of each sample and root a
+        check([derivatives], task, number, batch)
+        matrix = derivatives.reshape(-1, channels.count).numpy()
+        total += matrix.T @ matrix / (draws or 1)
+        samples += len(derivatives)
     return total / samples
-
-
-def channel_derivatives(
-    output: Tensor,
-    hessian: Tensor,
-    gates: dict[str, Tensor],
-    channels: Channels,
-    draws: int | None,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return `a' Phi theta_s` of each sample, for roots a of R: `[n, draws or outputs, channels]`, in float64.
-
-    Args:
-        output: of the network, `[n, outputs]`.
-        hessian: R of each sample, `[n, outputs, outputs]`.
-        gates: factors of one on outputs of layers.
-        channels: those that can go.
-        draws: random roots instead of all.
-        generator: of the draws.
-    """
-    roots = roots_of(hessian)
-    if draws:
-        shape = len(roots), draws, roots.shape[1]
-        roots = (2 * torch.randint(0, 2, shape, generator=generator) - 1).double() @ roots
-    rows = []
-    for along in roots.unbind(1):
-        found = torch.autograd.grad(
-            (output.double() * along).sum(), list(gates.values()), retain_graph=True, allow_unused=True
-        )
-        rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(output)))
-    return torch.stack(rows, 1)
 
 
 def gate_gradients(
@@ -109,7 +90,7 @@ def gate_gradients(
     """
     for number, batch in enumerate(batches):
         with differentiating():
-            output, gates = gated(model, task, batch, channels)
+            output, gates = _gated(model, task, batch, channels)
             samples = size_of(task.inputs(batch))
             loss = task.loss(output, batch) * samples
             found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
@@ -118,29 +99,31 @@ def gate_gradients(
         yield derivatives
 
 
-def gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
+def _gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
     """Return the network's output, and factors of one on each sample's output of the layers that make channels."""
-    module = to_call(model.module)
-    gates: dict[str, Tensor] = {}
-    for path in makers(channels):
-        layer = module.get_submodule(path)
-        layer.register_forward_hook(lambda layer, _, out, path=path: _gated(layer, out, gates, path))
+    module, gates = to_call(model.module), dict[str, Tensor]()
+
+    def scale(path: str, layer: nn.Module, _: Any, out: Tensor) -> Tensor:
+        axis = out.dim() - 1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
+        sizes = [out.shape[0], *(out.shape[a] if a == axis else 1 for a in range(1, out.dim()))]
+        gate = gates.setdefault(path, torch.ones(sizes, dtype=out.dtype, requires_grad=True))
+        if list(gate.shape) != sizes:
+            raise UnsupportedError("is called with inputs of several shapes", where=path)
+        return out * gate
+
+    for path in dict.fromkeys(member.tensor.rpartition(".")[0] for member, _ in _scaled(channels)):
+        module.get_submodule(path).register_forward_hook(partial(scale, path))
     return call(module, task.inputs(batch)), gates
 
 
-def roots_of(hessian: Tensor) -> Tensor:
+def _roots(hessian: Tensor) -> Tensor:
     """Return rows a of each matrix of `[n, k, k]` with `sum of a a'` equal to it; what is negative counts as zero."""
     values, vectors = torch.linalg.eigh(hessian)
     found: Tensor = (vectors * values.clamp(min=0).sqrt()[:, None]).mT
     return found
 
 
-def makers(channels: Channels) -> dict[str, None]:
-    """Return the paths of the layers that make channels, each once."""
-    return dict.fromkeys(m.tensor.rpartition(".")[0] for m, _ in _scaled(channels))
-
-
-def _scaled(channels: Channels) -> list[tuple[Any, int]]:
+def _scaled(channels: Channels) -> list[tuple[Member, int]]:
     """Members whose layers' outputs scale with a channel, one a layer, and the number of their group."""
     return [
         (member, number)
@@ -148,16 +131,6 @@ def _scaled(channels: Channels) -> list[tuple[Any, int]]:
         for member in group.makers
         if member.tensor.endswith(".weight")
     ]
-
-
-def _gated(layer: nn.Module, out: Tensor, gates: dict[str, Tensor], path: str) -> Tensor:
-    axis = out.dim() - 1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
-    sizes = [out.shape[0], *(out.shape[a] if a == axis else 1 for a in range(1, out.dim()))]
-    if path not in gates:
-        gates[path] = torch.ones(sizes, dtype=out.dtype, requires_grad=True)
-    if list(gates[path].shape) != sizes:
-        raise UnsupportedError("is called with inputs of several shapes", where=path)
-    return out * gates[path]
 
 
 def _gathered(channels: Channels, found: dict[str, Tensor | None], samples: int) -> Tensor:
@@ -200,10 +173,10 @@ def output_hessian(task: Task, output: Output, batch: Batch) -> Tensor:
     Raises:
         UnsupportedError: the output is not one tensor, or too large for such a matrix.
     """
-    outputs = flat_output(output).shape[1]
-    if outputs > OUTPUTS:
+    count = flat_output(output).shape[1]
+    if count > OUTPUTS:
         raise UnsupportedError(
-            "too many outputs for a Hessian in them", where=task.name, got=f"{outputs} a sample",
+            "too many outputs for a Hessian in them", where=task.name, got=f"{count} a sample",
             expected=f"at most {OUTPUTS}", hint="use taylor, fisher or sosp_h",
         )  # fmt: skip
     assert isinstance(output, Tensor), "it is flat"
@@ -211,7 +184,51 @@ def output_hessian(task: Task, output: Output, batch: Batch) -> Tensor:
     loss = task.loss(leaf, batch) * len(leaf)
     (first,) = torch.autograd.grad(loss, leaf, create_graph=True)
     if not first.requires_grad:
-        return torch.zeros(len(leaf), outputs, outputs, dtype=torch.float64)
+        return torch.zeros(len(leaf), count, count, dtype=torch.float64)
     columns = first.reshape(len(leaf), -1).unbind(1)
     rows = [torch.autograd.grad(c.sum(), leaf, retain_graph=True)[0].reshape(len(leaf), -1) for c in columns]
-    return torch.stack(rows, 1).reshape(len(leaf), outputs, outputs)
+    return torch.stack(rows, 1).reshape(len(leaf), count, count)
+
+
+def fisher_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Values:
+    """Return the mean over samples of the squared gradient of each one's loss (the empirical Fisher)."""
+    total: Values = {}
+    count = 0
+    for gradient, _ in gradients(model, task, batches, each=True):
+        _add_squares(total, gradient)
+        count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) -> Values:
+    """Return the diagonal of the mean over samples of `Phi' R Phi`, never negative.
+
+    `Phi` is the Jacobian of a sample's outputs, `R` the Hessian of its loss in them. One backward pass a sample and
+    output. Without the terms of second derivatives of the network, this is the recursion of Optimal Brain Damage.
+
+    References: LeCun, Denker, Solla, Optimal brain damage, 1989, eq. 10 without its second term.
+    """
+    total: Values = {}
+    count, module = 0, to_call(model.module)
+    for number, batch in enumerate(batches):
+        for sample in singly(task, batch):
+            with differentiating():
+                values = parameters(model)
+                output = outputs(module, values, task.inputs(sample))
+                hessian = output_hessian(task, output, sample)
+                check([hessian], task, number, batch)
+                roots = _roots(hessian)[0]
+                lengths = roots.square().sum(1)
+                for weights in roots[lengths > lengths.max() * 1e-12]:
+                    along = (flat_output(output)[0] * weights).sum()
+                    found = torch.autograd.grad(
+                        along, list(values.values()), retain_graph=True, allow_unused=True
+                    )
+                    _add_squares(total, {n: g for n, g in zip(values, found, strict=True) if g is not None})
+            count += 1
+    return {name: value / count for name, value in total.items()}
+
+
+def _add_squares(total: Values, gradient: Values) -> None:
+    for name, value in gradient.items():
+        total[name] = total.get(name, 0) + value.detach().square()

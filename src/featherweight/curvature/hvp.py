@@ -1,13 +1,14 @@
-"""Gradients and Hessian-vector products of the mean loss, batch by batch, in eval mode."""
+"""Gradients, Hessian-vector products and traces of the mean loss, the Fisher diagonal, batch by batch, in eval mode."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -20,21 +21,10 @@ from featherweight.task.samples import size_of
 from featherweight.task.sampling import check_finite, singly
 
 Values = dict[str, Tensor]
-
-
-@dataclass(frozen=True, eq=False)
-class Derivatives:
-    """Means over samples.
-
-    Attributes:
-        gradient: of the loss, for each parameter.
-        product: the Hessian of the loss times a direction, for each parameter.
-        samples: how many.
-    """
-
-    gradient: Values
-    product: Values
-    samples: int
+Run = Callable[[Inputs], Output]
+# The mean loss of a batch, given the network; and the samples of the batch.
+BatchLoss = tuple[Callable[[Run], Tensor], int]
+_WHAT = "derivatives of the loss"
 
 
 def parameters(model: Model) -> Values:
@@ -95,12 +85,12 @@ def check(values: Iterable[Tensor], task: Task, number: int, batch: Batch) -> No
     Raises:
         TaskError: names the batch.
     """
-    check_finite(values, "derivatives of the loss", where=task.name, batch=number, inputs=task.inputs(batch))
+    check_finite(values, _WHAT, where=task.name, batch=number, inputs=task.inputs(batch))
 
 
 def hessian_product(
     model: Model, task: Task, batches: Iterable[Batch], direction: Mapping[str, Tensor]
-) -> Derivatives:
+) -> tuple[Values, Values]:
     """Return the mean gradient and the mean of Hessian times `direction`, one product a batch.
 
     By double backward; by central differences of gradients where an operator cannot be differentiated twice. Memory is
@@ -120,7 +110,7 @@ def hessian_product(
     for number, batch in enumerate(batches):
         count = size_of(task.inputs(batch))
         with differentiating():
-            first, second = product_of(
+            first, second = _product(
                 lambda at, batch=batch: loss_of(module, task, at, batch),  # type: ignore[misc]
                 parameters(model), direction, task.name,
             )  # fmt: skip
@@ -131,22 +121,16 @@ def hessian_product(
         samples += count
     for total in (*gradient.values(), *product.values()):
         total.div_(samples)
-    return Derivatives(gradient, product, samples)
+    return gradient, product
 
 
-def product_of(
+def _product(
     loss: Callable[[Values], Tensor], values: Values, direction: Mapping[str, Tensor], where: str
 ) -> tuple[Values, Values]:
-    """Return the gradient of a loss, and its Hessian times a direction.
-
-    Args:
-        loss: of some parameters.
-        values: these parameters, leaves without a gradient; they get one.
-        direction: a tensor for some of them, zero for the others.
-        where: name of the task.
+    """Return the gradient of a loss by leaves, which get one, and its Hessian times a direction.
 
     Raises:
-        UnsupportedError: the second derivative fails otherwise than for want of one.
+        UnsupportedError: the second derivative fails otherwise than for want of one; says `where`.
     """
     first = _gradient(loss(values), values, create_graph=True)
     plain = {name: value.detach() for name, value in first.items()}
@@ -191,3 +175,80 @@ def _gradient(loss: Tensor, values: Values, *, create_graph: bool = False) -> Va
         name: torch.zeros_like(value) if part is None else part
         for (name, value), part in zip(values.items(), found, strict=True)
     }
+
+
+def fisher_by_batch(model: Model, names: Sequence[str], losses: Iterable[BatchLoss]) -> dict[str, Tensor]:
+    """Return the mean square of each weight's gradient, as of single samples, float64 of the tensor's shape.
+
+    `n g^2` with the gradient g of the mean loss of n samples. Where the samples' gradients have no mean (labels
+    drawn from the network's own outputs, see `own_loss`) its expectation is that of single samples: the diagonal
+    of the Fisher matrix, which is the Hessian of the divergence (KL) from the outputs as they are. With true
+    labels it is the empirical Fisher matrix, plus n times the squared mean gradient, small after training.
+
+    References: Amari, Natural gradient works efficiently in learning, 1998, eq. 3.3; Martens, New insights and
+    perspectives on the natural gradient method, 2020, arXiv 1412.1193, sections 5 and 11.
+    """
+    total = {name: torch.zeros(model.tensors[name].shape, dtype=torch.float64) for name in names}
+    module, count = to_call(model.module), 0
+    for count, (loss, samples) in enumerate(losses, 1):
+        values = _copies(model, names)
+        found = torch.autograd.grad(_run(module, loss, values), list(values.values()), materialize_grads=True)
+        check_finite(found, _WHAT, where="sensitivity", batch=count - 1)
+        for name, gradient in zip(names, found, strict=True):
+            total[name] += samples * gradient.double().square()
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def hessian_traces(
+    model: Model, names: Sequence[str], losses: Iterable[BatchLoss], *, seed: int = 0, draws: int = 1
+) -> dict[str, float]:
+    """Return the trace of the Hessian of the mean loss by each tensor alone.
+
+    Hutchinson's estimator: the mean of `v' H v` over vectors v of random signs, some for each batch. One
+    product with the Hessian by all tensors serves each of them: what couples two has no mean.
+
+    References: Hutchinson, A stochastic estimator of the trace of the influence matrix, 1989; Dong et al.,
+    HAWQ-V2, 2020, arXiv 1911.03852, section 3.1.
+
+    Args:
+        model: the network.
+        names: of the tensors.
+        losses: one a batch.
+        seed: of the signs.
+        draws: of each batch.
+
+    Raises:
+        TaskError: a derivative holds NaN or infinity; names the batch.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    total, count, module = dict.fromkeys(names, 0.0), 0, to_call(model.module)
+    for number, (loss, _) in enumerate(losses):
+        for _ in range(draws):
+            values = _copies(model, names)
+            signs = {
+                name: torch.randint(0, 2, t.shape, generator=generator).to(t.dtype) * 2 - 1
+                for name, t in values.items()
+            }
+            with differentiating():
+                _, product = _product(partial(_run, module, loss), values, signs, "sensitivity")
+            check_finite(product.values(), _WHAT, where="sensitivity", batch=number)
+            for name, v in signs.items():
+                total[name] += float((product[name] * v).sum(dtype=torch.float64))
+            count += 1
+    return {name: value / max(count, 1) for name, value in total.items()}
+
+
+def _copies(model: Model, names: Sequence[str]) -> Values:
+    return {name: model.tensors[name].detach().clone().requires_grad_() for name in names}
+
+
+def _run(module: nn.Module, loss: Callable[[Run], Tensor], values: Values) -> Tensor:
+    return loss(lambda inputs: outputs(module, values, inputs))
+
+
+def own_loss(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the cross-entropy of `logits: [n, classes, ...]` against labels drawn from them."""
+    scores = logits.movedim(1, -1).flatten(0, -2)
+    with torch.no_grad():
+        drawn = torch.multinomial(scores.double().softmax(-1), 1, generator=generator)[:, 0]
+    return F.cross_entropy(scores, drawn)

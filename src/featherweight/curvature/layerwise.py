@@ -11,10 +11,9 @@ from torch import Tensor
 
 from featherweight.capture.execution import Execution, Tensors
 from featherweight.capture.pytree import flatten_inputs
-from featherweight.curvature.linear_ops import LinearOp, linear_ops
+from featherweight.curvature.linear_ops import LinearOp, Pairs, linear_ops
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.graph.graph import Graph
 from featherweight.model import Model, Note
 from featherweight.task import Task
 from featherweight.task.sampling import drawn_inputs
@@ -22,8 +21,6 @@ from featherweight.task.sampling import drawn_inputs
 LIMIT = 1 << 29  # bytes of activations that are kept between layers
 CACHED = 1 << 25  # bytes of activations that are worked on at once: beyond, torch's convolutions slow down
 
-# Inputs of a layer, batch by batch: in the network as it was, and as it is after the changes so far.
-Pairs = Iterable[tuple[Tensor, Tensor]]
 Treat = Callable[[LinearOp, Pairs], Mapping[str, Tensor]]
 
 
@@ -33,14 +30,12 @@ class Prefix:
 
     Attributes:
         execution: the network.
-        graph: the same as data.
         linear_ops: its layers that can be treated, in order of execution, by their weights.
         without: why the other tensors have none.
         inputs: the network's inputs, by name, batch by batch.
     """
 
     execution: Execution
-    graph: Graph
     linear_ops: Mapping[str, LinearOp]
     without: Mapping[str, str]
     inputs: tuple[Mapping[str, Tensor], ...]
@@ -84,7 +79,7 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
     inputs = tuple(part for part in named if execution.batch in (None, length(part)))
     if not inputs:
         raise TaskError("the calibration split has no whole batch", where=task.name)
-    return Prefix(execution, program.graph, found, without, inputs)
+    return Prefix(execution, found, without, inputs)
 
 
 def length(batch: Tensors) -> int:

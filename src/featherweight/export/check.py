@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ OFF, MOST_OFF = (
     8.0,
     1e-3,
 )  # times the error of float32 that another order of it may err; never more than that share
+MORE = (1, 2, 4, 8, 16, 32)  # by which free axes behind the first are made longer
 
 
 def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
@@ -119,18 +120,35 @@ def _trials(program: Program) -> Iterator[Named]:
     yield program.example
     yield {name: _noise(tensor, generator) for name, tensor in program.example.items()}
     if program.dynamic:
-        symbols = {node.name: node.free for node in program.graph.nodes}
-        yield {name: _noise(_resized(t, symbols[name], +1), generator) for name, t in program.example.items()}
-        yield {
-            name: _noise(_resized(t, symbols[name], None), generator) for name, t in program.example.items()
+        yield {name: _noise(tensor, generator) for name, tensor in _longer(program).items()}
+        one = {n: t[:1] if 0 in program.graph.node(n).free else t for n, t in program.example.items()}
+        yield {name: _noise(tensor, generator) for name, tensor in one.items()}
+
+
+def _longer(program: Program) -> Named:
+    """The example with one sample more, and other free axes as much longer as the network takes it.
+
+    A network that halves sizes and doubles them again takes multiples of 2, 4, 8 ... alone.
+    """
+    tried = [
+        {
+            name: _resized(tensor, program.graph.node(name).free, more)
+            for name, tensor in program.example.items()
         }
+        for more in MORE
+    ]
+    for inputs in tried:
+        with suppress(Exception):
+            program.run(inputs)
+            return inputs
+    return tried[0]
 
 
-def _resized(tensor: Tensor, axes: tuple[int, ...], more: int | None) -> Tensor:
-    """`tensor` with free axes one longer, or (None) with axis 0 of size 1, out of its own rows."""
+def _resized(tensor: Tensor, axes: tuple[int, ...], more: int) -> Tensor:
+    """`tensor` with axis 0 one longer and other axes by `more`, those that are free, out of its own rows."""
     for axis in axes:
         count = tensor.shape[axis]
-        wanted = count + more if more else (1 if axis == 0 else count)
+        wanted = count + (1 if axis == 0 else more)
         tensor = tensor.index_select(axis, torch.arange(wanted) % count)
     return tensor
 

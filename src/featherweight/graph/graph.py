@@ -85,31 +85,6 @@ class Node:
 
 
 @dataclass(frozen=True)
-class Layer:
-    """One use of parameters: a module called twice is two layers.
-
-    Attributes:
-        name: path of the module, or the node's name where the network's own code uses its parameters.
-        node: the node's name.
-        op: as in `Node`.
-        tensors: canonical names of what it reads.
-        views: how each of `tensors` is a matrix.
-        inputs: shapes of the activations it reads, on the example.
-        shape: shape of what it returns, on the example.
-        macs: multiply-accumulates of one sample, or None if unknown.
-    """
-
-    name: str
-    node: str
-    op: str
-    tensors: tuple[str, ...]
-    views: tuple[View, ...]
-    inputs: tuple[tuple[int, ...], ...]
-    shape: tuple[int, ...]
-    macs: int | None
-
-
-@dataclass(frozen=True)
 class Graph:
     """A network as it was traced on one example; holds no tensor and no object of torch.
 
@@ -159,24 +134,6 @@ class Graph:
             for name in read:
                 found.setdefault(name, {})[node.name] = node
         return {name: tuple(nodes.values()) for name, nodes in found.items()}
-
-    @property
-    def layers(self) -> tuple[Layer, ...]:
-        """Every use of parameters and buffers, in order of execution."""
-        return tuple(
-            Layer(
-                node.module or node.name,
-                node.name,
-                node.op,
-                node.tensors,
-                tuple(self.views[name] for name in node.tensors),
-                tuple(self.node(edge).shape for edge in node.inputs),
-                node.shape,
-                node.macs,
-            )
-            for node in self.nodes
-            if node.tensors
-        )
 
     @property
     def macs(self) -> int:

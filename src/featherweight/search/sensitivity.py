@@ -11,7 +11,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from featherweight.curvature.loss import BatchLoss, fisher_by_batch, hessian_traces, own_loss
+from featherweight.curvature.hvp import BatchLoss, fisher_by_batch, hessian_traces, own_loss
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor
 from featherweight.events import Finished, Progress, Started

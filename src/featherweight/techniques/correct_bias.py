@@ -15,8 +15,7 @@ from featherweight.techniques.base import Context, Step, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.curvature.layerwise import Pairs
-    from featherweight.curvature.linear_ops import LinearOp
+    from featherweight.curvature.linear_ops import LinearOp, Pairs
     from featherweight.model import Model
 
 

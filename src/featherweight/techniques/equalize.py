@@ -12,7 +12,7 @@ from featherweight.techniques.base import Context, Step
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.graph.scaling import ScalePair
+    from featherweight.graph.folding import ScalePair
     from featherweight.model import Model
 
 ROUNDS = 30
@@ -37,7 +37,7 @@ class Equalize(Step, frozen=True, tag="equalize"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with equal ranges."""
-        from featherweight.graph.scaling import scale_pairs
+        from featherweight.graph.folding import scale_pairs
         from featherweight.selectors import weights
         from featherweight.techniques.surgery import difference, failing
 

@@ -18,8 +18,7 @@ from featherweight.techniques.lowrank import AnyRank, Evbmf, Factor, Form, facto
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from featherweight.curvature.layerwise import Pairs
-    from featherweight.curvature.linear_ops import LinearOp
+    from featherweight.curvature.linear_ops import LinearOp, Pairs
     from featherweight.graph.graph import Graph
     from featherweight.model import Model
     from featherweight.techniques.lowrank import Array
@@ -84,10 +83,9 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         for path in paths:
             layer = model.module.get_submodule(path)
             if path not in refused:
-                use = next(found for found in graph.layers if f"{path}.weight" in found.tensors)
-                made = factors(
-                    layer, self.form, self.rank, use.inputs[0], use.shape, roots.get(f"{path}.weight")
-                )
+                use = graph.readers(f"{path}.weight")[0]
+                read = graph.node(use.inputs[0]).shape
+                made = factors(layer, self.form, self.rank, read, use.shape, roots.get(f"{path}.weight"))
                 if cheaper(layer, made):
                     plan[path] = made
                 else:
@@ -118,7 +116,7 @@ def input_roots(
     import numpy as np
 
     from featherweight.curvature.layerwise import layerwise, prefix
-    from featherweight.curvature.moments import moments
+    from featherweight.curvature.linear_ops import moments
     from featherweight.formats.sweep import damped
 
     ahead = prefix(model, task, samples, seed=context.seed)

@@ -20,9 +20,7 @@ from featherweight.techniques.base import Context, Item, Step, Where
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.curvature.layerwise import Pairs
-    from featherweight.curvature.linear_ops import LinearOp
-    from featherweight.curvature.moments import Moments
+    from featherweight.curvature.linear_ops import LinearOp, Moments, Pairs
     from featherweight.model import Model
 
 Array = NDArray[Any]
@@ -84,7 +82,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         import torch
 
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.curvature.moments import moments
+        from featherweight.curvature.linear_ops import moments
         from featherweight.techniques.encode import again, nearest, recoded, same
         from featherweight.techniques.portable import pairings
         from featherweight.techniques.tensors import array, finite, unfit

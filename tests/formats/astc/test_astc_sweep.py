@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from tiny import Tiny
 
-from featherweight.curvature.moments import Moments
+from featherweight.curvature.linear_ops import Moments
 from featherweight.formats import Astc, View
 from featherweight.model import Model
 from featherweight.task import Restricted

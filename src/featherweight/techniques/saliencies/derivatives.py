@@ -116,7 +116,7 @@ class Obd(Sampled, frozen=True, tag="obd"):
 
     def of_parameters(self, model: Model, task: Task, seed: int) -> dict[str, Tensor]:
         """Return what the loss loses by each parameter alone."""
-        from featherweight.curvature.diagonal import fisher_diagonal, gauss_newton_diagonal
+        from featherweight.curvature.gauss_newton import fisher_diagonal, gauss_newton_diagonal
 
         diagonal = fisher_diagonal if self.diagonal == "fisher" else gauss_newton_diagonal
         h = diagonal(model, task, self.drawn(task, seed))
@@ -141,7 +141,7 @@ class SospH(Sampled, frozen=True, tag="sosp_h"):
         found = hessian_product(model, task, self.drawn(task, seed), theta)
         first, second = (
             np.abs(per_channel(channels, {name: value * by[name] for name, value in theta.items()}))
-            for by in (found.gradient, found.product)
+            for by in found
         )
         return Scores(first + second / 2)
 

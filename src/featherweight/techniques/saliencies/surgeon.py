@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.curvature.blocks import Blocks
-    from featherweight.curvature.layerwise import Pairs
-    from featherweight.curvature.linear_ops import LinearOp
-    from featherweight.curvature.moments import Moments
+    from featherweight.curvature.linear_ops import LinearOp, Moments, Pairs
     from featherweight.model import Model
 
 Array = NDArray[Any]
@@ -78,7 +76,7 @@ class SparseGpt(
         import torch
 
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.curvature.moments import moments
+        from featherweight.curvature.linear_ops import moments
         from featherweight.techniques.tensors import masked, matrix
 
         ahead = prefix(model, task, self.samples, seed=context.seed)

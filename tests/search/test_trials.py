@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight import Classification, Int, Option, Store
+from featherweight import Classification, Int, Option, Store, compress
 from featherweight.errors import ConfigError
 from featherweight.model import Model
 from featherweight.search import Constraint, measure, search
@@ -58,7 +58,7 @@ def test_batch_norm_is_folded_and_the_rest_is_half_as_long(tmp_path):
 
 
 def test_a_worker_without_what_it_needs_says_so(tmp_path):
-    unit = Unit(str(tmp_path), "model", "", 0, 1, msgspec.Raw(b"{}"))
+    unit = Unit(str(tmp_path), "model", "", 0, 1, {}, msgspec.Raw(b"{}"))
     with pytest.raises(ConfigError, match="the store does not hold what a unit of work needs"):
         work(weigh, msgspec.json.encode(unit), task())
 
@@ -77,3 +77,11 @@ def test_sensitivities_are_the_same_on_every_executor(tmp_path):
                 for name, where in ((f"{by} alone", None), (f"{by} apart", executor))
             )
             assert alone == other and len(alone.cells) == 6
+
+
+def test_the_file_has_the_bytes_of_its_trial_and_keeps_a_limit_to_the_byte(tmp_path):
+    free = compress(task(), options=OPTIONS, threads=1, store=Store(tmp_path)).summary
+    assert [point.nbytes for point in free.points if point.chosen] == [free.file_bytes]
+    limit = free.points[-1].nbytes - 1
+    bound = compress(task(), options=OPTIONS, max_bytes=limit, threads=1, store=Store(tmp_path)).summary
+    assert bound.file_bytes <= limit

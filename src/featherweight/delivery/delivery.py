@@ -108,16 +108,7 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
         evaluator = Evaluator(workspace, last, graph)
         validation = measure(made, evaluator)
         before = {str(split): evaluator.evaluation(base, split) for split in SPLITS}
-        facts = {
-            "task": task.name,
-            "fingerprint": workspace.fingerprint,
-            "seed": workspace.seed,
-            "threads": workspace.threads,
-            "versions": {name: known for name, known in versions().items() if name in NAMED},
-            "recipe": msgspec.to_builtins(recipe),
-            "baseline": before["validation"].metrics,
-            **({"graph": reasons[0].reason} if reasons else {}),
-        }
+        facts = facts_of(recipe, workspace, before["validation"], reasons)
         model, content, stages = write(made, validation, graph, facts, reasons)
         artifact = loads(content)
         test, runtime, difference, checked = check(artifact, model, evaluator)
@@ -154,6 +145,29 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
         seconds=time.perf_counter() - start,
     )
     return Compressed(artifact, summary, recipe, content)
+
+
+def facts_of(
+    recipe: Recipe, workspace: Workspace, before: Evaluation, notes: Sequence[Note]
+) -> dict[str, Any]:
+    """Return what a file says of its making, but for its own metrics.
+
+    Args:
+        recipe: the steps.
+        workspace: of the run.
+        before: the float network on validation.
+        notes: why there is no graph, if there is none.
+    """
+    return {
+        "task": workspace.task.name,
+        "fingerprint": workspace.fingerprint,
+        "seed": workspace.seed,
+        "threads": workspace.threads,
+        "versions": {name: known for name, known in versions().items() if name in NAMED},
+        "recipe": msgspec.to_builtins(recipe),
+        "baseline": before.metrics,
+        **({"graph": notes[0].reason} if notes else {}),
+    }
 
 
 def measure(made: Sequence[Made], evaluator: Evaluator) -> list[Metrics]:

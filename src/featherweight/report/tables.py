@@ -114,8 +114,8 @@ def _front(s: Summary) -> Table:
         measured = [nbytes(p.nbytes), f"{s.float_bytes / p.nbytes:.1f}x", percent(p.value), points(-p.drop)]
         rows.append([*measured, "yes" if p.on_front else "", "chosen" if p.chosen else ""])
     about = (
-        f"Allocations that were encoded and measured, with {s.primary} on validation, where choices are made. Their"
-        " files hold weights and graph; the recipe and other facts come later."
+        f"Allocations that were encoded and measured: bytes of the whole file, and {s.primary} on validation, where"
+        " choices are made."
     )
     return Table("Front", ["file", "ratio", s.primary, "points", "on the front", ""], rows, about, "front")
 

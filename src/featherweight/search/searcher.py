@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from featherweight.delivery import Compressed, deliver
+from featherweight.delivery.delivery import Compressed, deliver, facts_of
 from featherweight.delivery.preparation import check, graph_of
 from featherweight.delivery.summary import Point, Searched, Sensed
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
@@ -239,16 +239,17 @@ def explore(
         raise ConfigError("not options", where="options", got=got, expected=expected)
     before, float_model, model, notes = prepare(where, workspace)
     table = measure(model, workspace, candidates, by=sensitivity, where=where, batches=batches)
-    graph, _ = graph_of(model, workspace)
+    graph, reasons = graph_of(model, workspace)
     with workspace.pinned():
         base = Evaluator(workspace, model, graph).evaluation(float_model, "validation")
     constraints, doubts = _provable(constraints, base, workspace)
-    trials = draw(Allocator(table), Subject(model, graph, workspace), base, constraints)
+    facts = facts_of(before, workspace, base, reasons)
+    subject = Subject(model.with_notes(reasons), graph, workspace, facts)
+    trials = draw(Allocator(table), subject, base, constraints)
     chosen = choose(trials, objectives, constraints)
     if chosen is None:
         raise _none_found(trials, constraints)
-    about = f"chosen for {workspace.task.name}"
-    recipe = Recipe([*before.steps, *chosen.steps], about=about)
+    recipe = Recipe([*before.steps, *chosen.steps], before.about)
     return Found(recipe, chosen, trials, table, objectives, workspace.task.primary, [*notes, *doubts])
 
 
@@ -273,7 +274,8 @@ def prepare(where: Where | None, workspace: Workspace) -> tuple[Recipe, Model, M
     others = {name: tensor.detach() for name, tensor in model.tensors.items() if name not in chosen_for}
     if rest := [name for name, tensor in others.items() if _safe_in_half(tensor)]:
         steps.append(Encode(where=rest, format=HALF))
-    return Recipe(steps), float_model, execute(Recipe(steps), workspace)[-1].model, notes
+    before = Recipe(steps, f"chosen for {workspace.task.name}")
+    return before, float_model, execute(before, workspace)[-1].model, notes
 
 
 def _safe_in_half(tensor: Tensor) -> bool:

@@ -103,8 +103,11 @@ def weigh(subject: Subject, question: dict[str, Option]) -> tuple[int, Evaluatio
 
     chosen = {name: option for name, option in question.items() if option.format is not None}
     made = model.with_encoded({name: encoded(name, option) for name, option in chosen.items()})
-    evaluator = Evaluator(subject.workspace, model, subject.graph)
-    return len(dumps(pack(made, subject.graph))), evaluator.evaluation(made, "validation")
+    found = Evaluator(subject.workspace, model, subject.graph).evaluation(made, "validation")
+    before, steps = subject.facts["recipe"], [encode_step(name, option) for name, option in chosen.items()]
+    recipe = before | {"steps": [*before["steps"], *msgspec.to_builtins(steps)]}
+    facts = subject.facts | {"recipe": recipe, "validation": found.metrics}
+    return len(dumps(pack(made, subject.graph, facts))), found
 
 
 def trial_of(choices: Choice, nbytes: int, found: Evaluation, base: Evaluation, primary: str) -> Trial:

@@ -31,6 +31,7 @@ class Unit(msgspec.Struct, frozen=True):
     graph: str
     seed: int
     threads: int
+    facts: dict[str, Any]
     question: msgspec.Raw
 
 
@@ -42,12 +43,14 @@ class Subject:
         model: the network before anything is chosen.
         graph: of the model; None: there is none, or no question needs it.
         workspace: of the search.
+        facts: what every file of the search says of its making; `recipe` has the steps before the choice.
         known: what was worked out already in this process.
     """
 
     model: Model
     graph: StoredGraph | None
     workspace: Workspace
+    facts: dict[str, Any] = field(default_factory=dict)
     known: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], Answer]) -> Answer:
@@ -75,7 +78,7 @@ class Subject:
         graph = workspace.key("graph of a search", self.model.structure) if self.graph else ""
         if self.graph:
             workspace.store.put(graph, msgspec.msgpack.encode(self.graph))
-        shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads)
+        shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads, self.facts)
         units = [Unit(*shared, msgspec.Raw(msgspec.json.encode(question))) for question in questions]
         kind = get_type_hints(ask)["return"]
         for future in [
@@ -111,5 +114,5 @@ def _opened(unit: Unit, workspace: Workspace) -> Subject:
         model = unpack(loads(contents[0] or b""), workspace.task)
         graph = msgspec.msgpack.decode(contents[1] or b"", type=StoredGraph) if unit.graph else None
         _OPENED.clear()
-        _OPENED[key] = Subject(model, graph, workspace)
+        _OPENED[key] = Subject(model, graph, workspace, unit.facts)
     return _OPENED[key]

@@ -256,12 +256,9 @@ def quantizers(
         if quantizer.scale <= ALIKE * step or len(parts) == 1:
             put(merged, total, quantizer, step)
         else:
-            ranges = ", ".join(
-                f"{edge} {_range(seen[edge].histogram)}" for edge in dict.fromkeys(join.inputs)
-            )
-            notes.append(
-                Note("chose", join.written, f"operands of unlike ranges have a quantizer each: {ranges}")
-            )
+            ranges = ", ".join(f"{e} {_range(seen[e].histogram)}" for e in dict.fromkeys(join.inputs))
+            reason = f"operands of unlike ranges have a quantizer each: {ranges}"
+            notes.append(Note("chose", join.written, reason))
     return chosen, notes
 
 

@@ -191,9 +191,8 @@ def observed(
                 if odd
                 else "the inputs are finite: look at what the network computes on them",
             )  # fmt: skip
-    medians = {
-        edge: float(cat(found).median()) if cat(found).numel() else 0.0 for edge, found in powers.items()
-    }
+    joined = {edge: cat(found) for edge, found in powers.items()}
+    medians = {edge: float(found.median()) for edge, found in joined.items() if found.numel()}
     return {edge: Observed(found, medians.get(edge, 0.0)) for edge, found in seen.items()}
 
 

@@ -80,14 +80,12 @@ def reference(model: Model, context: Context) -> Model:
         UnsupportedError: it is not known, or has another structure.
     """
     floats = context.uncoded
-    if floats is None or {n: t.shape for n, t in floats.tensors.items()} != {
-        n: t.shape for n, t in model.tensors.items()
-    }:
+    shapes = [{n: t.shape for n, t in network.tensors.items()} for network in (floats or model, model)]
+    if floats is None or shapes[0] != shapes[1]:
         raise UnsupportedError(
             "no network to compare with: none of this structure came before anything was encoded",
-            where="correct_bias",
-            hint="fold, equalize and the like come before the first step that encodes",
-        )
+            where="correct_bias", hint="fold, equalize and the like come before the first step that encodes",
+        )  # fmt: skip
     return floats
 
 

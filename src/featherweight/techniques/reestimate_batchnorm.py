@@ -44,9 +44,8 @@ class ReestimateBatchnorm(Step, frozen=True, tag="reestimate_batchnorm"):
 
         norms = batch_norms(model.module)
         if not norms:
-            return model.with_notes(
-                [Note("skipped", "batch norm", "no layer of the network keeps batch statistics")]
-            )
+            none = "no layer of the network keeps batch statistics"
+            return model.with_notes([Note("skipped", "batch norm", none)])
         batches = drawn(task, self.split, samples=self.samples, seed=context.seed)
         inputs = (task.inputs(batch) for batch in batches)
         statistics, seen = batch_statistics(model, inputs, f"{task.name}, {self.split} split")
@@ -96,18 +95,16 @@ def batch_statistics(model: Model, inputs: Iterable[Inputs], where: str) -> tupl
     seen = 0
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         for number, item in enumerate(inputs):
-            with failures(
-                f"{where}, batch {number} (from 0) of {size_of(item)}, batch norm in training mode"
-            ):
+            at = f"{where}, batch {number} (from 0) of {size_of(item)}, batch norm in training mode"
+            with failures(at):
                 call(module, item)
             moments = [part for layer in layers.values() for part in (layer.running_mean, layer.running_var)]
             check_finite(moments, "statistics of batch norm", where=where, batch=number, inputs=item)
             seen += size_of(item)
-    names = model.tensors.keys()
     measured = {
         f"{path}.{key}" if path else key: value
         for path, layer in layers.items()
         if layer.num_batches_tracked
         for key, value in layer.named_buffers()
     }
-    return {name: value for name, value in measured.items() if name in names}, seen
+    return {name: value for name, value in measured.items() if name in model.tensors}, seen

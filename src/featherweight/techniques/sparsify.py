@@ -43,11 +43,10 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
         sparsity: fraction of zeros; or one for each item of a `where`, in its place.
         scope: what competes: the weights of one tensor (`layer`), or of all selected tensors, by saliency
             (`global`) or by magnitude relative to the weights of their tensor that outlive them (`lamp`).
-        pattern: `[n, m]` instead of a sparsity: of every m neighbours in a row, from its start, at most n
-            are not zero.
-        saliency: how much a weight matters: its `magnitude`; `obd`, what the loss loses by it; `wood_fisher`, the same
-            when the weights beside it make up for it, which they do; or `sparsegpt`, what the outputs of its
-            layer lose by it when the other weights make up for it, which they do.
+        pattern: `[n, m]` instead of a sparsity: of every m neighbours in a row at most n are not zero.
+        saliency: how much a weight matters: its `magnitude`; `obd`, the increase of the loss if it is removed;
+            `wood_fisher`, the same if its neighbours compensate; or `sparsegpt`, the error in its layer's outputs if
+            the other weights compensate. In the last two the other weights are changed so.
     """
 
     where: Where | None = None
@@ -96,9 +95,7 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
         shares = {name: f"{matrix.mean():.2%} of it is zero" for name, matrix in gone.items()}
         notes = [] if self.scope == "layer" else [Note("chose", *share) for share in shares.items()]
         made = {
-            name: surgery(model, name, mask, curvature[name])
-            if name in curvature
-            else masked(model, name, mask)
+            name: surgery(model, name, mask, curvature[name]) if curvature else masked(model, name, mask)
             for name, mask in gone.items()
         }
         return model.with_tensors(made, notes)
@@ -142,12 +139,12 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             raise UnsupportedError("is no parameter", where=min(missing), hint="saliency = magnitude")
         curvature: dict[str, Blocks] = {}
         with isolated():
-            if not isinstance(self.saliency, Obd):
+            if isinstance(self.saliency, Obd):
+                layout, found = model.views, self.saliency.of_parameters(model, task, seed)
+                lost = {name: layout[name].matrix(found[name].double().numpy()) for name in matrices}
+            else:
                 assert isinstance(self.saliency, WoodFisher), "sparsegpt prunes by itself"
                 curvature = self.saliency.blocks(model, list(matrices), task, seed)
                 lost = {name: blocks.lost(matrices[name]) for name, blocks in curvature.items()}
-            else:
-                layout, found = model.views, self.saliency.of_parameters(model, task, seed)
-                lost = {name: layout[name].matrix(found[name].double().numpy()) for name in matrices}
         known = {name: finite(values, name) for name, values in lost.items()}
         return {name: np.where(weight == 0, -1, known[name]) for name, weight in matrices.items()}, curvature

@@ -3,18 +3,19 @@
 import msgspec
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherweight.activations import Quantizer
+from featherweight.activations import KINDS, Affine, AnyQuantizer, FloatingPoint
 from featherweight.errors import ConfigError
 
 ends = st.floats(-1e6, 1e6, width=32)
 quantizers = st.builds(
-    lambda a, b, bits, signed, symmetric: Quantizer.of(
+    lambda a, b, bits, signed, symmetric: Affine.of(
         min(a, b), max(a, b), bits=bits, signed=signed, symmetric=symmetric
     ),
-    ends, ends, st.integers(2, 8), st.booleans(), st.booleans(),
+    ends, ends, st.integers(2, 16), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 
@@ -31,7 +32,7 @@ def slow(quantizer, x):
 def test_quantizes_as_written_out(quantizer, numbers):
     x = np.array(numbers, np.float32)
     q = quantizer.quantize(x)
-    assert q.dtype == (np.int8 if quantizer.signed else np.uint8)
+    assert q.dtype.kind == ("i" if quantizer.signed else "u") and q.dtype.itemsize == 1 + (quantizer.bits > 8)
     assert q.tolist() == [slow(quantizer, number) for number in x]
     again = quantizer.quantize(quantizer.dequantize(q))
     assert again.tolist() == q.tolist(), "integers stand for themselves"
@@ -44,7 +45,7 @@ def test_quantizes_as_written_out(quantizer, numbers):
 @settings(deadline=None)
 def test_a_range_is_covered_to_half_a_step(a, b, bits, signed, symmetric):
     low, high = min(a, b, 0.0), max(a, b, 0.0)
-    quantizer = Quantizer.of(low, high, bits=bits, signed=signed, symmetric=symmetric)
+    quantizer = Affine.of(low, high, bits=bits, signed=signed, symmetric=symmetric)
     slack = quantizer.scale * (0.5 + 1e-4)
     assert quantizer.range[0] <= low + slack and quantizer.range[1] >= high - slack
     assert quantizer.dequantize(quantizer.quantize(np.zeros(1, np.float32)))[0] == 0
@@ -72,7 +73,7 @@ def test_the_same_quantizer_before_a_clamp_changes_nothing(quantizer, high):
 
 
 def test_golden_values():
-    signed = Quantizer.of(-1.0, 3.0)
+    signed = Affine.of(-1.0, 3.0)
     assert (signed.scale, signed.zero_point) == (float(np.float32(4 / 255)), 64)
     assert signed.quantize(np.float32([-9, -1, 0, 1, 3, 9, np.nan, np.inf])).tolist() == [
         0,
@@ -84,7 +85,7 @@ def test_golden_values():
         64,
         255,
     ]
-    halves = Quantizer(1.0, 0)
+    halves = Affine(1.0, 0)
     assert halves.quantize(np.float32([0.5, 1.5, 2.5])).tolist() == [0, 2, 2], "half to even"
 
 
@@ -92,9 +93,31 @@ INF, NAN = float("inf"), float("nan")
 STEPS = [(step, 0) for step in (0.0, -1.0, NAN, INF, 0.1, 1e-45)]
 
 
-@pytest.mark.parametrize("fields", [*STEPS, (1.0, 256), (1.0, -1), (1.0, 0, 9), (1.0, 0, 1)])
+@pytest.mark.parametrize("fields", [*STEPS, (1.0, 256), (1.0, -1), (1.0, 0, 17), (1.0, 0, 1)])
 def test_what_is_no_quantizer_is_refused(fields):
     with pytest.raises(ConfigError, match="quantizer"):
-        Quantizer(*fields)
+        Affine(*fields)
     with pytest.raises(msgspec.ValidationError):
-        msgspec.msgpack.decode(msgspec.msgpack.encode(fields), type=Quantizer)
+        names = dict(zip(("scale", "zero_point", "bits"), fields, strict=False))
+        msgspec.convert({"format": "affine", **names}, type=AnyQuantizer)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_floating_point_rounds_as_torch_does(kind):
+    x = (
+        np.random.default_rng(0).standard_normal((7, 300)).astype(np.float32)
+        * 10.0 ** np.arange(-4, 3)[:, None]
+    )
+    x = np.append(x, np.float32([0, NAN, 3.4e38, -3.4e38]))
+    quantizer = FloatingPoint.of(-100, 90, kind)
+    most = torch.finfo(getattr(torch, kind)).max
+    scaled = torch.from_numpy(x.astype(np.float32)).div(quantizer.scale).nan_to_num(0.0)
+    expected = scaled.clamp(-most, most).to(getattr(torch, kind)).float().mul(quantizer.scale).numpy()
+    codes = quantizer.quantize(x)
+    np.testing.assert_array_equal(quantizer.dequantize(codes), expected)
+    np.testing.assert_array_equal(quantizer.quantize(expected), codes)
+    distinct = np.unique(expected)
+    apart = np.diff(quantizer.steps(quantizer.quantize(distinct)))
+    assert (apart >= 1).all() and quantizer.steps(quantizer.quantize(np.float32([0]))) == 0
+    assert not quantizer.absorbs(0, 6) and quantizer.absorbs(-INF, INF)
+    assert msgspec.convert(msgspec.to_builtins(quantizer), type=AnyQuantizer) == quantizer

@@ -1,8 +1,8 @@
-"""Quantizers of activations: which integer stands for which real number on an edge of the graph. No torch."""
+"""Number formats of activations: which numbers an edge can carry. `AnyQuantizer` is their union. No torch."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 import msgspec
 import numpy as np
@@ -10,18 +10,64 @@ from numpy.typing import NDArray
 
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError
+from featherweight.formats.floating import BITS, MOST, from_bits, to_bits
 
 Array = NDArray[Any]
+FloatKind = Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**100  # products of two scales stay normal float32 numbers
 
 
-class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
+    """The numbers that an activation is rounded to: `scale` times those of a grid.
+
+    Attributes:
+        scale: a positive float32 number.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that is not a float32 number between 2**-100 and 2**100.
+
+        Raises:
+            ConfigError: names the field.
+        """
+        check_fields(self, "quantizer")
+        if not _LEAST_SCALE <= self.scale <= _MOST_SCALE or float(np.float32(self.scale)) != self.scale:
+            raise ConfigError(
+                "not a step", where="quantizer.scale", got=self.scale, expected="float32, 2**-100 to 2**100"
+            )
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number."""
+        raise NotImplementedError
+
+    def quantize(self, x: Array) -> Array:
+        """Return the code of each number of `x`: any shape; NaN becomes the code of 0."""
+        raise NotImplementedError
+
+    def dequantize(self, q: Array) -> Array:
+        """Return the numbers, float32, of codes `q`: any shape."""
+        raise NotImplementedError
+
+    def steps(self, q: Array) -> Array:
+        """Return where codes `q` lie on the grid, int32: neighbours differ by 1."""
+        raise NotImplementedError
+
+    def absorbs(self, low: float, high: float) -> bool:
+        """Return whether to clamp to `low .. high` before is to do nothing: both ends are those of the grid."""
+        ends = self.dequantize(self.quantize(np.array([low, high], np.float32)))
+        return tuple(float(end) for end in ends) == tuple(float(np.float32(end)) for end in self.range)
+
+
+class Affine(Quantizer, frozen=True, tag="affine"):
     """Affine integers: `x = scale * (q - zero_point)`, `q = clamp(round(x / scale) + zero_point)`, ties to even.
 
     As ONNX QuantizeLinear and DequantizeLinear compute, in float32.
 
-    >>> relu6 = Quantizer.of(0.0, 6.0)
+    >>> relu6 = Affine.of(0.0, 6.0)
     >>> relu6.quantize(np.float32([-1, 0, 3, 6, 9])).tolist()
     [0, 0, 128, 255, 255]
     >>> relu6.absorbs(0, 6)  # clamping to 0 .. 6 before changes nothing
@@ -33,27 +79,21 @@ class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     Attributes:
         scale: the step, a positive float32 number.
         zero_point: the integer that stands for 0.
-        bits: width, 2 to 8.
+        bits: width, 2 to 16; runtimes multiply 8.
         signed: whether the integers are two's complement.
     """
 
-    scale: float
     zero_point: int
-    bits: Annotated[int, msgspec.Meta(ge=2, le=8)] = 8
+    bits: Annotated[int, msgspec.Meta(ge=2, le=16)] = 8
     signed: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse what is not a quantizer.
+        """Refuse a zero point outside the grid.
 
         Raises:
-            ConfigError: a scale that is not a positive float32 number between 2**-100 and 2**100, or a zero
-                point outside the grid.
+            ConfigError: names the field.
         """
-        check_fields(self, "quantizer")
-        if not _LEAST_SCALE <= self.scale <= _MOST_SCALE or float(np.float32(self.scale)) != self.scale:
-            raise ConfigError(
-                "not a step", where="quantizer.scale", got=self.scale, expected="float32, 2**-100 to 2**100"
-            )
+        super().__post_init__()
         least, most = self.grid
         if not least <= self.zero_point <= most:
             raise ConfigError(
@@ -64,7 +104,7 @@ class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
     @classmethod
     def of(
         cls, low: float, high: float, *, bits: int = 8, signed: bool = False, symmetric: bool = False
-    ) -> Quantizer:
+    ) -> Affine:
         """Return the quantizer of a range, which is widened to hold 0.
 
         Zero points are whole, so the ends of the range move by half a step at most. A range of one point, 0,
@@ -101,8 +141,8 @@ class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The type that holds the integers: int8 or uint8."""
-        return np.dtype(np.int8 if self.signed else np.uint8)
+        """The type that holds the integers: of 8 or 16 bits."""
+        return np.dtype(f"{'' if self.signed else 'u'}int{8 if self.bits <= 8 else 16}")
 
     def quantize(self, x: Array) -> Array:
         """Return the integers of `x`: any shape; NaN becomes the zero point."""
@@ -115,9 +155,61 @@ class Quantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fie
         steps = (np.asarray(q, np.int32) - self.zero_point).astype(np.float32)
         return np.asarray(np.multiply(steps, np.float32(self.scale), dtype=np.float32))
 
-    def absorbs(self, low: float, high: float) -> bool:
-        """Return whether to clamp to `low .. high` before is to do nothing: both ends are those of the grid."""
-        return [int(q) for q in self.quantize(np.array([low, high], np.float32))] == list(self.grid)
+    def steps(self, q: Array) -> Array:
+        """Return the integers themselves, int32."""
+        return np.asarray(q, np.int32)
+
+
+class FloatingPoint(Quantizer, frozen=True, tag="float"):
+    """Floating-point numbers of 16 or 8 bits: `x = scale * f`, rounded to nearest, ties to even, saturated.
+
+    >>> FloatingPoint.of(-1, 3, "float8_e4m3fn").dequantize(np.uint8([1])) > 0
+    array([ True])
+
+    References: Micikevicius et al., FP8 formats for deep learning, 2022.
+
+    Attributes:
+        scale: of types of 8 bits, whose range is narrow; usually 1 for those of 16.
+        kind: the type, by torch's name.
+    """
+
+    kind: FloatKind
+
+    @classmethod
+    def of(cls, low: float, high: float, kind: FloatKind) -> FloatingPoint:
+        """Return the quantizer of a range: its greatest magnitude is the greatest number of a type of 8 bits."""
+        most = max(-float(low), float(high))
+        return cls(_step(most / MOST[kind]) if BITS[kind] == 8 and most else 1.0, kind)
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number."""
+        return -MOST[self.kind] * self.scale, MOST[self.kind] * self.scale
+
+    def quantize(self, x: Array) -> Array:
+        """Return the bit pattern of each number of `x`: any shape; NaN becomes 0."""
+        with np.errstate(over="ignore"):
+            numbers = np.nan_to_num(np.asarray(x, np.float32), nan=0.0) / np.float32(self.scale)
+        return to_bits(np.atleast_1d(numbers), self.kind).reshape(np.shape(x))
+
+    def dequantize(self, q: Array) -> Array:
+        """Return the numbers, float32, of bit patterns `q`: any shape."""
+        return np.asarray(from_bits(q, self.kind) * np.float32(self.scale))
+
+    def steps(self, q: Array) -> Array:
+        """Return where bit patterns `q` lie on the grid, int32: a sign, then a magnitude."""
+        sign = 1 << BITS[self.kind] - 1
+        q = np.asarray(q, np.int32)
+        return np.where(q & sign, sign - q, q)
+
+
+QUANTIZERS: tuple[type[Quantizer], ...] = (Affine, FloatingPoint)
+KINDS: tuple[FloatKind, ...] = get_args(FloatKind)
+
+if TYPE_CHECKING:
+    AnyQuantizer = Quantizer
+else:
+    AnyQuantizer: Any = Union[QUANTIZERS]  # noqa: UP007
 
 
 def _grid(bits: int, signed: bool) -> tuple[int, int]:

@@ -1,7 +1,11 @@
-"""How a layer computes in integers: its weights, its bias, and the steps they are counted in. No torch."""
+"""What of a network computes in integers, and how: its layers' weights, biases and steps, its averages and joins.
+
+One rule for the simulation, which reads the traced graph, and for exports, which read the ONNX graph. No torch.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
@@ -9,10 +13,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, Quantizer
 from featherweight.formats import Encoded, Int
 
 Array = NDArray[Any]
+Edge = str
 
 MOST_BIAS = 2.0**30  # of an int32 sum, so that what is added to it has room
 # Two weights that share an int16 sum: 255 * 128 and -255 * 128 fit, one step more does not.
@@ -20,6 +25,101 @@ MOST_PAIR = 128
 
 # Which weights of a row share an int16 sum: none, input channels 2j and 2j + 1 of one place, or any two.
 Pairing = Literal["none", "neighbours", "any"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What an operator does, in whichever graph it stands.
+
+    Attributes:
+        edge: the activation that it writes.
+        family: `layer` (a linear layer or a convolution), `average`, or `join` (a sum or concatenation).
+        inputs: the activations that it reads.
+        weight: canonical name of a layer's weight.
+        bias: canonical name of its bias; empty: it has none.
+        obstacle: why a layer cannot compute in integers, whatever its weight.
+        count: how many numbers each result of an average is of; 0: all of what it reads, in equal shares; None: the
+            shares are not equal.
+    """
+
+    edge: Edge
+    family: Literal["layer", "average", "join"]
+    inputs: tuple[Edge, ...]
+    weight: str = ""
+    bias: str = ""
+    obstacle: str = ""
+    count: int | None = None
+
+
+@dataclass(frozen=True)
+class Average:
+    """An average of integers that is rounded to integers; runtimes take it of the exact sum.
+
+    Attributes:
+        source: the edge that it reads.
+        scale: the step of what it reads.
+        count: as in `Operator`.
+    """
+
+    source: Edge
+    scale: float
+    count: int
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerPlan:
+    """What computes in integers.
+
+    Attributes:
+        layers: linear layers and convolutions in integers, by the edge they write.
+        floats: those that read a quantized activation and compute in float, with the reason.
+        averages: averages of 8-bit integers.
+        joins: sums and concatenations of quantized activations, and whether all that they read and write have one
+            quantizer; otherwise their operands are requantized.
+    """
+
+    layers: Mapping[Edge, IntegerLayer]
+    floats: Mapping[Edge, str]
+    averages: Mapping[Edge, Average]
+    joins: Mapping[Edge, bool]
+
+
+def integer_plan(
+    operators: Iterable[Operator],
+    weights: Mapping[str, Encoded],
+    tensors: Mapping[str, Array],
+    activations: Mapping[Edge, Quantizer],
+) -> IntegerPlan:
+    """Return what of a network computes in integers.
+
+    A layer does whose input has an affine quantizer and whose weight is encoded as integers that can be multiplied as
+    int8. An average is exact where it reads and writes integers of 8 bits: runtimes compute others in float.
+
+    Args:
+        operators: of the network.
+        weights: the encoded ones, by canonical name.
+        tensors: biases, among others, by canonical name.
+        activations: quantizers by edge.
+    """
+    layers, floats, averages, joins = {}, {}, {}, {}
+    for operator in operators:
+        edge, read = operator.edge, [activations.get(source) for source in operator.inputs]
+        first, written = read[0] if read else None, activations.get(edge)
+        if operator.family == "layer" and first is not None:
+            encoded = weights.get(operator.weight)
+            reason = "" if isinstance(first, Affine) else "what it reads is floating point"
+            reason = reason or operator.obstacle or obstacle(encoded)
+            if reason or encoded is None or not isinstance(first, Affine):
+                floats[edge] = reason
+            else:
+                bias = tensors[operator.bias] if operator.bias else None
+                layers[edge] = integer_layer(encoded, bias, first)
+        elif operator.family == "average" and operator.count is not None:
+            if isinstance(first, Affine) and first.bits == 8 and written is not None:
+                averages[edge] = Average(operator.inputs[0], first.scale, operator.count)
+        elif operator.family == "join" and read and None not in read:
+            joins[edge] = len({*read, *([written] if written else [])}) == 1
+    return IntegerPlan(layers, floats, averages, joins)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +224,7 @@ def greatest_pair(weight: Array, groups: int = 1) -> int:
     return int(max(ordered[:, -2:].sum(axis=1).max(), -ordered[:, :2].sum(axis=1).min()))
 
 
-def integer_layer(encoded: Encoded, bias: Array | None, activation: Quantizer) -> IntegerLayer:
+def integer_layer(encoded: Encoded, bias: Array | None, activation: Affine) -> IntegerLayer:
     """Return a layer in integers; `obstacle(encoded)` is empty.
 
     A step so small that the bias would not fit into int32 is made larger, which moves weights of that row that

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, FloatingPoint, Quantizer
 from featherweight.capture.execution import Execution, Visit
 from featherweight.capture.program import Program
 from featherweight.capture.pytree import Nest, flatten_inputs
 from featherweight.errors import UnsupportedError
+from featherweight.formats.floating import MOST
 from featherweight.graph.graph import Edge, Node
 from featherweight.graph.operators import operator
-from featherweight.integers import IntegerLayer, integer_layer, obstacle
+from featherweight.integers import IntegerPlan, Operator, integer_plan
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Inputs
@@ -55,57 +55,55 @@ def execution(model: Model, program: Program, visit: Visit, *, grad: bool = Fals
     nodes = {node.name: node for node in program.graph.nodes}
     if unknown := sorted(model.activations.keys() - nodes.keys()):
         raise UnsupportedError("a quantizer on no edge of the network", where=unknown[0])
-    arguments = {}
-    for edge, layer in integer_layers(model, nodes).items():
+    plan, sizes, arguments = plan_of(model, nodes), {"": 0}, {}
+    for edge, layer in plan.layers.items():
         arguments[edge] = {WEIGHT: torch.from_numpy(layer.weights)}
         if layer.biases is not None:
             arguments[edge][BIAS] = torch.from_numpy(layer.biases)
-    averages, sizes = exact_averages(model, nodes), {"": 0}
-    averaged_edges = {average.source for average in averages.values()}
+    averaged_edges = {average.source for average in plan.averages.values()}
 
     def see(edge: Edge, value: Tensor) -> Tensor:
         if edge in averaged_edges:
             sizes[edge] = value.numel()
-        if edge in averages and value.numel():
-            average = averages[edge]
+        if edge in plan.averages and value.numel():
+            average = plan.averages[edge]
             value = exact(value, average.scale, average.count or sizes[average.source] // value.numel())
         return visit(edge, value)
 
     return Execution(program, see, arguments=arguments, grad=grad)
 
 
-@dataclass(frozen=True)
-class Average:
-    """An average of integers that is rounded to integers.
-
-    Attributes:
-        source: the edge that it reads.
-        scale: the step of what it reads.
-        count: how many numbers each result is of; 0: all of the source, in equal shares.
-    """
-
-    source: Edge
-    scale: float
-    count: int
+def plan_of(model: Model, nodes: Mapping[Edge, Node]) -> IntegerPlan:
+    """Return what of the network of `model` computes in integers."""
+    found = list(operators(nodes))
+    biases = {name: model.tensors[name].detach().numpy() for name in {op.bias for op in found} - {""}}
+    return integer_plan(found, model.weights, biases, model.activations)
 
 
-def exact_averages(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, Average]:
-    """Return the averages of integers that are rounded to integers, by the edge they write."""
-    found = {}
+def operators(nodes: Mapping[Edge, Node]) -> Iterator[Operator]:
+    """Yield the layers, averages and joins of a traced graph."""
     for edge, node in nodes.items():
-        source = model.activations.get(node.inputs[0]) if operator(node.op).integer == "average" else None
-        if source is None or edge not in model.activations:
-            continue
-        given = node.options
-        if not node.op.startswith("avg_pool"):
-            if node.op == "mean" or set(node.shape[2:]) == {1}:
-                found[edge] = Average(node.inputs[0], source.scale, 0)
-            continue
-        kernel, padding = np.atleast_1d(given["kernel_size"]), np.atleast_1d(given.get("padding", 0))
-        if not (padding.any() or given.get("ceil_mode", False) or given.get("divisor_override") is not None):
-            axes = int(node.op[len("avg_pool")]) if kernel.size == 1 else 1
-            found[edge] = Average(node.inputs[0], source.scale, int(kernel.prod()) ** axes)
-    return found
+        roles, inputs, kind = node.roles, node.inputs, operator(node.op).integer
+        if kind == "layer" and len(inputs) == 1 and "weight" in roles:
+            computed = "its bias is computed" if len(roles) < len(node.tensors) else ""
+            yield Operator(edge, "layer", inputs, roles["weight"], roles.get("bias", ""), computed)
+        elif kind == "average" and len(inputs) == 1:
+            yield Operator(edge, "average", inputs, count=_count(node, nodes[inputs[0]].shape))
+        elif kind == "join" and len(inputs) > 1 and not node.tensors:
+            yield Operator(edge, "join", inputs)
+
+
+def _count(node: Node, shape: tuple[int, ...]) -> int | None:
+    """Return of how many numbers each result of an average is, as `Operator.count`; `shape`: of what it reads."""
+    given = node.options
+    if not node.op.startswith("avg_pool"):
+        pairs = zip(shape[2:], node.shape[2:], strict=True) if node.op != "mean" else ()
+        return 0 if all(whole % part == 0 for whole, part in pairs) else None
+    kernel, padding = np.atleast_1d(given["kernel_size"]), np.atleast_1d(given.get("padding", 0))
+    if padding.any() or given.get("ceil_mode", False) or given.get("divisor_override") is not None:
+        return None
+    count: int = int(kernel.prod()) ** (int(node.op[len("avg_pool")]) if kernel.size == 1 else 1)
+    return count
 
 
 def exact(average: Tensor, scale: float, count: int) -> Tensor:
@@ -115,23 +113,14 @@ def exact(average: Tensor, scale: float, count: int) -> Tensor:
     return average.double().mul_(count / scale).round_().mul_(scale / count)
 
 
-def integer_layers(model: Model, nodes: Mapping[Edge, Node]) -> dict[Edge, IntegerLayer]:
-    """Return the layers of `nodes` that compute in integers, by the edge they write."""
-    found = {}
-    for edge, node in nodes.items():
-        roles = node.roles
-        if operator(node.op).integer != "layer" or len(node.inputs) != 1 or "weight" not in roles:
-            continue
-        source, weight = model.activations.get(node.inputs[0]), model.weights.get(roles["weight"])
-        computed = len(roles) < len(node.tensors)
-        if source is not None and weight is not None and not obstacle(weight) and not computed:
-            bias = model.tensors[roles["bias"]].detach().numpy() if "bias" in roles else None
-            found[edge] = integer_layer(weight, bias, source)
-    return found
-
-
 def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
     """Return `x` rounded to the numbers of `quantizer`, float32; as `dequantize(quantize(x))` bit for bit."""
+    if isinstance(quantizer, FloatingPoint):
+        most = MOST[quantizer.kind]
+        scaled = x.div(torch.tensor(quantizer.scale)).nan_to_num_(0.0, most, -most).clamp_(-most, most)
+        return scaled.to(getattr(torch, quantizer.kind)).float().mul_(quantizer.scale)
+    if not isinstance(quantizer, Affine):
+        return torch.from_numpy(quantizer.dequantize(quantizer.quantize(x.detach().numpy())))
     least, most = (end - quantizer.zero_point for end in quantizer.grid)
     steps = x.div(torch.tensor(quantizer.scale, dtype=torch.float32)).round_().nan_to_num_(nan=0.0)
     return steps.clamp_(least, most).float().mul_(quantizer.scale)

@@ -7,7 +7,7 @@ import sys
 from artifact_cases import forgeries, mutations, open_all, small
 from hostile_graphs import TENSORS, W, damaged, model, stored
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.artifact import dumps
 from featherweight.errors import FeatherweightError, IntegrityError
 from featherweight.export import build_onnx
@@ -53,7 +53,7 @@ def main(damaged, forged, seed):
 
 def graphs(count, seed):
     """Build damaged graphs in float and in integers: refused with one of our errors, or complete."""
-    encoded, quantizers = {"fc": Int().encode(W)}, {"x": Quantizer(0.125, 0), "fc": Quantizer(0.125, 0)}
+    encoded, quantizers = {"fc": Int().encode(W)}, {"x": Affine(0.125, 0), "fc": Affine(0.125, 0)}
     build_qdq(stored(model()), TENSORS, encoded, quantizers)
     start, result = peak(), {"refused": 0, "built": 0, "lines": 0}
     for graph in damaged(count, seed):

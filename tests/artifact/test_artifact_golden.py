@@ -7,7 +7,7 @@ import pytest
 from make_golden import GOLDEN, digests
 
 from featherweight.artifact import load
-from featherweight.artifact.compression import DICTIONARY
+from featherweight.artifact.container import DICTIONARY
 
 FILES = sorted(GOLDEN.glob("*.fw"))
 

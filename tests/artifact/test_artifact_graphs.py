@@ -10,7 +10,7 @@ import pytest
 from hostile_graphs import TABLE, TENSORS, W, kinds, model, stored
 from onnx import TensorProto, helper
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.artifact import Contents, Initialiser, Raw, dumps, loads
 from featherweight.errors import IntegrityError
 from featherweight.export import build_onnx
@@ -74,7 +74,7 @@ def test_one_weight_of_many_layers_is_stored_once_in_integers(to):
     )
     encoded = {"w": Int(bits=4, per=32 if to == "nbits" else "channel").encode(weight)}
     if to == "qdq":
-        edges = {name: Quantizer(0.125, 0, 8, True) for name in ("x", *(f"v{n}" for n in range(100)))}
+        edges = {name: Affine(0.125, 0, 8, True) for name in ("x", *(f"v{n}" for n in range(100)))}
         built = build_qdq(made, {"w": encoded["w"].decode()}, encoded, edges).onnx
     else:
         built = build_linear(made, {"w": encoded["w"].decode()}, encoded, to).onnx

@@ -15,8 +15,7 @@ from artifact_cases import forge, forgeries, join, mutations, numbers, open_all,
 from torch import nn
 
 from featherweight.artifact import Contents, Raw, dumps, load, loads
-from featherweight.artifact.compression import compress
-from featherweight.artifact.envelope import unwrap, wrap
+from featherweight.artifact.container import compress, unwrap, wrap
 from featherweight.errors import IntegrityError
 from featherweight.formats import Int
 
@@ -160,7 +159,15 @@ def quantized(quantizer, edges):
         ),
         (set_at(TENSORS, 8, 3, "x" * 100_000), r"Invalid enum value 'xxx"),
         (set_at(FACTS, DELETE), r"Expected `array` of at least length 5"),
-        (lambda header: [*header, [], 1], r"Expected `array` of at most length 6"),
+        (lambda header: [*header, [], [], 1], r"Expected `array` of at most length 7"),
+        (
+            lambda header: [*header, [], [[{"format": "float", "scale": 1.0, "kind": "x"}, ["a"]]]],
+            "Invalid enum",
+        ),
+        (
+            lambda header: [*header, [], [[{"format": "nosuch", "scale": 1.0}, ["a"]]]],
+            "Invalid value 'nosuch'",
+        ),
         (quantized([0.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got 0\.0"),
         (quantized([-1.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got -1\.0"),
         (quantized([float("inf"), 0, 8, False], ["a"]), r"quantizer\.scale: not a finite number"),
@@ -168,7 +175,7 @@ def quantized(quantizer, edges):
         (quantized([0.1, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got 0\.1, expected float32"),
         (quantized([0.5, 256, 8, False], ["a"]), r"quantizer\.zero_point: outside the grid: got 256"),
         (quantized([0.5, 8, 4, True], ["a"]), r"quantizer\.zero_point: outside the grid: got 8"),
-        (quantized([0.5, 0, 9, False], ["a"]), r"Expected `int` <= 8"),
+        (quantized([0.5, 0, 17, False], ["a"]), r"Expected `int` <= 16"),
         (quantized([0.5, 0], ["a", "a"]), r"activations: a: appears twice"),
         (quantized([0.5, 0], ["a\0"]), r"activations: name: got 'a"),
     ],

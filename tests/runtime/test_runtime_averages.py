@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.doctor import kernels
 from featherweight.evaluation.parity import layer_parity
 from featherweight.export import build_qdq
@@ -29,8 +29,8 @@ class Mean(nn.Module):
 
 def quantized(axes=(2, 3), keepdim=False, share=0.25):
     """A mean of 16 integers whose step is such that one in many falls half way."""
-    source = Quantizer.of(0.0, 6.0)
-    target = Quantizer.of(0.0, int(255 * 16 * share) * source.scale / 16)
+    source = Affine.of(0.0, 6.0)
+    target = Affine.of(0.0, int(255 * 16 * share) * source.scale / 16)
     module = Mean(axes, keepdim).eval()
     return Model.of(module).with_activations({"x": source, "mean": target})
 

@@ -10,17 +10,17 @@ import torch
 from onnx import helper
 from torch import nn
 
-from featherweight.activations import Quantizer
+from featherweight.activations import KINDS, Affine, FloatingPoint
 from featherweight.artifact import Initialiser, StoredGraph, dumps, loads
 from featherweight.capture.program import capture
 from featherweight.doctor import kernels
-from featherweight.errors import IntegrityError
+from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.evaluation.parity import layer_parity
 from featherweight.export import build_qdq, qdq_of, values_of
 from featherweight.export.check import arrays
 from featherweight.export.linear import build_linear
 from featherweight.export.onnx import export
-from featherweight.export.padding import merge_padding
+from featherweight.export.onnx_graph import merge_padding
 from featherweight.formats import Int
 from featherweight.integers import integer_layer
 from featherweight.model import Model
@@ -163,7 +163,7 @@ def test_float_weights_stay_float_and_are_named(model, graph):
 
 
 def test_a_quantizer_on_no_value_is_refused(model, graph):
-    forged = {**model.activations, "nowhere": Quantizer(1.0, 0)}
+    forged = {**model.activations, "nowhere": Affine(1.0, 0)}
     with pytest.raises(IntegrityError, match="on no value of the graph: got nowhere"):
         qdq_of(loads(dumps(pack(dataclasses.replace(model, activations=forged), graph))))
     assert model.activations.keys() <= values_of(graph)
@@ -174,12 +174,33 @@ def test_narrow_activations_are_clamped(model, graph):
     x = Given().example()
     simulated = simulate(narrow, x)(x).detach().numpy()
     ran = Session.of_onnx(integers(narrow, graph).onnx).run(x.numpy())
+    assert all(layer.right for layer in layer_parity(narrow, graph, x))
     np.testing.assert_allclose(ran, simulated, atol=0.05 * np.ptp(simulated))
+
+
+FORMATS = [{"bits": 16}, {"bits": 12}, *({"numbers": kind} for kind in KINDS)]
+
+
+@pytest.mark.parametrize("options", FORMATS, ids=str)
+def test_other_numbers_than_8_bits_are_rounded_to_or_refused(model, graph, options):
+    made = Calibrate(samples=64, **options).apply(model, Given(), Context())
+    artifact = loads(dumps(pack(made, graph)))
+    assert artifact.activations == made.activations
+    x = Given().example()
+    found = layer_parity(made, graph, x)
+    assert len(found) >= len(made.activations) - 1 and all(layer.right for layer in found), found
+    simulated, floats = simulate(made, x)(x).detach().numpy(), made.module(x).detach().numpy()
+    ran = artifact.session().run(x.numpy())
+    np.testing.assert_allclose(ran, simulated, atol=0.02 * np.ptp(floats))
+    assert np.abs(ran - floats).max() > 0, "it rounds"
+    pytest.importorskip("openvino")
+    with pytest.raises(UnsupportedError, match="does not round activations to"):
+        artifact.session(runtime="openvino")
 
 
 def test_a_bias_beyond_int32_makes_the_step_larger():
     weight = np.array([[1e-12, -1e-12], [1.0, -1.0]], np.float32)
-    bias, activation = np.float32([5.0, 0.5]), Quantizer(float(np.float32(0.01)), 0)
+    bias, activation = np.float32([5.0, 0.5]), Affine(float(np.float32(0.01)), 0)
     layer = integer_layer(Int(bits=8).encode(weight), bias, activation)
     np.testing.assert_allclose(layer.biases, bias, rtol=1e-6)
     np.testing.assert_allclose(layer.weights[1], weight[1], rtol=0.01)
@@ -188,7 +209,13 @@ def test_a_bias_beyond_int32_makes_the_step_larger():
 
 def test_fake_quantize_is_dequantize_of_quantize():
     x = torch.randn(1000, generator=torch.Generator().manual_seed(0)) * 3
-    for quantizer in (Quantizer.of(-1, 3), Quantizer.of(0, 2, bits=3), Quantizer.of(-1, 1, signed=True)):
+    for quantizer in (
+        Affine.of(-1, 3),
+        Affine.of(0, 2, bits=3),
+        Affine.of(-1, 1, signed=True),
+        FloatingPoint(0.5, "float8_e5m2"),
+        FloatingPoint(1.0, "bfloat16"),
+    ):
         expected = quantizer.dequantize(quantizer.quantize(x.numpy()))
         np.testing.assert_array_equal(fake_quantize(x, quantizer).numpy(), expected)
 
@@ -200,7 +227,9 @@ def test_only_zeros_around_images_merge_into_convolutions():
         pad = helper.make_node("Pad", ["x", "pads", "fill"], ["p"])
         conv = helper.make_node("Conv", ["p", "w"], ["y"], pads=[1, 1, 1, 1])
         graph = helper.make_graph([pad, conv], "g", [], [], [pads, fill])
-        merge_padding(graph)
+        made = helper.make_model(graph)
+        merge_padding(made)
+        graph = made.graph
         return [(node.op_type, list(node.attribute[0].ints) if node.attribute else []) for node in graph.node]
 
     assert padded([0, 0, 0, 0, 0, 0, 1, 2]) == [("Conv", [1, 1, 2, 3])]

@@ -5,7 +5,7 @@ import torch
 from tiny import Tiny
 from torch import nn
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.errors import ConfigError, TaskError
 from featherweight.model import Model
 from featherweight.structure import LayerSpec
@@ -26,10 +26,8 @@ def test_ranges_are_of_what_passed():
     images = TASK.data("calibration", 96)[0]
     with torch.no_grad():
         relu = TASK.model()[:3](images)
-    assert after.activations["input"] == Quantizer.of(float(images.min()), float(images.max()))
-    assert after.activations["relu"].scale == pytest.approx(
-        Quantizer.of(0.0, float(relu.max())).scale, rel=1e-5
-    )
+    assert after.activations["input"] == Affine.of(float(images.min()), float(images.max()))
+    assert after.activations["relu"].scale == pytest.approx(Affine.of(0.0, float(relu.max())).scale, rel=1e-5)
     assert after.activations["max_pool2d"] == after.activations["relu"]
     assert after.hash != Model.of(TASK.model()).hash
     assert any(note.name == "1" and "batch_norm" in note.reason for note in after.notes)

@@ -8,7 +8,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.techniques.activation_quantizers import (
     POINTS,
     SAMPLED,
@@ -21,7 +21,7 @@ from featherweight.techniques.activation_quantizers import (
 )
 
 numbers = st.lists(st.floats(-1e5, 1e5, width=32), min_size=1, max_size=40)
-GRID = Quantizer.of
+GRID = Affine.of
 
 
 def seen(values):
@@ -76,7 +76,7 @@ def normal():
 
 def test_minmax_and_percentiles():
     x = normal()
-    assert quantizer(seen(x), "minmax", GRID) == Quantizer.of(x.min(), x.max())
+    assert quantizer(seen(x), "minmax", GRID) == Affine.of(x.min(), x.max())
     clipped = quantizer(seen(x), 99.0, GRID)
     low, high = np.percentile(x, [1, 99])
     assert np.allclose(clipped.range, [low, high], atol=0.03)
@@ -86,7 +86,7 @@ def test_minmax_and_percentiles():
 @pytest.mark.parametrize("bits", [3, 4, 8])
 def test_least_squares_is_near_the_best_of_all_ranges(bits):
     x = np.concatenate([normal(), np.float32([30.0])])
-    grid = partial(Quantizer.of, bits=bits)
+    grid = partial(Affine.of, bits=bits)
 
     def error(q):
         return float(np.square(q.dequantize(q.quantize(x)) - x, dtype=np.float64).sum())
@@ -101,15 +101,15 @@ def test_least_squares_is_near_the_best_of_all_ranges(bits):
 
 def test_entropy_keeps_a_rare_outlier_out_at_few_bits():
     x = np.concatenate([np.abs(normal()), np.float32([50.0])])
-    chosen = quantizer(seen(x), "entropy", partial(Quantizer.of, bits=4))
+    chosen = quantizer(seen(x), "entropy", partial(Affine.of, bits=4))
     assert 1.5 < chosen.range[1] < 10
     values, counts = seen(x).points
-    assert divergence(values, counts, chosen) < divergence(values, counts, Quantizer.of(0, 50, bits=4))
+    assert divergence(values, counts, chosen) < divergence(values, counts, Affine.of(0, 50, bits=4))
 
 
 def test_divergence_written_out():
     values, counts = np.float32([0, 1, 2, 3]), np.array([4, 2, 1, 1])
-    coarse = Quantizer(2.0, 0, 2)  # 0, 0.5 -> 0, 1.5 -> 2: levels 0, 0, 1, 2
+    coarse = Affine(2.0, 0, 2)  # 0, 0.5 -> 0, 1.5 -> 2: levels 0, 0, 1, 2
     p = np.array([4, 2, 1, 1]) / 8
     q = np.array([3, 3, 1, 1]) / 8
     assert divergence(values, counts, coarse) == pytest.approx(float((p * np.log(p / q)).sum()))

@@ -2,8 +2,7 @@
 
 from featherweight.artifact.artifact import Artifact
 from featherweight.artifact.contents import Contents, Initialiser, Raw, StoredGraph
-from featherweight.artifact.diff import Change, Side, diff
-from featherweight.artifact.index import Index, Row
+from featherweight.artifact.index import Change, Index, Row, Side, diff
 from featherweight.artifact.reader import load, loads
 from featherweight.artifact.writer import dumps, write
 

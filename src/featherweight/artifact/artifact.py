@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from featherweight.activations import Quantizer
 from featherweight.artifact.check import Check
-from featherweight.artifact.compression import decompress
+from featherweight.artifact.container import decompress, error_context
 from featherweight.artifact.contents import Array, Raw, StoredGraph
-from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
     MOST_GRAPH,
     EncodedEntry,

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from featherweight.activations import Quantizer
-from featherweight.artifact.compression import compress, decompress
+from featherweight.activations import Affine, AnyQuantizer, Quantizer
+from featherweight.artifact.container import compress, decompress, error_context
 from featherweight.artifact.contents import Initialiser, itemsize
-from featherweight.artifact.error_context import error_context
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import AnyCoder, AnyFormat
 from featherweight.structure import LayerSpec
@@ -74,10 +73,31 @@ class GraphEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     outputs: str
 
 
-class SharedQuantizer(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A quantizer and the edges that share it."""
+class AffineEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An affine quantizer, as the first files have them."""
 
-    quantizer: Quantizer
+    scale: float
+    zero_point: int
+    bits: int = 8
+    signed: bool = False
+
+
+class Shared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """An affine quantizer and the edges that share it."""
+
+    entry: AffineEntry
+    edges: tuple[str, ...]
+
+    @property
+    def quantizer(self) -> Quantizer:
+        """The quantizer; its fields are checked when it is made."""
+        return Affine(*msgspec.structs.astuple(self.entry))
+
+
+class SharedOther(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """A quantizer of another format and the edges that share it."""
+
+    quantizer: AnyQuantizer
     edges: tuple[str, ...]
 
 
@@ -89,13 +109,15 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     structure: dict[str, LayerSpec]
     graph: GraphEntry | None
     facts: str
-    activations: tuple[SharedQuantizer, ...] = ()
+    activations: tuple[Shared, ...] = ()
+    others: tuple[SharedOther, ...] = ()
 
 
 def pack(header: Header) -> bytes:
-    """Return the compressed header with its length before it; without quantizers, it ends before them."""
+    """Return the compressed header with its length before it; it ends before quantizers that it does not have."""
     fields = msgspec.structs.astuple(header)
-    frame = compress(msgspec.msgpack.encode(fields if header.activations else fields[:-1]))
+    used = 7 if header.others else 6 if header.activations else 5
+    frame = compress(msgspec.msgpack.encode(fields[:used]))
     return struct.pack("<I", len(frame)) + frame
 
 

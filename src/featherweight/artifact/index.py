@@ -1,16 +1,17 @@
-"""How the bytes of a file are spent: a row for each tensor, and sums by kind that add up to its size."""
+"""How the bytes of a file are spent, by tensor and by kind; and what changed between two files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import numpy as np
 
-from featherweight.artifact.artifact import Artifact, LazyEncoded, LazyRaw
+from featherweight.artifact.artifact import Artifact, Lazy, LazyEncoded, LazyRaw
+from featherweight.artifact.contents import Array
 from featherweight.formats import tag
 
 
@@ -89,3 +90,68 @@ def _row(artifact: Artifact, name: str) -> Row:
         name, lazy.entry.shape, format_, options, coder, symbols, nbytes,
         bits_per_weight=8 * nbytes / size if size else 0.0, sparsity=zeros / size if size else 0.0,
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Side:
+    """How one file keeps a tensor: `format` and `coder` as JSON (a raw tensor: its type, and nothing)."""
+
+    format: str
+    coder: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Change:
+    """A tensor that two files keep differently.
+
+    Attributes:
+        name: canonical name.
+        kind: `added` (only in the second file), `removed` (only in the first) or `changed`.
+        before: how the first file keeps it.
+        after: how the second file keeps it.
+        difference: greatest absolute difference of the decoded values; None if the shapes differ.
+    """
+
+    name: str
+    kind: Literal["added", "removed", "changed"]
+    before: Side | None
+    after: Side | None
+    difference: float | None
+
+
+def diff(a: Artifact, b: Artifact) -> list[Change]:
+    """Return what changed from `a` to `b`: tensors in the order of `a`, then the added ones.
+
+    Raises:
+        IntegrityError: a tensor does not decode.
+    """
+    changes = [_change(name, a, b) for name in [*a.names, *(name for name in b.names if name not in a.lazy)]]
+    return [change for change in changes if change is not None]
+
+
+def _change(name: str, a: Artifact, b: Artifact) -> Change | None:
+    before = _side(a.lazy[name]) if name in a.lazy else None
+    after = _side(b.lazy[name]) if name in b.lazy else None
+    if before is None or after is None:
+        return Change(name, "added" if before is None else "removed", before, after, None)
+    same = before.shape == after.shape
+    difference = _greatest_difference(a.weight(name), b.weight(name)) if same else None
+    return Change(name, "changed", before, after, difference) if (before != after or difference) else None
+
+
+def _side(lazy: Lazy) -> Side:
+    entry = lazy.entry
+    if isinstance(lazy, LazyRaw):
+        return Side(lazy.entry.dtype, "", entry.shape, sum(entry.lengths))
+    form, coder = msgspec.json.encode(lazy.entry.format), msgspec.json.encode(lazy.entry.coder)
+    return Side(form.decode(), coder.decode(), entry.shape, sum(entry.lengths))
+
+
+def _greatest_difference(x: Array, y: Array) -> float:
+    """Return the greatest `|x - y|`; equal infinities, and NaN on both sides, count as equal."""
+    x, y = x.astype(np.float64), y.astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        gaps = np.where((x == y) | (np.isnan(x) & np.isnan(y)), 0.0, np.abs(x - y))
+    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0))

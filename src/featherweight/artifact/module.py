@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from featherweight.artifact.artifact import Artifact, LazyRaw
-from featherweight.artifact.error_context import error_context
+from featherweight.artifact.container import error_context
 from featherweight.errors import ConfigError
 from featherweight.structure import copied, restructure
 

@@ -12,9 +12,8 @@ import numpy as np
 from featherweight.activations import Quantizer
 from featherweight.artifact.artifact import Artifact, Lazy, LazyEncoded, LazyGraph, LazyRaw
 from featherweight.artifact.check import Check, all_names
+from featherweight.artifact.container import error_context, unwrap
 from featherweight.artifact.contents import Initialiser
-from featherweight.artifact.envelope import unwrap
-from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
     MOST_AXES,
     MOST_ELEMENTS,
@@ -23,6 +22,8 @@ from featherweight.artifact.header import (
     Entry,
     GraphEntry,
     Header,
+    Shared,
+    SharedOther,
     from_json,
     unpack,
 )
@@ -79,10 +80,11 @@ def loads(content: bytes) -> Artifact:
 
 
 def _activations(header: Header) -> dict[str, Quantizer]:
-    """Return the quantizers by edge; each checked itself when it was made."""
+    """Return the quantizers by edge."""
     with error_context("activations"):
-        _check_names(edge for entry in header.activations for edge in entry.edges)
-    return {edge: entry.quantizer for entry in header.activations for edge in entry.edges}
+        shared: list[Shared | SharedOther] = [*header.activations, *header.others]
+        _check_names(edge for entry in shared for edge in entry.edges)
+        return {edge: entry.quantizer for entry in shared for edge in entry.edges}
 
 
 def _cut(body: memoryview, header: Header, checks: int) -> Iterator[memoryview]:

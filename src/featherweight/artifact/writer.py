@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, Quantizer
 from featherweight.artifact.check import all_names, checksum, payload_checksum
-from featherweight.artifact.compression import compress
+from featherweight.artifact.container import compress, error_context, wrap
 from featherweight.artifact.contents import Contents, Raw, StoredGraph
-from featherweight.artifact.envelope import wrap
-from featherweight.artifact.error_context import error_context
 from featherweight.artifact.header import (
+    AffineEntry,
     EncodedEntry,
     Entry,
     GraphEntry,
     Header,
     RawEntry,
-    SharedQuantizer,
+    Shared,
+    SharedOther,
     pack,
     to_json,
 )
@@ -50,13 +51,23 @@ def dumps(contents: Contents) -> bytes:
     """
     graph, graph_runs = _graph(contents.graph) if contents.graph else (None, [])
     lines = [_tensor(name, tensor) for name, tensor in contents.tensors.items()]
+    shared = _shared(contents.activations)
     header = Header(
         tensors=tuple(entry for entry, _ in lines),
         aliases=dict(sorted(contents.aliases.items())),
         structure=dict(sorted(contents.structure.items())),
         graph=graph,
         facts=to_json(dict(contents.facts), "facts", order="sorted"),
-        activations=_shared(contents.activations),
+        activations=tuple(
+            Shared(AffineEntry(*msgspec.structs.astuple(quantizer)), edges)
+            for quantizer, edges in shared.items()
+            if isinstance(quantizer, Affine)
+        ),
+        others=tuple(
+            SharedOther(quantizer, edges)
+            for quantizer, edges in shared.items()
+            if not isinstance(quantizer, Affine)
+        ),
     )
     runs = [*graph_runs, *(run for _, tensor_runs in lines for run in tensor_runs)]
     try:
@@ -75,12 +86,12 @@ def _graph(graph: StoredGraph) -> tuple[GraphEntry, list[bytes]]:
     return GraphEntry(len(frame), tuple(graph.initialisers), to_json(graph.outputs, "graph.outputs")), [frame]
 
 
-def _shared(activations: Mapping[str, Quantizer]) -> tuple[SharedQuantizer, ...]:
+def _shared(activations: Mapping[str, Quantizer]) -> dict[Quantizer, tuple[str, ...]]:
     """Return each quantizer once, with its edges, in the order in which they come."""
     edges: dict[Quantizer, list[str]] = {}
     for edge, quantizer in activations.items():
         edges.setdefault(quantizer, []).append(edge)
-    return tuple(SharedQuantizer(quantizer, tuple(sharing)) for quantizer, sharing in edges.items())
+    return {quantizer: tuple(sharing) for quantizer, sharing in edges.items()}
 
 
 def _checks(contents: Contents, lines: list[tuple[Entry, list[bytes]]]) -> bytes:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from onnx import helper
+from onnx import ModelProto, TensorProto, helper
 from torch import Tensor
 
+from featherweight.activations import Affine
 from featherweight.artifact import StoredGraph
 from featherweight.capture.pytree import flatten_inputs, flatten_outputs
 from featherweight.errors import UnsupportedError
@@ -18,7 +19,7 @@ from featherweight.export import build_qdq
 from featherweight.export.check import arrays
 from featherweight.graph.graph import Edge
 from featherweight.model import Model, Note
-from featherweight.runtime import BACKENDS, Session
+from featherweight.runtime import BACKENDS, OnnxBackend, Session, usable
 from featherweight.simulation import execution, fake_quantize
 from featherweight.task import Inputs, Output, Predict, Task
 from featherweight.task.outputs import logits, outputs_of
@@ -106,7 +107,7 @@ def layer_parity(
 ) -> tuple[LayerParity, ...]:
     """Return the parity of every quantized edge that an operator writes, and of the outputs that are no integers.
 
-    The runtime hands out the integers of every edge. Each layer of the simulation reads the runtime's integers,
+    The runtime hands out the numbers on every edge. Each layer of the simulation reads the runtime's numbers,
     not its own, so that a difference is made by that layer alone.
 
     Args:
@@ -121,7 +122,7 @@ def layer_parity(
     """
     program = model.program(inputs if example is None else example)
     flat = flatten_inputs(model.module, inputs)
-    integers, outputs = handed_out(
+    numbers, outputs = handed_out(
         model, graph, {name: tensor.numpy() for name, tensor in flat.items()}, runtime
     )
     found: list[LayerParity] = []
@@ -132,18 +133,21 @@ def layer_parity(
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
         quantizer = model.activations.get(edge)
-        if quantizer is None or edge not in integers:
+        if quantizer is None or edge not in numbers:
             return value if quantizer is None else fake_quantize(value, quantizer)
-        own = quantizer.quantize(fake_quantize(value, quantizer).numpy())
+        own, theirs = (
+            quantizer.steps(quantizer.quantize(array))
+            for array in (fake_quantize(value, quantizer).numpy(), numbers[edge])
+        )
         if edge not in flat:
-            compare(edge, np.abs(own.astype(np.int16) - integers[edge]))
-        return torch.from_numpy(quantizer.dequantize(integers[edge]))
+            compare(edge, np.abs(own - theirs))
+        return torch.from_numpy(numbers[edge])
 
     results = execution(model, program, visit)(flat)
     for edge, own, theirs in zip(program.graph.outputs, results, outputs, strict=True):
         values = own.detach().double().numpy()
         step = float(np.ptp(values)) / LEVELS if values.size else 0.0
-        if theirs.dtype.kind == "f" and step and edge not in integers:
+        if theirs.dtype.kind == "f" and step and edge not in numbers:
             compare(edge, np.rint(np.abs(values - theirs) / step).astype(np.int64))
     return tuple(found)
 
@@ -151,19 +155,32 @@ def layer_parity(
 def handed_out(
     model: Model, graph: StoredGraph, inputs: dict[str, Array], runtime: str
 ) -> tuple[dict[Edge, Array], list[Array]]:
-    """Return the integers of every quantized edge, as the runtime computes them, and the network's outputs."""
-    qdq = build_qdq(graph, arrays(model.module), model.weights, model.activations).onnx
-    codes = {
-        name: node for node in qdq.graph.node if node.op_type == "QuantizeLinear" for name in node.output
+    """Return the numbers on every quantized edge, as the runtime computes them, and the network's outputs."""
+    own = (arrays(model.module), model.weights, model.activations)
+    onnx = isinstance(usable(runtime), OnnxBackend)
+    made = build_qdq(graph, *own).onnx if onnx else ModelProto.FromString(graph.onnx)
+    written = {name for node in made.graph.node for name in node.output}
+    count, codes = len(made.graph.output), [value.name for value in made.graph.output]
+    names: dict[Edge, str] = {}
+    for edge, quantizer in model.activations.items():
+        kind = helper.np_dtype_to_tensor_dtype(quantizer.dtype) if isinstance(quantizer, Affine) else None
+        name = edge if not onnx else f"{edge}/integer" if kind else f"{edge}/real"
+        if name in written and name not in codes:
+            names[edge] = name
+            value = helper.make_tensor_value_info(name, (onnx and kind) or TensorProto.FLOAT, None)
+            made.graph.output.append(value)
+    places = list(range(len(made.graph.output)))
+    if onnx:
+        session = Session.of_onnx(made, places, runtime=runtime)
+    else:
+        stored = StoredGraph(made.SerializeToString(), graph.initialisers, places)
+        session = Session.of(stored, *own, runtime=runtime)
+    results = session.run(inputs)
+    found = {
+        edge: result if result.dtype == np.float32 else model.activations[edge].dequantize(result)
+        for edge, result in zip(names, results[count:], strict=True)
     }
-    edges = [edge for edge in model.activations if f"{edge}/integer" in codes]
-    for edge in edges:
-        dtype = helper.np_dtype_to_tensor_dtype(model.activations[edge].dtype)
-        qdq.graph.output.append(helper.make_tensor_value_info(f"{edge}/integer", dtype, None))
-    places = list(range(len(qdq.graph.output)))
-    results = Session.of_onnx(qdq, places, runtime=runtime).run(inputs)
-    first = len(places) - len(edges)
-    return dict(zip(edges, results[first:], strict=True)), list(results[:first])
+    return found, list(results[:count])
 
 
 def agreement(first: Predict, second: Predict, task: Task) -> str:

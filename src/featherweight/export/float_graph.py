@@ -21,6 +21,7 @@ from featherweight.formats import Encoded
 
 Array = NDArray[Any]
 
+MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
 _SMALL = 1 << 10  # bytes of a tensor that may be written several times
 MOST_ONNX = (1 << 31) - (1 << 25)  # bytes of weights; protobuf stops at 2 GiB, and operators take room too
 

@@ -7,17 +7,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
-from featherweight.export.float_graph import Made, build_onnx, opened
-from featherweight.export.qdq import Qdq
+from featherweight.export.float_graph import MICROSOFT, Made, build_onnx, opened
+from featherweight.export.onnx_graph import layer_weight, replace, swap_weights
+from featherweight.export.qdq import Qdq, integer_rows
 from featherweight.export.stored_graph import rewriting
-from featherweight.export.transposes import swap_weights
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
 
@@ -32,7 +31,6 @@ EXPECTED = {
     "dynamic": "weights in int of at most 8 bits, a step for each channel",
     "nbits": "weights in int of at most 4 bits, in groups of 16, 32, 64, ... or a step for each channel",
 }
-MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
 
 
 def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
@@ -78,40 +76,10 @@ def build_linear(
             got="; ".join(dict.fromkeys(writer.floats.values())) or "no linear layers",
             expected=EXPECTED[linear],
         )  # fmt: skip
-    _replace(model.graph, writer.nodes, [*writer.made.values()])
+    replace(model.graph, writer.nodes, writer.made.values())
     if linear == "nbits":
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return Qdq(model, writer.floats)
-
-
-def _attributes(node: NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
-def _weight(node: NodeProto, table: Mapping[str, Initialiser]) -> str:
-    """Return the tensor `W` of a node that computes `x W'` or `x W' + b`, or an empty string."""
-    given = _attributes(node)
-    gemm = (
-        node.op_type == "Gemm"
-        and not given.get("transA")
-        and given.get("alpha", 1) == given.get("beta", 1) == 1
-    )
-    if not (gemm or node.op_type == "MatMul"):
-        return ""
-    entry = table.get(node.input[1])
-    if entry is None or entry.shape or sorted(entry.permutation) not in ([], [0, 1]):
-        return ""
-    swapped = entry.permutation == (1, 0)
-    return entry.tensor if swapped != bool(given.get("transB", 0)) else ""
-
-
-def _replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: list[TensorProto]) -> None:
-    """Put new nodes and initialisers into `graph`; what only the old ones read is left out."""
-    read = {value for node in nodes for value in node.input} | {value.name for value in graph.output}
-    tensors = [tensor for tensor in [*graph.initializer, *made] if tensor.name in read]
-    del graph.node[:], graph.initializer[:]
-    graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
 
 
 def nbits_obstacle(encoded: Encoded | None) -> str:
@@ -160,7 +128,8 @@ class _Writer:
 
     def node(self, node: NodeProto) -> None:
         """Write the next node: a linear layer in integers where its weight allows, all else as it is."""
-        name = _weight(node, self.table)
+        entry = layer_weight(node, self.table) if node.op_type != "Conv" else None
+        name = entry.tensor if entry else ""
         encoded = self.weights.get(name)
         reason = "it is a convolution" if node.op_type.startswith("Conv") else ""
         if node.op_type in ("Gemm", "MatMul") and not name:
@@ -173,7 +142,8 @@ class _Writer:
         if reason:
             self.floats[node.output[0]] = reason
         if reason or not name or encoded is None:
-            self.nodes.append(node)
+            rows = integer_rows(node, self.table, self.weights, node.output[0], self.made)
+            self.nodes.extend(rows or [node])
             return
         bias = node.input[2] if len(node.input) > 2 else ""
         product = f"{node.output[0]}/product" if bias else node.output[0]
@@ -185,7 +155,7 @@ class _Writer:
             self._add("Add", [product, bias], node.output[0])
 
     def _dynamic(self, x: str, y: str, encoded: Encoded) -> None:
-        layer = integer_layer(encoded, None, Quantizer(1.0, 0))
+        layer = integer_layer(encoded, None, Affine(1.0, 0))
         weight = self._constant(f"{y}/weight", np.ascontiguousarray(layer.weight.T))
         scale = self._constant(f"{y}/weight/scale", layer.scale)
         if x not in self.quantized:

@@ -130,9 +130,14 @@ def _edges(program: Program, translated: ExportedProgram | None) -> dict[str, Ed
 
 
 def _origin(node: fx.Node, graph: int) -> str:
-    """Return the name of the node that `node` came from in the graph of that `id` (0: its own), and which result."""
+    """Return the name of the node that `node` came from in the graph of that `id` (0: its own), and which result.
+
+    Of how many: an operator may be written as others, whose results are none of its own.
+    """
     if node.target is operator.getitem:
-        return f"{_origin(node.args[0], graph)}[{node.args[1]}]"  # type: ignore[arg-type]
+        whole = node.args[0]
+        assert isinstance(whole, fx.Node)
+        return f"{_origin(whole, graph)}[{node.args[1]} of {len(whole.meta['val'])}]"
     if not graph:
         return node.name
     source = node.meta.get("from_node")

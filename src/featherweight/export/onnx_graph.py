@@ -1,14 +1,26 @@
-"""Who makes and who reads each value of an ONNX graph, and the quantizers around its layers."""
+"""An ONNX graph by its values: who makes and who reads each, its quantizers, and rewrites that change no result."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import NodeProto, TensorProto
+from numpy.typing import NDArray
+from onnx import NodeProto, TensorProto, helper, numpy_helper
+
+from featherweight.activations import Quantizer
+from featherweight.artifact import Initialiser
+from featherweight.errors import IntegrityError
+from featherweight.export.stored_graph import all_nodes
+from featherweight.integers import Operator
+
+Array = NDArray[Any]
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLAMPS = ("Relu", "Clip")
@@ -16,7 +28,7 @@ CLAMPS = ("Relu", "Clip")
 
 @dataclass(frozen=True, eq=False)
 class OnnxGraph:
-    """A graph, read-only, by its values."""
+    """A graph, read-only, by its values. What is cached is of the time when it was first asked for."""
 
     model: onnx.ModelProto
 
@@ -35,6 +47,11 @@ class OnnxGraph:
         return dict(found)
 
     @cached_property
+    def outputs(self) -> set[str]:
+        """The values that the graph returns."""
+        return {value.name for value in self.model.graph.output}
+
+    @cached_property
     def stored(self) -> dict[str, TensorProto]:
         """The tensors that the graph holds, by the value they are."""
         constants = {
@@ -45,6 +62,10 @@ class OnnxGraph:
             if attribute.name == "value"
         }
         return constants | {tensor.name: tensor for tensor in self.model.graph.initializer}
+
+    def numbers(self, value: str) -> Array | None:
+        """Return the numbers of a stored tensor, or None."""
+        return numpy_helper.to_array(self.stored[value]) if value in self.stored else None
 
     @property
     def layers(self) -> Iterator[NodeProto]:
@@ -87,5 +108,169 @@ class OnnxGraph:
         """Return the element type that a QuantizeLinear makes; U8 where it names none."""
         if len(quantizer.input) > 2 and quantizer.input[2] in self.stored:
             return int(self.stored[quantizer.input[2]].data_type)
-        named = [int(a.i) for a in quantizer.attribute if a.name == "output_dtype" and a.i]
-        return named[0] if named else TensorProto.UINT8
+        return int(attributes(quantizer).get("output_dtype") or TensorProto.UINT8)
+
+
+def attributes(node: NodeProto) -> dict[str, Any]:
+    """Return the attributes of a node by name; text is bytes."""
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+
+
+def operators(model: onnx.ModelProto, table: Mapping[str, Initialiser]) -> Iterator[Operator]:
+    """Yield the layers, averages and joins of a float graph.
+
+    Args:
+        model: a complete graph, its weights as `swap_weights` leaves them.
+        table: where its initialisers come from.
+    """
+    graph = OnnxGraph(model)
+    for node in model.graph.node:
+        given, edge, first = attributes(node), node.output[0], tuple(node.input[:1])
+        weight = layer_weight(node, table)
+        if weight is not None:
+            bias, behind = node.input[2] if len(node.input) > 2 else "", bias_behind(node, graph, table)
+            if behind is not None:
+                bias = next(value for value in behind.input if value != edge)
+                edge = behind.output[0]
+            if edge.isdigit():  # a step within an operator of the network: an LSTM's
+                continue
+            flat = not bias or (bias in graph.stored and len(graph.stored[bias].dims) == 1)
+            reason = "its weight is stored in another shape" if weight.shape else ""
+            name = table[bias].tensor if bias in table else bias
+            computed = reason or ("" if flat else "its bias is computed")
+            yield Operator(edge, "layer", first, weight.tensor, name, computed)
+        elif node.op_type in ("GlobalAveragePool", "ReduceMean"):
+            yield Operator(edge, "average", first, count=0)
+        elif node.op_type == "AveragePool":
+            padded = any(given.get("pads", ())) or given.get("auto_pad", b"NOTSET") != b"NOTSET"
+            count = None if padded or given.get("ceil_mode") else prod(given["kernel_shape"])
+            yield Operator(edge, "average", first, count=count)
+        elif node.op_type in ("Add", "Concat") and not any(value in graph.stored for value in node.input):
+            yield Operator(edge, "join", tuple(node.input))
+
+
+def bias_behind(node: NodeProto, graph: OnnxGraph, table: Mapping[str, Initialiser]) -> NodeProto | None:
+    """Return the Add that alone reads what a MatMul of a weight writes, and adds a stored vector; or None."""
+    readers = graph.readers.get(node.output[0], []) if node.op_type == "MatMul" else []
+    if len(readers) != 1 or readers[0].op_type != "Add" or node.output[0] in graph.outputs:
+        return None
+    others = [graph.stored.get(value) for value in readers[0].input if value != node.output[0]]
+    vector = len(others) == 1 and others[0] is not None and len(others[0].dims) == 1
+    return readers[0] if vector and layer_weight(node, table) is not None else None
+
+
+def layer_weight(node: NodeProto, table: Mapping[str, Initialiser]) -> Initialiser | None:
+    """Return the weight `W` of a node that computes `x W' + b` or a convolution, or None."""
+    entry = table.get(node.input[1]) if node.op_type in ("Conv", "Gemm", "MatMul") else None
+    if entry is None or node.op_type == "Conv":
+        return entry if entry is None or not entry.permutation else None
+    given = attributes(node)
+    if given.get("transA") or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+        return None
+    if entry.shape or sorted(entry.permutation) not in ([], [0, 1]):
+        return None
+    return entry if (entry.permutation == (1, 0)) != bool(given.get("transB", 0)) else None
+
+
+def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) -> dict[str, Initialiser]:
+    """Put what Transposes of whole tensors write in the place of those nodes; return the table of `graph`, by name.
+
+    Args:
+        graph: a complete one; changes, and computes the same.
+        initialisers: where its own come from.
+
+    Raises:
+        IntegrityError: a Transpose does not fit its tensor.
+    """
+    table = {entry.name: entry for entry in initialisers}
+    values = {tensor.name: tensor for tensor in graph.initializer}
+    outputs = {value.name for value in graph.output}
+    for node in list(graph.node):
+        entry = table.get(node.input[0]) if node.op_type == "Transpose" else None
+        if entry is None or entry.shape or node.output[0] in outputs:
+            continue
+        array, made = numpy_helper.to_array(values[entry.name]), node.output[0]
+        order = attributes(node).get("perm", range(array.ndim)[::-1])
+        if sorted(order) != list(range(array.ndim)):
+            raise IntegrityError(
+                "a Transpose of axes that are not there", where=made, got=list(order), expected=array.ndim
+            )
+        before = entry.permutation or range(array.ndim)
+        table[made] = Initialiser(made, entry.tensor, tuple(before[axis] for axis in order))
+        values[made] = numpy_helper.from_array(np.ascontiguousarray(array.transpose(order)), made)
+        graph.initializer.append(values[made])
+        graph.node.remove(node)
+    replace(graph, list(graph.node))
+    return table
+
+
+def replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: Iterable[TensorProto] = ()) -> None:
+    """Put nodes and further initialisers into a graph; initialisers that no node reads are left out."""
+    read = {value for node in all_nodes(nodes) for value in node.input} | {v.name for v in graph.output}
+    tensors = [tensor for tensor in [*graph.initializer, *made] if tensor.name in read]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(tensors)
+
+
+def merge_padding(model: onnx.ModelProto) -> None:
+    """Take every Pad by constant zeros that convolutions alone read into their `pads`: runtimes do not, in integers."""
+    graph = OnnxGraph(model)
+    for pad in [node for node in model.graph.node if node.op_type == "Pad"]:
+        readers = graph.readers.get(pad.output[0], [])
+        amounts = _around_places(pad, graph)
+        plain = all(
+            node.op_type == "Conv" and attributes(node).get("auto_pad", b"") in (b"", b"NOTSET")
+            for node in readers
+        )
+        if amounts is None or pad.output[0] in graph.outputs or not readers or not plain:
+            continue
+        for convolution in readers:
+            given = attributes(convolution)
+            old = given.get("pads", [0] * len(amounts))
+            given["pads"] = [a + b for a, b in zip(old, amounts, strict=True)]
+            del convolution.attribute[:]
+            convolution.attribute.extend(helper.make_attribute(name, value) for name, value in given.items())
+            convolution.input[0] = pad.input[0]
+        model.graph.node.remove(pad)
+
+
+def _around_places(pad: NodeProto, graph: OnnxGraph) -> list[int] | None:
+    """Return the padding of the axes behind the second, starts and then ends; None if it is of another kind."""
+    inputs = [*pad.input, "", "", ""]
+    amounts, fill = graph.numbers(inputs[1]), graph.numbers(inputs[2])
+    zeros = not inputs[2] or (fill is not None and not fill.any())
+    if attributes(pad).get("mode", b"constant") != b"constant" or not zeros or inputs[3] or amounts is None:
+        return None
+    ends = amounts.reshape(2, -1)
+    return None if ends[:, :2].any() or ends.min() < 0 else [int(n) for n in ends[:, 2:].reshape(-1)]
+
+
+def pool_means(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> dict[str, Quantizer]:
+    """Write quantized means over all places as the pooling that runtimes compute in integers; return all quantizers.
+
+    A ReduceMean, which they sum in float, becomes GlobalAveragePool where its axes are all behind the second. A mean
+    that drops these axes is pooled, quantized, and then flattened.
+    """
+    found, graph = dict(activations), OnnxGraph(model)
+    means = [node for node in model.graph.node if node.op_type == "ReduceMean" and node.output[0] in found]
+    told = onnx.shape_inference.infer_shapes(model).graph if means else model.graph
+    ranks = {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in [*told.value_info, *told.input]
+        if value.type.tensor_type.HasField("shape")
+    }
+    for node in means:
+        rank = ranks.get(node.input[0], 0)
+        axes = graph.numbers(node.input[1]) if len(node.input) > 1 else None
+        if rank < 3 or axes is None or sorted(axes % rank) != list(range(2, rank)):
+            continue
+        source, result = node.input[0], node.output[0]
+        place = list(model.graph.node).index(node)
+        model.graph.node.remove(node)
+        pooled = result if attributes(node).get("keepdims", 1) else f"{result}/pooled"
+        if pooled != result:
+            found[pooled] = found[result]
+            model.graph.node.insert(place, helper.make_node("Flatten", [pooled], [result], axis=1))
+        model.graph.node.insert(place, helper.make_node("GlobalAveragePool", [source], [pooled]))
+    return found

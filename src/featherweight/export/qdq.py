@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, FloatingPoint, Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
-from featherweight.export.averages import pool_means
-from featherweight.export.float_graph import Made, build_onnx, onnx_of, opened
-from featherweight.export.padding import merge_padding
+from featherweight.export.float_graph import MICROSOFT, Made, build_onnx, onnx_of, opened
+from featherweight.export.onnx_graph import (
+    CLAMPS,
+    OnnxGraph,
+    attributes,
+    bias_behind,
+    merge_padding,
+    operators,
+    pool_means,
+    replace,
+    swap_weights,
+)
 from featherweight.export.stored_graph import rewriting, values_of
-from featherweight.export.transposes import swap_weights
-from featherweight.formats import Encoded
-from featherweight.integers import IntegerLayer, integer_layer, obstacle
+from featherweight.formats import Encoded, Int
+from featherweight.formats.floating import MOST
+from featherweight.integers import IntegerLayer, IntegerPlan, integer_plan, steps_of
 
 Array = NDArray[Any]
 
 # Operators that runtimes compute in integers where all that they read and write is quantized.
 _INTEGER = {"Conv", "Gemm", "MatMul", "Add", "Mul", "AveragePool", "GlobalAveragePool", "ReduceMean"}
-_WITH_WEIGHT = {"Conv", "Gemm", "MatMul"}
+_KINDS = {
+    "float16": "FLOAT16", "bfloat16": "BFLOAT16", "float8_e4m3fn": "FLOAT8E4M3FN", "float8_e5m2": "FLOAT8E5M2",
+}  # fmt: skip
+ROUNDS = "featherweight.activations"  # metadata of a graph whose activations are no 8-bit integers
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +47,13 @@ class Qdq:
 
     Attributes:
         onnx: the model.
-        floats: layers that read quantized activations and compute in float, by the value they write, with the
-            reason.
+        floats: layers that were to compute in integers and compute in float, by the value they write, with the reason.
+        plan: what computes in integers.
     """
 
     onnx: onnx.ModelProto
     floats: dict[str, str]
+    plan: IntegerPlan | None = None
 
 
 def qdq_of(artifact: Artifact) -> Qdq:
@@ -80,92 +93,102 @@ def build_qdq(
         raise IntegrityError(
             "a quantizer on no value of the graph", where="activations", got=ascii(unknown[0])
         )
-    merge_padding(model.graph)
-    activations = pool_means(model, activations)
     table = swap_weights(model.graph, graph.initialisers)
-    builder = _Builder(model.graph, _before_clamps(model.graph, activations), table, weights)
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    plan = integer_plan(operators(model, table), weights, {**constants, **tensors}, activations)
+    merge_padding(model)
+    activations = pool_means(model, activations)
+    builder = _Builder(model, activations, table, weights, plan)
     builder.build()
-    return Qdq(model, builder.floats)
+    if beyond := sorted({_called(quantizer) for quantizer in activations.values()} - {""}):
+        helper.set_model_props(model, {ROUNDS: ", ".join(beyond)})
+        model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
+    return Qdq(model, dict(plan.floats), plan)
 
 
-def _readers(graph: onnx.GraphProto) -> dict[str, list[NodeProto]]:
-    readers: dict[str, list[NodeProto]] = {value.name: [] for value in graph.output}
-    for node in graph.node:
-        for value in node.input:
-            readers.setdefault(value, []).append(node)
-    return readers
+def _called(quantizer: Quantizer) -> str:
+    """Return what a quantizer rounds to, or an empty string for integers of at most 8 bits."""
+    if isinstance(quantizer, Affine):
+        return f"integers of {quantizer.bits} bits" if quantizer.bits > 8 else ""
+    return quantizer.kind if isinstance(quantizer, FloatingPoint) else type(quantizer).__name__
 
 
-def _clamped(graph: onnx.GraphProto) -> Iterator[tuple[NodeProto, float, float]]:
-    """Clamps that alone read what an integer operator writes, with their ends."""
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    makers = {value: node for node in graph.node for value in node.output}
-    outputs, readers = {value.name for value in graph.output}, _readers(graph)
-    for node in graph.node:
-        source = node.input[0] if node.input else ""
-        alone = source in makers and makers[source].op_type in _INTEGER and len(readers[source]) == 1
-        if node.op_type not in ("Relu", "Clip") or not alone or source in outputs:
-            continue
-        ends = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
-        for place, name in enumerate(node.input[1:3]):
-            if name:
-                ends[place] = float(numpy_helper.to_array(constants[name])) if name in constants else np.nan
-        yield node, ends[0], ends[1]
-
-
-def _before_clamps(graph: onnx.GraphProto, activations: Mapping[str, Quantizer]) -> dict[str, Quantizer]:
-    """Quantizers with those that have to stand before clamps as well; absorbed clamps are taken out of `graph`."""
-    found, makers = dict(activations), {value: node for node in graph.node for value in node.output}
-    for node, low, high in list(_clamped(graph)):
-        source, result = node.input[0], node.output[0]
-        if result not in found or source in found:
-            continue
-        if found[result].absorbs(low, high):
-            makers[source].output[list(makers[source].output).index(source)] = result
-            graph.node.remove(node)
-        else:
-            found[source] = found[result]
-    return found
+def _domain(quantizer: Affine) -> str:
+    """Return whose operators quantize: those of ONNX know 16 bits from version 21 on."""
+    return MICROSOFT if quantizer.bits > 8 else ""
 
 
 @dataclass(eq=False)
 class _Builder:
     """Writes the nodes of a graph anew, in order."""
 
-    graph: onnx.GraphProto
-    activations: Mapping[str, Quantizer]
+    model: onnx.ModelProto
+    activations: dict[str, Quantizer]
     table: Mapping[str, Initialiser]
     weights: Mapping[str, Encoded]
-    floats: dict[str, str] = field(default_factory=dict)
+    plan: IntegerPlan
     nodes: list[NodeProto] = field(default_factory=list)
     made: Made = field(default_factory=Made)
 
     def build(self) -> None:
         """Put the new nodes and initialisers into the graph."""
-        self.values = {tensor.name: tensor for tensor in self.graph.initializer}
-        self.outputs = {value.name for value in self.graph.output}
-        for value in self.graph.input:
+        self.graph = OnnxGraph(self.model)
+        self.outputs = self.graph.outputs
+        self.absorbed = self._absorbed()
+        for value in self.model.graph.input:
             self._quantize(value.name, value.name)
-        for node in self.graph.node:
-            self._node(node)
-        del self.graph.node[:]
-        self.graph.node.extend(self.nodes)
-        read = {value for node in self.nodes for value in node.input}
-        kept = [tensor for tensor in [*self.values.values(), *self.made.values()] if tensor.name in read]
-        del self.graph.initializer[:]
-        self.graph.initializer.extend(kept)
+        for node in self.model.graph.node:
+            if node.output[0] not in self.absorbed.values():
+                self._node(node)
+        replace(self.model.graph, self.nodes, self.made.values())
+
+    def _absorbed(self) -> dict[str, str]:
+        """Return what integer operators write before clamps that the range of a quantizer behind performs, and that.
+
+        Where the range does not, the quantizer is put before the clamp too.
+        """
+        found = {}
+        for node in self.model.graph.node:
+            source, result = (node.input[0] if node.input else ""), node.output[0]
+            maker, quantizer = self.graph.makers.get(source), self.activations.get(result)
+            alone = len(self.graph.readers.get(source, [])) == 1 and source not in self.outputs
+            integer = maker is not None and maker.op_type in _INTEGER
+            if node.op_type not in CLAMPS or not alone or not integer or quantizer is None:
+                continue
+            if source in self.activations:
+                continue
+            ends = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
+            for place, name in enumerate(node.input[1:3]):
+                if name:
+                    number = self.graph.numbers(name)
+                    ends[place] = np.nan if number is None else float(number)
+            if quantizer.absorbs(*ends):
+                found[source] = result
+            else:
+                self.activations[source] = quantizer
+        return found
 
     def _node(self, node: NodeProto) -> None:
         if self._pads(node):
             self._pad(node)
             return
-        layer = self._layer(node)
+        results = [self.absorbed.get(value, value) for value in node.output]
+        written = [f"{v}/float" if v in self.activations and v in self.outputs else v for v in results]
         inputs = [self._real(value) for value in node.input]
-        if layer is not None:
-            inputs[1:] = self._parameters(node, layer)
-        written = [f"{v}/float" if v in self.activations and v in self.outputs else v for v in node.output]
-        self._copy(node, inputs, written)
-        for value, source in zip(node.output, written, strict=True):
+        behind = bias_behind(node, self.graph, self.table)
+        edge = node.output[0] if behind is None else behind.output[0]
+        layer = self.plan.layers.get(edge)
+        if rows := integer_rows(node, self.table, self.weights, written[0], self.made):
+            self.nodes.extend(rows)
+        else:
+            if layer is not None and node.op_type == "Add":
+                assert layer.biases is not None
+                bias = self._constant(layer.biases, f"{edge}/bias")
+                inputs = [bias if value in self.graph.stored else value for value in inputs]
+            elif layer is not None:
+                inputs[1:] = self._parameters(node, layer, edge, with_bias=behind is None)
+            self._copy(node, inputs, written)
+        for value, source in zip(results, written, strict=True):
             self._quantize(value, source)
 
     def _copy(self, node: NodeProto, inputs: list[str], outputs: list[str]) -> None:
@@ -182,18 +205,19 @@ class _Builder:
 
     def _pads(self, node: NodeProto) -> bool:
         """Whether `node` pads with zeros, and one quantizer stands before and behind it."""
-        kind = node.op_type == "Pad" and not any(
-            a.name == "mode" and a.s != b"constant" for a in node.attribute
-        )
-        filled = [self.values.get(name) for name in node.input[2:3] if name]
-        zeros = all(value is not None and not numpy_helper.to_array(value).any() for value in filled)
+        if node.op_type != "Pad":
+            return False
+        fills = [self.graph.numbers(name) for name in node.input[2:3] if name]
+        zeros = all(fill is not None and not fill.any() for fill in fills)
         before, behind = self.activations.get(node.input[0]), self.activations.get(node.output[0])
-        return kind and zeros and before is not None and before == behind
+        constant = attributes(node).get("mode", b"constant") == b"constant"
+        return constant and zeros and isinstance(before, Affine) and before == behind
 
     def _pad(self, node: NodeProto) -> None:
         """Pad integers, by the one that stands for 0: OpenVINO fails on channels padded between quantizers."""
         source, value = node.input[0], node.output[0]
         quantizer = self.activations[source]
+        assert isinstance(quantizer, Affine)
         zero = self._constant(self._integer(quantizer, quantizer.zero_point))
         self._copy(node, [f"{source}/integer", node.input[1], zero, *node.input[3:]], [f"{value}/integer"])
         self._dequantize(value)
@@ -201,28 +225,51 @@ class _Builder:
     def _quantize(self, value: str, source: str) -> None:
         """Quantize `source`, and let `value` be read as what it is rounded to."""
         quantizer = self.activations.get(value)
-        if quantizer is None:
+        if isinstance(quantizer, FloatingPoint):
+            self._round(value, source, quantizer)
+        if not isinstance(quantizer, Affine):
             return
-        code = f"{value}/integer"
-        wide = code if quantizer.bits == 8 else f"{value}/wide"
-        self.nodes.append(helper.make_node("QuantizeLinear", [source, *self._grid(quantizer)], [wide]))
-        if wide != code:  # no runtime has narrower integers: they are clamped in wider ones
-            ends = [self._constant(self._integer(quantizer, end)) for end in quantizer.grid]
-            self.nodes.append(helper.make_node("Clip", [wide, *ends], [code]))
+        if quantizer.bits not in (8, 16):  # no runtime has such integers: the range is that of fewer
+            ends = [self._constant(np.array(end, np.float32)) for end in quantizer.range]
+            self.nodes.append(helper.make_node("Clip", [source, *ends], [f"{value}/clamped"]))
+            source = f"{value}/clamped"
+        inputs, domain = [source, *self._grid(quantizer)], _domain(quantizer)
+        self.nodes.append(helper.make_node("QuantizeLinear", inputs, [f"{value}/integer"], domain=domain))
         self._dequantize(value)
 
     def _dequantize(self, value: str) -> None:
         """Write the numbers of `value`, from its integers."""
-        inputs = [f"{value}/integer", *self._grid(self.activations[value])]
-        real = f"{value}/real" if value not in self.outputs else value
-        self.nodes.append(helper.make_node("DequantizeLinear", inputs, [real]))
+        quantizer = self.activations[value]
+        assert isinstance(quantizer, Affine)
+        inputs, domain = [f"{value}/integer", *self._grid(quantizer)], _domain(quantizer)
+        self.nodes.append(
+            helper.make_node("DequantizeLinear", inputs, [self._real_name(value)], domain=domain)
+        )
 
-    def _grid(self, quantizer: Quantizer) -> list[str]:
+    def _real_name(self, value: str) -> str:
+        return f"{value}/real" if value not in self.outputs else value
+
+    def _round(self, value: str, source: str, quantizer: FloatingPoint) -> None:
+        """Round `source` to a type of floating point, and let `value` be read as what it is rounded to."""
+        kind, most = getattr(TensorProto, _KINDS[quantizer.kind]), np.float32(MOST[quantizer.kind])
+        scale = self._constant(np.array(quantizer.scale, np.float32))
+        ends = [self._constant(np.array(end, np.float32)) for end in (-most, most)]
+        names = [f"{value}/{part}" for part in ("scaled", "clipped", "code", "steps")]
+        for op, inputs, name, options in (
+            ("Div", [source, scale], names[0], {}),
+            ("Clip", [names[0], *ends], names[1], {}),
+            ("Cast", [names[1]], names[2], {"to": kind}),
+            ("Cast", [names[2]], names[3], {"to": TensorProto.FLOAT}),
+            ("Mul", [names[3], scale], self._real_name(value), {}),
+        ):
+            self.nodes.append(helper.make_node(op, inputs, [name], **options))
+
+    def _grid(self, quantizer: Affine) -> list[str]:
         scale = self._constant(np.array(quantizer.scale, np.float32))
         return [scale, self._constant(self._integer(quantizer, quantizer.zero_point))]
 
     @staticmethod
-    def _integer(quantizer: Quantizer, number: int) -> Array:
+    def _integer(quantizer: Affine, number: int) -> Array:
         return np.array(number, quantizer.dtype)
 
     def _constant(self, array: Array, name: str = "") -> str:
@@ -230,39 +277,68 @@ class _Builder:
         name = name or f"{array.dtype}:{array.item()!r}"
         return self.made.add(array, name)
 
-    def _layer(self, node: NodeProto) -> IntegerLayer | None:
-        """Return a layer in integers, if `node` is one; why not, if only its weight is in the way, is noted."""
-        entry = self.table.get(node.input[1]) if node.op_type in _WITH_WEIGHT else None
-        quantizer = self.activations.get(node.input[0]) if entry else None
-        if entry is None or quantizer is None:
-            return None
-        encoded = self.weights.get(entry.tensor)
-        reason = obstacle(encoded) or ("its weight is stored in another shape" if entry.shape else "")
-        bias = self.values.get(node.input[2]) if len(node.input) > 2 else None
-        if not reason and len(node.input) > 2 and (bias is None or len(bias.dims) != 1):
-            reason = "its bias is computed"
-        if reason or encoded is None:
-            self.floats[node.output[0]] = reason
-            return None
-        numbers = None if bias is None else numpy_helper.to_array(bias)
-        return integer_layer(encoded, numbers, quantizer)
-
-    def _parameters(self, node: NodeProto, layer: IntegerLayer) -> list[str]:
+    def _parameters(self, node: NodeProto, layer: IntegerLayer, edge: str, *, with_bias: bool) -> list[str]:
         """Write weight and bias of a layer; return the names of their numbers."""
-        entry, name = self.table[node.input[1]], node.output[0]
-        order = entry.permutation or tuple(range(layer.weight.ndim))
+        order = self.table[node.input[1]].permutation or tuple(range(layer.weight.ndim))
         weight = np.ascontiguousarray(layer.weight.transpose(order))
-        names = [self._dequantized(f"{name}/weight", weight, layer.scale, order.index(layer.axis))]
-        if layer.bias is not None:
-            names.append(self._dequantized(f"{name}/bias", layer.bias, layer.bias_scale, 0))
+        names = [self._dequantized(f"{edge}/weight", weight, layer.scale, order.index(layer.axis))]
+        if layer.bias is not None and with_bias:
+            names.append(self._dequantized(f"{edge}/bias", layer.bias, layer.bias_scale, 0))
         return names
 
     def _dequantized(self, name: str, integers: Array, scale: Array, axis: int) -> str:
         parts = {"": integers, "/scale": scale}
-        if (
-            integers.ndim == 2
-        ):  # ONNX Runtime merges no Gemm without them; elsewhere they are zero unless said
+        if integers.ndim == 2:  # ONNX Runtime merges no Gemm without zero points
             parts["/zero"] = np.zeros(scale.shape, integers.dtype)
         inputs = [self._constant(array, f"{name}{part}") for part, array in parts.items()]
         self.nodes.append(helper.make_node("DequantizeLinear", inputs, [f"{name}/real"], axis=axis))
         return f"{name}/real"
+
+
+def integer_rows(
+    node: NodeProto, table: Mapping[str, Initialiser], weights: Mapping[str, Encoded], result: str, made: Made
+) -> list[NodeProto]:
+    """Return what looks rows up in a table of integers, in the place of a Gather of the float table; or nothing.
+
+    The numbers are those of the decoded table, bit for bit: rows are scaled after they are gathered.
+
+    Args:
+        node: any node.
+        table: where the initialisers of the graph come from.
+        weights: encoded tensors by canonical name.
+        result: the value to write.
+        made: gets the integers and their scales.
+    """
+    entry = (
+        table.get(node.input[0]) if node.op_type == "Gather" and not attributes(node).get("axis") else None
+    )
+    encoded = weights.get(entry.tensor) if entry and not entry.shape and not entry.permutation else None
+    if encoded is None or not isinstance(encoded.format, Int) or encoded.format.bits > 8:
+        return []
+    view, scale = encoded.view, encoded.parts["scale"].astype(np.float32)
+    groups = max(scale.size // view.rows, 1)
+    even = scale.size in (1, view.rows * groups) and view.cols % groups == 0
+    if not even or np.any(encoded.parts.get("zero_point", 0)) or view.permutation != (0, 1):
+        return []
+    name, indices = node.input[0], node.input[1]
+    steps = steps_of(encoded).astype(np.int8).reshape((view.rows, groups, -1) if groups > 1 else view.shape)
+    rows, integers = made.add(steps, f"{name}/rows"), f"{result}/rows"
+    nodes = [helper.make_node("Gather", [rows, indices], [integers], node.name)]
+    if scale.size == 1:
+        step = made.add(scale.reshape(()), f"{name}/scale")
+        return [*nodes, helper.make_node("DequantizeLinear", [integers, step], [result])]
+    step = made.add(scale.reshape((view.rows, groups, 1) if groups > 1 else (view.rows, 1)), f"{name}/scale")
+    product = f"{result}/rows/groups" if groups > 1 else result
+    nodes += [
+        helper.make_node("Gather", [step, indices], [f"{result}/rows/scale"]),
+        helper.make_node("Cast", [integers], [f"{result}/rows/steps"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{result}/rows/steps", f"{result}/rows/scale"], [product]),
+    ]
+    if groups > 1:
+        width = made.add(np.array([view.cols], np.int64), f"{name}/width")
+        nodes += [
+            helper.make_node("Shape", [indices], [f"{result}/rows/places"]),
+            helper.make_node("Concat", [f"{result}/rows/places", width], [f"{result}/rows/shape"], axis=0),
+            helper.make_node("Reshape", [product, f"{result}/rows/shape"], [result]),
+        ]
+    return nodes

@@ -16,7 +16,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 
 from featherweight.artifact import Initialiser, StoredGraph
-from featherweight.artifact.error_context import error_context
+from featherweight.artifact.container import error_context
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 
 MOST_MESSAGES = 1 << 20  # of a graph; a transformer of 100 layers has about 2**16
@@ -150,7 +150,7 @@ def _check_functions(model: onnx.ModelProto) -> None:
             if key in functions:
                 if key not in sizes:
                     sizes[key] = None
-                    sizes[key] = size(_nodes(functions[key].node))
+                    sizes[key] = size(all_nodes(functions[key].node))
                 inner = sizes[key]
                 if inner is None:
                     raise IntegrityError("a function calls itself", got=ascii(node.op_type[:80]))
@@ -159,16 +159,16 @@ def _check_functions(model: onnx.ModelProto) -> None:
                 raise IntegrityError("functions expand without bound", expected=f"{MOST_INLINED} nodes")
         return total
 
-    size(_nodes(model.graph.node))
+    size(all_nodes(model.graph.node))
 
 
-def _nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
+def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield nodes and those of the graphs inside them."""
     for node in nodes:
         yield node
         for attribute in node.attribute:
             for inner in [attribute.g, *attribute.graphs]:
-                yield from _nodes(inner.node)
+                yield from all_nodes(inner.node)
 
 
 def _check_initialisers(
@@ -184,7 +184,7 @@ def _check_initialisers(
         raise IntegrityError("an initialiser that no tensor of the file fills", got=ascii(missing[0][:80]))
     reads: Counter[str] = Counter(value.name for value in model.graph.output)
     copies: Counter[str] = Counter()
-    for node in _nodes(model.graph.node):
+    for node in all_nodes(model.graph.node):
         reads.update(node.input)
         copies.update(node.input[:1] if node.op_type == "Transpose" else [])
     for inner in _graphs(model.graph.node):
@@ -202,7 +202,7 @@ def _check_initialisers(
 
 def _graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
     """Yield the graphs inside nodes, at any depth."""
-    for node in _nodes(nodes):
+    for node in all_nodes(nodes):
         for attribute in node.attribute:
             yield from [attribute.g] if attribute.HasField("g") else []
             yield from attribute.graphs

@@ -17,6 +17,7 @@ from featherweight.checked import with_plugins
 from featherweight.engines import onnxruntime_session, openvino_model
 from featherweight.errors import ConfigError, MissingExtraError, UnsupportedError
 from featherweight.export import build_onnx, build_qdq, serialized
+from featherweight.export.qdq import ROUNDS
 from featherweight.formats import Encoded
 from featherweight.runtime.saturation import OPERATORS, PORTABLE, probe, saturable, with_own_weights
 
@@ -68,12 +69,14 @@ class OnnxBackend:
     Attributes:
         name: see `Backend`.
         title: see `Backend`.
+        rounds: whether it rounds activations to other numbers than integers of 8 bits; otherwise it would skip that.
         widens: whether it can add 8-bit products in int32 where its int16 sums would saturate.
         operators: its own operators on integers, with the place of their weight.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
+    rounds: ClassVar[bool] = False
     widens: ClassVar[bool] = False
     operators: ClassVar[Mapping[str, int]] = {}
 
@@ -118,9 +121,14 @@ class OnnxBackend:
                 int32, which is slower; or refuse, where the runtime cannot. Otherwise let them saturate.
 
         Raises:
-            UnsupportedError: it cannot run the model without saturation.
+            UnsupportedError: it cannot run the model without saturation, or not round its activations.
             Exception: the runtime's own, where it cannot run the model at all.
         """
+        beyond = next((entry.value for entry in model.metadata_props if entry.key == ROUNDS), "")
+        if beyond and not self.rounds:
+            raise UnsupportedError(
+                f"does not round activations to {beyond}", where=self.title, hint="run it in ONNX Runtime"
+            )
         narrow = self.saturating(model) if exact else []
         if narrow and not self.widens:
             raise UnsupportedError(
@@ -151,7 +159,7 @@ class OnnxBackend:
 class OnnxRuntime(OnnxBackend):
     """ONNX Runtime on the CPU."""
 
-    name, title, widens, operators = "onnxruntime", "ONNX Runtime", True, OPERATORS
+    name, title, rounds, widens, operators = "onnxruntime", "ONNX Runtime", True, True, OPERATORS
 
     def compile(self, content: bytes, threads: int, *, wide: bool = False) -> Compute:
         """Return what a serialised ONNX model computes."""

@@ -11,7 +11,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, Quantizer
 from featherweight.events import Note
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def divergence(values: Array, counts: Array, chosen: Quantizer) -> float:
     What is clipped counts at the nearest end for the first and not at all for the second; each integer's
     share is spread evenly over the values that it stands for.
     """
+    assert isinstance(chosen, Affine)
     low, high = chosen.range
     inside = (values >= low - chosen.scale / 2) & (values <= high + chosen.scale / 2)
     if not inside.any():
@@ -302,6 +303,8 @@ def ratio(power: float, quantizer: Quantizer) -> float:
 
     Narrower ones are asked for; numbers that are always 0 lose nothing.
     """
+    if not isinstance(quantizer, Affine):  # floating point rounds each number as well
+        return float("inf")
     step = quantizer.scale * 2.0 ** (quantizer.bits - 8)
     return 10 * float(np.log10(12 * power / step**2)) if power else np.inf
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, FloatingPoint, FloatKind
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Note
 from featherweight.structure import to_call
@@ -18,6 +18,7 @@ from featherweight.techniques.activation_quantizers import (
     MASK,
     OUTLYING,
     USUAL,
+    Grid,
     Histogram,
     Observed,
     Ranges,
@@ -55,7 +56,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     statistics of the inputs are looked at, and what is strange about them is noted.
 
     Attributes:
-        bits: width of the integers, 2 to 8; runtimes compute with 8, narrower ones are simulated.
+        bits: width of the integers, 2 to 16; runtimes multiply 8, and round to others.
         signed: int8 instead of uint8, which ONNX Runtime computes with more quickly.
         scheme: `affine`, or `symmetric`: the zero point in the middle where an activation can be negative.
         ranges: `minmax`, `mse` (least squared error), `entropy` (least Kullback-Leibler divergence), or a
@@ -64,16 +65,19 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         split: where they come from.
         keep_float: layers to leave out, globs over paths of modules (`fc`, `blocks.0.*`): the first and the
             last, say. What matches no layer may match operators, by their edges (`add_3`, `cat*`).
+        numbers: `integers`, or a type of floating point that the activations are rounded to, by torch's name;
+            ONNX Runtime rounds to it, and multiplies in float32.
     """
 
     needs: ClassVar[Needs] = "unlabelled"
-    bits: Annotated[int, Meta(ge=2, le=8)] = 8
+    bits: Annotated[int, Meta(ge=2, le=16)] = 8
     signed: bool = False
     scheme: Scheme = "affine"
     ranges: Ranges = "mse"
     samples: Annotated[int, Meta(ge=1)] = 100
     split: Literal["train", "calibration"] = "calibration"
     keep_float: tuple[Item, ...] = ()
+    numbers: Literal["integers"] | FloatKind = "integers"
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
@@ -90,8 +94,13 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
         )
         seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
-        grid = partial(Quantizer.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric")
-        choose = partial(quantizer, ranges=self.ranges, grid=grid)
+        grid: Grid = partial(
+            Affine.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric"
+        )
+        ranges = self.ranges
+        if self.numbers != "integers":
+            grid, ranges = partial(FloatingPoint.of, kind=self.numbers), "minmax"
+        choose = partial(quantizer, ranges=ranges, grid=grid)
         notes = outlying(seen, plan)
         found = masks(seen)
         if isinstance(self.ranges, str) and self.ranges != "minmax":

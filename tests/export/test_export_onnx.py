@@ -330,8 +330,7 @@ class Cancelling(nn.Module):
 
 def test_the_bound_is_the_networks_own_error_of_float32():
     from featherweight.capture.program import capture
-    from featherweight.export.check import bound
-    from featherweight.export.locate import TOLERANCE
+    from featherweight.export.check import TOLERANCE, bound
 
     torch.manual_seed(0)
     x = torch.randn(4, 256)

@@ -26,7 +26,7 @@ from featherweight.integers import integer_layer
 from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.runtime import Session
-from featherweight.simulation import fake_quantize, interpreter, simulate
+from featherweight.simulation import execution, fake_quantize, simulate
 from featherweight.techniques import Calibrate, Context, Encode
 
 RUNTIMES = ["onnxruntime", "openvino"]
@@ -136,7 +136,7 @@ def test_the_simulation_is_arithmetic_on_integers(model):
         return seen[edge]
 
     program = capture(model.module, x)
-    interpreter(model, program, visit)({"x": x})
+    execution(model, program, visit)({"x": x})
     source = model.activations["x"]
     clamp = next(edge for edge in model.activations if edge.startswith(("hardtanh", "relu6")))
     written = model.activations[clamp]

@@ -19,7 +19,7 @@ from featherweight.capture.memory_format import channels_last, takes_channels_la
 from featherweight.capture.pytree import flatten_outputs
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.paired_test import Paired, paired
-from featherweight.export.check import arrays
+from featherweight.export.check import TOLERANCE, arrays, rounding
 from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Session
@@ -33,7 +33,6 @@ from featherweight.workspace import Workspace
 
 Array = NDArray[np.float64]
 SAME = 1e-6
-CLOSE = 1e-5  # of an output's scale, between a runtime and torch
 REMEMBERED = 1 << 26  # bytes of outputs that are kept; of larger splits the rest is computed again
 
 
@@ -228,8 +227,7 @@ class Parity:
 
     Attributes:
         difference: largest difference, relative to the output: max |session - module| / max(1, max |module|).
-        bound: what rounding explains: 1e-5, or four times what the module itself is off in its own precision,
-            measured against float64.
+        bound: what rounding explains, see `featherweight.export.check.bound`.
     """
 
     difference: float
@@ -254,16 +252,16 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
         )
     try:
         exact = _named(predictor(copied(module, {}).double())(mapped(double, example)))
-        rounding = max((_apart(ours[name], exact[name]) for name in ours), default=0.0)
+        bound = rounding(ours.values(), (exact[name] for name in ours))
     except Exception:  # a network may insist on its own type: then its rounding is not known
-        rounding = 0.0
+        bound = TOLERANCE
     found = 0.0
     for name, output in ours.items():
         if theirs[name].shape != output.shape:
             got, expected = tuple(theirs[name].shape), tuple(output.shape)
             raise UnsupportedError("shape of an output", where=name, got=got, expected=expected)
         found = max(found, _apart(theirs[name], output))
-    return Parity(found, max(CLOSE, 4 * rounding))
+    return Parity(found, bound)
 
 
 def _apart(a: Tensor, b: Tensor) -> float:

@@ -188,3 +188,22 @@ def test_layers_are_named_by_their_modules():
     model = build_onnx(export(network, torch.randn(2, 3, 8, 8)), arrays(network))
     (found,) = speed_findings(model, ["onnxruntime"])
     assert found.kind == "float" and found.where == ["conv", "fc"]
+
+
+def test_a_module_that_is_used_twice_has_a_name_for_each_use():
+    from featherweight.export import build_onnx
+    from featherweight.export.check import arrays
+    from featherweight.export.onnx import export
+
+    layer = nn.Linear(4, 4)
+    network = nn.Sequential(layer, nn.ReLU(), layer).eval()
+    model = build_onnx(export(network, torch.randn(2, 4)), arrays(network))
+    assert [node.name for node in model.graph.node if node.op_type == "Gemm"] == ["0", "0/linear_1"]
+    assert [node.name for node in named(model).graph.node] == ["0", "relu", "0/linear_1"]
+
+
+def test_hints_about_graphs_of_others_name_no_steps_of_ours(tmp_path):
+    for fault in ({"quantize_input": False}, {"weights": np.float32}):
+        onnx.save(quantized(**fault), tmp_path / "model.onnx")
+        hints = " ".join(finding.hint for finding in diagnose(tmp_path / "model.onnx", ["onnxruntime"]))
+        assert hints and "step" not in hints and ".fw" not in hints and "portable" not in hints

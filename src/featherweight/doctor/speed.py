@@ -74,13 +74,14 @@ def _refused(runtime: str, error: UnsupportedError) -> Finding:
 
 
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return a copy whose nodes all have names of their own."""
+    """Return a copy whose nodes have names of their own: those of the activations that they write, if they have any."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     taken = Counter(node.name for node in copy.graph.node)
     for number, node in enumerate(copy.graph.node):
         if not node.name or taken[node.name] > 1:
-            node.name = f"{node.op_type}_{number}"
+            edge = node.output[0]
+            node.name = f"{node.op_type}_{number}" if edge.isdigit() or edge in taken else edge
     return copy
 
 

@@ -68,9 +68,12 @@ def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
         source = node.input[1]
         if source in makers and makers[source].op_type == "Transpose":
             source = makers[source].input[0]
-        path = tensors.get(source, "").removesuffix(".weight")
-        if path and path not in taken:
-            node.name = path
+        tensor = tensors.get(source, "")
+        path = tensor.rpartition(".")[0] or tensor
+        if path:
+            node.name = (
+                path if path not in taken else f"{path}/{node.output[0]}"
+            )  # of a module that is used again
             taken.add(path)
 
 

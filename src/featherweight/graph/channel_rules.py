@@ -63,6 +63,13 @@ class Follower:
 Rule = Callable[[Follower, Node], Axes]
 
 
+def _along(reason: str) -> Rule:
+    """A rule for what mixes the indices of `dim` and nothing else."""
+    return lambda follow, node: tuple(
+        follow.keep(node.operands[0], [int(node.options.get("dim", 0))], reason)
+    )
+
+
 def _unknown(follow: Follower, node: Node) -> Axes:
     for operand in node.operands:
         for axis in follow.of(operand):
@@ -164,10 +171,6 @@ def _layer_norm(follow: Follower, node: Node) -> Axes:
     return (None,) * dims if node.result else axes
 
 
-def _softmax(follow: Follower, node: Node) -> Axes:
-    return tuple(follow.keep(node.operands[0], [int(node.options["dim"])], "it is normalised over"))
-
-
 def _reduction(follow: Follower, node: Node) -> Axes:
     dims = len(node.operands[0].shape)
     given = node.options.get("dim")
@@ -231,12 +234,6 @@ def _select(follow: Follower, node: Node) -> Axes:
     return tuple(axes)
 
 
-def _pieces(follow: Follower, node: Node) -> Axes:
-    return tuple(
-        follow.keep(node.operands[0], [int(node.options.get("dim", 0))], "it is split at fixed places")
-    )
-
-
 def _permutation(follow: Follower, node: Node) -> Axes:
     return tuple(follow.of(node.operands[0])[int(axis)] for axis in node.options["dims"])
 
@@ -268,7 +265,8 @@ def _lookup(follow: Follower, node: Node) -> Axes:
 _RULES: dict[str, Rule] = {
     "": _unknown, "pointwise": _pointwise, "same": _same, "spatial": _spatial, "convolution": _convolution,
     "transposed": _transposed, "linear": _linear, "batch_norm": _batch_norm, "slopes": _slopes,
-    "layer_norm": _layer_norm, "softmax": _softmax, "reduction": _reduction, "concatenation": _concatenation,
-    "padding": _padding, "slice": _slice, "select": _select, "pieces": _pieces, "permutation": _permutation,
-    "transposition": _transposition, "expansion": _expansion, "reshape": _reshape, "lookup": _lookup,
+    "layer_norm": _layer_norm, "reduction": _reduction, "concatenation": _concatenation, "padding": _padding,
+    "slice": _slice, "select": _select, "permutation": _permutation, "transposition": _transposition,
+    "expansion": _expansion, "reshape": _reshape, "lookup": _lookup,
+    "softmax": _along("it is normalised over"), "pieces": _along("it is split at fixed places"),
 }  # fmt: skip

@@ -55,7 +55,10 @@ def gathered(labels: Labels, component: Array, fixed: dict[int, str]) -> tuple[G
     useful = counts[:, read].any(axis=1) & counts[:, ~read].any(axis=1)
     numbers, counts = numbers[useful], counts[useful]
     kind = np.unique(counts, axis=0, return_inverse=True)[1].reshape(-1)
-    return tuple(_group(labels, component, numbers[kind == k], read) for k in dict.fromkeys(kind.tolist()))
+    return tuple(
+        _group(labels, component, numbers[kind == k], read, np.flatnonzero(counts[kind == k][0]))
+        for k in dict.fromkeys(kind.tolist())
+    )
 
 
 def _count(of: Array, numbers: Array) -> Array:
@@ -72,14 +75,14 @@ def _reads(labels: Labels) -> Array:
     return np.array([bool(summed[slot.labels].any()) for slot in labels.slots], bool)
 
 
-def _group(labels: Labels, component: Array, numbers: Array, read: Array) -> Group:
+def _group(labels: Labels, component: Array, numbers: Array, read: Array, slots: Array) -> Group:
+    """The group of these components, which stand in these slots."""
     members = []
-    for slot, reads in zip(labels.slots, read.tolist(), strict=True):
-        of = component[slot.labels]
+    for place in slots.tolist():
+        slot, of = labels.slots[place], component[labels.slots[place].labels]
         places = np.flatnonzero(np.isin(of, numbers))
-        if places.size:
-            index = places[np.argsort(of[places], kind="stable")].reshape(len(numbers), -1)
-            members.append(Member(slot.tensor, slot.axis, index, reads))
+        index = places[np.argsort(of[places], kind="stable")].reshape(len(numbers), -1)
+        members.append(Member(slot.tensor, slot.axis, index, bool(read[place])))
     name = next(member.tensor for member in members if not member.reads).rpartition(".")[0]
     return Group(name, tuple(members))
 

@@ -136,6 +136,8 @@ def saturable_model():
     from featherweight.techniques import Calibrate
 
     class Given:
+        name = "given"
+
         def example(self):
             return torch.rand(2, 8)
 

@@ -51,6 +51,13 @@ class ByHand:
             states, _ = self.near(self.embedding(words))
             return {"logits": self.head(states[:, -1])}
 
+    class Unrolled(Recurrent):
+        def forward(self, words):
+            state = None
+            for step in range(words.shape[1]):
+                states, state = self.near(self.embedding(words[:, step : step + 1]), state)
+            return {"logits": self.head(states[:, -1])}
+
     def __init__(self, network=Tagger):
         self.network = network
 
@@ -93,8 +100,14 @@ def test_a_task_by_hand_with_many_lengths_and_a_dict(tmp_path):
     assert output["attention"].shape == (2, 7)
 
 
-def test_lengths_that_torch_fixes_leave_weights_and_the_reason(tmp_path):
+def test_a_recurrent_network_runs_on_sequences_of_other_lengths(tmp_path):
     result = compress(ByHand(ByHand.Recurrent), ENCODE, threads=1, store=Store(tmp_path))
+    assert result.summary.runtime == "onnxruntime"
+    assert result.artifact.session().run(np.arange(14).reshape(2, 7) % 10)["logits"].shape == (2, 2)
+
+
+def test_lengths_that_torch_fixes_leave_weights_and_the_reason(tmp_path):
+    result = compress(ByHand(ByHand.Unrolled), ENCODE, threads=1, store=Store(tmp_path))
     assert result.summary.runtime == "torch"
     assert any("axis 1 of words is to be free" in note.reason for note in result.summary.notes)
 

@@ -33,7 +33,8 @@ class Table:
     def markdown(self) -> list[str]:
         """Return head and rows as lines of Markdown."""
         rows = [[cell.replace("|", "\\|") for cell in row] for row in self.rows]
-        return [f"| {' | '.join(cells)} |" for cells in (self.head, ["---"] * len(self.head), *rows)]
+        head, *body = (f"| {' | '.join(cells)} |" for cells in (self.head, *rows))
+        return [head, "|---" * len(self.head) + "|", *body]
 
 
 def answer(s: Summary) -> str:

@@ -145,7 +145,9 @@ class Model:
 
     def with_activations(self, activations: Mapping[Edge, Quantizer], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these quantizers on its edges, and no others."""
-        return dataclasses.replace(self, activations=dict(activations), notes=(*self.notes, *notes))
+        return dataclasses.replace(
+            self, activations=dict(sorted(activations.items())), notes=(*self.notes, *notes)
+        )
 
     def with_notes(self, notes: Iterable[Note]) -> Model:
         """Return the model with more notes."""

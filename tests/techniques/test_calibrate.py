@@ -1,5 +1,9 @@
 """What calibration sees, leaves out and finds strange."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from tiny import Tiny
@@ -87,3 +91,50 @@ def test_the_distance_of_training_data_is_nothing():
     net(data)
     assert distance(net.eval(), [data]) < 0.05
     assert distance(net, [10 * data + 3]) > 1
+
+
+def test_the_same_bytes_whatever_the_hashes_of_strings():
+    """Edges that share a quantizer are a set; a file must not show in what order it is read."""
+    code = """
+import hashlib
+import torch
+from torch import nn
+from featherweight.artifact import dumps
+from featherweight.formats import Int
+from featherweight.model import Model
+from featherweight.packing import pack
+from featherweight.techniques import Calibrate, Context, Encode
+
+class Pooled(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 3, 3, padding=1), nn.Conv2d(3, 3, 3, padding=1)
+
+    def forward(self, x):
+        y = nn.functional.max_pool2d(self.first(x).relu(), 3, 1, 1)
+        return self.second(nn.functional.pad(y, (1, 1, 1, 1)).flatten(2).view(-1, 3, 10, 10))
+
+class Given:
+    name = "given"
+    example = lambda self: torch.ones(2, 3, 8, 8)
+    batches = lambda self, split, *, seed, epoch: [(torch.linspace(-1, 1, 1536).view(8, 3, 8, 8),)]
+    inputs = lambda self, batch: batch[0]
+
+torch.manual_seed(0)
+model = Model.of(Pooled())
+for step in (Encode(format=Int(bits=8)), Calibrate()):
+    model = step.apply(model, Given(), Context())
+assert len(model.activations) > 2
+print(hashlib.sha256(dumps(pack(model))).hexdigest())
+"""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    found = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            env=environment | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in "012"
+    ]
+    assert len(set(found)) == 1

@@ -115,7 +115,7 @@ def test_dynamic_layers_run_in_integers():
     assert operators["DynamicQuantizeMatMul"] + operators["MatMulIntegerToFloat"] == 4
     assert not operators.keys() & {"MatMul", "Gemm", "FusedMatMul", "FusedGemm"}
     assert {array.dtype for array in stored(dynamic.onnx).values()} == {np.dtype(np.int8)}
-    assert list(dynamic.floats.values()) == ["it is a convolution"]
+    assert dynamic.floats == {"conv": "it is a convolution"}
     onnx.checker.check_model(dynamic.onnx, full_check=True)
 
 

@@ -37,6 +37,12 @@ def test_ranges_are_of_what_passed():
     assert any(note.name == "1" and "batch_norm" in note.reason for note in after.notes)
 
 
+@pytest.mark.parametrize("option", [{"bits": 4}, {"signed": True}, {"scheme": "symmetric"}, {"ranges": "entropy"}])
+def test_options_of_integers_are_refused_beside_floating_point(option):
+    with pytest.raises(ConfigError, match=f"calibrate, {next(iter(option))}: belongs to integers"):
+        Calibrate(numbers="bfloat16", **option)
+
+
 def test_layers_left_in_float():
     after = calibrated(keep_float=("8", "4"))
     assert "view" not in after.activations and "max_pool2d" not in after.activations

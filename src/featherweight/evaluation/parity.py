@@ -83,13 +83,15 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "o
     found = layer_parity(model, graph, inputs, runtime, example=example)
     if wrong := [layer for layer in found if not layer.right]:
         raise UnsupportedError(
-            f"{len(wrong)} of {len(found)} layers are not computed in integers as they were measured",
+            f"{len(wrong)} of {len(found)} quantized activations differ from the simulation",
             where=BACKENDS[runtime].title, got=f"first {wrong[0]}", expected=f"{EQUAL:.1%} equal, {APART} step apart",
-            hint="leave this layer in float (calibrate, keep_float), or run the file in another runtime",
+            hint="leave the layer that writes it in float (calibrate, keep_float), or choose another runtime",
         )  # fmt: skip
     least = min((layer.equal for layer in found), default=1.0)
     return Note(
-        "chose", runtime, f"computes {len(found)} layers in integers as simulated, {least:.2%} equal or more"
+        "chose",
+        runtime,
+        f"computes {len(found)} quantized activations as simulated, at least {least:.2%} of each equal",
     )
 
 

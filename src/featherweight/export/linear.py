@@ -140,7 +140,7 @@ class _Writer:
             if encoded is not None and encoded.view.permutation[0] != 0:
                 reason = reason or "its rows are not its outputs"
         if reason:
-            self.floats[node.output[0]] = reason
+            self.floats[node.name or node.output[0]] = reason
         if reason or not name or encoded is None:
             rows = integer_rows(node, self.table, self.weights, node.output[0], self.made)
             self.nodes.extend(rows or [node])

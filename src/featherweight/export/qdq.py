@@ -47,7 +47,7 @@ class Qdq:
 
     Attributes:
         onnx: the model.
-        floats: layers that were to compute in integers and compute in float, by the value they write, with the reason.
+        floats: layers that were to compute in integers and compute in float, by their modules, with the reason.
         plan: what computes in integers.
     """
 
@@ -98,12 +98,21 @@ def build_qdq(
     plan = integer_plan(operators(model, table), weights, {**constants, **tensors}, activations)
     merge_padding(model)
     activations = pool_means(model, activations)
-    builder = _Builder(model, activations, table, weights, plan)
-    builder.build()
+    layers = _layers(OnnxGraph(model), table)
+    _Builder(model, activations, table, weights, plan).build()
     if beyond := sorted({_called(quantizer) for quantizer in activations.values()} - {""}):
         helper.set_model_props(model, {ROUNDS: ", ".join(beyond)})
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    return Qdq(model, dict(plan.floats), plan)
+    return Qdq(model, {layers.get(edge, edge): reason for edge, reason in plan.floats.items()}, plan)
+
+
+def _layers(graph: OnnxGraph, table: Mapping[str, Initialiser]) -> dict[str, str]:
+    """Return the layers, by the values they write with their biases."""
+    found = {}
+    for node in graph.model.graph.node:
+        last = bias_behind(node, graph, table) or node
+        found[last.output[0]] = node.name or last.output[0]
+    return found
 
 
 def _called(quantizer: Quantizer) -> str:
@@ -120,7 +129,7 @@ def _domain(quantizer: Affine) -> str:
 
 @dataclass(eq=False)
 class _Builder:
-    """Writes the nodes of a graph anew, in order."""
+    """Writes the nodes of a graph again, in order."""
 
     model: onnx.ModelProto
     activations: dict[str, Quantizer]

@@ -106,7 +106,8 @@ _OPENED: dict[tuple[str, ...], Subject] = {}  # of this process: the last search
 
 
 def _opened(unit: Unit, workspace: Workspace) -> Subject:
-    key = (unit.store, unit.model, unit.graph, f"{unit.seed} {unit.threads}")
+    facts = msgspec.json.encode(unit.facts, order="deterministic").decode()
+    key = (unit.store, unit.model, unit.graph, f"{unit.seed} {unit.threads}", facts)
     if key not in _OPENED:
         contents = [workspace.store.get(part) for part in (unit.model, unit.graph) if part]
         if None in contents:

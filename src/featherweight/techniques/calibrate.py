@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions of as many
 FEW = 32  # samples; ranges of fewer are often too narrow
 LOOKED_AT = 8  # samples that are run to compare statistics of batch norm
+_OF_INTEGERS = {"bits": 8, "signed": False, "scheme": "affine", "ranges": "mse"}  # options, and what is usual
 FAR = 0.75  # standard deviations, or factors of two of a variance; see `distance`
 
 
@@ -78,6 +79,15 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     split: Literal["train", "calibration"] = "calibration"
     keep_float: tuple[Item, ...] = ()
     numbers: Literal["integers"] | FloatKind = "integers"
+
+    def __post_init__(self) -> None:
+        """Refuse options of integers beside floating point."""
+        given = [name for name, usual in _OF_INTEGERS.items() if getattr(self, name) != usual]
+        if self.numbers != "integers" and given:
+            raise ConfigError(
+                "belongs to integers", where=f"calibrate, {given[0]}", got=f"numbers: {self.numbers}",
+                hint="leave it out",
+            )  # fmt: skip
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""

@@ -32,7 +32,7 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
 
     With a `rate`, a weight is rounded not to the nearest number but to one nearer zero where the bits saved under the
     coder are worth the error (rate-distortion, `featherweight.formats.rate`). Then a tensor that already has this
-    format is assigned anew, from its decoded values and with its own parts (a trained codebook, say).
+    format is assigned again, from its decoded values and with its own parts (a trained codebook, say).
 
     Attributes:
         where: which tensors; see `featherweight.selectors`.

@@ -191,7 +191,9 @@ def spent(module: nn.Module, example: Any) -> tuple[int, int]:
     """Return the multiply-accumulates of a network on one sample of `example`, and its parameters."""
     with torch.no_grad(), FlopCounterMode(display=False) as flops:
         module.eval()(example)
-    return flops.get_total_flops() // 2 // len(example), sum(parameter.numel() for parameter in module.parameters())
+    return flops.get_total_flops() // 2 // len(example), sum(
+        parameter.numel() for parameter in module.parameters()
+    )
 
 
 def left(file: Compressed, task: Task) -> tuple[int, int]:

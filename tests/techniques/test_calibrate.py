@@ -37,7 +37,9 @@ def test_ranges_are_of_what_passed():
     assert any(note.name == "1" and "batch_norm" in note.reason for note in after.notes)
 
 
-@pytest.mark.parametrize("option", [{"bits": 4}, {"signed": True}, {"scheme": "symmetric"}, {"ranges": "entropy"}])
+@pytest.mark.parametrize(
+    "option", [{"bits": 4}, {"signed": True}, {"scheme": "symmetric"}, {"ranges": "entropy"}]
+)
 def test_options_of_integers_are_refused_beside_floating_point(option):
     with pytest.raises(ConfigError, match=f"calibrate, {next(iter(option))}: belongs to integers"):
         Calibrate(numbers="bfloat16", **option)

@@ -16,7 +16,7 @@ import zstandard
 
 from benchmarks.common import timed
 from featherweight.formats.coders import Bitmask, Cabac, Coder, Fixed, Gaps, Huffman, Rans, StreamSpec, Zstd
-from featherweight.formats.coders.fixed import pack_bits
+from featherweight.formats.coders.bits import pack_bits
 
 Array = np.ndarray
 ROW = 500

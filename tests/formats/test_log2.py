@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from featherweight.errors import IntegrityError
 from featherweight.formats import Encoded, Fixed, Log2, View
-from featherweight.formats.log2 import exp2, nearest_log2
+from featherweight.formats.floating import exp2, nearest_log2
 
 vectors = hnp.arrays(np.float32, st.integers(1, 40), elements=st.floats(-(2.0**120), 2.0**120, width=32))
 CONFIGURATIONS = [Log2(bits=b, fraction=f) for b, f in [(2, 0), (3, 0), (4, 0), (5, 2), (8, 3), (8, 7)]]

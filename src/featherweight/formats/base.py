@@ -1,4 +1,7 @@
-"""The interface of formats: the numbers of one tensor to symbols and a few parts, and back; the result, `Encoded`."""
+"""The interface of formats: the numbers of one tensor to symbols and a few parts, and back; the result, `Encoded`.
+
+`Scalar` is what formats share that write each number by itself, scaled by something that its unit has in common.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +10,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats.coders import Coder, Fixed, StreamSpec, tag
 from featherweight.formats.sweep import Uniform
-from featherweight.formats.view import View
+from featherweight.formats.view import Array, Per, View, blocks, group_length, join, split
 
-Array = NDArray[Any]
 Parts = Mapping[str, Array]
 
 
@@ -52,11 +53,7 @@ class Part:
         return 8 * np.dtype(self.dtype).itemsize * prod(n if n >= 0 else self.most for n in self.shape)
 
     def read(self, name: str, raw: bytes) -> Array:
-        """Return `raw` as an array of this type and shape.
-
-        Raises:
-            IntegrityError: the bytes do not make one, or hold NaN or infinity.
-        """
+        """Return `raw` as an array of this type and shape; refuse bytes that make none, or hold NaN or infinity."""
         known = prod(n for n in self.shape if n >= 0) * np.dtype(self.dtype).itemsize
         free = -1 in self.shape
         count = len(raw) // known if free and known else 0
@@ -72,11 +69,10 @@ class Part:
 class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
     """How the numbers of one tensor are written: lossy, numbers to symbols.
 
-    A subclass implements `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol
-    of each number under these), `dequantize`, `parts` and `stream`. Laws, which
-    `featherweight.testing.FormatSuite` checks: decoding is a function of the encoded bytes alone; exact zeros
-    decode to exact zeros whenever the stream has a zero symbol; the decoded error never exceeds what the
-    format states; every shape works.
+    A subclass implements `fit` (what is chosen once for the tensor: scales, codebooks), `assign` (the best symbol of
+    each number under these), `dequantize`, `parts` and `stream`. Laws, which `featherweight.testing.FormatSuite`
+    checks: decoding is a function of the encoded bytes alone; exact zeros decode to exact zeros whenever the stream has
+    a zero symbol; the decoded error never exceeds what the format states; every shape works.
     """
 
     def __post_init__(self) -> None:
@@ -110,12 +106,10 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
             raise UnsupportedError("tensor and view differ", got=weight.shape, expected=view.shape)
         with np.errstate(over="ignore"):
             matrix = view.matrix(weight.astype(np.float32))
-        if not np.isfinite(matrix).all():
-            if bad := np.count_nonzero(~np.isfinite(weight)):
-                what, hint = "NaN or infinity", "look for a diverged training run"
-            else:
-                bad = np.count_nonzero(~np.isfinite(matrix))
-                what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
+        if bad := matrix.size - np.count_nonzero(np.isfinite(matrix)):
+            what, hint = "beyond the range of float32", "magnitudes up to 3.4e38 can be encoded"
+            if undefined := np.count_nonzero(~np.isfinite(weight)):
+                what, hint, bad = "NaN or infinity", "look for a diverged training run", undefined
             raise UnsupportedError(what, got=f"{bad} of {weight.size} values", hint=hint)
         if importance is not None and importance.diagonal.shape != matrix.shape:
             got = importance.diagonal.shape
@@ -123,9 +117,8 @@ class Format(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fie
         with np.errstate(over="ignore", under="ignore"):
             if parts is None:
                 parts = self.fit(matrix, view=view, importance=importance)
-            symbols = self.assign(matrix, parts, view=view, importance=importance)
-        dtype = self.stream(view, parts).dtype
-        return Encoded(self, Fixed(), view, symbols.reshape(-1).astype(dtype, copy=False), parts)
+            symbols = self.assign(matrix, parts, view=view, importance=importance).reshape(-1)
+        return Encoded(self, Fixed(), view, symbols.astype(self.stream(view, parts).dtype, copy=False), parts)
 
     def decode(self, encoded: Encoded) -> Array:
         """Return the tensor, float32, of `encoded.view.shape`.
@@ -245,3 +238,89 @@ class Encoded:
     def recoded(self, coder: Coder) -> Encoded:
         """Return the same symbols under another coder; the numbers stay the same, bit for bit."""
         return dataclasses.replace(self, coder=coder)
+
+
+class Scalar(Format, frozen=True):
+    """One symbol a number, 0 for zero; parts hold one entry a unit: a tensor, a channel or a group.
+
+    A subclass has fields `per` and `bits` (or its own `unit` and `symbol_bits`), and implements `parts`, `fit_units`,
+    `columns_of`, `nearest` and `values`.
+    """
+
+    if TYPE_CHECKING:
+
+        @property
+        def per(self) -> Any:
+            """A field of subclasses."""
+
+        @property
+        def bits(self) -> int:
+            """A field of subclasses."""
+
+    @property
+    def unit(self) -> Per:
+        """What shares an entry of the parts."""
+        return self.per  # type: ignore[no-any-return]
+
+    @property
+    def symbol_bits(self) -> int:
+        """Bits of a symbol at fixed rate."""
+        return self.bits
+
+    def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
+        """Return the parts, one entry each of `units: [units, length]`; `importance` has the shape of the units."""
+        raise NotImplementedError
+
+    def columns_of(self, parts: Parts) -> tuple[Array, ...]:
+        """Return what `nearest` and `values` need of the parts, `[units, 1]` each; refuse what `fit` never makes."""
+        raise NotImplementedError
+
+    def nearest(self, numbers: Array, *columns: Array) -> Array:
+        """Return the symbols of some of the numbers of some units, `[k, n]`."""
+        raise NotImplementedError
+
+    def values(self, symbols: Array, *columns: Array) -> Array:
+        """Return the numbers of some of the symbols of some units, `[k, n]`."""
+        raise NotImplementedError
+
+    def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
+        """Return the parts, one entry a unit."""
+        layout = self.parts(view)
+        if not layout:
+            return {}
+        diagonal = None if importance is None else split(importance.diagonal, view, self.unit)
+        found = self.fit_units(split(matrix, view, self.unit), diagonal)
+        return {name: found[name].astype(part.dtype).reshape(part.shape) for name, part in layout.items()}
+
+    def assign(
+        self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
+    ) -> Array:
+        """Return the symbol of the nearest value of each number."""
+        units, columns = split(matrix, view, self.unit), self.columns_of(parts)
+        symbols = np.empty(units.shape, self.stream(view, parts).dtype)
+        for rows, cols in blocks(units.shape):
+            symbols[rows, cols] = self.nearest(units[rows, cols], *(column[rows] for column in columns))
+        return join(symbols, view, self.unit)
+
+    def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return the value of each symbol."""
+        units = split(symbols.reshape(view.rows, view.cols), view, self.unit)
+        columns = self.columns_of(parts)
+        if not columns:
+            return join(self.values(units), view, self.unit)
+        numbers = np.empty(units.shape, np.float32)
+        for rows, cols in blocks(units.shape):
+            numbers[rows, cols] = self.values(units[rows, cols], *(column[rows] for column in columns))
+        return join(numbers, view, self.unit)
+
+    def columns(self, parts: Parts, view: View, columns: Array) -> tuple[Format, Parts, View]:
+        """Return what assigns `columns: [k]` alone: of groups, each column is one."""
+        if not isinstance(self.per, int):
+            return super().columns(parts, view, columns)
+        groups = columns // group_length(view, self.per)
+        narrow = {name: part[:, groups] for name, part in parts.items()}
+        return msgspec.structs.replace(self, per=1), narrow, View((view.rows, len(columns)))
+
+    def stream(self, view: View, parts: Parts) -> StreamSpec:
+        """Return the spec: `2**symbol_bits` symbols, 0 is zero."""
+        return StreamSpec(view.size, 1 << self.symbol_bits, zero=0, row_length=view.cols)

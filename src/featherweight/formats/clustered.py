@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 import numpy as np
 from msgspec import Meta
 
-from featherweight.formats.base import Array, Format, Importance, Part, Parts
+from featherweight.formats.base import Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
-from featherweight.formats.view import BLOCK, View
+from featherweight.formats.view import BLOCK, Array, View
 
 ROUNDS = 1000
 
@@ -28,8 +28,8 @@ class Clustered(Format, frozen=True, tag="clustered"):
     >>> encoded.parts["codebook"].tolist(), encoded.symbols.tolist()
     ([0.0, 1.25, 4.0, 8.0], [0, 1, 1, 0, 2, 3])
 
-    References: Han, Mao, Dally, Deep Compression, 2016, section 3 (linear initialisation); Choi, El-Khamy,
-    Lee, Towards the limit of network quantization, 2017 (Hessian-weighted k-means).
+    References: Han, Mao, Dally, Deep Compression, 2016, section 3 (linear initialisation); Choi, El-Khamy, Lee,
+    Towards the limit of network quantization, 2017 (Hessian-weighted k-means).
 
     Attributes:
         bits: 1 to 12, of a symbol at fixed rate.
@@ -42,12 +42,11 @@ class Clustered(Format, frozen=True, tag="clustered"):
 
     def fit(self, matrix: Array, *, view: View, importance: Importance | None) -> Parts:
         """Return `codebook`, float32 `[k]`: 0.0 first if there are zeros, then the centres, rising."""
-        kept = matrix != 0
+        kept, weights = matrix != 0, None
         values = matrix[kept]
         zeros = values.size < matrix.size
         if importance is None:
             values.sort()
-            weights = None
         else:
             order = np.argsort(values)
             values, weights = values[order], importance.diagonal[kept][order].astype(np.float64)
@@ -129,10 +128,9 @@ def start(values: Array, count: int, init: str) -> Array:
 def lloyd(values: Array, weights: Array | None, centres: Array) -> Array:
     """Return the centres of weighted k-means, rising, float32, without those of empty clusters.
 
-    In one dimension a cluster is a run of the sorted values: its weight and its mean are differences of
-    prefix sums, and a round costs one binary search a centre. A mean is kept between the ends of its run, so
-    that one value alone is exact whatever the sums lost. Empty clusters keep their value while it runs (Han
-    et al.).
+    In one dimension a cluster is a run of the sorted values: its weight and its mean are differences of prefix sums,
+    and a round costs one binary search a centre. A mean is kept between the ends of its run, so that one value alone is
+    exact whatever the sums lost. Empty clusters keep their value while it runs (Han et al.).
 
     Args:
         values: rising float32 numbers, `[n]`.

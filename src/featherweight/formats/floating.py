@@ -1,29 +1,28 @@
-"""Floating-point types of 32, 16 and 8 bits, as hardware has them."""
+"""Numbers whose steps grow with them: floating-point types as hardware has them, and logarithms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import lru_cache
 from math import inf
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 
-from featherweight.formats.base import Array, Format, Part, Parts
-from featherweight.formats.scalar import Scalar
-from featherweight.formats.view import Per, View, units_shape
+from featherweight.errors import IntegrityError
+from featherweight.formats.base import Format, Part, Parts, Scalar
+from featherweight.formats.clustered import boundaries
+from featherweight.formats.view import Array, Per, View, units_shape
 
 Kind = Literal["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 BITS: dict[Kind, int] = {"float32": 32, "float16": 16, "bfloat16": 16, "float8_e4m3fn": 8, "float8_e5m2": 8}
 # Greatest finite number of each.
 MOST: dict[Kind, float] = {
-    "float32": (2 - 2.0**-23) * 2.0**127,
-    "float16": 65504.0,
-    "bfloat16": (2 - 2.0**-7) * 2.0**127,
-    "float8_e4m3fn": 448.0,
-    "float8_e5m2": 57344.0,
-}
+    "float32": (2 - 2.0**-23) * 2.0**127, "float16": 65504.0, "bfloat16": (2 - 2.0**-7) * 2.0**127,
+    "float8_e4m3fn": 448.0, "float8_e5m2": 57344.0,
+}  # fmt: skip
 
 
 def beyond(values: Array, format: Format) -> str:
@@ -48,8 +47,8 @@ class Float(Scalar, frozen=True, tag="float"):
     >>> Float(kind="float8_e4m3fn").encode(np.array([0.0, 1.0, -1.3, 1000.0], np.float32)).decode().tolist()
     [0.0, 1.0, -1.25, 448.0]
 
-    References: Micikevicius et al., FP8 formats for deep learning, 2022; Rouhani et al., OCP
-    Microscaling formats (MX) specification 1.0, 2023 (the power-of-two scale).
+    References: Micikevicius et al., FP8 formats for deep learning, 2022; Rouhani et al., OCP Microscaling formats (MX)
+    specification 1.0, 2023 (the power-of-two scale).
 
     Attributes:
         kind: the type, by torch's name.
@@ -96,15 +95,18 @@ class Float(Scalar, frozen=True, tag="float"):
 def to_bits(weight: Array, kind: Kind) -> Array:
     """Return the bit patterns of finite float32 numbers: to nearest even, saturated, no negative zero."""
     weight = np.clip(weight, -MOST[kind], MOST[kind])
+    wide = weight.view(np.uint32)
     if kind == "float16":
         bits: Array = weight.astype(np.float16).view(np.uint16)
     elif kind == "float32":
-        bits = weight.view(np.uint32)
+        bits = wide
     elif kind == "bfloat16":
-        wide = weight.view(np.uint32)
         bits = ((wide + 0x7FFF + (wide >> 16 & 1)) >> 16).astype(np.uint16)
     else:
-        bits = _float8_of_bfloat16(kind)[_round_to_odd(weight)]
+        # By way of bfloat16, cut, the last bit set if anything was cut off: rounding that to a type with at least two
+        # bits less equals rounding the number (Boldo, Melquiond, Emulation of a FMA and correctly rounded sums, 2008).
+        odd = (wide >> 16 | ((wide & 0xFFFF) != 0)).astype(np.uint16)
+        bits = _float8_of_bfloat16(kind)[odd]
     bits[bits == 1 << BITS[kind] - 1] = 0
     return bits
 
@@ -142,17 +144,6 @@ def float8_values(kind: Kind) -> Array:
     return np.concatenate([values, -values]).astype(np.float32)
 
 
-def _round_to_odd(weight: Array) -> Array:
-    """Return float32 numbers cut to bfloat16 patterns, uint16, the last bit set if anything was cut off.
-
-    Rounding the result to a type with at least two bits less of mantissa equals rounding the number itself
-    (Boldo and Melquiond, Emulation of a FMA and correctly rounded sums, 2008).
-    """
-    wide = weight.view(np.uint32)
-    odd: Array = ((wide >> 16) | ((wide & 0xFFFF) != 0)).astype(np.uint16)
-    return odd
-
-
 @lru_cache
 def _float8_of_bfloat16(kind: Kind) -> Array:
     """Return the 8-bit pattern nearest to each bfloat16 pattern, uint8 `[65536]`, saturated; ties to even."""
@@ -163,3 +154,97 @@ def _float8_of_bfloat16(kind: Kind) -> Array:
     magnitude = np.nan_to_num(from_bits(np.arange(1 << 15), "bfloat16"))
     codes = np.searchsorted(middle, magnitude).astype(np.uint8)
     return np.concatenate([codes, codes | 0x80])
+
+
+class Log2(Scalar, frozen=True, tag="log2"):
+    """Zero, or `+-2**(m / 2**fraction)` with whole `m`: the greatest `m` of each unit is chosen by the data.
+
+    A symbol is a sign bit and `k`, an integer of `bits - 1` bits: 0 is zero, `k > 0` is `m = top -
+    (2**(bits-1) - 1) + k`. `fraction = 0` gives powers of two (a product is a shift), more fractional bits
+    the number system of logarithmic accelerators.
+
+    Rounds to the nearest level in value, ties to the smaller magnitude. With `r = 2**(2**-fraction)` the
+    error is at most `(r - 1) / (r + 1) |w|` (1/3 for powers of two; 4.3 % with three fractional bits), which
+    is less than rounding the logarithm gives (`sqrt(r) - 1`), as the squared error is. Under the least level
+    the nearer of it and zero is taken.
+
+    >>> Log2(bits=4).encode(np.array([1.0, -0.6, 0.0, 0.001], np.float32)).decode().tolist()
+    [1.0, -0.5, 0.0, 0.0]
+
+    References: Miyashita, Lee, Murmann, Convolutional neural networks using logarithmic data representation, 2016;
+    Zhou et al., Incremental network quantization, 2017 (the greatest power of two: `floor(log2(4 max / 3))`).
+
+    Attributes:
+        bits: 2 to 16, of a symbol.
+        fraction: fractional bits of the logarithm.
+        per: what shares a greatest exponent.
+    """
+
+    bits: Annotated[int, Meta(ge=2, le=16)] = 4
+    fraction: Annotated[int, Meta(ge=0, le=12)] = 0
+    per: Per = "tensor"
+
+    def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
+        """Return `top`, each unit's greatest magnitude as a rounded logarithm in steps of `2**-fraction`."""
+        greatest = np.abs(units).max(axis=1, initial=0)
+        top = np.where(greatest > 0, nearest_log2(greatest, self.fraction), 0)
+        return {"top": np.minimum(top, (128 << self.fraction) - 1)}
+
+    def columns_of(self, parts: Parts) -> tuple[Array, ...]:
+        """Return the logarithm that `k = 0` would have, in steps."""
+        top = parts["top"].reshape(-1, 1).astype(np.int32)
+        if (top >= 128 << self.fraction).any() or (top < -150 << self.fraction).any():
+            raise IntegrityError("an exponent is outside the range of float32")
+        return (top - ((1 << self.bits - 1) - 1),)
+
+    def nearest(self, numbers: Array, *columns: Array) -> Array:
+        """Return sign and `k` of the nearest level of each number."""
+        (first,), sign, magnitude = columns, 1 << self.bits - 1, np.abs(numbers)
+        level: Array = np.clip(nearest_log2(magnitude, self.fraction) - first, 1, sign - 1)
+        level[magnitude <= exp2(first + 1, self.fraction) / 2] = 0
+        return np.where((numbers < 0) & (level > 0), level + sign, level)
+
+    def values(self, symbols: Array, *columns: Array) -> Array:
+        """Return the level of each symbol."""
+        (first,), sign = columns, 1 << self.bits - 1
+        level = (symbols & (sign - 1)).astype(np.int32)
+        magnitude = exp2(first + level, self.fraction)
+        magnitude[level == 0] = 0
+        return np.where(symbols > sign, -magnitude, magnitude)
+
+    def toward_zero(self, symbols: Array, parts: Parts, *, view: View) -> Array:
+        """Return symbols one level lower, zero under the least level."""
+        sign = symbols.dtype.type(1 << self.bits - 1)
+        level = symbols & (sign - 1)
+        return np.where(level > 1, symbols - 1, 0).astype(symbols.dtype)
+
+    def parts(self, view: View) -> dict[str, Part]:
+        """Return `top`, one 32-bit integer a unit."""
+        return {"top": Part("<i4", units_shape(view, self.per))}
+
+
+def nearest_log2(magnitude: Array, fraction: int) -> Array:
+    """Return whole `m`, int32, whose `2**(m / 2**fraction)` is nearest in value; ties to the smaller.
+
+    Exact: the exponent is read off, and the mantissa compared with the boundaries in one octave.
+    """
+    mantissa, exponent = np.frexp(magnitude)
+    above = np.searchsorted(_limits(fraction), mantissa).astype(np.int32)
+    return np.asarray((exponent.astype(np.int32) - 1 << fraction) + above)
+
+
+def exp2(steps: Array, fraction: int) -> Array:
+    """Return `2**(steps / 2**fraction)` in float32: one octave, rounded, and its exact multiples."""
+    return np.asarray(np.ldexp(_octave(fraction)[steps & (1 << fraction) - 1], steps >> fraction))
+
+
+@lru_cache
+def _octave(fraction: int) -> Array:
+    """Return the levels of `[1, 2)`, float32 `[2**fraction]`."""
+    return np.exp2(np.arange(1 << fraction) / (1 << fraction)).astype(np.float32)
+
+
+@lru_cache
+def _limits(fraction: int) -> Array:
+    """Return the boundaries between the levels from 1/2 to 1, where `frexp` puts mantissas."""
+    return boundaries(np.append(_octave(fraction), np.float32(2)) / 2)

@@ -9,10 +9,9 @@ import numpy as np
 from msgspec import Meta
 
 from featherweight.errors import ConfigError, IntegrityError
-from featherweight.formats.base import Array, Part, Parts
-from featherweight.formats.scalar import Scalar
+from featherweight.formats.base import Part, Parts, Scalar
 from featherweight.formats.sweep import Uniform
-from featherweight.formats.view import Per, View, blocks, join, split, spread, units_shape
+from featherweight.formats.view import Array, Per, View, blocks, join, split, spread, units_shape
 
 Scheme = Literal["symmetric", "affine"]
 
@@ -34,8 +33,7 @@ class Int(Scalar, frozen=True, tag="int"):
     error of a unit smaller. A number widens the steps for an entropy coder: it is the increase in relative
     squared error (1: that of all zeros) that is accepted to save a bit a weight; few of the integers are used then.
 
-    Zero is always on the grid. A symbol is `(q - zero_point) mod 2**bits`, so that 0 is zero whatever the
-    zero point.
+    Zero is always on the grid. A symbol is `(q - zero_point) mod 2**bits`, so that 0 is zero whatever the zero point.
 
     >>> encoded = Int(bits=4).encode(np.array([-0.8, 0.0, 0.3, 0.75], np.float32))
     >>> encoded.parts["scale"].tolist() == [np.float32(0.1)]
@@ -43,8 +41,8 @@ class Int(Scalar, frozen=True, tag="int"):
     >>> encoded.symbols.tolist()  # two's complement: -8, 0, 3, 7
     [8, 0, 3, 7]
 
-    References: Jacob et al., Quantization and training of neural networks for efficient
-    integer-arithmetic-only inference, 2018, eq. 1.
+    References: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only
+    inference, 2018, eq. 1.
 
     Attributes:
         bits: 1 to 16, or 32; one bit is {-1, 0}.
@@ -64,9 +62,8 @@ class Int(Scalar, frozen=True, tag="int"):
         if COUNTED_BITS < self.bits < 32:
             raise ConfigError("not a bit width", where="int.bits", got=self.bits, expected="1 to 16, or 32")
         if self.bits > COUNTED_LEVELS and not isinstance(self.scale_by, str):
-            raise ConfigError(
-                "too many integers to weigh their entropy", where="int.bits", got=self.bits, expected="1 to 8"
-            )
+            what = "too many integers to weigh their entropy"
+            raise ConfigError(what, where="int.bits", got=self.bits, expected="1 to 8")
 
     def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
         """Return `scale` and `zero_point`, one a unit."""
@@ -118,11 +115,9 @@ class Int(Scalar, frozen=True, tag="int"):
     def parts(self, view: View) -> dict[str, Part]:
         """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""
         shape = units_shape(view, self.per)
-        scale = {"scale": Part("<f4", shape)}
-        if self.scheme == "symmetric":
-            return scale
         nbytes = 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
-        return scale | {"zero_point": Part(f"<i{nbytes}", shape)}
+        affine = {"zero_point": Part(f"<i{nbytes}", shape)} if self.scheme == "affine" else {}
+        return {"scale": Part("<f4", shape)} | affine
 
 
 def grid(bits: int) -> tuple[int, int]:
@@ -137,10 +132,9 @@ def grid(bits: int) -> tuple[int, int]:
 def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, Array]:
     """Return the smallest scales, and their zero points, that clip nothing by more than half a step.
 
-    Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high -
-    low) / (most - least)`, rounded up so that the grid spans the range, and `zero_point = round(least - low /
-    scale)`. Scales are normal float32 numbers, even of constant zeros, and small enough that no point of the
-    grid overflows.
+    Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high - low) /
+    (most - least)`, rounded up so that the grid spans the range, and `zero_point = round(least - low / scale)`. Scales
+    are normal float32 numbers, even of constant zeros, and small enough that no point of the grid overflows.
 
     Args:
         low: least weight of each unit, 0 at most, `[units]`.
@@ -165,10 +159,10 @@ def to_steps(ratio: Array, zero_point: Array, bits: int) -> Array:
 
     Float32 counts steps exactly to 24 bits; at 32 bits the steps are float64, rounded from a float32 ratio.
     """
-    least, most = grid(bits)
     exact = np.float32 if bits <= 16 else np.float64
+    low, high = ((end - zero_point).astype(exact) for end in grid(bits))
     steps: Array = np.rint(ratio).astype(exact, copy=False)
-    return np.clip(steps, (least - zero_point).astype(exact), (most - zero_point).astype(exact), out=steps)
+    return np.clip(steps, low, high, out=steps)
 
 
 def within_float32(scale: Array, bits: int) -> Array:
@@ -244,32 +238,25 @@ def entropy_bits(weight: Array, scale: Array, zero_point: Array, bits: int) -> A
     for rows, cols in blocks(weight.shape):
         ratio = weight[rows, cols] / scale[rows, None]
         steps = to_steps(ratio, zero_point[rows, None], bits) + zero_point[rows, None] - grid(bits)[0]
-        first = rows.start << bits
-        offset = np.arange(len(steps))[:, None] << bits
+        first, offset = rows.start << bits, np.arange(len(steps))[:, None] << bits
         seen = np.bincount((steps.astype(np.int64) + offset).ravel())
         counts[first : first + len(seen)] += seen
     share = counts.reshape(units, -1) / max(length, 1)
     of_each = np.log2(share, out=np.zeros_like(share), where=share > 0)
-    found: Array = -length * (share * of_each).sum(axis=1)
-    return found
+    return np.asarray(-length * (share * of_each).sum(axis=1))
 
 
 def squared_error(
     weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int
 ) -> Array:
-    """Return the (weighted) squared error of each unit, float64 `[units]`.
-
-    Summed in steps of the scale, so that no weight is too small or too great to square.
-    """
+    """Return the (weighted) squared error of each unit, float64 `[units]`, summed in steps: no square overflows."""
     from featherweight.formats.kernels import missed_steps
 
-    least, most = grid(bits)
     given = np.empty((len(weight), 0)) if importance is None else importance
-    low, high = (np.asarray(end - zero_point, np.float32) for end in (least, most))
+    low, high = (np.asarray(end - zero_point, np.float32) for end in grid(bits))
     error = np.empty(len(weight))
     missed_steps(weight, given, scale, low, high, error)
-    squared: Array = error * np.square(scale, dtype=np.float64)
-    return squared
+    return np.asarray(error * np.square(scale, dtype=np.float64))
 
 
 def best_scale(weight: Array, importance: Array | None, scale: Array, zero_point: Array, bits: int) -> Array:

@@ -6,14 +6,13 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.errors import extras
+from featherweight.formats.view import Array
 
 with extras():
     import numba
 
-Array = NDArray[Any]
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -61,49 +60,24 @@ def missed_steps(
 
 
 @compiled
-def round_in_turn(left: Array, corner: Array, scale: Array, low: Array, high: Array, errors: Array) -> None:
+def round_in_turn(
+    left: Array, corner: Array, scale: Array, low: Array, high: Array, most: float, errors: Array
+) -> None:
     """Round columns one after the other; each error is compensated in the remaining ones.
+
+    The steps of columns 0 and 1, 2 and 3, ... sum to `most` at most in magnitude. Where they would sum to more, both
+    give way. If the first moves by t of the excess e, the second is moved by -c t (c = U_ij / U_ii) and has to move by
+    the rest; the error (t / U_ii)^2 + ((e - (1 + c) t) / U_jj)^2 is least at
+    t = (1 + c) e U_ii^2 / (U_jj^2 + (1 + c)^2 U_ii^2).
 
     Args:
         left: float64 `[groups, k, rows]`; becomes the rounded numbers.
         corner: `[groups, k, k]`, the rows and columns of the inverse factor that are theirs.
-        scale: float32 `[groups, k, rows]`: a number is this times a whole step.
+        scale: float32 `[groups, k, rows]`, equal within a row if `most` is finite: a number is this times a whole step.
         low: least step, likewise.
         high: greatest step, likewise.
+        most: see above; infinity: any.
         errors: float64 `[groups, k, rows]`; set to the errors that the columns after these compensate.
-    """
-    groups, count, rows = left.shape
-    for g in range(groups):
-        for i in range(count):
-            for r in range(rows):
-                step = np.rint(np.float32(left[g, i, r]) / scale[g, i, r])
-                step = min(max(step, low[g, i, r]), high[g, i, r])
-                made = np.float64(step * scale[g, i, r])
-                errors[g, i, r] = (left[g, i, r] - made) / corner[g, i, i]
-                left[g, i, r] = made
-            for j in range(i + 1, count):
-                for r in range(rows):
-                    left[g, j, r] -= corner[g, i, j] * errors[g, i, r]
-
-
-@compiled
-def round_in_pairs(
-    left: Array, corner: Array, scale: Array, low: Array, high: Array, most: float, errors: Array
-) -> None:
-    """Round as `round_in_turn`; the steps of columns 0 and 1, 2 and 3, ... sum to `most` at most in magnitude.
-
-    Where they would sum to more, both give way. If the first moves by t of the excess e, the second is moved by
-    -c t (c = U_ij / U_ii) and has to move by the rest; the error (t / U_ii)^2 + ((e - (1 + c) t) / U_jj)^2 is least
-    at t = (1 + c) e U_ii^2 / (U_jj^2 + (1 + c)^2 U_ii^2).
-
-    Args:
-        left: as in `round_in_turn`.
-        corner: likewise.
-        scale: likewise, equal within a row.
-        low: likewise.
-        high: likewise.
-        most: see above.
-        errors: likewise.
     """
     groups, count, rows = left.shape
     for g in range(groups):

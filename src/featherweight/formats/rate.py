@@ -7,21 +7,16 @@ from dataclasses import replace
 import numpy as np
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats.base import Array, Encoded, Importance
-from featherweight.formats.coders import frequencies
-from featherweight.formats.coders.base import tag
+from featherweight.formats.base import Encoded, Importance
+from featherweight.formats.coders import static, tag
+from featherweight.formats.view import Array
 
 NEARER = 2  # values toward zero that are tried beside the nearest one and zero itself
 REFITS = 3
 
 
 def rate_aware(
-    encoded: Encoded,
-    weight: Array,
-    rate: float,
-    *,
-    importance: Importance | None = None,
-    refit: bool = False,
+    encoded: Encoded, weight: Array, rate: float, *, importance: Importance | None = None, refit: bool = False
 ) -> Encoded:
     """Return a tensor with symbols that take fewer bits under its coder, where the saving outweighs the error.
 
@@ -47,7 +42,7 @@ def rate_aware(
     Raises:
         UnsupportedError: the format has no neighbours, or too many symbols.
     """
-    if reason := frequencies.misfit(encoded.spec):
+    if reason := static.misfit(encoded.spec):
         raise UnsupportedError(f"format {tag(encoded.format)} has no rate-aware assignment: {reason}")
     matrix = encoded.view.matrix(np.asarray(weight, np.float32))
     heavy = np.float64(1) if importance is None else importance.diagonal.astype(np.float64)
@@ -60,11 +55,11 @@ def rate_aware(
             parts = format.refit(matrix, found.symbols, found.parts, view=found.view, importance=importance)
             found = replace(found, parts=parts)
         found = replace(found, symbols=found.coder.choose(*alternatives(found, matrix, root), found.spec))
-    return min(
-        encoded,
-        found,
-        key=lambda entry: 8 * entry.nbytes + costs_of(entry, matrix, root).sum(dtype=np.float64),
-    )
+
+    def total(entry: Encoded) -> float:
+        return 8 * entry.nbytes + float(costs_of(entry, matrix, root).sum(dtype=np.float64))
+
+    return min(encoded, found, key=total)
 
 
 def alternatives(encoded: Encoded, matrix: Array, root: Array) -> tuple[Array, Array]:

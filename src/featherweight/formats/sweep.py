@@ -27,15 +27,9 @@ class Run(Protocol):
 
 
 def sweep(
-    weight: Array,
-    hessian: Array | None,
-    quantise_columns: QuantiseColumns | Run,
-    *,
-    width: int = 1,
-    damping: float = 0.01,
-    order: Order = "given",
-    lazy: int = LAZY,
-) -> Array:
+    weight: Array, hessian: Array | None, quantise_columns: QuantiseColumns | Run, *, width: int = 1,
+    damping: float = 0.01, order: Order = "given", lazy: int = LAZY,
+) -> Array:  # fmt: skip
     """Return a matrix that `quantise_columns` has made, of small error `tr (W - Q) H (W - Q)'`.
 
     After each block of columns the columns that are left become what makes the error least, given all that is
@@ -79,8 +73,7 @@ def sweep(
     length = width * max(1, lazy // width)
     for start in range(0, cols, length):
         stop = min(start + length, cols)
-        run = left[:, start:stop]
-        these = columns[start:stop]
+        run, these = left[:, start:stop], columns[start:stop]
         corner = np.eye(stop - start)[None] if upper is None else upper[:, start:stop, start:stop]
         if callable(quantise_columns):
             made, errors = in_turn(run, corner, these, quantise_columns, width)
@@ -141,14 +134,11 @@ def damped(hessian: Array, damping: float) -> Array:
 
 
 def inverse_factor(hessian: Array) -> Array:
-    """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`.
+    """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`, or refuse.
 
     Its row i, divided by its diagonal, says how the columns after i compensate an error in column i, when those
     before it are fixed. `U` is the inverse of `R` in `H = R R'`, the Cholesky factor taken from the
     last column to the first, so that `H` itself need not be inverted.
-
-    Raises:
-        UnsupportedError: `H` is not finite or not positive definite.
     """
     if not np.isfinite(hessian).all():
         raise UnsupportedError("the Hessian holds NaN or infinity", hint="look for activations that overflow")
@@ -164,8 +154,7 @@ def triangular_inverse(upper: Array) -> Array:
     size = upper.shape[-1]
     if size <= SMALL:
         return np.triu(np.linalg.inv(upper))
-    first, last = slice(size // 2), slice(size // 2, size)
-    found = np.zeros_like(upper)
+    first, last, found = slice(size // 2), slice(size // 2, size), np.zeros_like(upper)
     found[:, first, first] = triangular_inverse(upper[:, first, first])
     found[:, last, last] = triangular_inverse(upper[:, last, last])
     found[:, first, last] = -found[:, first, first] @ upper[:, first, last] @ found[:, last, last]
@@ -192,16 +181,13 @@ class Uniform:
 
     def in_turn(self, left: Array, corner: Array, columns: Array) -> tuple[Array, Array]:
         """Return what the function `in_turn` returns."""
-        from featherweight.formats.kernels import round_in_pairs, round_in_turn
+        from featherweight.formats.kernels import round_in_turn
 
         made, errors = np.array(left, np.float64, order="C"), np.empty(left.shape)
-        corner = np.ascontiguousarray(corner)
         scale, low, high = (  # [groups, k, rows of a group]
             np.broadcast_to(part, self.shape)[:, columns].reshape(len(left), -1, len(columns))
             .transpose(0, 2, 1).astype(np.float32, order="C") for part in (self.scale, self.low, self.high)
         )  # fmt: skip
-        if self.pair is None:
-            round_in_turn(made, corner, scale, low, high, errors)
-        else:
-            round_in_pairs(made, corner, scale, low, high, float(self.pair), errors)
+        most = np.inf if self.pair is None else float(self.pair)
+        round_in_turn(made, np.ascontiguousarray(corner), scale, low, high, most, errors)
         return made, errors

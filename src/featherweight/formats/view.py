@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from typing import Annotated, Any, Literal
@@ -107,42 +107,34 @@ def split(matrix: Array, view: View, per: Per) -> Array:
         return matrix.reshape(view.groups, view.size // view.groups)
     if per == "channel":
         return matrix
-    rows, groups = units_shape(view, per)
-    length = _length(view, per)
-    filled = np.pad(matrix, [(0, 0), (0, groups * length - view.cols)]) if view.cols % length else matrix
-    return filled.reshape(rows * groups, length)
+    length = group_length(view, per)
+    filled = np.pad(matrix, [(0, 0), (0, -view.cols % length)]) if view.cols % length else matrix
+    return filled.reshape(-1, length)
 
 
 def join(units: Array, view: View, per: Per) -> Array:
     """Return `units: [units, length]` as `[rows, cols]`: the inverse of `split`."""
     if per == "tensor" or per == "channel":
         return units.reshape(view.rows, view.cols)
-    rows, groups = units_shape(view, per)
-    return units.reshape(rows, groups * _length(view, per))[:, : view.cols]
+    return units.reshape(view.rows, -(-view.cols // per) * group_length(view, per))[:, : view.cols]
 
 
 def spread(part: Array, view: View, per: Per) -> Array:
     """Expand one number per unit to one per weight, `[rows, cols]`, or one a row, `[rows, 1]`."""
     if isinstance(per, int):
-        return np.repeat(part.reshape(view.rows, -1), _length(view, per), axis=1)[:, : view.cols]
+        return np.repeat(part.reshape(view.rows, -1), group_length(view, per), axis=1)[:, : view.cols]
     return np.repeat(part.reshape(-1, 1), view.rows // max(part.size, 1), axis=0)
 
 
-def narrowed(parts: Mapping[str, Array], view: View, per: int, columns: Array) -> dict[str, Array]:
-    """Return parts that hold one number a group as parts that hold one a weight of `columns: [k]`."""
-    return {name: part[:, columns // _length(view, per)] for name, part in parts.items()}
-
-
-def _length(view: View, per: int) -> int:
+def group_length(view: View, per: int) -> int:
     """Return the length of a group: no longer than a row, or a forged `per` would fill memory with zeros."""
     return min(per, max(view.cols, 1))
 
 
-def blocks(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Yield row and column slices that cover `[units, length]`, about `BLOCK` elements each."""
-    units, length = shape
-    wide = min(max(length, 1), BLOCK)
-    tall = max(1, BLOCK // wide)
-    for top in range(0, units, tall):
-        for left in range(0, length, wide):
+def blocks(shape: tuple[int, ...], size: int = BLOCK) -> Iterator[tuple[slice, slice]]:
+    """Yield row and column slices that cover `shape`, about `size` elements each; the last ones may reach beyond."""
+    wide = min(max(shape[1], 1), size)
+    tall = max(1, size // wide)
+    for top in range(0, shape[0], tall):
+        for left in range(0, shape[1], wide):
             yield slice(top, top + tall), slice(left, left + wide)

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import Huffman, Rans, StreamSpec, Zstd
 from featherweight.formats.coders.bits import Bits, read_integers
-from featherweight.formats.coders.frequencies import read_frequencies
 from featherweight.formats.coders.huffman import Code, grow, huffman_widths
-from featherweight.formats.coders.rans import SEED, _ans, _model, least_bits, weights
+from featherweight.formats.coders.static import SEED, _ans, _model, least_bits, read_frequencies, weights
 
 BITS_1E5 = distributions(100_000)
 

@@ -7,7 +7,7 @@ from coder_streams import distributions
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders import StreamSpec
 from featherweight.formats.coders.bits import Bits, pack
-from featherweight.formats.coders.frequencies import Frequencies, read_frequencies
+from featherweight.formats.coders.static import Frequencies, read_frequencies
 
 
 def table_bytes(symbols, alphabet: int) -> int:

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Union
 from featherweight.checked import with_plugins
 from featherweight.errors import UnsupportedError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, tag
+from featherweight.formats.coders.bits import Fixed
 from featherweight.formats.coders.cabac import Cabac
-from featherweight.formats.coders.fixed import Fixed
 from featherweight.formats.coders.huffman import Huffman
-from featherweight.formats.coders.rans import Rans
 from featherweight.formats.coders.sparse import Bitmask, Gaps, Leaf
+from featherweight.formats.coders.static import Rans
 from featherweight.formats.coders.zstd import Zstd
 
 CODERS: tuple[type[Coder], ...] = with_plugins(
@@ -26,20 +26,12 @@ else:
 
 # What `smallest` stands for in a recipe: tens of millions of symbols a second, and within 0.01 % of the entropy of
 # independent symbols. Huffman and zstd are slower to write and seldom smaller; name them where they are wanted.
-QUICK: tuple[Coder, ...] = (
-    Fixed(),
-    Rans(),
-    Bitmask(values=Rans(), mask=Rans()),
-    Gaps(bits=8, values=Rans(), gaps=Rans()),
-)
+_SPARSE = Bitmask(values=Rans(), mask=Rans()), Gaps(bits=8, values=Rans(), gaps=Rans())
+QUICK: tuple[Coder, ...] = (Fixed(), Rans(), *_SPARSE)
 
 
 def smallest(symbols: Array, spec: StreamSpec, candidates: Sequence[Coder]) -> Coder:
-    """Return the candidate that writes `symbols: [count]` in the fewest bytes; the earlier of equals.
-
-    Raises:
-        UnsupportedError: no candidate can take such a stream.
-    """
+    """Return the candidate that writes `symbols: [count]` in the fewest bytes, the earlier of equals; or refuse."""
     fitting = [coder for coder in candidates if not coder.misfit(spec)]
     if not fitting:
         reasons = "; ".join(f"{tag(coder)}: {coder.misfit(spec)}" for coder in candidates)
@@ -48,19 +40,6 @@ def smallest(symbols: Array, spec: StreamSpec, candidates: Sequence[Coder]) -> C
 
 
 __all__ = [
-    "CODERS",
-    "QUICK",
-    "AnyCoder",
-    "Bitmask",
-    "Cabac",
-    "Coder",
-    "Fixed",
-    "Gaps",
-    "Huffman",
-    "Leaf",
-    "Rans",
-    "StreamSpec",
-    "Zstd",
-    "smallest",
-    "tag",
-]
+    "CODERS", "QUICK", "AnyCoder", "Bitmask", "Cabac", "Coder", "Fixed", "Gaps", "Huffman", "Leaf", "Rans",
+    "StreamSpec", "Zstd", "smallest", "tag",
+]  # fmt: skip

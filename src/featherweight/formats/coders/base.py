@@ -37,7 +37,7 @@ class StreamSpec:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Smallest unsigned integer type that holds every symbol."""
-        return unsigned(self.bits)
+        return np.min_scalar_type(max(self.alphabet - 1, 0))
 
     @property
     def bits(self) -> int:
@@ -122,19 +122,10 @@ def cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
 
 
 def nothing(payload: bytes, spec: StreamSpec) -> Array:
-    """Return the symbols of a stream of which no byte is written: none, or all the one symbol there is.
-
-    Raises:
-        IntegrityError: there are bytes.
-    """
+    """Return the symbols of a stream of which no byte is written, none or all the one there is; refuse bytes."""
     if payload:
         raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
     return np.zeros(spec.count, spec.dtype)
-
-
-def unsigned(bits: int) -> np.dtype[Any]:
-    """Return the smallest unsigned integer type that holds `bits` bits."""
-    return np.dtype(np.uint8 if bits <= 8 else np.uint16 if bits <= 16 else np.uint32)
 
 
 def tag(thing: msgspec.Struct) -> str:

@@ -1,19 +1,73 @@
-"""Bit strings, most significant bit first, lists of small integers in them, and lengths in bytes; vectorised."""
+"""Bit strings: symbols at fixed rate, fields of any width, lists of small integers; and lengths in bytes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from math import gcd
 
 import numpy as np
 
 from featherweight.errors import IntegrityError
-from featherweight.formats.coders.base import Array
+from featherweight.formats.coders.base import Array, Coder, StreamSpec
 
 Fields = tuple[Array, Array]
 """Values and their widths in bits, `[n]` each."""
 
 _ALL_ZERO = 31
+
+
+class Fixed(Coder, frozen=True, tag="fixed"):
+    """Symbols of `spec.bits` bits one after another, least significant bit first: each is found by its position."""
+
+    def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
+        return pack_bits(symbols, spec.bits)
+
+    def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
+        if (got := len(payload)) != (expected := (spec.count * spec.bits + 7) // 8):
+            raise IntegrityError("fixed-rate payload", got=f"{got} bytes", expected=f"{expected}")
+        return unpack_bits(payload, spec.bits, spec.count)
+
+
+def pack_bits(symbols: Array, bits: int) -> bytes:
+    """Return `symbols: [n]` in `bits` bits each (0 to 32), lowest bit first, padded with zeros."""
+    if bits == 0 or symbols.size == 0:
+        return b""
+    period, nbytes, moves = _period(bits)
+    groups = -(-symbols.size // period)
+    padded = np.zeros(groups * period, np.min_scalar_type((1 << bits) - 1))
+    padded[: symbols.size] = symbols
+    rows, packed = padded.reshape(groups, period), np.zeros((groups, nbytes), np.uint8)
+    for place, byte, shift in moves:
+        column = rows[:, place]
+        packed[:, byte] |= (column >> shift if shift >= 0 else column << -shift).astype(np.uint8)
+    return packed.tobytes()[: (symbols.size * bits + 7) // 8]
+
+
+def unpack_bits(payload: bytes, bits: int, count: int) -> Array:
+    """Undo `pack_bits`: return `[count]` unsigned integers."""
+    if bits == 0 or count == 0:
+        return np.zeros(count, np.uint8)
+    period, nbytes, moves = _period(bits)
+    groups = -(-count // period)
+    raw = np.frombuffer(payload.ljust(groups * nbytes, b"\0"), np.uint8).reshape(groups, nbytes)
+    symbols = np.zeros((groups, period), np.min_scalar_type((1 << bits) - 1))
+    for place, byte, shift in moves:
+        column = raw[:, byte].astype(symbols.dtype, copy=False)
+        symbols[:, place] |= column << shift if shift >= 0 else column >> -shift
+    symbols &= symbols.dtype.type((1 << bits) - 1)
+    return symbols.reshape(-1)[:count]
+
+
+def _period(bits: int) -> tuple[int, int, list[tuple[int, int, int]]]:
+    """Return after how many symbols, and bytes, a symbol starts at a byte again; and what lies where until then.
+
+    That is, for each byte that holds bits of a symbol: which symbol, which byte, and where the lowest bit of the byte
+    stands in the symbol.
+    """
+    period, nbytes = 8 // gcd(bits, 8), bits // gcd(bits, 8)
+    shared = [(k, byte, 8 * byte - k * bits) for k in range(period) for byte in range(nbytes)]
+    return period, nbytes, [(k, byte, shift) for k, byte, shift in shared if -8 < shift < bits]
 
 
 def pack(*fields: Fields) -> bytes:
@@ -100,11 +154,7 @@ def _best_order(values: Array) -> tuple[int, Array]:
 
 
 def read_integers(bits: Bits, start: int, count: int) -> tuple[Array, int]:
-    """Undo `integers`: return `[count]` values and the position behind them.
-
-    Raises:
-        IntegrityError: the bits end too early, or a value is 2**31 or more.
-    """
+    """Undo `integers`: return `[count]` values and the position behind them; refuse what ends early, or 2**31."""
     if start + 5 > bits.size:
         raise IntegrityError("a list of integers is cut short")
     order = int(bits.peek(np.array([start]), 5)[0])
@@ -134,11 +184,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(payload: bytes, start: int) -> tuple[int, int]:
-    """Return the integer at byte `start`, and the byte behind it.
-
-    Raises:
-        IntegrityError: it does not end within nine bytes, or not in the fewest.
-    """
+    """Return the integer at byte `start`, in the fewest bytes, nine at most, and the byte behind it; or refuse."""
     value = 0
     for index, byte in enumerate(payload[start : start + 9]):
         value |= (byte & 127) << 7 * index

@@ -10,6 +10,8 @@ from featherweight.formats.coders.bits import read_varint, varint
 
 _SPLIT, _SLOW = 1, 2
 _SAMPLE = 1 << 15  # symbols on which the rate of adaptation is chosen
+Order = tuple[int, int, int]
+"""Alphabet, the symbol of value 0, and the split with which values are smallest; -1: cyclic order."""
 
 
 class Cabac(Coder, frozen=True, tag="cabac"):
@@ -33,17 +35,17 @@ class Cabac(Coder, frozen=True, tag="cabac"):
             return super().choose(candidates, costs, spec)
         from featherweight.formats.coders.kernels import RATES, cheapest
 
-        centre, split, slow, _ = _arrangement(candidates[0], spec)
-        order = (spec.alphabet, centre, split)
+        order, slow, _ = _arrangement(candidates[0], spec)
         found = cheapest(candidates.astype(np.uint32), costs, spec.row_length, order, RATES[slow])
         return np.asarray(found.astype(spec.dtype))
 
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         if spec.count == 0 or spec.alphabet == 1:
             return b""
-        centre, split, slow, body = _arrangement(symbols, spec)
+        order, slow, body = _arrangement(symbols, spec)
+        _, centre, split = order
         head = (b"" if spec.zero is not None else varint(centre)) + (b"" if split < 0 else varint(split))
-        body = body if spec.count <= _SAMPLE else _write(symbols, spec, centre, split, slow)
+        body = body if spec.count <= _SAMPLE else _write(symbols, spec.row_length, order, slow)
         return bytes([_SPLIT * (split >= 0) | _SLOW * slow]) + head + body
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -58,19 +60,18 @@ class Cabac(Coder, frozen=True, tag="cabac"):
             split, position = read_varint(payload, position)
         if (most := max(centre, split)) >= spec.alphabet:
             raise IntegrityError("CABAC payload: order", got=most, expected=f"below {spec.alphabet}")
-        return _read(payload[position:], spec, centre, split, payload[0] // _SLOW)
+        return _read(payload[position:], spec, (spec.alphabet, centre, split), payload[0] // _SLOW)
 
 
-def _arrangement(symbols: Array, spec: StreamSpec) -> tuple[int, int, int, bytes]:
-    """Return centre, split, whether slow adaptation is better, and the code of the sample that told."""
-    centre, split = _order(symbols, spec)
-    tried = [_write(symbols[:_SAMPLE], spec, centre, split, slow) for slow in (0, 1)]
+def _arrangement(symbols: Array, spec: StreamSpec) -> tuple[Order, int, bytes]:
+    """Return the order, whether slow adaptation is better, and the code of the sample that told."""
+    order = (spec.alphabet, *_centre_and_split(symbols, spec))
+    tried = [_write(symbols[:_SAMPLE], spec.row_length, order, slow) for slow in (0, 1)]
     slow = int(len(tried[1]) < len(tried[0]))
-    return centre, split, slow, tried[slow]
+    return order, slow, tried[slow]
 
 
-def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
-    """Return the symbol of value 0 and the split with which values are smallest; -1: cyclic order."""
+def _centre_and_split(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
     from featherweight.formats.coders.kernels import magnitude
 
     distinct, counts = np.unique(symbols, return_counts=True)
@@ -85,24 +86,22 @@ def _order(symbols: Array, spec: StreamSpec) -> tuple[int, int]:
     return centre, median if split < cyclic else -1
 
 
-def _write(symbols: Array, spec: StreamSpec, centre: int, split: int, slow: int) -> bytes:
+def _write(symbols: Array, row_length: int, order: Order, slow: int) -> bytes:
     from featherweight.formats.coders.kernels import RATES, finished, walk
 
     wide, digits = symbols.astype(np.uint32), np.zeros(symbols.size // 2 + 1024, np.uint16)
-    order = (spec.alphabet, centre, split)
-    _, digits, interval = walk(wide, digits, wide.size, spec.row_length, order, RATES[slow], False)
+    _, digits, interval = walk(wide, digits, wide.size, row_length, order, RATES[slow], False)
     return bytes(finished(digits, interval).tobytes())
 
 
-def _read(body: bytes, spec: StreamSpec, centre: int, split: int, slow: int) -> Array:
+def _read(body: bytes, spec: StreamSpec, order: Order, slow: int) -> Array:
     from featherweight.formats.coders.kernels import MARGIN, MOST_SYMBOLS_A_BYTE, RATES, walk
 
     if spec.count > MOST_SYMBOLS_A_BYTE * len(body):
         raise IntegrityError(f"CABAC payload: too few bytes for {spec.count} symbols", got=len(body))
     digits = np.frombuffer(body + bytes(MARGIN), np.uint8).astype(np.uint16)
-    symbols, order = np.zeros(min(spec.count, _SAMPLE), np.uint32), (spec.alphabet, centre, split)
-    where = spec.count, spec.row_length, order, RATES[slow], True
-    symbols, _, (low, length, position) = walk(symbols, digits, *where)
+    room, rest = np.zeros(min(spec.count, _SAMPLE), np.uint32), (spec.row_length, order, RATES[slow], True)
+    symbols, _, (low, length, position) = walk(room, digits, spec.count, *rest)
     if length == 0 or position != len(body) + 4 or low >= 1 << 32:
         raise IntegrityError("CABAC payload: not what an encoder writes", got=f"{len(body)} bytes")
     return symbols.astype(spec.dtype)

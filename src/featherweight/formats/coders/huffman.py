@@ -10,7 +10,7 @@ import numpy as np
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array
 from featherweight.formats.coders.bits import Bits, integers, pack, read_integers
-from featherweight.formats.coders.frequencies import Frequencies, Static
+from featherweight.formats.coders.static import Frequencies, Static
 
 LANE = 512  # words in a lane; lanes follow one another in the bits and are decoded in parallel
 MOST_LEAVES = 1 << 12
@@ -34,7 +34,9 @@ class Huffman(Static, frozen=True, tag="huffman"):
         from featherweight.formats.coders.kernels import parse
 
         dictionary = grow(table.counts, min(MOST_LEAVES, ranks.size))
-        words = parse(ranks, dictionary.next_word)
+        following = np.zeros(dictionary.weights.size, np.int64)
+        following[dictionary.parents[1:]] = np.arange(1, dictionary.parents.size) * dictionary.distinct
+        words = parse(ranks, following)
         codes, widths = Code.of(dictionary.weights).fields(words)
         sizes = np.add.reduceat(widths, np.arange(0, words.size, LANE))[:-1]
         lanes = [np.array([sizes.size])]
@@ -56,15 +58,14 @@ class Huffman(Static, frozen=True, tag="huffman"):
 def _read_lanes(bits: Bits, position: int, count: int) -> Array:
     """Return the bit positions `[lanes]` where lanes start; `position` is behind the frequency table."""
     further, position = read_integers(bits, position, 1)
-    lanes = int(further[0]) + 1
+    lanes, sizes = int(further[0]) + 1, np.zeros(0, np.int64)
     if (lanes - 1) * LANE > min(bits.size, count):
         raise IntegrityError("Huffman payload", got=f"{lanes} lanes", expected=f"fewer, for {count} symbols")
-    sizes = np.zeros(0, np.int64)
     if lanes > 1:
         least, position = read_integers(bits, position, 1)
         sizes, position = read_integers(bits, position, lanes - 1)
         sizes += least
-    starts = (position + 7) // 8 * 8 + np.cumsum(np.concatenate([np.zeros(1, np.int64), sizes]))
+    starts = (position + 7) // 8 * 8 + np.append(0, np.cumsum(sizes))
     if int(starts[-1]) > bits.size:
         raise IntegrityError("Huffman payload cut short")
     return starts
@@ -106,13 +107,6 @@ class Dictionary:
     parents: Array
     weights: Array
 
-    @property
-    def next_word(self) -> Array:
-        """Return, for each word, the child of rank 0 that follows: of the word's node, or of the root for a leaf."""
-        following = np.zeros(self.weights.size, np.int64)
-        following[self.parents[1:]] = np.arange(1, self.parents.size) * self.distinct
-        return following
-
     def spelled(self) -> tuple[Array, Array, Array]:
         """Return the ranks of all words one after another, and `[words]` starts and lengths in them."""
         depths: list[int] = []
@@ -134,11 +128,10 @@ class Dictionary:
 def grow(counts: Array, limit: int) -> Dictionary:
     """Return the dictionary of a table of `counts: [distinct]`, with `limit` leaves or one for each symbol.
 
-    While no more than `limit` leaves come of it, the likeliest leaf (the lowest word of equals) gets
-    children. A child's weight is its parent's times its count over the total, rounded down, at least 1; the
-    root's is 2**38. In the end leaves keep their weight over 2**18, rounded down, at least 1, and inner
-    nodes, which are written only where an encoder breaks off, have 1. All in integers, so that both sides
-    grow the same tree.
+    While no more than `limit` leaves come of it, the likeliest leaf (the lowest word of equals) gets children. A
+    child's weight is its parent's times its count over the total, rounded down, at least 1; the root's is 2**38. In the
+    end leaves keep their weight over 2**18, rounded down, at least 1, and inner nodes, which are written only where an
+    encoder breaks off, have 1. All in integers, so that both sides grow the same tree.
 
     References: B. P. Tunstall, "Synthesis of noiseless compression codes", PhD thesis, Georgia Tech, 1967.
     """
@@ -176,8 +169,7 @@ class Code:
     def starts(self) -> Array:
         """Codes in order, each followed by zeros to 31 bits."""
         shares = np.int64(1) << (_LONGEST - self.widths)
-        starts: Array = np.cumsum(shares) - shares
-        return starts
+        return np.asarray(np.cumsum(shares) - shares)
 
     def fields(self, words: Array) -> tuple[Array, Array]:
         """Return codes and widths of `words: [n]`."""
@@ -191,9 +183,6 @@ class Code:
 
         Every lane but the last has 512 words and ends where the next one starts. The last one is read for as
         long as the others; its end i is the bit position behind its word i.
-
-        Raises:
-            IntegrityError: a lane does not end where the next one starts.
         """
         first = np.flatnonzero(np.diff(self.widths, prepend=0))
         limits, shifts = self.starts[first][1:], _LONGEST - self.widths[first]
@@ -215,33 +204,20 @@ class Code:
 
 
 def huffman_widths(weights: Array) -> Array:
-    """Return the widths `[words]` of a Huffman code, by two queues.
+    """Return the widths `[words]` of a Huffman code.
 
-    One queue holds the words by ascending weight (the lower number of equals first), the other the sums in
-    the order they are made. The two lightest are joined until one is left; of equals, words go before sums,
-    older sums before newer ones.
+    The two lightest nodes are joined until one is left; of equals, words go before sums, lower numbers and older sums
+    first.
     """
     count = weights.size
-    order = np.argsort(weights, kind="stable")
-    light = weights[order].tolist()
-    sums: list[int] = []
+    heap = sorted(zip(weights.tolist(), range(count), strict=True))
     parents = [0] * (2 * count - 1)
-    word = joined = 0
     for node in range(count, 2 * count - 1):
-        total = 0
-        for _ in range(2):
-            if word < count and (joined == len(sums) or light[word] <= sums[joined]):
-                total += light[word]
-                parents[word] = node
-                word += 1
-            else:
-                total += sums[joined]
-                parents[count + joined] = node
-                joined += 1
-        sums.append(total)
+        first, one = heapq.heappop(heap)
+        second, other = heap[0]
+        heapq.heapreplace(heap, (first + second, node))
+        parents[one] = parents[other] = node
     depths = [0] * (2 * count - 1)
     for node in range(2 * count - 3, -1, -1):
         depths[node] = depths[parents[node]] + 1
-    widths = np.empty(count, np.int64)
-    widths[order] = depths[:count]
-    return widths
+    return np.array(depths[:count])

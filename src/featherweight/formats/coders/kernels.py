@@ -34,10 +34,8 @@ MARGIN = _BYTES_A_SYMBOL + 4  # zeros behind a payload: a reader is four bytes a
 MOST_SYMBOLS_A_BYTE = 1 << 19  # each takes at least 2**-16 of the interval, that is 363,412 a byte
 
 # How far a model's fast and slow probability move, of 2**16, when it has seen so many decisions: `[2, seen]`.
-RATES = tuple(
-    (1 << 17) // (2 * np.minimum(np.arange(slow + 1), [[fast], [slow]]) + 3)
-    for fast, slow in ((16, 256), (128, 4096))
-)
+_LIMITS = ((16, 256), (128, 4096))
+RATES = tuple((1 << 17) // (2 * np.minimum(np.arange(s + 1), [[f], [s]]) + 3) for f, s in _LIMITS)
 
 # Where the interval starts (reading: the payload less that), how long it is, and digits written or read.
 Interval = tuple[int, int, int]
@@ -181,14 +179,9 @@ def _grown(array: Array, size: int, value: int) -> Array:
 
 @compiled
 def walk(
-    symbols: Array,
-    digits: Array,
-    count: int,
-    row_length: int,
-    order: tuple[int, int, int],
-    rates: Array,
+    symbols: Array, digits: Array, count: int, row_length: int, order: tuple[int, int, int], rates: Array,
     reading: bool,
-) -> tuple[Array, Array, Interval]:
+) -> tuple[Array, Array, Interval]:  # fmt: skip
     """Write `symbols` as digits in base 256, or read them; memory grows with what is written or read.
 
     Args:
@@ -328,7 +321,8 @@ def finished(digits: Array, interval: Interval) -> Array:
 def parse(ranks: Array, following: Array) -> Array:
     """Return the words of a stream, uint16: the longest at each place.
 
-    `ranks: [count]` are those of the symbols, `following` is `Dictionary.next_word`.
+    `ranks: [count]` are those of the symbols; `following: [words]` is the child of rank 0 of each word, of a leaf the
+    root's: 0.
     """
     words, count, base = np.empty(ranks.size, np.uint16), 0, 0
     for place in range(ranks.size):

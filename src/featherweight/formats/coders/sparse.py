@@ -9,11 +9,10 @@ from msgspec import Meta
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec
-from featherweight.formats.coders.bits import read_varint, varint
+from featherweight.formats.coders.bits import Fixed, read_varint, varint
 from featherweight.formats.coders.cabac import Cabac
-from featherweight.formats.coders.fixed import Fixed
 from featherweight.formats.coders.huffman import Huffman
-from featherweight.formats.coders.rans import Rans
+from featherweight.formats.coders.static import Rans
 from featherweight.formats.coders.zstd import Zstd
 
 Leaf = Fixed | Huffman | Rans | Zstd | Cabac
@@ -73,12 +72,10 @@ class Bitmask(Sparse, frozen=True, tag="bitmask"):
 class Gaps(Sparse, frozen=True, tag="gaps"):
     """Deep Compression's sparse storage; `Gaps(values=Huffman(), gaps=Huffman())` is the full method.
 
-    A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a
-    filler: that many zeros and no value (in the paper, a zero value). Fewer than 2**bits - 1 zeros at the very end
-    are not written.
+    A gap symbol below 2**bits - 1 is that many zeros and then a value. The last one, 2**bits - 1, is a filler: that
+    many zeros and no value (in the paper, a zero value). Fewer than 2**bits - 1 zeros at the very end are not written.
 
-    References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2,
-    figure 2.
+    References: S. Han, H. Mao, W. J. Dally, "Deep Compression", ICLR 2016, arXiv 1510.00149, section 2, figure 2.
 
     Attributes:
         bits: width of a gap, 1 to 16; the paper takes 5 for LeNet and VGG, 4 for AlexNet.

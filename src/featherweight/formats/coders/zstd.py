@@ -11,7 +11,7 @@ from msgspec import Meta
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, nothing
-from featherweight.formats.coders.fixed import pack_bits, unpack_bits
+from featherweight.formats.coders.bits import pack_bits, unpack_bits
 
 _PACKED, _PLANES = 0, 1
 _REPEATED, _COMPRESSED = 1, 2  # kinds of blocks: one byte over and over; anything
@@ -40,11 +40,9 @@ class Zstd(Coder, frozen=True, tag="zstd"):
         tried = [(layout, level) for level in levels for layout in layouts]
         if spec.count > _SAMPLE:
             sample, part = symbols[:_SAMPLE], dataclasses.replace(spec, count=_SAMPLE)
+            efforts = [_EFFORT if level > _QUICK else 1 for _, level in tried]
             sizes = [len(_frame(sample, part, *way)) - 1 for way in tried]
-            costs = [
-                size * (_EFFORT if way[1] > _QUICK else 1) for size, way in zip(sizes, tried, strict=True)
-            ]
-            tried = [tried[int(np.argmin(costs))]]
+            tried = [tried[int(np.argmin(np.multiply(sizes, efforts)))]]
         return min((_frame(symbols, spec, *way) for way in tried), key=len)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -64,32 +62,21 @@ class Zstd(Coder, frozen=True, tag="zstd"):
 
 
 def _frame(symbols: Array, spec: StreamSpec, layout: int, level: int) -> bytes:
-    """Return a layout and the blocks of a frame, without its header, which `_header` restores.
-
-    Planes are all lowest bytes, then all next ones.
-    """
+    """Return a layout and the blocks of a frame; planes are all lowest bytes, then all next ones."""
     raw = pack_bits(symbols, spec.bits)
     if layout == _PLANES:
         words = symbols.astype(spec.dtype.newbyteorder("<")).view(np.uint8).reshape(spec.count, -1)
         raw = words[:, : (spec.bits + 7) // 8].T.tobytes()
     parameters = zstandard.ZstdCompressionParameters.from_level(
-        level,
-        source_size=len(raw),
-        format=zstandard.FORMAT_ZSTD1_MAGICLESS,
-        write_content_size=False,
-        write_checksum=False,
-        write_dict_id=False,
-    )
+        level, source_size=len(raw), format=zstandard.FORMAT_ZSTD1_MAGICLESS, write_content_size=False,
+        write_checksum=False, write_dict_id=False,
+    )  # fmt: skip
     frame = zstandard.ZstdCompressor(compression_params=parameters).compress(raw)
     return bytes([layout]) + frame[len(_header(len(raw))) :]
 
 
 def _decompress(blocks: bytes, size: int) -> bytes:
-    """Return the `size` bytes of a frame's blocks.
-
-    Raises:
-        IntegrityError: not the blocks of such a frame.
-    """
+    """Return the `size` bytes of a frame's blocks; refuse blocks of another frame."""
     if (most := _most(blocks)) < size:
         raise IntegrityError("Zstandard payload", got=f"at most {most} bytes", expected=f"{size}")
     decompressor = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)

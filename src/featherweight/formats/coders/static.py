@@ -1,10 +1,14 @@
-"""What Huffman and Rans share: a table of the symbols that occur and of their quantised counts, before the symbols."""
+"""Coders of fixed statistics: a table of the symbols that occur and of their quantised counts, and rANS behind it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
+import constriction
 import numpy as np
+from numpy.typing import ArrayLike
 
 from featherweight.errors import IntegrityError
 from featherweight.formats.coders.base import Array, Coder, StreamSpec, nothing, tag
@@ -12,6 +16,11 @@ from featherweight.formats.coders.bits import Bits, Fields, integers, integers_s
 
 MOST_SYMBOLS = 1 << 16
 MOST_TOTAL = 1 << 24
+PRECISION = 24
+
+# The state that rANS starts from and decoding ends at. It is no smaller than any weight, so that every symbol makes it
+# grow; from 0, a run of the first symbol would cost nothing.
+SEED = 1 << PRECISION
 
 
 def misfit(spec: StreamSpec) -> str:
@@ -67,11 +76,7 @@ class Frequencies:
 
 
 def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
-    """Return the table at the start of `bits`, and the position behind it.
-
-    Raises:
-        IntegrityError: what is there is no table of such a stream.
-    """
+    """Return the table at the start of `bits`, and the position behind it; refuse what is none of such a stream."""
     head, position = read_integers(bits, 0, 1)
     distinct = int(head[0]) + 1
     if distinct > min(spec.alphabet, spec.count):
@@ -113,10 +118,8 @@ class Static(Coder, frozen=True):
             if (position + 7) // 8 != len(payload):
                 raise IntegrityError(f"coder {tag(self)}: bytes behind the end of the payload")
             return np.full(spec.count, table.symbols[0], spec.dtype)
-        symbols: Array = table.symbols.astype(spec.dtype)[
-            self._decode_ranks(bits, position, table, spec.count)
-        ]
-        return symbols
+        ranks = self._decode_ranks(bits, position, table, spec.count)
+        return np.asarray(table.symbols.astype(spec.dtype)[ranks])
 
     def _encode_ranks(self, ranks: Array, table: Frequencies) -> bytes:
         """Return table and `ranks: [count]`, uint16."""
@@ -125,3 +128,63 @@ class Static(Coder, frozen=True):
     def _decode_ranks(self, bits: Bits, position: int, table: Frequencies, count: int) -> Array:
         """Return the ranks `[count]` that stand behind the table, from `position` on."""
         raise NotImplementedError
+
+
+class Rans(Static, frozen=True, tag="rans"):
+    """Static rANS with a 64-bit state and 32-bit words, by the `constriction` library.
+
+    References: J. Duda, "Asymmetric numeral systems", 2013, arXiv 1311.2540; R. Bamler, "Understanding
+    entropy coding with asymmetric numeral systems", 2022, arXiv 2201.01741.
+    """
+
+    def _encode_ranks(self, ranks: Array, table: Frequencies) -> bytes:
+        coder = _ans([SEED])
+        coder.encode_reverse(ranks.astype(np.int32), _model(table.counts))
+        words: bytes = coder.get_compressed().astype("<u4").tobytes()
+        return pack(*table.fields()) + words.rstrip(b"\0")
+
+    def _decode_ranks(self, bits: Bits, position: int, table: Frequencies, count: int) -> Array:
+        body, least = bits.payload[(position + 7) // 8 :], least_bits(table.counts, count)
+        if body.endswith(b"\0"):
+            raise IntegrityError("rANS payload: bytes behind its end")
+        if least > 8 * len(body):
+            got, expected = f"{8 * len(body)} bits", f"at least {least:.0f}"
+            raise IntegrityError(f"rANS payload too short for {count} symbols", got=got, expected=expected)
+        coder = _ans(np.frombuffer(body + bytes(-len(body) % 4), "<u4"))
+        ranks: Array = coder.decode(_model(table.counts), count)
+        if coder.get_compressed().tolist() != [SEED]:
+            raise IntegrityError("rANS payload: its state does not end where encoding starts")
+        return ranks
+
+
+def least_bits(counts: Array, count: int) -> float:
+    """Return fewer bits than any `count` symbols of a table of `counts: [distinct]` can be coded in.
+
+    A symbol of weight w costs log2(2**24 / w) bits. With q = state / w, rounded down, integers make it
+    cheaper by a factor q / (q + 1) at most: q is at least 256 once a word is out, and what is cheaper before
+    comes to under 6 bits, for which the 24 of the seed are more than enough.
+    """
+    return count * (PRECISION - math.log2(int(weights(counts).max()))) * 128 / 129
+
+
+def weights(counts: Array) -> Array:
+    """Return integers of at least 1, sum 2**24, in proportion to `counts: [distinct]`.
+
+    With C the running sums of the counts and T their total, the running sums of the weights are floor(C * 2**24 / T).
+    """
+    sums: Array = np.cumsum(counts, dtype=np.int64)
+    shares: Array = np.diff((sums << PRECISION) // int(sums[-1]), prepend=0)
+    return shares
+
+
+def _model(counts: Array) -> Any:
+    """Return the library's model with exactly these weights.
+
+    For float probabilities p of n symbols it takes the running weights floor(P * (2**24 - n) / sum(p)) + i, with P the
+    sum of the i probabilities before; from p = weight - 1, all in integers, come the weights themselves.
+    """
+    return constriction.stream.model.Categorical((weights(counts) - 1).astype(np.float64), perfect=False)
+
+
+def _ans(words: ArrayLike) -> Any:
+    return constriction.stream.stack.AnsCoder(np.asarray(words, np.uint32))

@@ -14,7 +14,7 @@ from benchmarks.common import head, row, timed
 from featherweight.errors import FeatherweightError
 from featherweight.formats.astc import encode
 from featherweight.formats.astc.blocks import decode_texels, texel_values
-from featherweight.formats.astc.modes import FOOTPRINTS, size
+from featherweight.formats.astc.tables import FOOTPRINTS, size
 
 ARM = {"arm medium": 60.0, "arm thorough": 98.0, "arm exhaustive": 100.0}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from featherweight.formats.astc.modes import FOOTPRINTS, size
+from featherweight.formats.astc.tables import FOOTPRINTS, size
 
 
 def main(quick):

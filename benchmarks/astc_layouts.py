@@ -1,4 +1,4 @@
-"""ASTC: the lists of `featherweight.formats.astc.presets`, made again.
+"""ASTC: the lists of `featherweight.formats.astc.encode`, made again.
 
 python -m benchmarks astc_layouts [--quick]
 """
@@ -7,8 +7,8 @@ import numpy as np
 
 from featherweight.formats.astc import encode
 from featherweight.formats.astc.blocks import decode_texels, texel_values
-from featherweight.formats.astc.modes import FOOTPRINTS, WEIGHT_RANGES, configurations, size
-from featherweight.formats.astc.presets import build
+from featherweight.formats.astc.encode import build
+from featherweight.formats.astc.tables import FOOTPRINTS, WEIGHT_RANGES, configurations, size
 
 
 def main(quick):

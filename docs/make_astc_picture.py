@@ -9,9 +9,8 @@ import numpy as np
 from featherweight.files import write_whole
 from featherweight.formats import Astc
 from featherweight.formats.astc.blocks import Blocks
-from featherweight.formats.astc.geometry import partitions
-from featherweight.formats.astc.modes import MODES, configurations
 from featherweight.formats.astc.quantization import ENDPOINTS, WEIGHTS
+from featherweight.formats.astc.tables import MODES, configurations, partitions
 
 SIDE, CELL, GAP = 6, 44, 70
 COLOURS = ("#c8dcf0", "#f6d9b8", "#d3e8c8", "#e6d0ea")

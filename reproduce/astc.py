@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc
-from featherweight.formats.astc.modes import Footprint
+from featherweight.formats.astc.tables import Footprint
 from featherweight.model import Model
 from featherweight.search.allocation import allocate, damages
 from featherweight.search.sensitivity import Sensitivity

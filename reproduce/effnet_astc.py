@@ -12,7 +12,7 @@ from torch import Tensor
 
 from featherweight.events import Events, silent
 from featherweight.formats import AnyFormat, Astc, Fixed, Int
-from featherweight.formats.astc.modes import Footprint
+from featherweight.formats.astc.tables import Footprint
 from featherweight.formats.coders import AnyCoder, Cabac
 from featherweight.model import Model
 from featherweight.task import Task

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from featherweight.events import Events
 from featherweight.formats import AnyFormat, Astc, Clustered, Int
-from featherweight.formats.astc.modes import Footprint
+from featherweight.formats.astc.tables import Footprint
 from featherweight.recipe import Recipe, run
 from featherweight.search.sensitivity import Option, Sensitivity
 from featherweight.search.sensitivity import measure as sensitivity

@@ -8,7 +8,7 @@ from artifact_cases import numbers, small
 
 from featherweight.artifact import Artifact, Contents, dumps, loads
 from featherweight.formats import Astc, Clustered, Float, Int, Log2
-from featherweight.formats.astc.modes import FOOTPRINTS
+from featherweight.formats.astc.tables import FOOTPRINTS
 from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -6,7 +6,7 @@ import numpy as np
 from astc_encoder import ASTCConfig, ASTCContext, ASTCImage, ASTCProfile, ASTCSwizzle, ASTCType
 
 from featherweight.formats.astc.blocks import LUMINANCE, RGBA, Blocks, decode_texels, texel_values
-from featherweight.formats.astc.modes import ENDPOINT_RANGES, WEIGHT_RANGES, configurations, size
+from featherweight.formats.astc.tables import ENDPOINT_RANGES, WEIGHT_RANGES, configurations, size
 
 
 def oracle(content, footprint, height, width, kind):

@@ -7,7 +7,7 @@ from astc_oracle import oracle, ours, random_blocks
 
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats.astc.blocks import Blocks, decode_texels
-from featherweight.formats.astc.modes import FOOTPRINTS, size
+from featherweight.formats.astc.tables import FOOTPRINTS, size
 
 
 @pytest.mark.parametrize("channels", [1, 4])

@@ -13,9 +13,8 @@ from featherweight.errors import UnsupportedError
 from featherweight.export.textures import write_textures
 from featherweight.formats import Astc, Int, View
 from featherweight.formats.astc.blocks import decode_texels
-from featherweight.formats.astc.geometry import partitions
-from featherweight.formats.astc.modes import FOOTPRINTS, MODES, size
-from featherweight.formats.astc.presets import infill
+from featherweight.formats.astc.encode import infill
+from featherweight.formats.astc.tables import FOOTPRINTS, MODES, partitions, size
 from featherweight.formats.astc.trainable_blocks import levels, rounded, slopes, texture
 from featherweight.model import Model
 from featherweight.task import Restricted

@@ -10,10 +10,8 @@ from typing import Literal
 import numpy as np
 
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.formats.astc.geometry import geometry
-from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array, Footprint, size
+from featherweight.formats.astc.tables import MOST_ENDPOINTS, MOST_WEIGHTS, Array, Footprint, geometry, size
 
-NBYTES = 16
 MAGIC = 0x5CA1AB13
 MOST_TEXELS = 1 << 24  # of a side
 LUMINANCE, RGBA = 0, 12  # endpoint modes that give the ends themselves
@@ -62,8 +60,8 @@ class Blocks:
         fields, endpoints, weights, bad = read_all(halves(content), *size(footprint))
         check(*bad)
         _, mode, count, seed, kinds, _, _, apart = fields.T
-        shifts = 4 * np.arange(4)
-        mixed = ((kinds[:, None] >> shifts ^ kinds[:, None]) & 15 > 0) & (np.arange(4) < count[:, None])
+        place, kind = np.arange(4), kinds[:, None]
+        mixed = ((kind >> 4 * place ^ kind) & 15 > 0) & (place < count[:, None])
         if ((count == 0) | (apart >= 0) | mixed.any(axis=1)).any():
             raise UnsupportedError("blocks of one colour, two planes or mixed endpoints have no such meaning")
         return cls(
@@ -79,11 +77,7 @@ def halves(content: Array) -> Array:
 
 
 def check(number: int, fault: int) -> None:
-    """Refuse a block that a kernel found malformed.
-
-    Raises:
-        IntegrityError: says which block, and why.
-    """
+    """Refuse a block that a kernel found malformed."""
     from featherweight.formats.astc.physical import FAULTS
 
     if fault:
@@ -93,7 +87,7 @@ def check(number: int, fault: int) -> None:
 def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice, channels: int) -> Array:
     """Return a window of a texture, uint16 `[rows, cols, channels]`; only the blocks that it touches are read.
 
-    These are the 16 bits before rounding to the texel's type: see `texel_values`.
+    These are the 16 bits before rounding to the texel's type: see `texel_values`. A malformed block is refused.
 
     Args:
         content: bytes of all blocks, `[block rows, block columns, 16]`.
@@ -101,9 +95,6 @@ def decode_texels(content: Array, footprint: Footprint, rows: slice, cols: slice
         rows: of texels, with start and stop.
         cols: of texels, with start and stop.
         channels: 1, the first one, or 4.
-
-    Raises:
-        IntegrityError: a block is malformed.
     """
     from featherweight.formats.astc.decode import decode_blocks
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from featherweight.formats.astc.geometry import Geometry
-from featherweight.formats.astc.ise import ROOM, get
-from featherweight.formats.astc.modes import MODES, Array
-from featherweight.formats.astc.physical import Fields, read, read_integers
+from featherweight.formats.astc.physical import ROOM, Fields, get, read, read_integers
 from featherweight.formats.astc.quantization import ENDPOINTS, WEIGHTS
+from featherweight.formats.astc.tables import MODES, Array, Geometry
 from featherweight.formats.kernels import compiled
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 import numpy as np
 
-from featherweight.formats.astc.blocks import NBYTES, DecodeMode, decode_texels, texel_values
-from featherweight.formats.astc.modes import Array, Footprint, Size, size
+from featherweight.formats.astc.blocks import DecodeMode, decode_texels, texel_values
+from featherweight.formats.astc.tables import NBYTES, Array, Footprint, Size, size
 from featherweight.formats.base import Encoded, Format, Importance, Part, Parts
 from featherweight.formats.coders import StreamSpec
 from featherweight.formats.view import View, split, spread, units_shape
@@ -21,12 +21,11 @@ SAMPLE = 1 << 13  # texels on which the choice is made
 class Astc(Format, frozen=True, tag="astc"):
     """Blocks of 16 bytes for 16 to 144 texels: 8 to 0.22 bits a weight, at a fixed rate, each readable alone.
 
-    The matrix of a tensor is a texture: a row of weights is a row of texels, of one channel or of four
-    neighbours in a row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; the range, from the least to the
-    greatest weight or clipped to a few standard deviations, is the one with the least error on a sample of blocks.
-    Of a range wider than float32's greatest number, the middle is kept: the ends are off by half that at most.
-    Errors are weighted by an importance if one is given, else in units of the range; padding in the last blocks of
-    a row or column has weight 0.
+    The matrix of a tensor is a texture: a row of weights is a row of texels, of one channel or of four neighbours in a
+    row. A texel in 0 .. 1 is a weight by `offset + scale * texel`; the range, from the least to the greatest weight or
+    clipped to a few standard deviations, is the one with the least error on a sample of blocks. Of a range wider than
+    float32's greatest number, the middle is kept: the ends are off by half that at most. Errors are weighted by an
+    importance if one is given, else in units of the range; padding in the last blocks of a row or column has weight 0.
 
     The symbols are the bytes of the blocks, as a GPU reads them; entropy coding saves little.
 
@@ -70,10 +69,9 @@ class Astc(Format, frozen=True, tag="astc"):
         self, matrix: Array, parts: Parts, *, view: View, importance: Importance | None = None
     ) -> Array:
         """Return the bytes of the blocks."""
-        offset, scale = self._columns(parts, view)
         weigh = None if importance is None else importance.diagonal
-        texels, heavy = self._texture(matrix, offset, scale, weigh)
-        return self._encoded(texels, heavy, self.preset).reshape(-1)
+        texture = self._texture(matrix, *self._columns(parts, view), weigh)
+        return self._encoded(*texture, self.preset).reshape(-1)
 
     def dequantize(self, symbols: Array, parts: Parts, *, view: View) -> Array:
         """Return `offset + scale * texel`."""
@@ -132,11 +130,7 @@ class Astc(Format, frozen=True, tag="astc"):
         most = float(np.finfo(np.float32).max)
         low = np.maximum(low, (low + high - most) / 2)  # of a range wider than float32, the middle
         span = np.clip(high - low, 0, most)
-        shape = units_shape(view, self.per)
-        return {
-            "offset": low.astype(np.float32).reshape(shape),
-            "scale": span.astype(np.float32).reshape(shape),
-        }
+        return {"offset": low.astype(np.float32), "scale": span.astype(np.float32)}
 
     def _sampled_error(self, matrix: Array, weigh: Array, parts: Parts) -> float:
         """Return the error of some blocks, evenly spread, encoded quickly with a range."""
@@ -178,9 +172,8 @@ class Astc(Format, frozen=True, tag="astc"):
             weigh = weigh * np.square(scale, dtype=np.float64)
             weigh = weigh / max(float(weigh.max(initial=0)), 1e-300)
         weigh = np.broadcast_to(weigh, matrix.shape)
-        fill = -matrix.shape[1] % self.channels
-        if fill:
-            texels, weigh = np.pad(texels, [(0, 0), (0, fill)]), np.pad(weigh, [(0, 0), (0, fill)])
+        if fill := -matrix.shape[1] % self.channels:
+            texels, weigh = (np.pad(part, [(0, 0), (0, fill)]) for part in (texels, weigh))
         shape = (len(matrix), texels.shape[1] // self.channels, self.channels)
         return texels.reshape(shape), weigh if self.channels == 1 else weigh.reshape(shape).mean(axis=2)
 

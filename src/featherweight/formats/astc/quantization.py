@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from featherweight.formats.astc.modes import ENDPOINT_RANGES, WEIGHT_RANGES, Array, Range
+from featherweight.formats.astc.tables import ENDPOINT_RANGES, WEIGHT_RANGES, Array, Range
 from featherweight.formats.kernels import compiled
 
 # How the bits above the lowest one are spread, and by how much the trit or quint counts, by number of levels.
 _WEIGHT_BITS = {
-    6: ("0000000", 50),
-    10: ("0000000", 28),
-    12: ("b000b0b", 23),
-    20: ("b0000b0", 13),
-    24: ("cb000cb", 11),
-}
+    6: ("0000000", 50), 10: ("0000000", 28), 12: ("b000b0b", 23), 20: ("b0000b0", 13), 24: ("cb000cb", 11),
+}  # fmt: skip
 _ENDPOINT_BITS = {
     6: ("000000000", 204), 10: ("000000000", 113), 12: ("b000b0bb0", 93), 20: ("b0000bb00", 54),
     24: ("cb000cbcb", 44), 40: ("cb0000cbc", 26), 48: ("dcb000dcb", 22), 80: ("dcb0000dc", 13),
@@ -24,8 +20,7 @@ _ENDPOINT_BITS = {
 
 def _replicated(value: int, bits: int, width: int) -> int:
     """Return the number of `width` bits whose highest are those of `value`, over and over."""
-    text = f"{value:0{bits}b}" * width
-    return int(text[:width], 2)
+    return int((f"{value:0{bits}b}" * width)[:width], 2)
 
 
 def _spread(value: int, kind: Range, pattern: str, factor: int) -> int:
@@ -66,10 +61,7 @@ def endpoints(kind: Range) -> list[int]:
 
 
 def _table(rows: list[list[int]], width: int) -> Array:
-    table = np.zeros((len(rows), width), np.uint8)
-    for row, values in zip(table, rows, strict=True):
-        row[: len(values)] = values
-    return table
+    return np.array([values + [0] * (width - len(values)) for values in rows], np.uint8)
 
 
 # `[range, integer]`: what it stands for; and, sorted by that, the integers of each range.
@@ -84,11 +76,9 @@ WEIGHT_COUNTS = np.array([kind.levels for kind in WEIGHT_RANGES])
 ENDPOINT_COUNTS = np.array([kind.levels for kind in ENDPOINT_RANGES])
 WEIGHT_VALUES: Array = np.take_along_axis(WEIGHTS, RISING_WEIGHTS, axis=1).astype(np.int64)
 ENDPOINT_VALUES: Array = np.take_along_axis(ENDPOINTS, RISING_ENDPOINTS, axis=1).astype(np.int64)
+_STEPS = np.arange(FINE + 1)[:, None] * 64 / FINE
 NEAREST_WEIGHT: Array = np.array(
-    [
-        np.abs(np.arange(FINE + 1)[:, None] * 64 / FINE - values[:count]).argmin(axis=1)
-        for values, count in zip(WEIGHT_VALUES, WEIGHT_COUNTS, strict=True)
-    ]
+    [np.abs(_STEPS - v[:count]).argmin(axis=1) for v, count in zip(WEIGHT_VALUES, WEIGHT_COUNTS, strict=True)]
 )
 
 

@@ -6,19 +6,13 @@ from typing import NamedTuple
 
 import numpy as np
 
-from featherweight.formats.astc.decimated import descend, first_ends, least_squares, rounded, slopes
-from featherweight.formats.astc.modes import MOST_ENDPOINTS, MOST_WEIGHTS, Array
-from featherweight.formats.astc.quantization import (
-    ENDPOINT_VALUES,
-    RISING_ENDPOINTS,
-    RISING_WEIGHTS,
-    nearest_endpoint,
-)
-from featherweight.formats.astc.undecimated import best_weight, climb, decoded, error, gather, start
+from featherweight.formats.astc import fit, quantization
+from featherweight.formats.astc.quantization import ENDPOINT_VALUES, nearest_endpoint
+from featherweight.formats.astc.tables import MOST_ENDPOINTS, MOST_WEIGHTS, Array
 from featherweight.formats.kernels import compiled
 
 # Columns of `Plan.layouts`.
-MODE, PARTITIONS, WEIGHT_KIND, ENDPOINT_KIND, GRID, SEEDS = 0, 1, 2, 3, 4, 5
+MODE, PARTITIONS, WEIGHT_KIND, ENDPOINT_KIND, GRID, TRIES = 0, 1, 2, 3, 4, 5
 
 
 class Plan(NamedTuple):
@@ -119,14 +113,14 @@ def try_undecimated(
     total, count = 0.0, layout[PARTITIONS]
     partition = plan.partitions[count - 1, seed]
     for p in range(count):
-        texels = gather(values, importance, partition, p, scratch)
-        ends = start(scratch, texels, kind, rounds, plan.cut) if texels else (0.0, 0.0)
+        texels = fit.gather(values, importance, partition, p, scratch)
+        ends = fit.start(scratch, texels, kind, rounds, plan.cut) if texels else (0.0, 0.0)
         a, b = nearest_endpoint(ends[0], of), nearest_endpoint(ends[1], of)
         pair = ENDPOINT_VALUES[of, a], ENDPOINT_VALUES[of, b]
-        found = error(scratch, texels, kind, pair, plan.cut, exact)
+        found = fit.error(scratch, texels, kind, pair, plan.cut, exact)
         if total + found > plan.prune_factor * least:
             return 1e300
-        found, a, b = climb(scratch, texels, (kind, of), (a, b), climbs, plan.cut, exact)
+        found, a, b = fit.climb(scratch, texels, (kind, of), (a, b), climbs, plan.cut, exact)
         ranks[2 * p], ranks[2 * p + 1] = a, b
         total += found
         if total >= least:
@@ -143,7 +137,7 @@ def finish_undecimated(
     for t in range(values.size):
         p = plan.partitions[layout[PARTITIONS] - 1, seed, t]
         pair = ENDPOINT_VALUES[of, endpoints[2 * p]], ENDPOINT_VALUES[of, endpoints[2 * p + 1]]
-        ranks[t] = best_weight(values[t], kind, pair, plan.cut)
+        ranks[t] = fit.best_weight(values[t], kind, pair, plan.cut)
 
 
 @compiled
@@ -163,17 +157,17 @@ def try_decimated(
     bends, pulls, mixed = np.empty(size), np.empty(size), np.empty(size)
     ends, sums = np.zeros((4, 2, channels)), np.zeros((4, 3))
     for p in range(count):
-        first_ends(aims, importance, partition, p, ends[p])
+        fit.first_ends(aims, importance, partition, p, ends[p])
     for _ in range(plan.effort[0]):
-        slopes(aims, importance, partition, ends, bends, pulls)
-        descend((bends, pulls), grid, kind, 2, weights, mixed)
+        fit.slopes(aims, importance, partition, ends, bends, pulls)
+        fit.descend((bends, pulls), grid, kind, 2, weights, mixed)
         for p in range(count):
-            least_squares(aims, importance, partition, p, mixed, sums[p], ends[p])
+            fit.least_squares(aims, importance, partition, p, mixed, sums[p], ends[p])
     for p in range(count):
-        rounded(of, sums[p], ends[p], ranks[2 * channels * p :])
+        fit.rounded(of, sums[p], ends[p], ranks[2 * channels * p :])
         _put_in_order(ends[p], ranks[2 * channels * p :])
-    slopes(aims, importance, partition, ends, bends, pulls)
-    descend((bends, pulls), grid, kind, 3, weights, mixed)
+    fit.slopes(aims, importance, partition, ends, bends, pulls)
+    fit.descend((bends, pulls), grid, kind, 3, weights, mixed)
     return _error_of_grid(values, importance, partition, ends, mixed, plan.cut)
 
 
@@ -196,7 +190,7 @@ def _error_of_grid(
         weight = int(64 * mixed[t] + 0.5 + 1e-9)
         for c in range(values.shape[1]):
             low, high = int(ends[partition[t], 0, c]), int(ends[partition[t], 1, c])
-            off = decoded(low, high, weight, cut) - values[t, c]
+            off = fit.decoded(low, high, weight, cut) - values[t, c]
             total += importance[t] * off * off
     return total
 
@@ -224,8 +218,8 @@ def search(
             layout = plan.layouts[k]
             if layout[PARTITIONS] > 1 and layout[PARTITIONS] != count:
                 count = layout[PARTITIONS]
-                tried = promising(line, importance[n], plan, count, plan.layouts[k:, SEEDS].max(), seeds)
-            for j in range(min(tried, layout[SEEDS]) if count > 1 else 1):
+                tried = promising(line, importance[n], plan, count, plan.layouts[k:, TRIES].max(), seeds)
+            for j in range(min(tried, layout[TRIES]) if count > 1 else 1):
                 one = seeds[j] if count > 1 else 0
                 if layout[GRID] < 0:
                     total = try_undecimated(line, importance[n], plan, layout, one, least, scratch, ends)
@@ -241,7 +235,11 @@ def search(
             points = plan.points[layout[GRID] + 1] - plan.points[layout[GRID]] - 1
         mode[n], partitions[n] = layout[MODE], layout[PARTITIONS]
         for k in range(MOST_ENDPOINTS):  # ranks to integers
-            used = k < 2 * channels * layout[PARTITIONS]
-            endpoints[n, k] = RISING_ENDPOINTS[layout[ENDPOINT_KIND], endpoints[n, k]] if used else 0
+            used, of = (
+                k < 2 * channels * layout[PARTITIONS],
+                quantization.RISING_ENDPOINTS[layout[ENDPOINT_KIND]],
+            )
+            endpoints[n, k] = of[endpoints[n, k]] if used else 0
         for k in range(MOST_WEIGHTS):
-            weights[n, k] = RISING_WEIGHTS[layout[WEIGHT_KIND], weights[n, k]] if k < points else 0
+            levels = quantization.RISING_WEIGHTS[layout[WEIGHT_KIND]]
+            weights[n, k] = levels[weights[n, k]] if k < points else 0

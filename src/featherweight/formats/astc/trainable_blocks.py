@@ -6,46 +6,27 @@ from dataclasses import replace
 
 import numpy as np
 
+from featherweight.formats.astc import quantization, tables
 from featherweight.formats.astc.blocks import Blocks
 from featherweight.formats.astc.decode import interpolate, place_ends, scratch, spread_weights
 from featherweight.formats.astc.encode import cut_up, encode_blocks
-from featherweight.formats.astc.geometry import Geometry, geometry
-from featherweight.formats.astc.modes import (
-    BLOCK_BITS,
-    ENDPOINT_RANGE,
-    MODES,
-    MOST_ENDPOINTS,
-    MOST_WEIGHTS,
-    STARTS,
-    Array,
-    endpoint_kind,
-    size,
-)
 from featherweight.formats.astc.physical import Fields
-from featherweight.formats.astc.quantization import (
-    ENDPOINT_COUNTS,
-    ENDPOINT_VALUES,
-    ENDPOINTS,
-    RISING_ENDPOINTS,
-    RISING_WEIGHTS,
-    WEIGHTS,
-    nearest_endpoint,
-    nearest_weight,
-)
+from featherweight.formats.astc.quantization import nearest_endpoint, nearest_weight
 from featherweight.formats.astc.search import Plan
+from featherweight.formats.astc.tables import MODES, Array, Geometry, geometry, size
 from featherweight.formats.kernels import compiled
 
 MOST_ENDS = {1: 8, 4: 16}  # by channels
-Layout = tuple[Array, Array, Array, Array]
+Layout = tuple[Array, ...]
 """Mode, partitions, seed and endpoint mode of each block, as in `Blocks`; int64 `[n]`."""
 
 
 def levels(blocks: Blocks, channels: int) -> tuple[Array, Array]:
     """Return the levels of the integers of blocks, float32, 0 to 1: ends `[n, 8 or 16]` and grid `[n, points]`."""
-    of = endpoint_kind(blocks.mode, blocks.partitions, channels * blocks.partitions)
-    ends = ENDPOINTS[of[:, None], blocks.endpoints[:, : MOST_ENDS[channels]]] / np.float32(255)
+    of = tables.endpoint_kind(blocks.mode, blocks.partitions, channels * blocks.partitions)
+    ends = quantization.ENDPOINTS[of[:, None], blocks.endpoints[:, : MOST_ENDS[channels]]] / np.float32(255)
     weights = blocks.weights[:, : _points(blocks)]
-    return ends, WEIGHTS[MODES[blocks.mode, 2][:, None], weights] / np.float32(64)
+    return ends, quantization.WEIGHTS[MODES[blocks.mode, 2][:, None], weights] / np.float32(64)
 
 
 def rounded(blocks: Blocks, ends: Array, grid: Array) -> Blocks:
@@ -99,23 +80,19 @@ def searched(
 def _points(blocks: Blocks) -> int:
     """Return the most weights that a block of this footprint has."""
     width, height = size(blocks.footprint)
-    return min(width * height, MOST_WEIGHTS)
+    return min(width * height, tables.MOST_WEIGHTS)
 
 
 def _squared_error(blocks: Blocks, target: Array, inside: Array) -> Array:
     """Return the squared error of each block `[n]` against texels from 0 to 255."""
     width, height = size(blocks.footprint)
     apart = texture(blocks, (height, width * len(target), target.shape[2]))
-    found = cut_up(apart / 257, (width, height))
-    error: Array = (inside * np.square(found - target).sum(axis=2)).sum(axis=1)
-    return error
+    missed = cut_up(apart / 257, (width, height)) - target
+    return np.asarray((inside * np.square(missed).sum(axis=2)).sum(axis=1))
 
 
 def _layout(blocks: Blocks) -> Layout:
-    mode, count, seed, kind = (
-        part.astype(np.int64) for part in (blocks.mode, blocks.partitions, blocks.seed, blocks.kind)
-    )
-    return mode, count, seed, kind
+    return tuple(part.astype(np.int64) for part in (blocks.mode, blocks.partitions, blocks.seed, blocks.kind))
 
 
 @compiled
@@ -123,9 +100,9 @@ def _fields(layout: Layout, n: int) -> Fields:
     """Return the fields of block `n`."""
     mode, partitions, seed, kind = layout
     pairs = ((kind[n] >> 2) + 1) * partitions[n]
-    bits = BLOCK_BITS - MODES[mode[n], 4] - STARTS[partitions[n]]
-    kinds = kind[n] * 0x1111
-    return Fields(0, mode[n], partitions[n], seed[n], kinds, pairs, ENDPOINT_RANGE[pairs, bits], -1)
+    bits = tables.BLOCK_BITS - MODES[mode[n], 4] - tables.STARTS[partitions[n]]
+    of = tables.ENDPOINT_RANGE[pairs, bits]
+    return Fields(0, mode[n], partitions[n], seed[n], kind[n] * 0x1111, pairs, of, -1)
 
 
 @compiled
@@ -134,7 +111,7 @@ def _round(layout: Layout, ends: Array, grid: Array, endpoints: Array, weights: 
 
     `ends: [n, 8 or 16]` are 0 to 1, both ends for each partition and channel; `grid: [n, points]`, 0 to 1.
     """
-    ranks = np.zeros(MOST_ENDPOINTS, np.int64)
+    ranks = np.zeros(tables.MOST_ENDPOINTS, np.int64)
     for n in range(len(ends)):
         fields = _fields(layout, n)
         channels, of, kind = fields.pairs // fields.partitions, fields.endpoints, MODES[fields.mode, 2]
@@ -145,9 +122,9 @@ def _round(layout: Layout, ends: Array, grid: Array, endpoints: Array, weights: 
             if channels == 4:
                 _put_in_order(ranks[first : first + 8], of)
             for k in range(first, first + 2 * channels):
-                endpoints[n, k] = RISING_ENDPOINTS[of, ranks[k]]
+                endpoints[n, k] = quantization.RISING_ENDPOINTS[of, ranks[k]]
         for k in range(MODES[fields.mode, 0] * MODES[fields.mode, 1]):
-            weights[n, k] = RISING_WEIGHTS[kind, nearest_weight(grid[n, k], kind)]
+            weights[n, k] = quantization.RISING_WEIGHTS[kind, nearest_weight(grid[n, k], kind)]
 
 
 @compiled
@@ -156,12 +133,12 @@ def _put_in_order(ranks: Array, of: int) -> None:
 
     Ends in the other order would mean another thing; those that are nearly equal can round to it.
     """
-    values = ENDPOINT_VALUES[of]
+    values = quantization.ENDPOINT_VALUES[of]
     c = 0
     while values[ranks[1]] + values[ranks[3]] + values[ranks[5]] < (
         values[ranks[0]] + values[ranks[2]] + values[ranks[4]]
     ):
-        if ranks[2 * c + 1] < ENDPOINT_COUNTS[of] - 1:
+        if ranks[2 * c + 1] < quantization.ENDPOINT_COUNTS[of] - 1:
             ranks[2 * c + 1] += 1
         else:
             ranks[2 * c] -= 1

@@ -142,7 +142,7 @@ class TrainedBlocks(Surrogate):
         """Re-encode the blocks that rounding changes most, where that lowers their error."""
         from torch import from_numpy
 
-        from featherweight.formats.astc.presets import plan_of
+        from featherweight.formats.astc.encode import plan_of
         from featherweight.formats.astc.trainable_blocks import levels, searched
 
         ends, grid = self.ends.detach().numpy(), self.grid.detach().numpy()

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError
 from featherweight.formats.floating import BITS, MOST, from_bits, to_bits
+from featherweight.formats.view import Array
 
-Array = NDArray[Any]
 FloatKind = Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**100  # products of two scales stay normal float32 numbers
@@ -28,16 +27,11 @@ class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_
     scale: float
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is not a float32 number between 2**-100 and 2**100.
-
-        Raises:
-            ConfigError: names the field.
-        """
+        """Refuse a scale that is not a float32 number between 2**-100 and 2**100; names the field."""
         check_fields(self, "quantizer")
         if not _LEAST_SCALE <= self.scale <= _MOST_SCALE or float(np.float32(self.scale)) != self.scale:
-            raise ConfigError(
-                "not a step", where="quantizer.scale", got=self.scale, expected="float32, 2**-100 to 2**100"
-            )
+            expected = "float32, 2**-100 to 2**100"
+            raise ConfigError("not a step", where="quantizer.scale", got=self.scale, expected=expected)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -73,8 +67,8 @@ class Affine(Quantizer, frozen=True, tag="affine"):
     >>> relu6.absorbs(0, 6)  # clamping to 0 .. 6 before changes nothing
     True
 
-    References: Jacob et al., Quantization and training of neural networks for efficient
-    integer-arithmetic-only inference, 2018, eq. 1.
+    References: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only
+    inference, 2018, eq. 1.
 
     Attributes:
         scale: the step, a positive float32 number.
@@ -88,18 +82,12 @@ class Affine(Quantizer, frozen=True, tag="affine"):
     signed: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a zero point outside the grid.
-
-        Raises:
-            ConfigError: names the field.
-        """
+        """Refuse a zero point outside the grid; names the field."""
         super().__post_init__()
-        least, most = self.grid
-        if not least <= self.zero_point <= most:
-            raise ConfigError(
-                "outside the grid", where="quantizer.zero_point", got=self.zero_point,
-                expected=f"{least} to {most}",
-            )  # fmt: skip
+        (least, most), got = self.grid, self.zero_point
+        if not least <= got <= most:
+            where, expected = "quantizer.zero_point", f"{least} to {most}"
+            raise ConfigError("outside the grid", where=where, got=got, expected=expected)
 
     @classmethod
     def of(
@@ -198,18 +186,12 @@ class FloatingPoint(Quantizer, frozen=True, tag="float"):
 
     def steps(self, q: Array) -> Array:
         """Return where bit patterns `q` lie on the grid, int32: a sign, then a magnitude."""
-        sign = 1 << BITS[self.kind] - 1
-        q = np.asarray(q, np.int32)
+        sign, q = 1 << BITS[self.kind] - 1, np.asarray(q, np.int32)
         return np.where(q & sign, sign - q, q)
 
 
-QUANTIZERS: tuple[type[Quantizer], ...] = (Affine, FloatingPoint)
 KINDS: tuple[FloatKind, ...] = get_args(FloatKind)
-
-if TYPE_CHECKING:
-    AnyQuantizer = Quantizer
-else:
-    AnyQuantizer: Any = Union[QUANTIZERS]  # noqa: UP007
+AnyQuantizer = Affine | FloatingPoint
 
 
 def _grid(bits: int, signed: bool) -> tuple[int, int]:

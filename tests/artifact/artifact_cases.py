@@ -7,9 +7,8 @@ import msgspec
 import numpy as np
 
 from featherweight.artifact import Artifact, Contents, Initialiser, Raw, StoredGraph, dumps, loads
-from featherweight.artifact.check import all_names, payload_checksum
 from featherweight.artifact.container import compress, decompress, unwrap, wrap
-from featherweight.artifact.header import MOST_HEADER, EncodedEntry, Header
+from featherweight.artifact.header import MOST_HEADER, EncodedEntry, Header, all_names, payload_checksum
 from featherweight.formats import Clustered, Float, Int, Log2, View
 from featherweight.formats.coders import Bitmask, Gaps, Huffman, Rans, Zstd
 from featherweight.structure import LayerSpec

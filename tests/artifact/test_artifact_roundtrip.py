@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.artifact import Contents, Raw, StoredGraph, dumps, load, loads, write
-from featherweight.artifact import writer as writer_module
+from featherweight.artifact import file as file_module
 from featherweight.artifact.contents import DTYPES
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.formats import Clustered, Encoded, Float, Int, Log2, View
@@ -141,7 +141,7 @@ def test_a_crash_leaves_the_old_file(tmp_path, monkeypatch):
     before = path.read_bytes()
     monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("power cut")))
     with pytest.raises(OSError, match="power cut"):
-        writer_module.write(path, Contents({}))
+        file_module.write(path, Contents({}))
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.fw"]
 
@@ -207,7 +207,7 @@ def test_tensors_of_nearly_all_zeros_are_written():
 
 
 def test_what_decodes_to_too_much_is_not_written(monkeypatch):
-    monkeypatch.setattr("featherweight.artifact.reader.MOST_BEYOND", 1 << 20)
+    monkeypatch.setattr("featherweight.artifact.file.MOST_BEYOND", 1 << 20)
     with pytest.raises(UnsupportedError, match="too large for its bytes"):
         dumps(nearly_zero())
 

@@ -120,7 +120,7 @@ def test_weights_beyond_2_gib_are_refused_before_they_are_decoded(monkeypatch):
     weight = Encoded(Int(bits=2, per="tensor"), Fixed(), view, symbols, {"scale": np.ones(1, np.float32)})
     monkeypatch.setattr(Encoded, "payload", bytes(view.size // 4))
     monkeypatch.setattr(Encoded, "decode", lambda self: None)
-    monkeypatch.setattr("featherweight.artifact.writer.checksum", lambda name, tensor: 0)
+    monkeypatch.setattr("featherweight.artifact.header.checksum", lambda name, tensor: 0)
     artifact = loads(dumps(Contents({"fc": weight}, graph=stored())))
     monkeypatch.setattr(type(artifact), "weights", None)
     with pytest.raises(UnsupportedError, match=r"too large for an ONNX graph: got 2\.09 GiB"):

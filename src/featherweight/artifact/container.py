@@ -1,8 +1,4 @@
-"""The outermost layers of a file: a safetensors file of one byte tensor, zstd frames in it, errors of reading.
-
-The JSON header of the safetensors file follows from those bytes. Frames have a dictionary of the words that every file
-repeats, and a bound.
-"""
+"""The outermost layers of a file: a safetensors file of one byte tensor, zstd frames in it, errors of reading."""
 
 from __future__ import annotations
 
@@ -70,10 +66,8 @@ def unwrap(content: bytes) -> tuple[memoryview, str, str]:
     data = memoryview(content)[start:]
     digest = hashlib.sha256(data).hexdigest()
     if content[:start] != _head(version, len(data), digest):
-        raise IntegrityError(
-            "damaged or truncated: its bytes do not have the SHA-256 it carries",
-            hint="fetch or write it again",
-        )
+        what = "damaged or truncated: its bytes do not have the SHA-256 it carries"
+        raise IntegrityError(what, hint="fetch or write it again")
     return data, digest, version
 
 
@@ -95,11 +89,7 @@ def compress(content: bytes) -> bytes:
 
 
 def decompress(frame: memoryview, where: str, most: int) -> bytes:
-    """Undo `compress`; the size is checked before anything is allocated.
-
-    Raises:
-        IntegrityError: larger than `most` bytes, or not exactly one such frame.
-    """
+    """Undo `compress`; refuse what is not one such frame or larger than `most`, before anything is allocated."""
     with error_context(where):
         size = zstandard.frame_content_size(frame)
         if not 0 <= size <= most:
@@ -128,20 +118,15 @@ def error_context(where: str, *, hint: str = "") -> Iterator[None]:
     except MissingExtraError:
         raise
     except ImportError as error:
-        raise MissingExtraError(
-            f"{error.name or error} is not installed", where=where, hint=f"pip install {error.name}"
-        ) from error
+        what = f"{error.name or error} is not installed"
+        raise MissingExtraError(what, where=where, hint=f"pip install {error.name}") from error
     except MemoryError as error:
         raise UnsupportedError("not enough memory", where=where, got=str(error) or "MemoryError") from error
     except FeatherweightError as error:
-        place = ": ".join(part for part in (where, error.where) if part)
         raise IntegrityError(
-            _short(error.what),
-            where=place,
-            got=_short(error.got),
-            expected=error.expected,
-            hint=error.hint or hint,
-        ) from error
+            _short(error.what), where=": ".join(part for part in (where, error.where) if part),
+            got=_short(error.got), expected=error.expected, hint=error.hint or hint,
+        ) from error  # fmt: skip
     except Exception as error:
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise IntegrityError(_short(reason), where=where, hint=hint) from error

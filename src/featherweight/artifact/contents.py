@@ -45,29 +45,19 @@ class Raw:
     def __post_init__(self) -> None:
         """Refuse a type that files do not have, and bytes that do not fill the shape."""
         if self.dtype not in DTYPES:
-            raise ConfigError(
-                "not an element type of raw tensors", got=self.dtype, expected=", ".join(DTYPES)
-            )
-        expected = prod(self.shape) * itemsize(self.dtype)
-        if len(self.data) != expected:
-            raise ConfigError(
-                f"raw tensor {self.dtype} of shape {self.shape}",
-                got=f"{len(self.data)} bytes", expected=f"{expected}",
-            )  # fmt: skip
+            raise _no_such_type(self.dtype)
+        got, expected = len(self.data), prod(self.shape) * itemsize(self.dtype)
+        if got != expected:
+            what = f"raw tensor {self.dtype} of shape {self.shape}"
+            raise ConfigError(what, got=f"{got} bytes", expected=f"{expected}")
 
     @classmethod
     def of(cls, array: Array) -> Raw:
-        """Return a numpy array as a raw tensor.
-
-        Raises:
-            ConfigError: its type is none of `DTYPES`.
-        """
+        """Return a numpy array as a raw tensor; raises `ConfigError` if its type is none of `DTYPES`."""
         names = {np.dtype(code): name for name, code in DTYPES.items() if name != "bf16"}
         little = np.asarray(array).astype(array.dtype.newbyteorder("<"), copy=False)
         if little.dtype not in names:
-            raise ConfigError(
-                "not an element type of raw tensors", got=array.dtype, expected=", ".join(DTYPES)
-            )
+            raise _no_such_type(array.dtype)
         return cls(names[little.dtype], array.shape, little.tobytes())
 
     def numpy(self) -> Array:
@@ -76,6 +66,10 @@ class Raw:
         if self.dtype == "bf16":
             return (array.astype("<u4") << 16).view("<f4")
         return array.copy()
+
+
+def _no_such_type(got: Any) -> ConfigError:
+    return ConfigError("not an element type of raw tensors", got=got, expected=", ".join(DTYPES))
 
 
 def itemsize(dtype: str) -> int:

@@ -1,16 +1,20 @@
-"""The compressed header: the layout of a file as typed values, and the bounds on sizes."""
+"""The compressed header: the layout of a file as typed values, the bounds on sizes, and the checks of tensors."""
 
 from __future__ import annotations
 
 import math
 import struct
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import msgspec
+import numpy as np
 
-from featherweight.activations import Affine, AnyQuantizer, Quantizer
+from featherweight.activations import AnyQuantizer
 from featherweight.artifact.container import compress, decompress, error_context
-from featherweight.artifact.contents import Initialiser, itemsize
+from featherweight.artifact.contents import Array, Initialiser, Raw, itemsize
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import AnyCoder, AnyFormat
 from featherweight.structure import LayerSpec
@@ -82,35 +86,16 @@ class AffineEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_f
     signed: bool = False
 
 
-class Shared(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """An affine quantizer and the edges that share it."""
-
-    entry: AffineEntry
-    edges: tuple[str, ...]
-
-    @property
-    def quantizer(self) -> Quantizer:
-        """The quantizer; its fields are checked when it is made."""
-        return Affine(*msgspec.structs.astuple(self.entry))
-
-
-class SharedOther(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A quantizer of another format and the edges that share it."""
-
-    quantizer: AnyQuantizer
-    edges: tuple[str, ...]
-
-
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """All of a file but its numbers; `facts` is JSON text."""
+    """All of a file but its numbers; `facts` is JSON text, `activations` and `others` quantizers and their edges."""
 
     tensors: tuple[Entry, ...]
     aliases: dict[str, str]
     structure: dict[str, LayerSpec]
     graph: GraphEntry | None
     facts: str
-    activations: tuple[Shared, ...] = ()
-    others: tuple[SharedOther, ...] = ()
+    activations: tuple[tuple[AffineEntry, tuple[str, ...]], ...] = ()
+    others: tuple[tuple[AnyQuantizer, tuple[str, ...]], ...] = ()
 
 
 def pack(header: Header) -> bytes:
@@ -122,11 +107,7 @@ def pack(header: Header) -> bytes:
 
 
 def unpack(data: memoryview) -> tuple[Header, memoryview]:
-    """Return the header and the bytes after it.
-
-    Raises:
-        IntegrityError: truncated, too large, or not a header; names the place in it.
-    """
+    """Return the header and the bytes after it, or refuse it, naming the place in it."""
     length = struct.unpack_from("<I", data)[0] if len(data) >= 4 else 0
     if not 0 < length <= len(data) - 4:
         raise IntegrityError("header", got=f"{length} bytes of {len(data)}")
@@ -137,21 +118,13 @@ def unpack(data: memoryview) -> tuple[Header, memoryview]:
 
 
 def to_json(value: Any, where: str, *, order: Literal["sorted"] | None = None) -> str:
-    """Return plain data as JSON text, its keys in the order they have or sorted.
-
-    Raises:
-        ConfigError: it holds something that JSON cannot, or nests too deeply; names the place.
-    """
+    """Return plain data as JSON text, its keys in the order they have or sorted; raises as `check_plain` does."""
     check_plain(value, where)
     return msgspec.json.encode(value, order=order).decode()
 
 
 def from_json(text: str, where: str) -> Any:
-    """Undo `to_json`.
-
-    Raises:
-        IntegrityError: not JSON, or nested too deeply.
-    """
+    """Undo `to_json`; raises `IntegrityError` if it is not JSON, or nested too deeply."""
     with error_context(where):
         value = msgspec.json.decode(text)
         check_plain(value, where="")
@@ -159,11 +132,7 @@ def from_json(text: str, where: str) -> Any:
 
 
 def check_plain(value: Any, where: str, nesting: int = 0) -> None:
-    """Refuse what JSON cannot hold.
-
-    Raises:
-        ConfigError: names the place in `value`.
-    """
+    """Refuse what JSON cannot hold, or what nests too deeply; the `ConfigError` names the place in `value`."""
     if nesting > MOST_NESTING:
         raise ConfigError("nested too deeply", where=where, expected=f"at most {MOST_NESTING} levels")
     if isinstance(value, dict):
@@ -183,3 +152,73 @@ def check_plain(value: Any, where: str, nesting: int = 0) -> None:
             "not plain JSON", where=where, got=f"{type(value).__name__} {value!r}"[:80],
             expected="dict with text keys, list, text, finite number, true, false or none",
         )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Check:
+    """What the writer measured of a tensor that goes by these names.
+
+    Attributes:
+        names: the canonical name, then those of tied tensors, sorted.
+        value: `checksum` of the tensor as it was when the file was written.
+        payload: `payload_checksum` of an encoded tensor; None if raw, or of a file of version 1.
+    """
+
+    names: tuple[str, ...]
+    value: int
+    payload: int | None = None
+
+    def verify_payload(self, entry: EncodedEntry, runs: Iterable[bytes | memoryview]) -> None:
+        """Refuse the bytes of an encoded tensor if they are not those that were written, where the file says."""
+        if self.payload is not None:
+            _compare(payload_checksum(self.names, entry, runs), self.payload)
+
+    def verify(self, tensor: Raw | Array) -> None:
+        """Refuse a tensor, decoded on this machine, if it is not, bit for bit, the one that was written."""
+        _compare(checksum(self.names, tensor), self.value)
+
+
+def _compare(found: int, expected: int) -> None:
+    if found != expected:
+        raise IntegrityError(
+            "not the tensor that was written", got=f"check {found:08x}", expected=f"{expected:08x}",
+            hint="the file was forged, or what decodes it here computes other numbers than what wrote it",
+        )  # fmt: skip
+
+
+def checksum(names: tuple[str, ...], tensor: Raw | Array) -> int:
+    """Return the CRC-32 of msgpack `[names, type, shape]` and the elements, row-major, little-endian.
+
+    An encoded tensor is given as it decodes: an array of float32.
+    """
+    raw = isinstance(tensor, Raw)
+    head = msgspec.msgpack.encode((names, tensor.dtype if raw else "f32", tensor.shape))
+    return zlib.crc32(tensor.data if raw else np.ascontiguousarray(tensor, "<f4").data, zlib.crc32(head))
+
+
+def payload_checksum(names: tuple[str, ...], entry: EncodedEntry, runs: Iterable[bytes | memoryview]) -> int:
+    """Return the CRC-32 of msgpack `[names, index line]`, and of `runs`, the payload and the parts.
+
+    Args:
+        names: the canonical name, then those of tied tensors, sorted.
+        entry: the index line, written with all fields.
+        runs: payload and parts.
+    """
+    found = zlib.crc32(msgspec.msgpack.encode((names, entry)))
+    for run in runs:
+        found = zlib.crc32(run, found)
+    return found
+
+
+def all_names(names: Iterable[str], aliases: Mapping[str, str]) -> dict[str, tuple[str, ...]]:
+    """Return every name that a tensor goes by, for each canonical one; refuse an alias of no tensor.
+
+    >>> all_names(["a", "b"], {"y": "a", "x": "a"})
+    {'a': ('a', 'x', 'y'), 'b': ('b',)}
+    """
+    found = {name: [name] for name in names}
+    for alias, name in sorted(aliases.items()):
+        if name not in found:
+            raise IntegrityError("alias of no tensor", where=alias, got=ascii(name[:MOST_NAME]))
+        found[name].append(alias)
+    return {name: tuple(known) for name, known in found.items()}

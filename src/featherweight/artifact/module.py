@@ -9,28 +9,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from featherweight.artifact.artifact import Artifact, LazyRaw
+from featherweight.artifact.artifact import Artifact, Lazy, LazyRaw
 from featherweight.artifact.container import error_context
+from featherweight.artifact.contents import DTYPES
+from featherweight.artifact.header import Entry
 from featherweight.errors import ConfigError
 from featherweight.structure import copied, restructure
 
-_TYPES = {
-    "bool": torch.bool, "u8": torch.uint8,
-    "i8": torch.int8, "i16": torch.int16, "i32": torch.int32, "i64": torch.int64,
-    "f16": torch.float16, "bf16": torch.bfloat16, "f32": torch.float32, "f64": torch.float64,
-}  # fmt: skip
+_TYPES = {name: getattr(torch, np.dtype(code).name) for name, code in DTYPES.items()}
+_TYPES["bf16"] = torch.bfloat16
 
 
 def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
     """Return a copy of `module`, in eval mode, with the structure and the tensors of the file.
 
     New layers are built without memory (on the meta device) and every shape is compared before a tensor is
-    decoded. Tied tensors stay one tensor. An encoded tensor takes the module's floating-point type.
-
-    Raises:
-        ConfigError: names, shapes, types or ties are not those of the file.
-        UnsupportedError: `module` cannot be copied.
-        IntegrityError: a tensor does not decode, or a layer cannot be built.
+    decoded. Tied tensors stay one tensor. An encoded tensor takes the module's floating-point type. Raises as
+    `Artifact.into` does.
     """
     shell = _copy(module, {})
     with error_context("structure"), torch.device("meta"):
@@ -38,15 +33,14 @@ def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
     state = shell.state_dict(keep_vars=True)
     _check_names(artifact, state)
     _check_ties(artifact, state)
-    for name in artifact.names:
-        _check_kind(artifact, name, state[name])
+    for name, lazy in artifact.lazy.items():
+        _check_kind(lazy.entry, name, state[name])
     replacement: dict[int, Tensor] = {}
-    for name in artifact.names:
+    for name, lazy in artifact.lazy.items():
         old = state[name]
-        value = _tensor(artifact, name).to(old.dtype)
-        replacement[id(old)] = (
-            nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
-        )
+        value = _tensor(lazy).to(old.dtype)
+        own = isinstance(old, nn.Parameter)
+        replacement[id(old)] = nn.Parameter(value, old.requires_grad) if own else value
     return _copy(shell, replacement).eval()
 
 
@@ -74,21 +68,18 @@ def _check_ties(artifact: Artifact, state: dict[str, Any]) -> None:
             raise ConfigError(f"tied to {owner[id(state[name])]} in the network, not in the file", where=name)
 
 
-def _check_kind(artifact: Artifact, name: str, old: Any) -> None:
-    entry = artifact.lazy[name].entry
+def _check_kind(entry: Entry, name: str, old: Any) -> None:
     if not isinstance(old, Tensor) or is_lazy(old):
         raise ConfigError("not a tensor of the network", where=name, got=type(old).__name__)
     if tuple(old.shape) != entry.shape:
         raise ConfigError("shape", where=name, got=f"{tuple(old.shape)} in the network", expected=entry.shape)
     wanted = _TYPES[entry.dtype] if hasattr(entry, "dtype") else None
     if old.dtype != wanted and (wanted or not old.is_floating_point()):
-        raise ConfigError(
-            "type", where=name, got=f"{old.dtype} in the network", expected=wanted or "floating point"
-        )
+        got, expected = f"{old.dtype} in the network", wanted or "floating point"
+        raise ConfigError("type", where=name, got=got, expected=expected)
 
 
-def _tensor(artifact: Artifact, name: str) -> Tensor:
-    lazy = artifact.lazy[name]
+def _tensor(lazy: Lazy) -> Tensor:
     if not isinstance(lazy, LazyRaw):
         return torch.from_numpy(lazy.decode())
     tensor = lazy.open()

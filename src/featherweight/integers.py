@@ -8,15 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.activations import Affine, Quantizer
 from featherweight.formats import Encoded, Int
+from featherweight.formats.view import Array
 
-Array = NDArray[Any]
 Edge = str
 
 MOST_BIAS = 2.0**30  # of an int32 sum, so that what is added to it has room
@@ -53,13 +52,7 @@ class Operator:
 
 @dataclass(frozen=True)
 class Average:
-    """An average of integers that is rounded to integers; runtimes take it of the exact sum.
-
-    Attributes:
-        source: the edge that it reads.
-        scale: the step of what it reads.
-        count: as in `Operator`.
-    """
+    """An average of integers rounded to integers, taken of the exact sum: of an edge, its step, `Operator.count`."""
 
     source: Edge
     scale: float
@@ -85,11 +78,9 @@ class IntegerPlan:
 
 
 def integer_plan(
-    operators: Iterable[Operator],
-    weights: Mapping[str, Encoded],
-    tensors: Mapping[str, Array],
+    operators: Iterable[Operator], weights: Mapping[str, Encoded], tensors: Mapping[str, Array],
     activations: Mapping[Edge, Quantizer],
-) -> IntegerPlan:
+) -> IntegerPlan:  # fmt: skip
     """Return what of a network computes in integers.
 
     A layer does whose input has an affine quantizer and whose weight is encoded as integers that can be multiplied as
@@ -160,9 +151,7 @@ def obstacle(encoded: Encoded | None) -> str:
         return f"its weight has {encoded.format.bits} bits, more than 8"
     if encoded.format.per not in ("tensor", "channel"):
         return "its weight has a step for each group, not for each channel"
-    if np.any(encoded.parts.get("zero_point", 0)):
-        return "its weight has zero points that are not 0"
-    return ""
+    return "its weight has zero points that are not 0" if np.any(encoded.parts.get("zero_point", 0)) else ""
 
 
 def steps_of(encoded: Encoded) -> Array:
@@ -173,17 +162,13 @@ def steps_of(encoded: Encoded) -> Array:
 
 
 def pairing(shape: tuple[int, ...], groups: int = 1) -> Pairing:
-    """Return which weights of a layer share a sum where 8-bit products are added in pairs.
+    """Return which weights of a layer, `[out, in / groups, kernel ...]`, share a sum of pairs of 8-bit products.
 
     x86 without VNNI multiplies 8-bit integers by `vpmaddubsw`: it adds products of unsigned activations and signed
     weights in pairs, and saturates each sum at int16. Kernels put input channels innermost: neighbours share a
     sum, the last of an odd number stands alone in one kernel and meets the next place of the window in
     another. Depthwise kernels add in int32. Seen in ONNX Runtime 1.31 with AVX2 and in OpenVINO 2026.4 with
     SSE4.1, AVX2 and AVX-512, by a weight of 127 at every two positions of a row.
-
-    Args:
-        shape: of the weight, `[out, in / groups, kernel ...]`.
-        groups: of a convolution.
     """
     out, channels, *kernel = shape
     if channels == 1 and groups == out > 1:
@@ -192,11 +177,7 @@ def pairing(shape: tuple[int, ...], groups: int = 1) -> Pairing:
 
 
 def paired_columns(shape: tuple[int, ...]) -> Array:
-    """Return the columns of a weight's matrix `[out, in / groups * kernel]`, neighbours behind one another.
-
-    Args:
-        shape: of the weight, `[out, in / groups, kernel ...]`.
-    """
+    """Return the columns of the matrix of a weight `[out, in / groups, kernel ...]`, neighbours behind one another."""
     channels, places = shape[1], prod(shape[2:])
     columns = np.arange(channels * places).reshape(channels, places)
     even = channels - channels % 2
@@ -205,13 +186,9 @@ def paired_columns(shape: tuple[int, ...]) -> Array:
 
 
 def greatest_pair(weight: Array, groups: int = 1) -> int:
-    """Return the greatest magnitude of the sum of two weights that share an int16 sum.
+    """Return the greatest magnitude of the sum of two weights, int8 `[out, in / groups, ...]`, that share an int16 sum.
 
     Above `MOST_PAIR`, activations exist whose products saturate on x86 without VNNI.
-
-    Args:
-        weight: int8 `[out, in / groups, kernel ...]`.
-        groups: of a convolution.
     """
     kind = pairing(weight.shape, groups)
     if kind == "none" or not weight.size:

@@ -17,22 +17,14 @@ def tensors() -> Iterator[tuple[str, Array, View]]:
     """Yield name, float32 tensor and view of every kind of tensor that a format has to take."""
     rng = np.random.default_rng(0)
     plain = {
-        "empty": np.zeros(0),
-        "no rows": np.zeros((0, 5)),
-        "no columns": np.zeros((3, 0)),
-        "scalar": np.array(-0.3),
-        "one element": np.array([0.7]),
-        "constant": np.full((3, 7), 0.1),
-        "zeros": np.zeros((4, 9)),
-        "vector": rng.normal(size=65),
-        "matrix": rng.normal(size=(6, 50)) * 0.02,
-        "heavy tails": rng.standard_cauchy((5, 2, 3, 3)),
-        "positive": rng.random((4, 33)),
+        "empty": np.zeros(0), "no rows": np.zeros((0, 5)), "no columns": np.zeros((3, 0)), "scalar": np.array(-0.3),
+        "one element": np.array([0.7]), "constant": np.full((3, 7), 0.1), "zeros": np.zeros((4, 9)),
+        "vector": rng.normal(size=65), "matrix": rng.normal(size=(6, 50)) * 0.02,
+        "heavy tails": rng.standard_cauchy((5, 2, 3, 3)), "positive": rng.random((4, 33)),
         "sparse": rng.laplace(size=(8, 70)) * rng.integers(0, 2, (8, 70)),  # zeros of either sign
-        "subnormal": rng.normal(size=(3, 20)) * 1e-40,
-        "great": rng.normal(size=(3, 20)) * 1e36,
+        "subnormal": rng.normal(size=(3, 20)) * 1e-40, "great": rng.normal(size=(3, 20)) * 1e36,
         "rows of all sizes": rng.normal(size=(5, 40)) * np.array([[1e-30], [1e-3], [0], [1], [1e30]]),
-    }
+    }  # fmt: skip
     for name, weight in plain.items():
         yield name, weight.astype(np.float32), View.of(weight.shape)
     transposed = rng.normal(size=(3, 8, 2, 2)).astype(np.float32)

@@ -126,9 +126,8 @@ def _float16_values() -> Array:
     """Return the value of each of 2**16 channels in float16, as float32."""
     fractions = np.arange(1 << 16) / 65536
     exponent = np.maximum(np.frexp(fractions)[1] - 11, -24)
-    values: Array = np.floor(np.ldexp(fractions, -exponent)) * np.ldexp(1.0, exponent)
-    values[-1] = 1.0
-    return values.astype(np.float32)
+    values = np.floor(np.ldexp(fractions, -exponent)) * np.ldexp(1.0, exponent)
+    return np.append(values[:-1], 1.0).astype(np.float32)
 
 
 def write_astc(content: Array, footprint: Footprint, width: int, height: int) -> bytes:

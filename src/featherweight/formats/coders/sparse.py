@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -32,17 +33,18 @@ class Sparse(Coder, frozen=True):
         """Return why this coder cannot take such a stream, or an empty string if it can."""
         if spec.zero is None:
             return "no symbol means zero"
-        return self.values.misfit(_values_spec(spec, spec.count))
+        return self.values.misfit(_list_spec(spec.count, spec.alphabet - 1))
 
     def _joined(self, where: bytes, symbols: Array, at: Array, spec: StreamSpec) -> bytes:
         """Return the length of `where`, itself, and the coded values, which are `at` some places or under a mask."""
         values = symbols[at]
         values -= (values > spec.zero).astype(spec.dtype)
-        return varint(len(where)) + where + self.values.encode(values, _values_spec(spec, values.size))
+        coded = self.values.encode(values, _list_spec(values.size, spec.alphabet - 1))
+        return varint(len(where)) + where + coded
 
     def _placed(self, payload: bytes, at: Array, count: int, spec: StreamSpec) -> Array:
         """Return the symbols of a stream whose `count` values have the given `payload` and places."""
-        values = self.values.decode(payload, _values_spec(spec, count)).astype(spec.dtype)
+        values = self.values.decode(payload, _list_spec(count, spec.alphabet - 1)).astype(spec.dtype)
         symbols = np.full(spec.count, spec.zero, spec.dtype)
         symbols[at] = values + (values >= spec.zero).astype(spec.dtype)
         return symbols
@@ -61,11 +63,12 @@ class Bitmask(Sparse, frozen=True, tag="bitmask"):
 
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         nonzero = symbols != spec.zero
-        return self._joined(self.mask.encode(nonzero, _mask_spec(spec)), symbols, nonzero, spec)
+        mask = self.mask.encode(nonzero, replace(spec, alphabet=2, zero=0))
+        return self._joined(mask, symbols, nonzero, spec)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
         mask, values = _split(payload, 0)
-        nonzero = self.mask.decode(mask, _mask_spec(spec)).astype(bool)
+        nonzero = self.mask.decode(mask, replace(spec, alphabet=2, zero=0)).astype(bool)
         return self._placed(values, nonzero, int(np.count_nonzero(nonzero)), spec)
 
 
@@ -90,7 +93,7 @@ class Gaps(Sparse, frozen=True, tag="gaps"):
     def _encode(self, symbols: Array, spec: StreamSpec) -> bytes:
         at = np.flatnonzero(symbols != spec.zero)
         gaps = relative_index(at, spec.count, self.bits)
-        coded = self.gaps.encode(gaps, self._gaps_spec(gaps.size))
+        coded = self.gaps.encode(gaps, _list_spec(gaps.size, 1 << self.bits))
         return varint(gaps.size) + self._joined(coded, symbols, at, spec)
 
     def _decode(self, payload: bytes, spec: StreamSpec) -> Array:
@@ -98,13 +101,11 @@ class Gaps(Sparse, frozen=True, tag="gaps"):
         if count > spec.count:
             raise IntegrityError("gaps", got=count, expected=f"at most {spec.count}, one a symbol")
         coded, values = _split(payload, start)
-        at, covered = absolute_index(self.gaps.decode(coded, self._gaps_spec(count)), self.bits)
+        gaps = self.gaps.decode(coded, _list_spec(count, 1 << self.bits))
+        at, covered = absolute_index(gaps, self.bits)
         if not 0 <= spec.count - covered < (1 << self.bits) - 1:
             raise IntegrityError("gaps", got=f"those of {covered} symbols", expected=f"{spec.count}")
         return self._placed(values, at, at.size, spec)
-
-    def _gaps_spec(self, count: int) -> StreamSpec:
-        return StreamSpec(count, 1 << self.bits, row_length=max(count, 1))
 
 
 def relative_index(at: Array, count: int, bits: int) -> Array:
@@ -128,14 +129,9 @@ def absolute_index(gaps: Array, bits: int) -> tuple[Array, int]:
     return ends[is_value] - 1, int(ends[-1]) if ends.size else 0
 
 
-def _mask_spec(spec: StreamSpec) -> StreamSpec:
-    """Return what is known of the mask of such a stream."""
-    return StreamSpec(spec.count, 2, zero=0, row_length=spec.row_length)
-
-
-def _values_spec(spec: StreamSpec, count: int) -> StreamSpec:
-    """Return what is known of the `count` values of such a stream that are not zero."""
-    return StreamSpec(count, spec.alphabet - 1, row_length=max(count, 1))
+def _list_spec(count: int, alphabet: int) -> StreamSpec:
+    """Return what is known of symbols in one row, none of which means zero: values that are not, or gaps."""
+    return StreamSpec(count, alphabet, row_length=max(count, 1))
 
 
 def _split(payload: bytes, start: int) -> tuple[bytes, bytes]:

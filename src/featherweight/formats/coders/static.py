@@ -57,22 +57,17 @@ class Frequencies:
                 best, least = counts, size
         return cls(present, best)
 
-    @property
-    def distinct(self) -> int:
-        """Number of symbols that occur."""
-        return int(self.symbols.size)
-
     def ranks(self, symbols: Array, spec: StreamSpec) -> Array:
         """Return each symbol's place in `self.symbols`, uint16."""
         table = np.zeros(spec.alphabet, np.uint16)
-        table[self.symbols] = np.arange(self.distinct)
+        table[self.symbols] = np.arange(self.symbols.size)
         return table[symbols]
 
     def fields(self) -> list[Fields]:
         """Return the table as lists: distinct - 1; gaps between symbols; counts - 1 if distinct > 1."""
         gaps = np.diff(self.symbols, prepend=-1) - 1
-        lists = [np.array([self.distinct - 1]), gaps] + ([self.counts - 1] if self.distinct > 1 else [])
-        return [integers(values) for values in lists]
+        lists = [np.array([self.symbols.size - 1]), gaps, self.counts - 1]
+        return [integers(values) for values in lists[: 3 if self.symbols.size > 1 else 2]]
 
 
 def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
@@ -105,7 +100,7 @@ class Static(Coder, frozen=True):
         if spec.count == 0:
             return b""
         table = Frequencies.of(symbols, spec)
-        if table.distinct == 1:
+        if table.symbols.size == 1:
             return pack(*table.fields())
         return self._encode_ranks(table.ranks(symbols, spec), table)
 
@@ -114,7 +109,7 @@ class Static(Coder, frozen=True):
             return nothing(payload, spec)
         bits = Bits(payload)
         table, position = read_frequencies(bits, spec)
-        if table.distinct == 1:
+        if table.symbols.size == 1:
             if (position + 7) // 8 != len(payload):
                 raise IntegrityError(f"coder {tag(self)}: bytes behind the end of the payload")
             return np.full(spec.count, table.symbols[0], spec.dtype)

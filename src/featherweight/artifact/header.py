@@ -107,7 +107,7 @@ def pack(header: Header) -> bytes:
 
 
 def unpack(data: memoryview) -> tuple[Header, memoryview]:
-    """Return the header and the bytes after it, or refuse it, naming the place in it."""
+    """Return the header and the bytes after it; the `IntegrityError` of a bad one names the place in it."""
     length = struct.unpack_from("<I", data)[0] if len(data) >= 4 else 0
     if not 0 < length <= len(data) - 4:
         raise IntegrityError("header", got=f"{length} bytes of {len(data)}")

@@ -134,11 +134,11 @@ def damped(hessian: Array, damping: float) -> Array:
 
 
 def inverse_factor(hessian: Array) -> Array:
-    """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`, or refuse.
+    """Return the upper triangular `U` with `U' U = H^-1`, of each of `[groups, cols, cols]`.
 
     Its row i, divided by its diagonal, says how the columns after i compensate an error in column i, when those
     before it are fixed. `U` is the inverse of `R` in `H = R R'`, the Cholesky factor taken from the
-    last column to the first, so that `H` itself need not be inverted.
+    last column to the first, so that `H` itself need not be inverted. Raises `UnsupportedError` as `sweep` does.
     """
     if not np.isfinite(hessian).all():
         raise UnsupportedError("the Hessian holds NaN or infinity", hint="look for activations that overflow")

@@ -31,7 +31,7 @@ QUICK: tuple[Coder, ...] = (Fixed(), Rans(), *_SPARSE)
 
 
 def smallest(symbols: Array, spec: StreamSpec, candidates: Sequence[Coder]) -> Coder:
-    """Return the candidate that writes `symbols: [count]` in the fewest bytes, the earlier of equals; or refuse."""
+    """Return the candidate that writes `symbols: [count]` in the fewest bytes; `UnsupportedError` if none can."""
     fitting = [coder for coder in candidates if not coder.misfit(spec)]
     if not fitting:
         reasons = "; ".join(f"{tag(coder)}: {coder.misfit(spec)}" for coder in candidates)

@@ -122,7 +122,7 @@ def cheapest(candidates: Array, costs: Array, shares: Array) -> Array:
 
 
 def nothing(payload: bytes, spec: StreamSpec) -> Array:
-    """Return the symbols of a stream of which no byte is written, none or all the one there is; refuse bytes."""
+    """Return the symbols of a stream that takes no bytes: none, or all the one there is; refuse bytes."""
     if payload:
         raise IntegrityError("bytes behind the end of an empty stream", got=len(payload), expected=0)
     return np.zeros(spec.count, spec.dtype)

@@ -154,7 +154,7 @@ def _best_order(values: Array) -> tuple[int, Array]:
 
 
 def read_integers(bits: Bits, start: int, count: int) -> tuple[Array, int]:
-    """Undo `integers`: return `[count]` values and the position behind them; refuse what ends early, or 2**31."""
+    """Undo `integers`: return `[count]` values and the position behind them; refuse bits that end too early."""
     if start + 5 > bits.size:
         raise IntegrityError("a list of integers is cut short")
     order = int(bits.peek(np.array([start]), 5)[0])
@@ -184,7 +184,7 @@ def varint(value: int) -> bytes:
 
 
 def read_varint(payload: bytes, start: int) -> tuple[int, int]:
-    """Return the integer at byte `start`, in the fewest bytes, nine at most, and the byte behind it; or refuse."""
+    """Return the integer at byte `start` and the byte behind it; refuse one longer than it need be, or than 9 bytes."""
     value = 0
     for index, byte in enumerate(payload[start : start + 9]):
         value |= (byte & 127) << 7 * index

@@ -71,7 +71,7 @@ class Frequencies:
 
 
 def read_frequencies(bits: Bits, spec: StreamSpec) -> tuple[Frequencies, int]:
-    """Return the table at the start of `bits`, and the position behind it; refuse what is none of such a stream."""
+    """Return the table at the start of `bits` and the position behind it; refuse a table of another stream."""
     head, position = read_integers(bits, 0, 1)
     distinct = int(head[0]) + 1
     if distinct > min(spec.alphabet, spec.count):

@@ -63,9 +63,7 @@ class Raw:
     def numpy(self) -> Array:
         """Return the tensor as a new array; bf16 is widened to float32 without loss."""
         array = np.frombuffer(self.data, DTYPES[self.dtype]).reshape(self.shape)
-        if self.dtype == "bf16":
-            return (array.astype("<u4") << 16).view("<f4")
-        return array.copy()
+        return (array.astype("<u4") << 16).view("<f4") if self.dtype == "bf16" else array.copy()
 
 
 def _no_such_type(got: Any) -> ConfigError:

@@ -100,9 +100,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
 def pack(header: Header) -> bytes:
     """Return the compressed header with its length before it; it ends before quantizers that it does not have."""
-    fields = msgspec.structs.astuple(header)
     used = 7 if header.others else 6 if header.activations else 5
-    frame = compress(msgspec.msgpack.encode(fields[:used]))
+    frame = compress(msgspec.msgpack.encode(msgspec.structs.astuple(header)[:used]))
     return struct.pack("<I", len(frame)) + frame
 
 

@@ -209,15 +209,20 @@ def huffman_widths(weights: Array) -> Array:
     The two lightest nodes are joined until one is left; of equals, words go before sums, lower numbers and older sums
     first.
     """
-    count = weights.size
-    heap = sorted(zip(weights.tolist(), range(count), strict=True))
-    parents = [0] * (2 * count - 1)
+    count, order = weights.size, np.argsort(weights, kind="stable")
+    end = int(weights.sum()) + 1  # of both queues: words by weight, and sums
+    light, sums, parents = [*weights[order].tolist(), end], [end] * count, [0] * (2 * count - 1)
+    word = joined = 0
     for node in range(count, 2 * count - 1):
-        first, one = heapq.heappop(heap)
-        second, other = heap[0]
-        heapq.heapreplace(heap, (first + second, node))
-        parents[one] = parents[other] = node
-    depths = [0] * (2 * count - 1)
+        total = 0
+        for _ in range(2):
+            if light[word] <= sums[joined]:
+                total, parents[word], word = total + light[word], node, word + 1
+            else:
+                total, parents[count + joined], joined = total + sums[joined], node, joined + 1
+        sums[node - count] = total
+    depths, widths = [0] * (2 * count - 1), np.empty(count, np.int64)
     for node in range(2 * count - 3, -1, -1):
         depths[node] = depths[parents[node]] + 1
-    return np.array(depths[:count])
+    widths[order] = depths[:count]
+    return widths

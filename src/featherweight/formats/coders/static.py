@@ -168,8 +168,7 @@ def weights(counts: Array) -> Array:
     With C the running sums of the counts and T their total, the running sums of the weights are floor(C * 2**24 / T).
     """
     sums: Array = np.cumsum(counts, dtype=np.int64)
-    shares: Array = np.diff((sums << PRECISION) // int(sums[-1]), prepend=0)
-    return shares
+    return np.asarray(np.diff((sums << PRECISION) // int(sums[-1]), prepend=0))
 
 
 def _model(counts: Array) -> Any:

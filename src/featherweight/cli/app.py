@@ -13,12 +13,9 @@ from featherweight.cli.output import report_error, results_alone, say
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, extras
 
 app = typer.Typer(
-    name="featherweight",
-    help="Compress neural networks for the hardware they run on.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
+    name="featherweight", help="Compress neural networks for the hardware they run on.", no_args_is_help=True,
+    pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+)  # fmt: skip
 app.command()(make.demo)
 app.command()(make.train)
 app.command()(make.compress)

@@ -94,17 +94,9 @@ def compress(
 
     folder(out)
     result = compress_task(
-        _task(task, trained=not untrained),
-        recipe,
-        max_drop=max_drop,
-        max_bytes=max_bytes,
-        where=where,
-        batches=batches,
-        sensitivity=sensitivity,
-        seed=seed,
-        threads=threads,
-        events=shown_events(),
-    )
+        _task(task, trained=not untrained), recipe, max_drop=max_drop, max_bytes=max_bytes, where=where,
+        batches=batches, sensitivity=sensitivity, seed=seed, threads=threads, events=shown_events(),
+    )  # fmt: skip
     _deliver(result, out, json)
 
 
@@ -160,13 +152,9 @@ def sensitivity(
 
     workspace = Workspace(_task(task), seed, threads or usable_processors(), events=shown_events())
     found = measure(
-        execute(training_steps(workspace.task), workspace)[-1].model,
-        workspace,
-        default_options(),
-        by=sensitivity or "measured",
-        where=where,
-        batches=batches,
-    )
+        execute(training_steps(workspace.task), workspace)[-1].model, workspace, default_options(),
+        by=sensitivity or "measured", where=where, batches=batches,
+    )  # fmt: skip
     if json:
         emit(found)
         return

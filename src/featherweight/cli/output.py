@@ -26,8 +26,7 @@ TaskOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 ThreadsOption = Annotated[
-    int | None,
-    typer.Option(help="Compute threads (affects output bytes). Default: all processors.", min=1),
+    int | None, typer.Option(help="Compute threads (affects output bytes). Default: all processors.", min=1)
 ]
 SensitivityOption = Annotated[
     Literal["measured", "fisher", "empirical", "hawq"] | None,

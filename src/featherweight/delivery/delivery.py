@@ -117,33 +117,20 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
     notes = [*model.notes, *checked, *memorised(before, workspace)]
     held_out = getattr(task, "held_out", False) and getattr(task, "training", None) is None
     summary = Summary(
-        task=task.name,
-        fingerprint=workspace.fingerprint,
-        primary=task.primary,
-        parameters=parameters,
-        float_bytes=4 * parameters,
-        file_bytes=artifact.nbytes,
+        task=task.name, fingerprint=workspace.fingerprint, primary=task.primary, parameters=parameters,
+        float_bytes=4 * parameters, file_bytes=artifact.nbytes,
         weight_bytes=sum(index.nbytes[kind] for kind in CODED),
         overhead={kind: n for kind, n in index.nbytes.items() if n and kind not in CODED},
-        ratio=4 * parameters / artifact.nbytes,
-        sha256=hashlib.sha256(content).hexdigest(),
-        baseline={split: seen.metrics for split, seen in before.items()},
-        test=test.metrics,
-        paired=paired,
-        validation=dict(artifact.facts["validation"]),
-        runtime=runtime,
-        difference=difference,
-        rows=rows_of(index.rows, notes, searched.floats),
-        stages=stages,
+        ratio=4 * parameters / artifact.nbytes, sha256=hashlib.sha256(content).hexdigest(),
+        baseline={split: seen.metrics for split, seen in before.items()}, test=test.metrics, paired=paired,
+        validation=dict(artifact.facts["validation"]), runtime=runtime, difference=difference,
+        rows=rows_of(index.rows, notes, searched.floats), stages=stages,
         notes=[*notes, *searched.notes, *([] if paired else [UNPAIRED]), *([SEEN] if held_out else [])],
-        points=searched.points,
-        sensitivity=searched.sensitivity,
-        recipe=recipe.toml(),
-        seed=workspace.seed,
+        points=searched.points, sensitivity=searched.sensitivity, recipe=recipe.toml(), seed=workspace.seed,
         threads=workspace.threads,
         environment={**versions(), "python": platform.python_version(), "system": platform.system()},
         seconds=time.perf_counter() - start,
-    )
+    )  # fmt: skip
     return Compressed(artifact, summary, recipe, content)
 
 
@@ -159,15 +146,12 @@ def facts_of(
         notes: why there is no graph, if there is none.
     """
     return {
-        "task": workspace.task.name,
-        "fingerprint": workspace.fingerprint,
-        "seed": workspace.seed,
+        "task": workspace.task.name, "fingerprint": workspace.fingerprint, "seed": workspace.seed,
         "threads": workspace.threads,
         "versions": {name: known for name, known in versions().items() if name in NAMED},
-        "recipe": msgspec.to_builtins(recipe),
-        "baseline": before.metrics,
+        "recipe": msgspec.to_builtins(recipe), "baseline": before.metrics,
         **({"graph": notes[0].reason} if notes else {}),
-    }
+    }  # fmt: skip
 
 
 def measure(made: Sequence[Made], evaluator: Evaluator) -> list[Metrics]:

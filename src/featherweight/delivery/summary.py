@@ -174,17 +174,12 @@ def rows_of(lines: Sequence[Line], notes: Sequence[Note], floats: Sequence[str])
     said.update(dict.fromkeys(floats, "the search chose float for it"))
     return [
         Row(
-            name=line.name,
-            shape=list(line.shape),
-            format=line.label,
-            coder=line.coder,
-            nbytes=line.nbytes,
-            bits=line.bits_per_weight,
-            sparsity=line.sparsity,
+            name=line.name, shape=list(line.shape), format=line.label, coder=line.coder, nbytes=line.nbytes,
+            bits=line.bits_per_weight, sparsity=line.sparsity,
             left="" if line.coder else said.get(line.name) or _reason(line.shape, line.options["dtype"]),
         )
         for line in lines
-    ]
+    ]  # fmt: skip
 
 
 def _reason(shape: Sequence[int], dtype: str) -> str:

@@ -77,12 +77,9 @@ def pooled(found: Sequence[Paired]) -> Paired:
     lost, gained = sum(one.lost for one in found), sum(one.gained for one in found)
     return Paired(
         difference=float(np.mean([one.difference for one in found])),
-        error=math.sqrt(sum(one.error**2 for one in found)) / len(found),
-        p=_sign_test(lost, gained),
-        lost=lost,
-        gained=gained,
-        samples=sum(one.samples for one in found),
-    )
+        error=math.sqrt(sum(one.error**2 for one in found)) / len(found), p=_sign_test(lost, gained),
+        lost=lost, gained=gained, samples=sum(one.samples for one in found),
+    )  # fmt: skip
 
 
 def drop_bound(before: NDArray[Any], after: NDArray[Any], confidence: float = 0.95) -> float:

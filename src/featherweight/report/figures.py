@@ -31,19 +31,14 @@ _AXIS = {"gridcolor": LINE, "linecolor": LINE, "zeroline": False, "automargin": 
 # What all charts have in common.
 TEMPLATE = {
     "layout": {
-        "margin": {"l": 8, "r": 8, "t": 24, "b": 8},
-        "paper_bgcolor": "rgba(0,0,0,0)",
+        "margin": {"l": 8, "r": 8, "t": 24, "b": 8}, "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
         "hoverlabel": {"bgcolor": PAGE, "bordercolor": LINE, "font": {"color": INK}, "align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"},
-        "hovermode": "closest",
-        "dragmode": False,
-        "showlegend": False,
-        "xaxis": _AXIS,
-        "yaxis": _AXIS,
+        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, "hovermode": "closest",
+        "dragmode": False, "showlegend": False, "xaxis": _AXIS, "yaxis": _AXIS,
     }
-}
+}  # fmt: skip
 
 
 def figures(summary: Summary) -> dict[str, Figure]:
@@ -69,15 +64,11 @@ def front(s: Summary) -> Figure:
     for name, (those, style) in kinds.items():
         shown = [i for i, is_one in enumerate(those) if is_one]
         trace = {
-            "type": "scatter",
-            "mode": "lines+markers",
-            "name": name,
-            "x": [s.points[i].nbytes for i in shown],
-            "y": [100 * s.points[i].value for i in shown],
-            "customdata": shown,
-            "hovertext": [_allocation(s, s.points[i]) for i in shown],
+            "type": "scatter", "mode": "lines+markers", "name": name,
+            "x": [s.points[i].nbytes for i in shown], "y": [100 * s.points[i].value for i in shown],
+            "customdata": shown, "hovertext": [_allocation(s, s.points[i]) for i in shown],
             "hoverinfo": "text",
-        }
+        }  # fmt: skip
         data.append(trace | style)
     lowest = base - max([0.05, *(2 * p.drop for p in s.points if p.chosen)])
     highest = max(base, *(p.value for p in s.points))
@@ -145,24 +136,16 @@ def steps(s: Summary) -> Figure:
         "hoverinfo": "text",
     }
     sizes = {
-        "type": "bar",
-        "y": counts,
-        "marker": {"color": [MUTED, *[ACCENT] * (len(counts) - 1)]},
+        "type": "bar", "y": counts, "marker": {"color": [MUTED, *[ACCENT] * (len(counts) - 1)]},
         "text": [nbytes(count) for count in counts] if len(counts) <= ROOM else None,
-        "textposition": "outside",
-        "textangle": 0,
-        "constraintext": "none",
-        "textfont": {"size": 11},
+        "textposition": "outside", "textangle": 0, "constraintext": "none", "textfont": {"size": 11},
         "cliponaxis": False,
-    }
+    }  # fmt: skip
     metric = {
-        "type": "scatter",
-        "mode": "lines+markers",
-        "y": [None if value is None else 100 * value for value in values],
-        "yaxis": "y2",
-        "line": {"color": INK, "width": 1.5},
-        "marker": {"size": 7},
-    }
+        "type": "scatter", "mode": "lines+markers",
+        "y": [None if value is None else 100 * value for value in values], "yaxis": "y2",
+        "line": {"color": INK, "width": 1.5}, "marker": {"size": 7},
+    }  # fmt: skip
     layout = {
         "xaxis": {**_step_marks(s.stages), "tickfont": {"size": 11}, "showgrid": False},
         "yaxis": titled("whole file", range=[0, 1.15 * max(counts)], domain=[0, 0.6], **BYTES),
@@ -185,15 +168,10 @@ def tensors(s: Summary) -> Figure:
         bars.append((-1, f"{len(rest)} others", sum(rest), f"{sum(rest):,} bytes", False))
     places, labels, sizes, texts, coded = zip(*bars, strict=True)
     trace = {
-        "type": "bar",
-        "orientation": "h",
-        "x": list(sizes),
-        "y": list(range(len(sizes))),
-        "customdata": list(places),
-        "hovertext": list(texts),
-        "hoverinfo": "text",
+        "type": "bar", "orientation": "h", "x": list(sizes), "y": list(range(len(sizes))),
+        "customdata": list(places), "hovertext": list(texts), "hoverinfo": "text",
         "marker": {"color": [ACCENT if is_coded else MUTED for is_coded in coded]},
-    }
+    }  # fmt: skip
     title = "bytes in the file (grey: not compressed" + (", or many together)" if rest else ")")
     layout = {
         "xaxis": titled(title, **BYTES),

@@ -63,13 +63,10 @@ def headline(s: Summary) -> list[tuple[str, str]]:
         [("coded weights alone", f"{nbytes(s.weight_bytes)}, {coded / s.weight_bytes:.1f}x")] if coded else []
     )
     return [
-        ("file", nbytes(s.file_bytes)),
-        ("smaller", f"{s.ratio:.1f}x"),
-        *weights,
-        (f"{s.primary} on test", f"{percent(after)}"),
-        ("float network", f"{percent(before)}"),
+        ("file", nbytes(s.file_bytes)), ("smaller", f"{s.ratio:.1f}x"), *weights,
+        (f"{s.primary} on test", f"{percent(after)}"), ("float network", f"{percent(before)}"),
         ("change", f"{points(after - before)} points"),
-    ]
+    ]  # fmt: skip
 
 
 def tables(summary: Summary) -> list[Table]:

@@ -156,16 +156,12 @@ class Found:
         front = front_of(self.trials, self.objectives)
         points = [
             Point(
-                nbytes=trial.nbytes,
-                value=trial.measures[self.primary],
-                drop=trial.drop,
-                error=trial.measures["error"],
-                on_front=trial in front,
-                chosen=trial is self.chosen,
+                nbytes=trial.nbytes, value=trial.measures[self.primary], drop=trial.drop,
+                error=trial.measures["error"], on_front=trial in front, chosen=trial is self.chosen,
                 formats={name: option.label for name, option in trial.choices.items()},
             )
             for trial in self.trials
-        ]
+        ]  # fmt: skip
         sensed = [Sensed(c.tensor, c.option.label, c.nbytes, c.loss) for c in self.table.cells]
         floats = [name for name, option in self.chosen.choices.items() if option.format is None]
         return Searched(points, sensed, [*self.table.skipped, *self.notes], floats)

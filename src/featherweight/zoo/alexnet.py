@@ -68,11 +68,6 @@ def convolutions(*layers: tuple[int, int, int, int, int] | nn.MaxPool2d) -> nn.S
 def classifier(width: int, classes: int) -> nn.Sequential:
     """Return the three linear layers, fc6 to fc8, with dropout before the first two."""
     return nn.Sequential(
-        nn.Dropout(),
-        nn.Linear(width, 4096),
-        nn.ReLU(),
-        nn.Dropout(),
-        nn.Linear(4096, 4096),
-        nn.ReLU(),
+        nn.Dropout(), nn.Linear(width, 4096), nn.ReLU(), nn.Dropout(), nn.Linear(4096, 4096), nn.ReLU(),
         nn.Linear(4096, classes),
-    )
+    )  # fmt: skip

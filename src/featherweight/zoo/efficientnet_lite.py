@@ -16,14 +16,9 @@ from featherweight.events import Events, silent
 
 # (blocks, kernel, stride, expansion, width) of each stage.
 STAGES = (
-    (1, 3, 1, 1, 16),
-    (2, 3, 2, 6, 24),
-    (2, 5, 2, 6, 40),
-    (3, 3, 2, 6, 80),
-    (3, 5, 1, 6, 112),
-    (4, 5, 2, 6, 192),
-    (1, 3, 1, 6, 320),
-)
+    (1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80), (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192), (1, 3, 1, 6, 320),
+)  # fmt: skip
 
 NORMALISATION = Normalisation(mean=(127.0,) * 3, std=(128.0,) * 3)
 
@@ -35,17 +30,11 @@ WEIGHTS = Asset(
 )
 
 RENAMES = (
-    (r"^_conv_stem\.", "stem.conv."),
-    (r"^_bn0\.", "stem.bn."),
-    (r"^_conv_head\.", "head.conv."),
-    (r"^_bn1\.", "head.bn."),
-    (r"^_fc\.", "fc."),
-    (r"^_blocks\.", "blocks."),
-    (r"\._(expand|depthwise|project)_conv\.", r".\1.conv."),
-    (r"\._bn0\.", ".expand.bn."),
-    (r"\._bn1\.", ".depthwise.bn."),
-    (r"\._bn2\.", ".project.bn."),
-)
+    (r"^_conv_stem\.", "stem.conv."), (r"^_bn0\.", "stem.bn."), (r"^_conv_head\.", "head.conv."),
+    (r"^_bn1\.", "head.bn."), (r"^_fc\.", "fc."), (r"^_blocks\.", "blocks."),
+    (r"\._(expand|depthwise|project)_conv\.", r".\1.conv."), (r"\._bn0\.", ".expand.bn."),
+    (r"\._bn1\.", ".depthwise.bn."), (r"\._bn2\.", ".project.bn."),
+)  # fmt: skip
 
 
 class Convolution(nn.Sequential):

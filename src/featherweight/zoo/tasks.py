@@ -120,15 +120,9 @@ def _classification(
     model, training = start(name, build, network.training, trained=trained)
     train, validation, test = parts
     return Classification(
-        model,
-        train=train,
-        validation=validation,
-        test=test,
-        name=name,
-        batch_size=network.batch_size,
-        training=training,
-        **options,
-    )
+        model, train=train, validation=validation, test=test, name=name, batch_size=network.batch_size,
+        training=training, **options,
+    )  # fmt: skip
 
 
 def _grey(network: str, dataset: str, events: Events, trained: bool) -> Classification:
@@ -189,14 +183,9 @@ def _imagenet(events: Events, trained: bool) -> Classification:
         train, validation, test = (Subset(images, np.sort(part)) for part in order)
         dataset = f"ImageNet ({len(images)} images of your own)"
     return Classification(
-        (lambda: pretrained(events)) if trained else EfficientNetLite0,
-        train=train,
-        validation=validation,
-        test=test,
-        name="efficientnet-lite0-imagenet",
-        dataset=dataset,
-        batch_size=32,
-    )
+        (lambda: pretrained(events)) if trained else EfficientNetLite0, train=train, validation=validation,
+        test=test, name="efficientnet-lite0-imagenet", dataset=dataset, batch_size=32,
+    )  # fmt: skip
 
 
 TASKS: dict[str, Named] = {

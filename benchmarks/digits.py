@@ -24,8 +24,8 @@ import onnxruntime
 import torch
 
 from benchmarks.rivals import Rival, Trained, rivals
-from featherweight.data import Indexed
 from featherweight.data.digits import load, split
+from featherweight.data.indexed import Indexed
 from featherweight.delivery.summary import Summary
 from featherweight.files import write_whole
 from featherweight.formats import Clustered, Float

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from featherweight.data import mnist, sources
+from featherweight.data import fetch as sources
+from featherweight.data import mnist
 from featherweight.data.fetch import Asset, fetch
 from featherweight.data.mnist import FASHION_MNIST, MNIST
 from featherweight.errors import TaskError
@@ -161,6 +162,14 @@ def test_mirror_unpacks_and_a_dead_host_is_asked_once(tmp_path, monkeypatch):
         with pytest.raises(TaskError, match="no route"):
             dict(sources.Mirror("https://dead.invalid/{name}").read(["a"], tmp_path))
     assert [url for url in asked if "dead" in url] == ["https://dead.invalid/"]
+
+
+def test_a_mirror_on_this_machine_is_an_installed_folder(tmp_path):
+    (tmp_path / "a.gz").write_bytes(gzip.compress(b"first"))
+    mirror = sources.Mirror(f"file://{tmp_path}/{{name}}.gz")
+    assert str(mirror) == str(tmp_path) and dict(mirror.read(["a"], tmp_path)) == {"a": b"first"}
+    with pytest.raises(TaskError, match=r"b\.gz"):
+        dict(mirror.read(["b"], tmp_path))
 
 
 def test_bombs_missing_programs_and_torn_archives_are_refused(tmp_path, monkeypatch):

@@ -5,9 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherweight.data import held_out, permutation
 from featherweight.data.cifar import CropFlip
-from featherweight.data.indexed import Images, Normalisation
+from featherweight.data.indexed import Images, Normalisation, held_out, permutation
 
 
 def images(count):

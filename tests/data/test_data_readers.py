@@ -1,62 +1,36 @@
-"""IDX, CIFAR-10 and image folders: what is read, and what is refused."""
+"""MNIST, CIFAR-10 and image folders: what is read, and what is refused."""
 
 import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
-from featherweight.data import cifar
+from featherweight.data import cifar, mnist
+from featherweight.data.fetch import Asset
 from featherweight.data.folder import ImageFiles, class_folders, classes_in, decode, numbered_files
 from featherweight.data.indexed import Normalisation
-from featherweight.data.mnist import parse
 from featherweight.errors import IntegrityError, TaskError
+from featherweight.files import write_whole
 
 SAME = Normalisation((0.0,) * 3, (1.0,) * 3)
 
 
-def idx(array, code=0x08):
-    header = bytes([0, 0, code, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape)
-    return header + array.astype(array.dtype.newbyteorder(">")).tobytes()
-
-
-@given(
-    shape=st.lists(st.integers(0, 4), min_size=1, max_size=3),
-    kind=st.sampled_from([(8, "u1"), (11, "i2"), (13, "f4")]),
-)
-def test_idx_round_trip(shape, kind):
-    code, dtype = kind
-    array = np.arange(np.prod(shape)).reshape(shape).astype(dtype)
-    read = parse(idx(array, code))
-    assert read.dtype == array.dtype and np.array_equal(read, array)
-
-
-def test_idx_of_absurd_shapes():
-    empty = (0).to_bytes(4, "big")
-    for content in (bytes([0, 0, 8, 255]) + empty * 255, bytes([0, 0, 8, 4]) + empty + b"\xff" * 12):
-        with pytest.raises(IntegrityError, match="IDX file"):
-            parse(content)
-
-
-@given(content=st.binary(max_size=40))
-def test_idx_takes_or_refuses_any_bytes(content):
-    try:
-        read = parse(content)
-    except IntegrityError:
-        return
-    assert idx(read, content[2]) == content
-
-
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"\0\0\x08", b"\0\0\x07\x01\0\0\0\0", b"\0\0\x08\x00", b"\0\0\x08\x02\0\0\0\1",
-     b"\0\0\x08\x01\0\0\0\2a", b"\0\0\x08\x01\0\0\0\1ab", b"\0\0\x08\x03" + b"\xff" * 12],
-)  # fmt: skip
-def test_idx_refuses(content):
-    with pytest.raises(IntegrityError, match="somefile"):
-        parse(content, where="somefile")
+def test_mnist_is_a_header_and_then_bytes(tmp_path, monkeypatch):
+    random, files, made = np.random.default_rng(0), {}, {}
+    for part in ("train", "t10k"):
+        made[part] = random.integers(0, 256, (3, 1, 28, 28)).astype(np.uint8), random.integers(0, 10, 3)
+        files[f"{part}-images-idx3-ubyte"] = bytes(16) + made[part][0].tobytes()
+        files[f"{part}-labels-idx1-ubyte"] = bytes(8) + made[part][1].astype(np.uint8).tobytes()
+    monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
+    asset = Asset("mnist", {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}, ())
+    for name, content in files.items():
+        write_whole(asset.folder / name, content)
+    for images, (pixels, labels) in zip(mnist.load(asset), made.values(), strict=True):
+        assert np.array_equal(images.pixels, pixels) and np.array_equal(images.labels, labels)
+    write_whole(asset.folder / "t10k-labels-idx1-ubyte", b"something else")
+    with pytest.raises(TaskError, match="put t10k-labels-idx1-ubyte into"):
+        mnist.load(asset)
 
 
 def records(count, seed=0):

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from featherweight.data.fetch import Asset, fetch
+from featherweight.data.fetch import Asset, Mirror, fetch, tar_member
 from featherweight.data.indexed import Images, Normalisation
-from featherweight.data.sources import Mirror, tar_member
 from featherweight.errors import IntegrityError, TaskError
 from featherweight.events import Events, silent
 from featherweight.files import cache_dir
@@ -64,12 +63,12 @@ def load(events: Events = silent) -> Cifar10:
     """Return CIFAR-10: of `cifar-10-batches-bin` in the cache folder if somebody put it there, else fetched.
 
     Raises:
-        TaskError: it is not there and cannot be fetched.
+        TaskError: it is not there and cannot be fetched, or a file of the folder is missing.
         IntegrityError: a file is not of the binary layout.
     """
     own = cache_dir() / FOLDER
     if own.is_dir():
-        return load_folder(own)
+        return _read(lambda name: _file(own / name), None)
     try:
         path = fetch(CIFAR10, events) / ARCHIVE
     except TaskError as error:
@@ -78,22 +77,12 @@ def load(events: Events = silent) -> Cifar10:
         return _read(lambda name: tar_member(archive, f"{FOLDER}/{name}"), "CIFAR-10")
 
 
-def load_folder(folder: Path) -> Cifar10:
-    """Return CIFAR-10 from a folder of the official layout.
-
-    Raises:
-        TaskError: a file is not there.
-        IntegrityError: a file is not of the binary layout.
-    """
-
-    def read(name: str) -> bytes:
-        try:
-            return (folder / name).read_bytes()
-        except OSError as error:
-            hint = f"{folder} needs {', '.join((*TRAIN, TEST))}"
-            raise TaskError(f"cannot be read: {error}", where=name, hint=hint) from None
-
-    return _read(read, None)
+def _file(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        hint = f"{path.parent} needs {', '.join((*TRAIN, TEST))}"
+        raise TaskError(f"cannot be read: {error}", where=path.name, hint=hint) from None
 
 
 def _read(read: Callable[[str], bytes], edition: str | None) -> Cifar10:
@@ -110,11 +99,7 @@ def _read(read: Callable[[str], bytes], edition: str | None) -> Cifar10:
 
 
 def parse(content: bytes, *, where: str = "") -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """Return pixels `[n, 3, 32, 32]` and labels `[n]` of records of one label byte and 3,072 pixel bytes.
-
-    Raises:
-        IntegrityError: not a whole number of records, or a label that is no class.
-    """
+    """Return pixels `[n, 3, 32, 32]` and labels `[n]` of records of one label byte and 3,072 pixel bytes."""
     if not content or len(content) % RECORD:
         multiple = f"a multiple of {RECORD} bytes"
         raise IntegrityError("not CIFAR-10 records", where=where, got=len(content), expected=multiple)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from featherweight.data.fetch import Asset, fetch
+from featherweight.data.fetch import Asset, Wheel, fetch
 from featherweight.data.indexed import Normalisation
-from featherweight.data.sources import Wheel
 from featherweight.events import Events, silent
 
 # (blocks, kernel, stride, expansion, width) of each stage.

@@ -61,7 +61,7 @@ def mixed(model: Model, task: Classification, quick: bool) -> dict[str, Int]:
     """
     options = [Option(mse(bits)) for bits in ((3, 4, 8) if quick else (3, 4, 5, 6, 8))]
     table = measure(model, Workspace(task, threads=1), options, by="fisher", where=CONVOLUTIONS)
-    rows = list(table.by_tensor().values())
+    rows = table.rows
     counts = [model.tensors[row[0].tensor].numel() for row in rows]
     sizes = [[n * cell.option.format.bits for cell in row] for n, row in zip(counts, rows, strict=True)]
     chosen = allocate([damages(row) for row in rows], sizes, BITS * sum(counts))

@@ -47,7 +47,7 @@ def astc(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 def allocated(table: Sensitivity, ratio: float) -> dict[str, AnyFormat]:
     """Return the format of each tensor of least predicted loss at a ratio of the tensors alone."""
-    rows = list(table.by_tensor().values())
+    rows = table.rows
     floats = sum(cell.nbytes for row in rows for cell in row if cell.option.format is None)
     coded = [[cell for cell in row if cell.option.format is not None] for row in rows]
     sizes = [[cell.nbytes for cell in row] for row in coded]

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError
 from featherweight.formats import Int
-from featherweight.search.allocation import Allocator, damages
-from featherweight.search.sensitivity import Cell, Option, Sensitivity
+from featherweight.search.allocation import damages, uniform, within
+from featherweight.search.sensitivity import Cell, Option
 from featherweight.search.trials import DOUBT, Constraint, Trial, choose
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)] + [Option()]
@@ -24,11 +24,6 @@ def cells(name, losses, options=OPTIONS):
     ]
 
 
-def allocator(*rows):
-    table = Sensitivity(0.5, [cell for row in rows for cell in row])
-    return Allocator(table)
-
-
 def trial(nbytes, drop, error=0.0):
     drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": drop}
     return Trial({}, {"bytes": nbytes, "loss": 0.2, **drops})
@@ -39,7 +34,7 @@ def test_a_lucky_loss_does_not_make_a_coarse_option_free():
     found = damages(lucky)
     assert found == sorted(found, reverse=True)
     assert found[1] == pytest.approx(0.01 * 0.6 / 0.3, rel=0.01)  # the slope is that of the coarsest option
-    assert allocator(lucky, cells("b", [0.3, 0.02, 0.0, 0.0])).within(80)["a"] == OPTIONS[2]
+    assert within([lucky, cells("b", [0.3, 0.02, 0.0, 0.0])], 80)["a"] == OPTIONS[2]
 
 
 @settings(max_examples=60, deadline=None)
@@ -50,11 +45,10 @@ def test_less_error_is_never_more_harmful(losses):
 
 
 def test_uniform_choices_and_a_tensor_that_cannot_follow():
-    both = allocator(cells("a", [0.6, 0.1, 0.0, 0.0]), cells("b", [0.5, 0.1], OPTIONS[:2]))
-    made = both.uniform()
+    made = uniform([cells("a", [0.6, 0.1, 0.0, 0.0]), cells("b", [0.5, 0.1], OPTIONS[:2])])
     assert made[:2] == [{"a": option, "b": option} for option in OPTIONS[:2]]
     assert made[2:] == [{"a": option, "b": OPTIONS[1]} for option in OPTIONS[2:]]
-    assert allocator().uniform() == []
+    assert uniform([]) == []
 
 
 def test_a_demand_is_kept_beyond_chance():

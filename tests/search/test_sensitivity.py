@@ -55,13 +55,13 @@ def test_tables_of_one_kind(trained, tmp_path, by):
         (a.tensor, a.option, a.nbytes, a.error) == (b.tensor, b.option, b.nbytes, b.error) for a, b in pairs
     )
     assert table(trained, by, tmp_path) == found
-    for row in found.by_tensor().values():
+    for row in found.rows:
         losses = [cell.loss for cell in row]
         assert losses == sorted(losses, reverse=True), "more bits are predicted to do less"
 
 
 def test_a_budget_in_bit_operations_is_met_and_best(trained, tmp_path):
-    rows = list(table(trained, "fisher", tmp_path).by_tensor().values())
+    rows = table(trained, "fisher", tmp_path).rows
     limited = bit_operations(trace(trained.module, TASK.example()), rows, activations=4)
     macs = {"0.weight": 8 * 9 * 36, "4.weight": 8 * 8 * 9, "8.weight": 8 * 4}
     for row, costs in zip(rows, limited, strict=True):

@@ -5,7 +5,7 @@ import torch
 
 from featherweight.zoo import efficientnet_lite
 from featherweight.zoo.efficientnet_lite import EfficientNetLite0, renamed
-from featherweight.zoo.resnet import ResNetDigits, resnet20
+from featherweight.zoo.resnet import resnet20, resnet_digits
 
 
 def test_resnet_names_and_shortcut():
@@ -24,7 +24,7 @@ def test_resnet_names_and_shortcut():
 def test_every_weight_of_the_resnet_for_digits_meets_pixels():
     """None is beside padding alone: every one has a gradient."""
     torch.manual_seed(0)
-    network = ResNetDigits()
+    network = resnet_digits()
     network(torch.randn(64, 1, 8, 8)).square().sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and (parameter.grad != 0).float().mean() > 0.99, name

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from featherweight.search.sensitivity import Cell, Option, Sensitivity
+from featherweight.search.sensitivity import Cell, Option
 
 Array = NDArray[Any]
 ROUNDING = 1e-12  # of a bound: what sums of float64 may be off
@@ -105,17 +104,15 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[int]:
     >>> pareto([(3, 1), (1, 3), (2, 2), (3, 3)])
     [1, 2, 0]
     """
-    if not points:
-        return []
-    values = np.asarray(points, float)
-    kept = []
-    for i, point in enumerate(values):
-        no_worse = (values <= point).all(axis=1)
-        better = (values < point).any(axis=1)
-        equal_before = (values[:i] == point).all(axis=1).any()
-        if not (no_worse & better).any() and not equal_before:
-            kept.append(i)
-    return sorted(kept, key=lambda i: tuple(values[i]))
+
+    def beats(i: int, j: int) -> bool:
+        a, b = points[i], points[j]
+        return all(x <= y for x, y in zip(a, b, strict=True)) and (a != b or i < j)
+
+    every = range(len(points))
+    return sorted(
+        (j for j in every if not any(beats(i, j) for i in every if i != j)), key=lambda j: points[j]
+    )
 
 
 def damages(row: Sequence[Cell]) -> list[float]:
@@ -135,44 +132,27 @@ def damages(row: Sequence[Cell]) -> list[float]:
     return [max(slope, 1e-9) * cell.error + 1e-15 * cell.nbytes / most for cell in row]
 
 
-@dataclass(frozen=True, eq=False)
-class Allocator:
-    """What allocations are proposed from.
+def within(rows: Sequence[Sequence[Cell]], budget: float) -> dict[str, Option] | None:
+    """Return the least harmful choice whose tensors, a row each, take at most `budget` bytes, or None."""
+    chosen = allocate([damages(row) for row in rows], [[cell.nbytes for cell in row] for row in rows], budget)
+    if chosen is None:
+        return None
+    return {row[i].tensor: row[i].option for row, i in zip(rows, chosen, strict=True)}
 
-    Attributes:
-        table: what each tensor costs and suffers under each option.
-    """
 
-    table: Sensitivity
+def budgets(rows: Sequence[Sequence[Cell]], count: int) -> list[float]:
+    """Return a geometric ladder of budgets, from the least bytes possible to the most."""
+    least, most = (sum(pick(cell.nbytes for cell in row) for row in rows) for pick in (min, max))
+    return [*map(float, np.geomspace(max(least, 1), max(most, 1), count)[:-1]), float(most)]
 
-    @property
-    def rows(self) -> list[list[Cell]]:
-        """The cells of each tensor."""
-        return list(self.table.by_tensor().values())
 
-    def within(self, budget: float) -> dict[str, Option] | None:
-        """Return the least harmful choice whose tensors take at most `budget` bytes, or None."""
-        rows = self.rows
-        sizes = [[cell.nbytes for cell in row] for row in rows]
-        chosen = allocate([damages(row) for row in rows], sizes, budget)
-        if chosen is None:
-            return None
-        return {row[i].tensor: row[i].option for row, i in zip(rows, chosen, strict=True)}
-
-    def budgets(self, count: int) -> list[float]:
-        """Return a geometric ladder of budgets, from the least bytes possible to the most."""
-        least = sum(min(cell.nbytes for cell in row) for row in self.rows)
-        most = sum(max(cell.nbytes for cell in row) for row in self.rows)
-        ladder = np.geomspace(max(least, 1), max(most, 1), count)[:-1]
-        return [*(float(budget) for budget in ladder), float(most)]
-
-    def uniform(self) -> list[dict[str, Option]]:
-        """Return the choices of one option for all; a tensor that cannot take it gets the one of least error."""
-        made = []
-        for option in dict.fromkeys(cell.option for cell in self.table.cells):
-            cells = [
-                next((cell for cell in row if cell.option == option), min(row, key=lambda cell: cell.error))
-                for row in self.rows
-            ]
-            made.append({cell.tensor: cell.option for cell in cells})
-        return made
+def uniform(rows: Sequence[Sequence[Cell]]) -> list[dict[str, Option]]:
+    """Return the choices of one option for all; a tensor that cannot take it gets the one of least error."""
+    made = []
+    for option in dict.fromkeys(cell.option for row in rows for cell in row):
+        cells = [
+            next((cell for cell in row if cell.option == option), min(row, key=lambda cell: cell.error))
+            for row in rows
+        ]
+        made.append({cell.tensor: cell.option for cell in cells})
+    return made

@@ -23,7 +23,6 @@ from featherweight.model import Model, Note
 from featherweight.processors import usable_processors
 from featherweight.recipe import Recipe, read_recipe
 from featherweight.recipe.runner import execute
-from featherweight.search.allocation import Allocator
 from featherweight.search.sensitivity import Option, Sensitivity, SensitivityMethod, measure
 from featherweight.search.trials import DOUBT, Constraint, Trial, choose, draw, front_of
 from featherweight.search.work import Subject
@@ -99,10 +98,8 @@ def compress(
     if recipe != "auto":
         return deliver(recipe if isinstance(recipe, Recipe) else read_recipe(recipe), workspace)
     objectives, constraints = demand(max_drop, max_bytes)
-    found = explore(
-        workspace, options, objectives, constraints,
-        where=where, batches=batches or 16, sensitivity=sensitivity or "measured",
-    )  # fmt: skip
+    method = sensitivity or "measured"
+    found = explore(workspace, options, objectives, constraints, where, batches or 16, method)
     return deliver(found.recipe, workspace, found.searched)
 
 
@@ -205,9 +202,7 @@ def search(
     workspace = Workspace(
         task, seed, threads or usable_processors(), store or Store(), events or default_events(), executor
     )
-    return explore(
-        workspace, options, objectives, constraints, where=where, batches=batches, sensitivity=sensitivity
-    )
+    return explore(workspace, options, objectives, constraints, where, batches, sensitivity)
 
 
 def explore(
@@ -215,10 +210,9 @@ def explore(
     options: Sequence[Option] | None,
     objectives: Sequence[str],
     constraints: Sequence[Constraint],
-    *,
-    where: Where | None = None,
-    batches: int = 16,
-    sensitivity: SensitivityMethod = "measured",
+    where: Where | None,
+    batches: int,
+    sensitivity: SensitivityMethod,
 ) -> Found:
     """Choose a format for every tensor; as `search`, in a workspace.
 
@@ -241,7 +235,7 @@ def explore(
     constraints, doubts = _provable(constraints, base, workspace)
     facts = facts_of(before, workspace, base, reasons)
     subject = Subject(model.with_notes(reasons), graph, workspace, facts)
-    trials = draw(Allocator(table), subject, base, constraints)
+    trials = draw(table.rows, subject, base, constraints)
     chosen = choose(trials, objectives, constraints)
     if chosen is None:
         raise _none_found(trials, constraints)
@@ -251,8 +245,7 @@ def explore(
 
 def training_steps(task: Task) -> Recipe:
     """Return the recipe that trains the task's network, empty where it comes trained."""
-    trains = getattr(task, "training", None) is not None
-    return Recipe([Train()] if trains else [])
+    return Recipe([Train()] if getattr(task, "training", None) is not None else [])
 
 
 def prepare(where: Where | None, workspace: Workspace) -> tuple[Recipe, Model, Model, list[Note]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import product
 from typing import Any, Literal, get_args
 
@@ -22,7 +24,7 @@ from featherweight.model import Model, Note, equal_bits
 from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
 from featherweight.structure import to_call
-from featherweight.task import Task
+from featherweight.task import Predict, Task
 from featherweight.task.outputs import logits
 from featherweight.task.protocol import failures
 from featherweight.task.samples import size_of
@@ -98,12 +100,13 @@ class Sensitivity(msgspec.Struct, frozen=True):
     cells: list[Cell]
     skipped: list[Note] = []
 
-    def by_tensor(self) -> dict[str, list[Cell]]:
-        """Return the cells of each tensor, in the order of the module."""
+    @property
+    def rows(self) -> list[list[Cell]]:
+        """The cells of each tensor, in the order of the module."""
         rows: dict[str, list[Cell]] = {}
         for cell in self.cells:
             rows.setdefault(cell.tensor, []).append(cell)
-        return rows
+        return list(rows.values())
 
 
 def measure(
@@ -141,10 +144,8 @@ def measure(
     with workspace.pinned():
         base = _mean_loss(model, workspace.task, batches)
         if not math.isfinite(base):
-            raise TaskError(
-                "the loss of the float network is not finite",
-                where=f"{workspace.task.name}, validation split",
-            )
+            where = f"{workspace.task.name}, validation split"
+            raise TaskError("the loss of the float network is not finite", where=where)
         asked = [Asked(name, option, names, by, batches, base) for name, option in product(names, options)]
         workspace.events(Started("sensitivity", len(asked)))
         found = Subject(model, None, workspace).answers(cell_of, asked)
@@ -171,8 +172,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 def cell_of(subject: Subject, question: Asked) -> Cell | str:
     """Return one tensor under one option, or why it cannot be; out of the store if it is there."""
-    q, model, workspace = question, subject.model, subject.workspace
-    common = ("sensitivity", q.by, model.hash, q.batches, workspace.seed, workspace.threads)
+    q, workspace = question, subject.workspace
+    common = ("sensitivity", q.by, subject.model.hash, q.batches, workspace.seed, workspace.threads)
     key = workspace.key(*common, q.tensor, q.option)
     return workspace.recall(key, Cell | str, lambda: _cell(subject, q))
 
@@ -194,9 +195,9 @@ def _cell(subject: Subject, q: Asked) -> Cell | str:
     elif q.by == "measured":
         loss = _mean_loss(after, task, q.batches) - q.base
     else:
-        by, names = q.by, q.names
+        by = q.by
         damage = subject.once(
-            by, lambda: predict_damage(by, model, task, names, batches=q.batches, seed=seed)
+            by, lambda: predict_damage(by, model, task, q.names, batches=q.batches, seed=seed)
         )
         loss = damage(q.tensor, value - before)
     if not math.isfinite(loss):
@@ -211,11 +212,10 @@ def encode_step(name: str, option: Option) -> Encode:
 
 
 def _mean_loss(model: Model, task: Task, batches: int) -> float:
-    losses: list[float] = []
     predict = predictor(to_call(model.module))
     with failures(f"{task.name}, loss on validation"), torch.inference_mode():
-        for batch in drawn(task, "validation", batches=batches):
-            losses.append(float(task.loss(predict(task.inputs(batch)), batch)))
+        seen = drawn(task, "validation", batches=batches)
+        losses = [float(task.loss(predict(task.inputs(batch)), batch)) for batch in seen]
     return sum(losses) / len(losses)
 
 
@@ -252,13 +252,13 @@ def predict_damage(
 def _losses(task: Task, batches: int, generator: torch.Generator | None = None) -> Iterator[BatchLoss]:
     """Yield the loss of each batch and its samples: the task's, or given a generator that of drawn labels."""
 
-    def of(batch: Any, inputs: Any) -> BatchLoss:
-        if generator is None:
-            return lambda run: task.loss(run(inputs), batch), size_of(inputs)
-        return lambda run: own_loss(logits(run(inputs)), generator), size_of(inputs)
+    def loss(run: Predict, batch: Any, inputs: Any) -> Tensor:
+        output = run(inputs)
+        return task.loss(output, batch) if generator is None else own_loss(logits(output), generator)
 
     for batch in drawn(task, "validation", batches=batches):
-        yield of(batch, task.inputs(batch))
+        inputs = task.inputs(batch)
+        yield partial(loss, batch=batch, inputs=inputs), size_of(inputs)
 
 
 def bit_operations(
@@ -276,14 +276,11 @@ def bit_operations(
         rows: the cells of each tensor.
         activations: bits of the other operand.
     """
-    macs: dict[str, int] = {}
+    macs = Counter[str]()
     for node in graph.nodes:
-        weight = node.roles.get("weight")
-        if weight is not None:
-            macs[weight] = macs.get(weight, 0) + (node.macs or 0)
+        macs[node.roles.get("weight", "")] += node.macs or 0
     return [
-        [float(macs.get(cell.tensor, 0) * operand_bits(cell.option) * activations) for cell in row]
-        for row in rows
+        [float(macs[cell.tensor] * operand_bits(cell.option) * activations) for cell in row] for row in rows
     ]
 
 

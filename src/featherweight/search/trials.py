@@ -13,8 +13,8 @@ from featherweight.evaluation.paired_test import drop_bound
 from featherweight.events import Finished, Progress, Started
 from featherweight.formats import Encoded
 from featherweight.packing import pack
-from featherweight.search.allocation import Allocator, pareto
-from featherweight.search.sensitivity import Option, encode_step
+from featherweight.search.allocation import budgets, pareto, uniform, within
+from featherweight.search.sensitivity import Cell, Option, encode_step
 from featherweight.search.work import Subject
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
@@ -73,11 +73,7 @@ class Trial(msgspec.Struct, frozen=True):
         return all(self.measured(c.measure) <= c.most + ROUNDING for c in constraints)
 
     def measured(self, name: str) -> float:
-        """Return one measure.
-
-        Raises:
-            ConfigError: there is none of that name.
-        """
+        """Return one measure."""
         if name not in self.measures:
             raise ConfigError("not a measure", got=repr(name), expected=", ".join(self.measures))
         return self.measures[name]
@@ -85,9 +81,7 @@ class Trial(msgspec.Struct, frozen=True):
     @property
     def steps(self) -> list[Encode]:
         """The steps that make this allocation: a recipe of its own."""
-        return [
-            encode_step(name, option) for name, option in self.choices.items() if option.format is not None
-        ]
+        return [encode_step(name, option) for name, option in self.choices.items() if option.format]
 
 
 def weigh(subject: Subject, question: dict[str, Option]) -> tuple[int, Evaluation]:
@@ -110,26 +104,8 @@ def weigh(subject: Subject, question: dict[str, Option]) -> tuple[int, Evaluatio
     return len(dumps(pack(made, subject.graph, facts))), found
 
 
-def trial_of(choices: Choice, nbytes: int, found: Evaluation, base: Evaluation, primary: str) -> Trial:
-    """Return a choice as it was measured.
-
-    Args:
-        choices: tensor to option.
-        nbytes: of the file that it makes.
-        found: what it does on validation.
-        base: what the float network does there.
-        primary: the metric that counts.
-    """
-    drop, paired = base.metrics[primary] - found.metrics[primary], found.against(base)
-    error, bound = 0.0, drop
-    if paired and base.scores is not None and found.scores is not None:
-        error, bound = paired.error, drop_bound(base.scores, found.scores)
-    drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": bound}
-    return Trial(dict(choices), {"bytes": float(nbytes), **found.metrics, **drops})
-
-
 def draw(
-    allocator: Allocator, subject: Subject, base: Evaluation, constraints: Sequence[Constraint]
+    rows: Sequence[Sequence[Cell]], subject: Subject, base: Evaluation, constraints: Sequence[Constraint]
 ) -> list[Trial]:
     """Return the trials of a search, each choice once, smallest file first.
 
@@ -139,32 +115,39 @@ def draw(
     smallest budget that keeps the constraints and its smaller neighbour is halved a few times.
 
     Args:
-        allocator: proposes choices.
+        rows: the cells of each tensor.
         subject: the network before anything is chosen.
         base: what the float network does on validation.
         constraints: what the trial that is sought has to keep.
     """
-    workspace, tried = subject.workspace, dict[tuple[tuple[str, Option], ...], Trial]()
+    workspace, primary = subject.workspace, subject.workspace.task.primary
+    tried = dict[tuple[tuple[str, Option], ...], Trial]()
 
     def trials_of(choices: Sequence[Choice]) -> Iterator[Trial]:
         keys = dict.fromkeys(tuple(choice.items()) for choice in choices)
         new = [dict(key) for key in keys if key not in tried]
         for choice, weighed in zip(new, subject.answers(weigh, new), strict=True):
-            trial = trial_of(choice, *weighed, base, workspace.task.primary)
+            nbytes, found = weighed
+            drop, paired = base.metrics[primary] - found.metrics[primary], found.against(base)
+            error, bound = 0.0, drop
+            if paired and base.scores is not None and found.scores is not None:
+                error, bound = paired.error, drop_bound(base.scores, found.scores)
+            drops = {"drop": drop, "error": error, "likely": drop + DOUBT * error, "bound": bound}
+            trial = Trial(choice, {"bytes": float(nbytes), **found.metrics, **drops})
             tried[tuple(choice.items())] = trial
             yield trial
 
     def attempt(budget: float) -> Trial | None:
-        choice = allocator.within(budget)
+        choice = within(rows, budget)
         if choice is None:
             return None
         list(trials_of([choice]))
         return tried[tuple(choice.items())]
 
     limit = min((c.most for c in constraints if c.measure == "bytes"), default=0.0)  # 0: there is none
-    ladder = allocator.budgets(RUNGS)
-    proposed = [allocator.within(budget) for budget in ladder]
-    choices = [*allocator.uniform(), *(choice for choice in proposed if choice is not None)]
+    ladder = budgets(rows, RUNGS)
+    proposed = [within(rows, budget) for budget in ladder]
+    choices = [*uniform(rows), *(choice for choice in proposed if choice is not None)]
     refine = HALVINGS if constraints and not limit else 0
     workspace.events(Started("front", len(choices) + refine))
     with workspace.pinned():

@@ -75,15 +75,15 @@ class Subject:
             return
         model = workspace.key("model of a search", self.model.hash)
         workspace.store.put(model, dumps(pack(self.model)))
-        graph = workspace.key("graph of a search", self.model.structure) if self.graph else ""
+        graph = ""
         if self.graph:
+            graph = workspace.key("graph of a search", self.model.structure)
             workspace.store.put(graph, msgspec.msgpack.encode(self.graph))
         shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads, self.facts)
-        units = [Unit(*shared, msgspec.Raw(msgspec.json.encode(question))) for question in questions]
+        raws = (msgspec.Raw(msgspec.json.encode(question)) for question in questions)
+        units = [msgspec.json.encode(Unit(*shared, raw)) for raw in raws]
         kind = get_type_hints(ask)["return"]
-        for future in [
-            workspace.executor.submit(work, ask, msgspec.json.encode(u), workspace.task) for u in units
-        ]:
+        for future in [workspace.executor.submit(work, ask, unit, workspace.task) for unit in units]:
             yield msgspec.json.decode(future.result(), type=kind)
 
 

@@ -51,20 +51,15 @@ def start(task: str, build: Build, training: Training, *, trained: bool) -> tupl
 
 
 def located(task: str) -> Path:
-    """Return the file of a task's baseline.
-
-    Raises:
-        TaskError: it is not there, or is another file; says what to copy where.
-    """
+    """Return the file of a task's baseline; without it an error says what to copy where."""
     name, cached = f"{task}.fw", cache_dir() / "baselines"
     places = [CHECKOUT / name, cached / name]
     for place in places:
         if sha256(place) == BASELINES[task]:
             return place
-    raise TaskError(
-        "its trained weights are not here",
-        where=task,
-        got=", ".join(f"{place} ({'another file' if place.is_file() else 'absent'})" for place in places),
-        expected=f"SHA-256 {BASELINES[task]}",
-        hint=f"copy baselines/{name} of featherweight's repository into {cached}; or start untrained (--untrained)",
+    got = ", ".join(f"{place} ({'another file' if place.is_file() else 'absent'})" for place in places)
+    hint = (
+        f"copy baselines/{name} of featherweight's repository into {cached}; or start untrained (--untrained)"
     )
+    what, expected = "its trained weights are not here", f"SHA-256 {BASELINES[task]}"
+    raise TaskError(what, where=task, got=got, expected=expected, hint=hint)

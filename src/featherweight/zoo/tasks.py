@@ -55,7 +55,7 @@ def _adam(epochs: int, lr: float) -> Training:
     return Training(epochs=epochs, optimizer="adamw", lr=lr, weight_decay=1e-2, warmup=0.1)
 
 
-def _descent(epochs: int, lr: float) -> Training:
+def _sgd(epochs: int, lr: float) -> Training:
     """Return the usual training on CIFAR-10; its products in bfloat16."""
     return Training(
         epochs=epochs, lr=lr, optimizer="nesterov", weight_decay=5e-4, warmup=0.1, precision="bfloat16"
@@ -66,33 +66,24 @@ GREY = {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
 LENETS = {
     "lenet300": Network("LeNet-300-100, 266,610 parameters", "lenet.LeNet300", _adam(8, 2e-3)),
     "lenet5": Network("LeNet-5 (Caffe's), 431,080 parameters", "lenet.LeNet5", _adam(4, 2e-3)),
-    "lenet": Network(
-        "LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters", "lenet.LeNet", _adam(3, 1e-3)
-    ),
-}
-DIGITS = Network("ResNet-18 of width 16, 701,178 parameters", "resnet.ResNetDigits", _adam(20, 2e-3), 64)
+    "lenet": Network("LeNet (5x5x32, 5x5x64, 3136-512-10), 1,663,370 parameters", "lenet.LeNet", _adam(3, 1e-3)),
+}  # fmt: skip
+DIGITS = Network("ResNet-18 of width 16, 701,178 parameters", "resnet.resnet_digits", _adam(20, 2e-3), 64)
+MOBILE, CLIPPED = replace(_sgd(12, 0.1), precision="float32"), replace(_sgd(7, 0.02), clip=5.0)
 ON_CIFAR = {
-    "resnet20": Network("ResNet-20, 269,722 parameters", "resnet.resnet20", _descent(30, 0.1)),
-    "resnet32": Network("ResNet-32, 464,154 parameters", "resnet.resnet32", _descent(30, 0.1)),
-    "resnet44": Network("ResNet-44, 658,586 parameters", "resnet.resnet44", _descent(30, 0.1)),
-    "resnet56": Network("ResNet-56, 853,018 parameters", "resnet.resnet56", _descent(30, 0.1)),
-    "vgg16": Network("VGG-16 with batch norm, 14,724,042 parameters", "vgg.VGG16", _descent(6, 0.05)),
-    "alexnet": Network(
-        "AlexNet, 23,272,266 parameters", "alexnet.AlexNet32", replace(_descent(7, 0.02), clip=5.0), 256
-    ),
+    "resnet20": Network("ResNet-20, 269,722 parameters", "resnet.resnet20", _sgd(30, 0.1)),
+    "resnet32": Network("ResNet-32, 464,154 parameters", "resnet.resnet32", _sgd(30, 0.1)),
+    "resnet44": Network("ResNet-44, 658,586 parameters", "resnet.resnet44", _sgd(30, 0.1)),
+    "resnet56": Network("ResNet-56, 853,018 parameters", "resnet.resnet56", _sgd(30, 0.1)),
+    "vgg16": Network("VGG-16 with batch norm, 14,724,042 parameters", "vgg.VGG16", _sgd(6, 0.05)),
+    "alexnet": Network("AlexNet, 23,272,266 parameters", "alexnet.AlexNet32", CLIPPED, 256),
     "squeezenet": Network(
-        "SqueezeNet 1.1 with batch norm, 730,570 parameters", "squeezenet.SqueezeNet32", _descent(14, 0.1)
+        "SqueezeNet 1.1 with batch norm, 730,570 parameters", "squeezenet.SqueezeNet32", _sgd(14, 0.1)
     ),
-    "resnet18": Network("ResNet-18, 11,173,962 parameters", "resnet.resnet18_32", _descent(10, 0.1)),
-    "mobilenetv2": Network(
-        "MobileNetV2, 2,236,682 parameters",
-        "mobilenet_v2.mobilenet_v2_32",
-        replace(_descent(12, 0.1), precision="float32"),
-    ),
-    "densenet40": Network(
-        "DenseNet-40 (growth 12), 1,019,722 parameters", "densenet.DenseNet40", _descent(14, 0.1)
-    ),
-}
+    "resnet18": Network("ResNet-18, 11,173,962 parameters", "resnet.resnet18_32", _sgd(10, 0.1)),
+    "mobilenetv2": Network("MobileNetV2, 2,236,682 parameters", "mobilenet_v2.mobilenet_v2_32", MOBILE),
+    "densenet40": Network("DenseNet-40 (growth 12), 1,019,722 parameters", "densenet.DenseNet40", _sgd(14, 0.1)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -164,11 +155,8 @@ def _imagenet(events: Events, trained: bool) -> Classification:
 
     folder = cache_dir() / "imagenet"
     if not folder.is_dir():
-        raise TaskError(
-            "no images",
-            where=str(folder),
-            hint="put train/CLASS/*.jpg and val/CLASS/*.jpg there, or images named by class index (0042.jpg)",
-        )
+        hint = "put train/CLASS/*.jpg and val/CLASS/*.jpg there, or images named by class index (0042.jpg)"
+        raise TaskError("no images", where=str(folder), hint=hint)
     if classes := classes_in(folder / "train"):
         if len(classes) != CLASSES:
             where, got = str(folder / "train"), len(classes)
@@ -221,31 +209,24 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
         if reference in TASKS:
             return TASKS[reference].build(events, trained)
         if reference.endswith(".py"):
-            names = defined_in(Path(reference))
-            what, hint = (
-                "a file without the name of a task in it",
-                f"it defines {', '.join(names)}" if names else "",
-            )
+            names = ", ".join(defined_in(Path(reference)))
+            what, hint = "a file without the name of a task in it", f"it defines {names}" if names else ""
             raise TaskError(what, got=reference, expected=f"{reference}:NAME", hint=hint)
         hint = near(reference, list(TASKS), "or FILE.py:name, or module:name")
         raise TaskError("no such task", got=repr(reference), hint=hint)
-    with importing(Path(place).parent if place.endswith(".py") else Path.cwd()):
+    path = Path(place)
+    is_file = path.suffix == ".py"
+    with importing(path.parent if is_file else Path.cwd()):
         with failures(place):
-            module = load_file(Path(place)) if place.endswith(".py") else import_module(place)
+            module = load_file(path) if is_file else import_module(place)
         if not hasattr(module, name):
-            public = (
-                defined_in(Path(place)) if place.endswith(".py") else [n for n in vars(module) if n[0] != "_"]
-            )
+            public = defined_in(path) if is_file else [n for n in vars(module) if n[0] != "_"]
             raise TaskError("no such name", where=place, got=repr(name), hint=near(name, public))
         return as_task(getattr(module, name), reference)
 
 
 def defined_in(path: Path) -> list[str]:
-    """Return the functions and values that a Python file defines at its top, without running it.
-
-    Raises:
-        TaskError: there is no such file, or it is no Python.
-    """
+    """Return the functions and values that a Python file defines at its top, without running it."""
     if not path.is_file():
         raise TaskError("no such file", where=str(path))
     with failures(str(path)):
@@ -257,11 +238,7 @@ def defined_in(path: Path) -> list[str]:
 
 
 def as_task(found: Any, reference: str) -> Task:
-    """Return a task, or what a function without arguments returns if that is one.
-
-    Raises:
-        TaskError: neither; lists what a task would have and this does not.
-    """
+    """Return a task, or what a function without arguments returns if that is one."""
     if lacks(found) and callable(found):
         with failures(reference):
             found = found()
@@ -279,19 +256,14 @@ def lacks(found: Any) -> list[str]:
 
 
 def load_file(path: Path) -> ModuleType:
-    """Run a Python file as a module of its own.
-
-    Raises:
-        TaskError: there is no such file, or running it failed.
-    """
+    """Run a Python file as a module of its own."""
     if not path.is_file():
         raise TaskError("no such file", where=str(path))
     whole, known = str(path.resolve()), sys.modules.get(path.stem)
     own = known is None or getattr(known, "__file__", None) == whole
     name = path.stem if own else f"{path.stem} (a task)"  # another module has the name
     spec = importlib.util.spec_from_file_location(name, whole)
-    if spec is None or spec.loader is None:
-        raise TaskError("not a Python file", where=str(path))
+    assert spec is not None and spec.loader is not None  # there is a loader for every name that ends in .py
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up the module of their class
     with failures(str(path)):

@@ -18,15 +18,11 @@ class VGG16(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        width_in = 3
+        layers, width_in = list[nn.Module](), 3
         for stage in STAGES:
             for width in stage:
-                layers += [
-                    nn.Conv2d(width_in, width, 3, padding=1, bias=False),
-                    nn.BatchNorm2d(width),
-                    nn.ReLU(),
-                ]
+                convolution = nn.Conv2d(width_in, width, 3, padding=1, bias=False)
+                layers += [convolution, nn.BatchNorm2d(width), nn.ReLU()]
                 width_in = width
             layers.append(nn.MaxPool2d(2))
         self.features = nn.Sequential(*layers)

@@ -13,10 +13,10 @@ from torch import nn
 
 from featherweight.data.indexed import Indexed, Subset, permutation
 from featherweight.events import Events
-from featherweight.task import Agreement, Split, Task
+from featherweight.task import Split, Task
 from featherweight.task.protocol import known_length
 from featherweight.task.samples import Samples
-from featherweight.task.tasks import Classification
+from featherweight.task.tasks import Agreement, Classification
 from featherweight.zoo.tasks import resolve
 
 

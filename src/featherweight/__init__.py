@@ -28,7 +28,8 @@ _NAMES = {
     "recipe": "Recipe run",
     "runtime": "session",
     "search": "Option compress",
-    "task": "Agreement Classification Regression Task",
+    "task": "Task",
+    "task.tasks": "Agreement Classification Regression",
 }
 _HOMES = {name: f"featherweight.{home}" for home, names in _NAMES.items() for name in names.split()}
 
@@ -49,7 +50,8 @@ if TYPE_CHECKING:
     from featherweight.recipe import Recipe, run
     from featherweight.runtime import session
     from featherweight.search import Option, compress
-    from featherweight.task import Agreement, Classification, Regression, Task
+    from featherweight.task import Task
+    from featherweight.task.tasks import Agreement, Classification, Regression
 
 
 def __getattr__(name: str) -> Any:

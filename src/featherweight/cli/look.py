@@ -10,7 +10,7 @@ import typer
 from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table, warn
 
 if TYPE_CHECKING:
-    from featherweight.artifact import Artifact, Row
+    from featherweight.artifact import Artifact
     from featherweight.task import Task
 
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
@@ -87,22 +87,15 @@ def diff(a: FileArgument, b: FileArgument, json: JsonFlag = False) -> int:
         say("the tensors are equal, bit for bit")
     else:
         before, after = ({row.name: row for row in file.index().rows} for file in (old, new))
-        cells = [
-            [
-                row.name,
-                row.kind,
-                *(_kept(side.get(row.name)) for side in (before, after)),
-                " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (row.before, row.after)),
-                "" if row.difference is None else f"{row.difference:.3g}",
-            ]
-            for row in rows
-        ]
+        cells = []
+        for row in rows:
+            sides = before.get(row.name), after.get(row.name)
+            kept = (f"{side.label} {side.coder}".strip() if side else "-" for side in sides)
+            sizes = " -> ".join(f"{side.nbytes:,}" if side else "-" for side in (row.before, row.after))
+            apart = "" if row.difference is None else f"{row.difference:.3g}"
+            cells.append([row.name, row.kind, *kept, sizes, apart])
         table(["tensor", "what", "before", "after", "bytes", "difference"], cells)
     return int(bool(rows))
-
-
-def _kept(row: Row | None) -> str:
-    return f"{row.label} {row.coder}".strip() if row else "-"
 
 
 def export(
@@ -132,9 +125,8 @@ def export(
     from featherweight.runtime.saturation import PORTABLE, saturable
 
     if reduce_range:
-        raise ConfigError(
-            "rounding weights to 7 bits afterwards loses too much", where="--reduce-range", hint=PORTABLE
-        )
+        what = "rounding weights to 7 bits afterwards loses too much"
+        raise ConfigError(what, where="--reduce-range", hint=PORTABLE)
     artifact = _load(file)
     if to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
@@ -166,9 +158,8 @@ def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, s
     from featherweight.export import linear_of, onnx_of, qdq_of
 
     if artifact.graph is None:
-        raise UnsupportedError(
-            "the file holds no graph", where=str(file), hint="its report says why; it fills a module"
-        )
+        hint = "its report says why; it fills a module"
+        raise UnsupportedError("the file holds no graph", where=str(file), hint=hint)
     if to == "onnx":
         return onnx_of(artifact), {}
     if to == "onnx-int8":
@@ -188,9 +179,8 @@ def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
     if json:
         emit({"folder": str(folder), **said})
         return
-    table(
-        ["tensor", "texture", "blocks"], [[t["tensor"], t["file"], t["footprint"]] for t in said["textures"]]
-    )
+    rows = [[t["tensor"], t["file"], t["footprint"]] for t in said["textures"]]
+    table(["tensor", "texture", "blocks"], rows)
     say(f"\n{folder / SIDECAR} says what they mean")
     if said["elsewhere"]:
         say(f"not in ASTC blocks, left in the .fw file: {', '.join(said['elsewhere'])}")
@@ -216,13 +206,10 @@ def _entries(what: Listed) -> list[list[str]]:
 
         from msgspec import toml
 
-        files = sorted(
-            resources.files("featherweight").joinpath("recipes").iterdir(), key=lambda file: file.name
-        )
-        return [
-            ["auto", "formats chosen for each tensor, under a demand"],
-            *([file.name.removesuffix(".toml"), toml.decode(file.read_bytes())["about"]] for file in files),
-        ]
+        folder = resources.files("featherweight").joinpath("recipes")
+        files = {file.name.removesuffix(".toml"): toml.decode(file.read_bytes()) for file in folder.iterdir()}
+        auto = ["auto", "formats chosen for each tensor, under a demand"]
+        return [auto, *([name, files[name]["about"]] for name in sorted(files))]
     if what == "steps":
         from featherweight.techniques import STEPS
         from featherweight.techniques.base import said_needs
@@ -269,9 +256,8 @@ def _runtimes(names: list[str] | None) -> list[str]:
     """Return the runtimes that were asked for; without any, those that run any ONNX graph on this machine."""
     from featherweight.runtime import BACKENDS, OnnxBackend
 
-    return names or [
-        name for name, used in BACKENDS.items() if isinstance(used, OnnxBackend) and not used.missing()
-    ]
+    here = [name for name, used in BACKENDS.items() if isinstance(used, OnnxBackend) and not used.missing()]
+    return names or here
 
 
 def bench(
@@ -309,11 +295,7 @@ def bench(
 
 
 def _sizes(given: list[str]) -> dict[str, int]:
-    """Return `NAME=N` as a mapping.
-
-    Raises:
-        ConfigError: one is not of that form.
-    """
+    """Return `NAME=N` as a mapping."""
     from featherweight.errors import ConfigError
 
     found = {}

@@ -45,9 +45,8 @@ def demo(
     _deliver(result, out, json)
     if result.artifact.graph is None:
         raise UnsupportedError("no runtime can run the file", where=str(file), got=_why_no_graph(result))
-    sys.stderr.write(
-        f"\nOpen {out / 'report.html'} in a browser. What the file holds: {_program()} inspect {file}\n"
-    )
+    report = out / "report.html"
+    sys.stderr.write(f"\nOpen {report} in a browser. What the file holds: {_program()} inspect {file}\n")
 
 
 def train(
@@ -158,9 +157,10 @@ def sensitivity(
     if json:
         emit(found)
         return
-    rows = [
-        [c.tensor, c.option.label, f"{c.nbytes:,}", f"{c.loss:+.5f}", f"{c.error:.2e}"] for c in found.cells
-    ]
-    table(["tensor", "option", "bytes", "loss added", "relative error"], rows)
+    head = ["tensor", "option", "bytes", "loss added", "relative error"]
+    cells = found.cells
+    table(
+        head, [[c.tensor, c.option.label, f"{c.nbytes:,}", f"{c.loss:+.5f}", f"{c.error:.2e}"] for c in cells]
+    )
     for note in found.skipped:
         say(f"{note.name}: {note.reason}")

@@ -154,11 +154,7 @@ def _cause(error: BaseException) -> str:
 
 
 def folder(path: Path) -> Path:
-    """Return a folder that results can go to; nothing is made yet.
-
-    Raises:
-        ConfigError: it is a file, or cannot be written.
-    """
+    """Return a folder that results can go to; nothing is made yet."""
     there = next(place for place in (path, *path.absolute().parents) if place.exists())
     if not there.is_dir() or not os.access(there, os.W_OK):
         raise ConfigError("not a folder that can be written", where="--out", got=str(path))

@@ -63,11 +63,7 @@ class ImageFiles(Indexed):
 
 
 def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
-    """Return the middle of an image, upright as its EXIF orientation says, as `[3, size, size]`.
-
-    Raises:
-        TaskError: not an image file, or one of more pixels than `MOST_PIXELS`.
-    """
+    """Return the middle of an image, upright as its EXIF orientation says, as `[3, size, size]`."""
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             opened = Image.open(path)
@@ -92,11 +88,7 @@ def classes_in(folder: Path) -> tuple[str, ...]:
 
 
 def class_folders(folder: Path, classes: Sequence[str]) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Return files and labels of `folder/CLASS/*.jpg|png`, numbered in order of `classes`.
-
-    Raises:
-        TaskError: no images, or a folder that is not one of the classes.
-    """
+    """Return files and labels of `folder/CLASS/*.jpg|png`, numbered in order of `classes`."""
     if unknown := sorted(set(classes_in(folder)) - set(classes)):
         raise TaskError("not one of the classes", where=str(folder), got=", ".join(unknown[:5]))
     pairs = [(path, label) for label, name in enumerate(classes) for path in images_in(folder / name)]
@@ -107,11 +99,7 @@ def class_folders(folder: Path, classes: Sequence[str]) -> tuple[tuple[Path, ...
 
 
 def numbered_files(folder: Path) -> tuple[tuple[Path, ...], tuple[int, ...]]:
-    """Return files and labels of a flat folder of files named by class index (`0042.jpg`, `42_a.png`).
-
-    Raises:
-        TaskError: no images, or a name that does not start with a number.
-    """
+    """Return files and labels of a flat folder of files named by class index (`0042.jpg`, `42_a.png`)."""
     paths = images_in(folder)
     found = [re.match(r"\d+", path.stem) for path in paths]
     if not paths or None in found:

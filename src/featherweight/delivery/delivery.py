@@ -155,11 +155,7 @@ def facts_of(
 
 
 def measure(made: Sequence[Made], evaluator: Evaluator) -> list[Metrics]:
-    """Return the metrics on validation after each step, the float network first; none where they are not finite.
-
-    Raises:
-        TaskError: a metric of the last network is no finite number.
-    """
+    """Return the metrics on validation after each step, the float network first; none where they are not finite."""
     events, name = evaluator.workspace.events, "steps on validation"
     events(Started(name, len(made)))
     found: list[Metrics] = []

@@ -78,11 +78,8 @@ def _begin(task: Task, predict: Predict, split: Split) -> None:
 def _types(module: nn.Module, example: Inputs) -> TaskError | None:
     """Return what to say of weights of one floating-point type and inputs of another or of bytes, if that is so."""
     weights = {str(p.dtype) for p in module.parameters() if p.is_floating_point()}
-    inputs = {
-        str(x.dtype)
-        for x in leaves(example)
-        if isinstance(x, Tensor) and (x.is_floating_point() or x.dtype == torch.uint8)
-    }
+    tensors = [x for x in leaves(example) if isinstance(x, Tensor)]
+    inputs = {str(x.dtype) for x in tensors if x.is_floating_point() or x.dtype == torch.uint8}
     if not weights or not inputs or weights == inputs:
         return None
     hint = "network.float(); or tensors of the weights' type (arrays of float64 are read as float32)"
@@ -145,11 +142,7 @@ def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tupl
 
 
 def _run(graph: StoredGraph, model: Model, batches: list[Inputs]) -> None:
-    """Run the graph on batches of every shape.
-
-    Raises:
-        ConfigError: it does not take one.
-    """
+    """Run the graph on batches of every shape."""
     run = session_predictor(Session.of(graph, arrays(model.module)))
     shapes = set()
     for inputs in batches:

@@ -95,11 +95,7 @@ class Evaluator:
 
 
 def evaluated(predict: Predict, task: Task, split: Split) -> Evaluation:
-    """Return what `predict` does on a split, each batch computed once.
-
-    Raises:
-        TaskError: the task's own code fails, or a metric is no finite number.
-    """
+    """Return what `predict` does on a split, each batch computed once."""
     predict = remembered(predict)
     found = metrics(predict, task, split)
     try:
@@ -114,13 +110,7 @@ def evaluated(predict: Predict, task: Task, split: Split) -> Evaluation:
 
 
 def scores(task: Task, predict: Predict, split: Split) -> Array | None:
-    """Return the primary metric of each sample of a split `[n]`, whose mean is that of the split; None if unknown.
-
-    A task says it by a method `scores(predict, split)`.
-
-    Raises:
-        TaskError: the method fails, or returns something else than one finite number a sample.
-    """
+    """Return what the method `scores` of a task says of each sample of a split `[n]`; None if it has none."""
     where = f"{task.name}, scores on {split}"
     own: Any = getattr(task, "scores", None)
     if own is None:
@@ -197,27 +187,20 @@ def remembered(predict: Predict, most: int = REMEMBERED) -> Predict:
 
 
 def metrics(predict: Predict, task: Task, split: Split) -> dict[str, float]:
-    """Return the metrics of a task as plain finite numbers.
-
-    Raises:
-        TaskError: a metric is no number, is NaN or infinite, or the primary one is missing.
-    """
-    where = f"{task.name}, {split} split"
-    found: dict[str, float] = {}
+    """Return the metrics of a task as plain finite numbers."""
+    where, found = f"{task.name}, {split} split", dict[str, float]()
     with failures(f"{task.name}, metrics on {split}"):
         given = dict(task.metrics(predict, split))
     for name, value in given.items():
         try:
-            found[str(name)] = float(value)
+            found[str(name)] = number = float(value)
         except (TypeError, ValueError):
             raise TaskError(f"metric {name} is no number", where=where, got=repr(value)) from None
-        if not math.isfinite(found[str(name)]):
+        if not math.isfinite(number):
             hint = "look for NaN in the data, and for weights that diverged"
-            raise TaskError(f"metric {name} is not finite", where=where, got=found[str(name)], hint=hint)
-    if task.primary not in found:
-        raise TaskError(
-            "the primary metric is missing", where=where, got=", ".join(found), expected=task.primary
-        )
+            raise TaskError(f"metric {name} is not finite", where=where, got=number, hint=hint)
+    if (primary := task.primary) not in found:
+        raise TaskError("the primary metric is missing", where=where, got=", ".join(found), expected=primary)
     return found
 
 
@@ -235,11 +218,7 @@ class Parity:
 
 
 def parity(session: Session, module: nn.Module, task: Task) -> Parity:
-    """Return how a session of a file compares with the decoded module, on the task's example.
-
-    Raises:
-        UnsupportedError: they differ in names or shapes of their outputs.
-    """
+    """Return how a session of a file compares with the decoded module, on the task's example."""
 
     def double(leaf: Any) -> Any:
         return leaf.double() if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf
@@ -260,15 +239,10 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
         if theirs[name].shape != output.shape:
             got, expected = tuple(theirs[name].shape), tuple(output.shape)
             raise UnsupportedError("shape of an output", where=name, got=got, expected=expected)
-        found = max(found, _apart(theirs[name], output))
+        if output.numel():
+            apart = float((theirs[name].double() - output.double()).abs().max())
+            found = max(found, apart / max(1.0, float(output.abs().max())))
     return Parity(found, bound)
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    """Return the largest difference, relative to the larger of 1 and the largest value of `b`."""
-    if not a.numel():
-        return 0.0
-    return float((a.double() - b.double()).abs().max()) / max(1.0, float(b.abs().max()))
 
 
 def _named(output: Output) -> dict[str, Tensor]:

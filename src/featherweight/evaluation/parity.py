@@ -72,14 +72,11 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "o
         graph: its float graph.
         task: whose inputs.
         runtime: what runs it.
-
-    Raises:
-        UnsupportedError: it computes a layer otherwise; says which, and how far apart.
     """
     example = task.example()
     inputs = task.inputs(next(drawn(task, "validation", batches=1)))
     if model.program(example).dynamic:
-        inputs = mapped(_first, inputs)
+        inputs = mapped(lambda x: x[:SAMPLES] if isinstance(x, Tensor) and x.dim() else x, inputs)
     found = layer_parity(model, graph, inputs, runtime, example=example)
     if wrong := [layer for layer in found if not layer.right]:
         raise UnsupportedError(
@@ -88,25 +85,13 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "o
             hint="leave the layer that writes it in float (calibrate, keep_float), or choose another runtime",
         )  # fmt: skip
     least = min((layer.equal for layer in found), default=1.0)
-    return Note(
-        "chose",
-        runtime,
-        f"computes {len(found)} quantized activations as simulated, at least {least:.2%} of each equal",
-    )
-
-
-def _first(leaf: Any) -> Any:
-    return leaf[:SAMPLES] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+    said = f"computes {len(found)} quantized activations as simulated, at least {least:.2%} of each equal"
+    return Note("chose", runtime, said)
 
 
 def layer_parity(
-    model: Model,
-    graph: StoredGraph,
-    inputs: Inputs,
-    runtime: str = "onnxruntime",
-    *,
-    example: Inputs | None = None,
-) -> tuple[LayerParity, ...]:
+    model: Model, graph: StoredGraph, inputs: Inputs, runtime: str = "onnxruntime", *, example: Inputs | None = None
+) -> tuple[LayerParity, ...]:  # fmt: skip
     """Return the parity of every quantized edge that an operator writes, and of the outputs that are no integers.
 
     The runtime hands out the numbers on every edge. Each layer of the simulation reads the runtime's numbers,
@@ -118,15 +103,11 @@ def layer_parity(
         inputs: what it is run on.
         runtime: what runs it.
         example: what the network is captured on, where that is not `inputs`.
-
-    Raises:
-        UnsupportedError: the runtime cannot run the graph, or not without saturation.
     """
     program = model.program(inputs if example is None else example)
     flat = flatten_inputs(model.module, inputs)
-    numbers, outputs = handed_out(
-        model, graph, {name: tensor.numpy() for name, tensor in flat.items()}, runtime
-    )
+    given = {name: tensor.numpy() for name, tensor in flat.items()}
+    numbers, outputs = handed_out(model, graph, given, runtime)
     found: list[LayerParity] = []
 
     def compare(edge: Edge, apart: Array) -> None:
@@ -137,11 +118,9 @@ def layer_parity(
         quantizer = model.activations.get(edge)
         if quantizer is None or edge not in numbers:
             return value if quantizer is None else fake_quantize(value, quantizer)
-        own, theirs = (
-            quantizer.steps(quantizer.quantize(array))
-            for array in (fake_quantize(value, quantizer).numpy(), numbers[edge])
-        )
         if edge not in flat:
+            both = fake_quantize(value, quantizer).numpy(), numbers[edge]
+            own, theirs = (quantizer.steps(quantizer.quantize(array)) for array in both)
             compare(edge, np.abs(own - theirs))
         return torch.from_numpy(numbers[edge])
 

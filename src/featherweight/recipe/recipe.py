@@ -83,21 +83,17 @@ def read_recipe(name_or_path: str | Path) -> Recipe:
             return parse_recipe(path.read_text(encoding="utf-8"), where=str(path))
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"cannot read the recipe: {error}", where=str(path)) from None
-    shipped = shipped_recipes()
-    if str(name_or_path) not in shipped:
-        raise ConfigError(
-            "no such recipe",
-            got=repr(str(name_or_path)),
-            expected=f"a file ending in .toml, auto, or one of {', '.join(shipped)}",
-        )
-    return parse_recipe(shipped[str(name_or_path)], where=str(name_or_path))
+    name, shipped = str(name_or_path), shipped_recipes()
+    if name not in shipped:
+        expected = f"a file ending in .toml, auto, or one of {', '.join(shipped)}"
+        raise ConfigError("no such recipe", got=repr(name), expected=expected)
+    return parse_recipe(shipped[name], where=name)
 
 
 def shipped_recipes() -> dict[str, str]:
     """Return name to TOML text of the recipes that come with the package."""
     folder = resources.files("featherweight") / "recipes"
-    return {
-        Path(entry.name).stem: entry.read_text(encoding="utf-8")
-        for entry in sorted(folder.iterdir(), key=lambda entry: entry.name)
-        if entry.name.endswith(".toml")
-    }
+    files = sorted(
+        (file for file in folder.iterdir() if file.name.endswith(".toml")), key=lambda file: file.name
+    )
+    return {Path(file.name).stem: file.read_text(encoding="utf-8") for file in files}

@@ -104,24 +104,20 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
     task, store, events = workspace.task, workspace.store, workspace.events
     before = base.hash, [entry.model.hash for entry in made]  # any of them may be a teacher
     key = workspace.key("step", step, before, workspace.seed, workspace.threads)
-    kept = store.get(key)
-    if kept is not None:
+    if (kept := store.get(key)) is not None:
         try:
             artifact = loads(kept)
-            seconds = float(artifact.facts.get("seconds", 0.0))
-            after = unpack(artifact, task)
-            done = Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
+            seconds, after = float(artifact.facts.get("seconds", 0.0)), unpack(artifact, task)
         except IntegrityError:
             store.drop(key)
             events(Message(f"{name}: its stored result was damaged; computed again"))
         else:
             events(Finished(name, seconds, cached=True))
-            return done
+            return Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
     events(Started(name))
-    start = time.perf_counter()
+    start, place = time.perf_counter(), f"steps[{number}] ({name})"
     others = [entry.model for entry in made[1:]]
     context = Context(workspace.seed, events, store.scratch(key), base, floats, others)
-    place = f"steps[{number}] ({name})"
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:

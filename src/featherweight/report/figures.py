@@ -26,19 +26,18 @@ BYTES: dict[str, Any] = {"tickformat": "~s", "ticksuffix": "B"}
 # Marks at 1, 2 and 5 of each decade: a logarithmic axis of Plotly's own has no room for its words.
 MARKS = [lead * 10**decade for decade in range(13) for lead in (1, 2, 5)]
 DASHED = {"color": MUTED, "width": 1, "dash": "dash"}
-_AXIS = {"gridcolor": LINE, "linecolor": LINE, "zeroline": False, "automargin": True,
-         "title": {"font": {"size": 13, "color": MUTED}}}  # fmt: skip
-# What all charts have in common.
-TEMPLATE = {
-    "layout": {
-        "margin": {"l": 8, "r": 8, "t": 24, "b": 8}, "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
-        "hoverlabel": {"bgcolor": PAGE, "bordercolor": LINE, "font": {"color": INK}, "align": "left"},
-        "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, "hovermode": "closest",
-        "dragmode": False, "showlegend": False, "xaxis": _AXIS, "yaxis": _AXIS,
-    }
+_AXIS = {
+    "gridcolor": LINE, "linecolor": LINE, "zeroline": False, "automargin": True,
+    "title": {"font": {"size": 13, "color": MUTED}},
 }  # fmt: skip
+# What all charts have in common.
+TEMPLATE = {"layout": {
+    "margin": {"l": 8, "r": 8, "t": 24, "b": 8}, "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"family": "system-ui, sans-serif", "size": 13, "color": INK},
+    "hoverlabel": {"bgcolor": PAGE, "bordercolor": LINE, "font": {"color": INK}, "align": "left"},
+    "legend": {"orientation": "h", "x": 0, "y": 1, "yanchor": "bottom"}, "hovermode": "closest", "dragmode": False,
+    "showlegend": False, "xaxis": _AXIS, "yaxis": _AXIS,
+}}  # fmt: skip
 
 
 def figures(summary: Summary) -> dict[str, Figure]:
@@ -101,15 +100,8 @@ def sensitivity(s: Summary) -> Figure:
     decades = range(round(least), math.floor(most) + 1)
     marks = [f"{10.0**decade:g}" for decade in decades]
     heat = {
-        "type": "heatmap",
-        "z": depths,
-        "hovertext": [[_cell(cell) for cell in row] for row in grid],
-        "hoverinfo": "text",
-        "zmin": least,
-        "zmax": most,
-        "colorscale": [[0, FAINT], [1, ACCENT]],
-        "xgap": 1,
-        "ygap": 1,
+        "type": "heatmap", "z": depths, "hovertext": [[_cell(cell) for cell in row] for row in grid],
+        "hoverinfo": "text", "zmin": least, "zmax": most, "colorscale": [[0, FAINT], [1, ACCENT]], "xgap": 1, "ygap": 1,
         "colorbar": {  # above the map: which colour is which power of ten
             "orientation": "h", "thickness": 8, "len": 0.7, "x": 0, "xanchor": "left", "y": 1.0, "yanchor": "bottom",
             "outlinewidth": 0, "tickvals": list(decades), "ticktext": [f"≤ {marks[0]}", *marks[1:]], "tickangle": 0,
@@ -130,11 +122,8 @@ def steps(s: Summary) -> Figure:
     known = [100 * value for value in (*values, base) if value is not None]
     # An axis of a point at least: noise stays small.
     middle, half = (max(known) + min(known)) / 2, max(0.55 * (max(known) - min(known)), 0.5)
-    shared = {
-        "x": list(range(len(counts))),
-        "hovertext": [_stage(s, stage) for stage in s.stages],
-        "hoverinfo": "text",
-    }
+    texts = [_stage(s, stage) for stage in s.stages]
+    shared = {"x": list(range(len(counts))), "hovertext": texts, "hoverinfo": "text"}
     sizes = {
         "type": "bar", "y": counts, "marker": {"color": [MUTED, *[ACCENT] * (len(counts) - 1)]},
         "text": [nbytes(count) for count in counts] if len(counts) <= ROOM else None,

@@ -106,23 +106,20 @@ def _allocation(place: int, p: Point, s: Summary) -> str:
 def _table(table: Table) -> str:
     columns = list(zip(*table.rows, strict=True))
     numbers = [all(NUMBER.fullmatch(cell) for cell in column if cell) and any(column) for column in columns]
-    head = "".join(
-        f"<th{_kind(n, '')}>{escape(name)}</th>" for name, n in zip(table.head, numbers, strict=True)
-    )
-    rows = "\n".join(
-        "<tr>"
-        + "".join(f"<td{_kind(n, c)}>{escape(c)}</td>" for c, n in zip(row, numbers, strict=True))
-        + "</tr>"
-        for row in table.rows
-    )
+
+    def line(tag: str, cells: list[str]) -> str:
+        long = [tag == "td" and len(cell) > 40 for cell in cells]
+        kinds = [
+            ' class="number"' if n else ' class="long"' * wide for n, wide in zip(numbers, long, strict=True)
+        ]
+        parts = zip(kinds, cells, strict=True)
+        return f"<tr>{''.join(f'<{tag}{kind}>{escape(cell)}</{tag}>' for kind, cell in parts)}</tr>"
+
+    head, rows = line("th", table.head), "\n".join(line("td", row) for row in table.rows)
     return (
-        f'<div class="wide rows"><table id="table-{table.key}"><thead><tr>{head}</tr></thead>\n'
+        f'<div class="wide rows"><table id="table-{table.key}"><thead>{head}</thead>\n'
         f"<tbody>{rows}</tbody></table></div>"
     )
-
-
-def _kind(number: bool, text: str) -> str:
-    return ' class="number"' if number else ' class="long"' if len(text) > 40 else ""
 
 
 def _reproduce(s: Summary) -> str:

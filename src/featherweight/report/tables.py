@@ -41,11 +41,8 @@ def answer(s: Summary) -> str:
     """Return the sentences that say whether it is smaller, by what, and at what price."""
     before, after = s.baseline["test"][s.primary], s.test[s.primary]
     graphless = next((note.reason for note in s.notes if note.name == "graph"), "the file holds weights only")
-    warning = (
-        f"No runtime can run this file. {graphless[:1].upper()}{graphless[1:]}. "
-        if s.difference is None
-        else ""
-    )
+    warned = f"No runtime can run this file. {graphless[:1].upper()}{graphless[1:]}. "
+    warning = warned if s.difference is None else ""
     smaller = f"{s.ratio:.1f}x smaller" if s.ratio >= 1.05 else "Not smaller"
     return (
         f"{warning}{smaller}: the whole file has {nbytes(s.file_bytes)}, the float network"

@@ -218,9 +218,6 @@ def explore(
 
     Before that, the network is trained if the task says how, batch norm is folded, and what is not chosen for
     (biases, scales, statistics) is stored as float16 where that is safe.
-
-    Raises:
-        ConfigError: no options, or something else is among them; or no trial keeps the constraints.
     """
     candidates = default_options() if options is None else list(dict.fromkeys(options))
     wrong = [type(option).__name__ for option in candidates if not isinstance(option, Option)]

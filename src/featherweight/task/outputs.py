@@ -33,11 +33,7 @@ def outputs_of(task: Any, output: Output) -> Outputs:
 
 
 def logits(output: Output) -> Tensor:
-    """Return the scores `[n, classes, ...]` of what a network returned.
-
-    Raises:
-        TaskError: there are none.
-    """
+    """Return the scores `[n, classes, ...]` of what a network returned."""
     found = main_output(output)
     if found is None or found.ndim < 2:
         raise TaskError(
@@ -52,10 +48,9 @@ def main_output(output: Output) -> Tensor | None:
 
     A dataclass and a named tuple are as a dict: runtimes return them as one.
     """
-    if is_dataclass(output) and not isinstance(output, Mapping | tuple):
-        output = vars(output)
     if isinstance(output, tuple) and hasattr(output, "_asdict"):
         output = output._asdict()
+    output = plain(output)
     if isinstance(output, Mapping):
         output = output.get("logits", next(iter(output.values())) if len(output) == 1 else None)
     elif isinstance(output, tuple | list) and output:
@@ -76,31 +71,22 @@ def described(output: Output) -> str:
 
 
 def tensors_of(output: Output) -> list[Tensor]:
-    """Return the floating-point tensors of any nesting, in order.
-
-    Raises:
-        TaskError: there are none.
-    """
-    parts = vars(output) if is_dataclass(output) and not isinstance(output, Mapping | tuple) else output
-    found = [
-        leaf if isinstance(leaf, Tensor) else torch.as_tensor(leaf)
-        for leaf in leaves(parts)
-        if isinstance(leaf, Tensor) or hasattr(leaf, "__array__")
-    ]
-    floats = [tensor for tensor in found if tensor.is_floating_point()]
+    """Return the floating-point tensors of any nesting, in order."""
+    arrays = [leaf for leaf in leaves(plain(output)) if hasattr(leaf, "__array__")]
+    floats = [tensor for tensor in map(torch.as_tensor, arrays) if tensor.is_floating_point()]
     if not floats:
-        raise TaskError(
-            "no floating-point tensor", got=type(output).__name__, expected="what the network returns"
-        )
+        got, expected = type(output).__name__, "what the network returns"
+        raise TaskError("no floating-point tensor", got=got, expected=expected)
     return floats
 
 
-def paired(output: Output, answer: Output) -> list[tuple[Tensor, Tensor]]:
-    """Return the tensors of two outputs of one network side by side.
+def plain(output: Output) -> Output:
+    """Return the fields of a dataclass, and anything else as it is."""
+    return vars(output) if is_dataclass(output) and not isinstance(output, Mapping | tuple) else output
 
-    Raises:
-        TaskError: their numbers or shapes differ.
-    """
+
+def paired(output: Output, answer: Output) -> list[tuple[Tensor, Tensor]]:
+    """Return the tensors of two outputs of one network side by side."""
     ours, theirs = tensors_of(output), tensors_of(answer)
     shapes = [[tuple(tensor.shape) for tensor in side] for side in (ours, theirs)]
     if shapes[0] != shapes[1]:

@@ -56,10 +56,7 @@ class Tensors(Indexed):
 
     @property
     def digest(self) -> str:
-        """A hash of all labels and all inputs; of every k-th input where they are more than 256 MiB.
-
-        Computed again when a tensor was changed in place.
-        """
+        """A hash of labels and inputs as they are now; of every k-th input where they are more than 256 MiB."""
         tensors = leaves((self.inputs, self.labels))
         version = [0 if tensor.is_inference() else tensor._version for tensor in tensors]
         if self._known.get("version") != version:
@@ -167,11 +164,7 @@ class Stream:
         return first == again
 
     def first(self) -> tuple[Any, Any]:
-        """Return the first batch that there is after seeding torch's generator.
-
-        Raises:
-            TaskError: there is none.
-        """
+        """Return the first batch that there is after seeding torch's generator."""
         with seeded(0):
             for batch in self:
                 return batch
@@ -240,26 +233,15 @@ class Batches(Dataset[Any]):
         if not self.data.workers:
             return (self[position] for position in range(len(self)))
         return DataLoader(
-            replace(self, augment=None), batch_size=None, num_workers=self.data.workers, collate_fn=as_it_is,
+            replace(self, augment=None), batch_size=None, num_workers=self.data.workers, collate_fn=tuple,
             worker_init_fn=self.data.worker_init, generator=torch.Generator(),
         )  # fmt: skip
 
 
-def as_it_is(batch: Any) -> Any:
-    """Return a batch as it is."""
-    return batch
-
-
 def samples(data: Any, where: str) -> Samples:
-    """Return `data` by index if it can be, else as a stream.
+    """Return `data`, in a form that `Supervised` takes, by index if it can be, else as a stream.
 
-    Args:
-        data: a pair of tensors or arrays `(inputs, labels)`, inputs alone, a map-style data set, a loader or
-            any other re-iterable of `(inputs, labels)` batches.
-        where: the argument it came as, for messages.
-
-    Raises:
-        TaskError: none of these, or empty.
+    `where` is the argument that it came as, for messages.
     """
     found = _samples(data, where)
     if isinstance(found, Indexed) and len(found) == 0:
@@ -290,18 +272,13 @@ def _samples(data: Any, where: str) -> Samples:
         return tensors(*data.tensors, where=where)
     if isinstance(data, Dataset) and not isinstance(data, IterableDataset) and hasattr(data, "__len__"):
         return Items(data, default_collate)
+    kind, hint = type(data).__name__, "pass a list or a DataLoader"
     if isinstance(data, Iterator):
-        raise TaskError(
-            "can be read only once", where=where, got=type(data).__name__, hint="pass a list or a DataLoader"
-        )
+        raise TaskError("can be read only once", where=where, got=kind, hint=hint)
     if isinstance(data, Iterable) and not isinstance(data, IterableDataset | Mapping | str):
         return Stream(data)
-    raise TaskError(
-        "not data",
-        where=where,
-        got=type(data).__name__,
-        expected="(inputs, labels), a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches",
-    )
+    expected = "(inputs, labels), a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches"
+    raise TaskError("not data", where=where, got=kind, expected=expected)
 
 
 def in_plain_order(loader: DataLoader[Any]) -> bool:
@@ -314,11 +291,7 @@ def in_plain_order(loader: DataLoader[Any]) -> bool:
 
 
 def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:
-    """Return rows of tensors or arrays as data.
-
-    Raises:
-        TaskError: not of one length.
-    """
+    """Return rows of tensors or arrays as data."""
     inputs, labels = mapped(tensor, inputs), None if labels is None else tensor(labels)
     lengths = [leaf.shape[0] if leaf.ndim else None for leaf in leaves((inputs, labels))]
     if None in lengths or len(set(lengths)) != 1:
@@ -327,11 +300,7 @@ def tensors(inputs: Any, labels: Any, *, where: str) -> Tensors:
 
 
 def tensor(values: Any) -> Tensor:
-    """Return a tensor, a copy of an array, or a list of numbers as a tensor; float64 not of torch becomes float32.
-
-    Raises:
-        TaskError: none of these, or a sparse tensor.
-    """
+    """Return a tensor, a copy of an array, or a list of numbers as a tensor; float64 not of torch becomes float32."""
     if isinstance(values, Tensor):
         if values.layout != torch.strided:
             raise TaskError("a sparse tensor", got=values.layout, hint="tensor.to_dense()")
@@ -345,28 +314,17 @@ def tensor(values: Any) -> Tensor:
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
-    """Return a batch as `(inputs, labels)`; a tensor alone has no labels.
-
-    Raises:
-        TaskError: neither.
-    """
+    """Return a batch as `(inputs, labels)`; a tensor alone has no labels."""
     if isinstance(batch, Tensor):
         return batch, None
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, labels = batch
         if isinstance(labels, int | float | str):
-            raise TaskError(
-                "a single sample, not a batch",
-                got=f"label {labels!r}",
-                hint="DataLoader(samples, batch_size=32)",
-            )
+            hint = "DataLoader(samples, batch_size=32)"
+            raise TaskError("a single sample, not a batch", got=f"label {labels!r}", hint=hint)
         return tuple(inputs) if isinstance(inputs, list) else inputs, labels
-    raise TaskError(
-        "not a batch",
-        got=type(batch).__name__,
-        expected="(inputs, labels)",
-        hint="(inputs, None) without labels; write a task of your own for others",
-    )
+    hint = "(inputs, None) without labels; write a task of your own for others"
+    raise TaskError("not a batch", got=type(batch).__name__, expected="(inputs, labels)", hint=hint)
 
 
 def mapped(function: Callable[[Any], Any], tree: Any) -> Any:

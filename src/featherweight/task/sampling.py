@@ -27,9 +27,6 @@ def drawn(
         samples: to see, at least.
         batches: to see, at most.
         seed: of their order.
-
-    Raises:
-        TaskError: the split has no batches.
     """
     number = seen = 0
     for number, batch in enumerate(task.batches(split, seed=seed, epoch=0), 1):
@@ -52,9 +49,6 @@ def drawn_inputs(task: Task, split: Split, *, samples: int, at_once: int, seed: 
         samples: inputs to see.
         at_once: inputs that are yielded together, at most; a batch ends with fewer.
         seed: of their order.
-
-    Raises:
-        TaskError: the split has no batches.
     """
     for batch in drawn(task, split, samples=samples, seed=seed):
         inputs = task.inputs(batch)
@@ -96,9 +90,6 @@ def check_finite(
         where: name of the task.
         batch: number of the batch, counted from 0.
         inputs: of the batch, where they are known.
-
-    Raises:
-        TaskError: names the batch, and the first sample of its inputs that holds NaN or infinity itself.
     """
     largest = torch._foreach_norm([value.detach() for value in values if value.numel()], inf)
     if not largest or bool(torch.stack(largest).isfinite().all()):

@@ -123,13 +123,8 @@ class Supervised(ABC):
 
         `len` of it is their number, but for a loader that does not tell its own.
         """
-        training = split == "train"
-        batches = Batches(
-            self._splits[split],
-            self.batch_size,
-            (seed, epoch) if training else None,
-            self._augment if training else None,
-        )
+        own = ((seed, epoch), self._augment) if split == "train" else ()
+        batches = Batches(self._splits[split], self.batch_size, *own)
         return Guarded(f"{self.name}, {split} split", batches)
 
     def inputs(self, batch: Batch) -> Inputs:
@@ -176,11 +171,7 @@ class Supervised(ABC):
 
 
 def build(model: Any, name: str) -> nn.Module:
-    """Return a network of one's own: a copy of a module, or what a function returns under a fixed seed.
-
-    Raises:
-        TaskError: neither, it cannot be copied, or the function fails; `name` says of which task.
-    """
+    """Return a network of one's own: a copy of a module, or what a function returns under a fixed seed."""
     if isinstance(model, nn.Module):
         try:
             return copied(getattr(model, "_orig_mod", model), {})  # what `torch.compile` was given
@@ -200,24 +191,16 @@ def build(model: Any, name: str) -> nn.Module:
 
 
 def split_data(train: Any, validation: Any, calibration: Any, test: Any) -> dict[Split, Samples]:
-    """Return the data of every split.
-
-    Raises:
-        TaskError: not data, or a training set that nothing can be held out of.
-    """
-    rest = samples(train, "train")
-    tested = samples(test, "test")
+    """Return the data of every split."""
+    rest, tested = samples(train, "train"), samples(test, "test")
     if validation is not None:
         held: Samples = samples(validation, "validation")
     elif isinstance(rest, Indexed) and len(rest) > 1:
         rest, held = held_out(rest, max(1, round(HELD_OUT * len(rest))))
     else:
-        raise TaskError(
-            "nothing can be held out of the training set",
-            where="train",
-            got=type(train).__name__,
-            hint="pass validation=, or training data that can be indexed: (inputs, labels) or a Dataset",
-        )
+        hint = "pass validation=, or training data that can be indexed: (inputs, labels) or a Dataset"
+        got = type(train).__name__
+        raise TaskError("nothing can be held out of the training set", where="train", got=got, hint=hint)
     if calibration is not None:
         seen: Samples = samples(calibration, "calibration")
     elif isinstance(rest, Indexed):
@@ -238,11 +221,7 @@ def first(data: Samples, count: int) -> tuple[Any, Any]:
 
 
 def check_labels(labels: Any) -> None:
-    """Refuse labels that are no tensor.
-
-    Raises:
-        TaskError: there are none, or they are something else.
-    """
+    """Refuse labels that are no tensor."""
     if labels is None:
         raise TaskError("no labels", hint="pass (inputs, labels); featherweight.Agreement needs no labels")
     if not isinstance(labels, Tensor):

@@ -94,25 +94,19 @@ def cross_entropy(scores: Tensor, labels: Any, smoothing: float = 0.0) -> Tensor
     """Return the mean cross-entropy of `scores: [n, classes, ...]` against `labels: [n, ...]`.
 
     Labels of -100 are left out of the mean; if there are no others, it is 0.
-
-    Raises:
-        TaskError: no labels, none that are class indices of these scores, or not of a type of whole numbers.
     """
     check_labels(labels)
-    if isinstance(labels, Tensor) and labels.is_floating_point():
+    if labels.is_floating_point():
         hint = "pass labels.long() if they are whole; for other numbers there is Regression"
         raise TaskError("labels are not class indices", got=labels.dtype, expected="whole numbers", hint=hint)
+    scores = scores.float()
     try:
-        found = F.cross_entropy(
-            scores.float(), labels.long(), label_smoothing=smoothing, ignore_index=IGNORED
-        )
-        return found if bool((labels != IGNORED).any()) else 0.0 * scores.float().sum()
-    except (AttributeError, IndexError, RuntimeError, ValueError) as error:
-        raise TaskError(
-            f"labels do not fit the scores: {error}",
-            got=f"scores {tuple(scores.shape)}, labels {tuple(getattr(labels, 'shape', ()))}",
-            expected="class indices, 0 to the number of classes - 1 (or -100: ignored)",
-        ) from error
+        found = F.cross_entropy(scores, labels.long(), label_smoothing=smoothing, ignore_index=IGNORED)
+    except (IndexError, RuntimeError, ValueError) as error:
+        got = f"scores {tuple(scores.shape)}, labels {tuple(labels.shape)}"
+        expected = "class indices, 0 to the number of classes - 1 (or -100: ignored)"
+        raise TaskError(f"labels do not fit the scores: {error}", got=got, expected=expected) from error
+    return found if bool((labels != IGNORED).any()) else 0.0 * scores.sum()
 
 
 class Regression(Supervised):
@@ -142,10 +136,9 @@ class Regression(Supervised):
 
     def _errors(self, predict: Predict, split: Split) -> tuple[Tensor, float]:
         """Return the mean squared error of each sample `[n]`, and the variance of all labels."""
+        batches = self.batches(split, seed=0, epoch=0)
         with torch.no_grad():
-            pairs = [
-                (values(predict(x), y).double(), y.double()) for x, y in self.batches(split, seed=0, epoch=0)
-            ]
+            pairs = [(values(predict(x), y).double(), y.double()) for x, y in batches]
         if not pairs:
             raise TaskError("no samples", where=f"{self.name}, {split} split")
         outputs, labels = (torch.cat(parts) for parts in zip(*pairs, strict=True))
@@ -154,11 +147,7 @@ class Regression(Supervised):
 
 
 def values(output: Output, labels: Any) -> Tensor:
-    """Return what a network returned as a tensor of the shape of the labels.
-
-    Raises:
-        TaskError: no labels, or outputs of another shape, which broadcasting would turn into a wrong error.
-    """
+    """Return what a network returned as a tensor of the shape of the labels."""
     check_labels(labels)
     found = main_output(output)
     if found is None:
@@ -272,14 +261,13 @@ class Agreement(Supervised):
 
 
 def _same(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
-    same, loss, count = [], 0.0, 0
+    same, loss = [], 0.0
     for output, answer in pairs:
         scores, top = logits(output), logits(answer).argmax(1)
-        hits = scores.argmax(1) == top
-        same.append(hits.reshape(len(hits), -1).double().mean(1))
-        loss += float(cross_entropy(scores, top)) * len(hits)
-        count += len(hits)
-    return torch.cat(same), loss / count
+        same.append((scores.argmax(1) == top).reshape(len(top), -1).double().mean(1))
+        loss += float(cross_entropy(scores, top)) * len(top)
+    every = torch.cat(same)
+    return every, loss / len(every)
 
 
 def _explained(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:

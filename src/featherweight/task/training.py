@@ -53,11 +53,7 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        """Refuse what the types cannot.
-
-        Raises:
-            ConfigError: Nesterov's method without momentum, or drops of the rate that are out of order.
-        """
+        """Refuse what the types cannot."""
         if self.optimizer == "nesterov" and self.momentum == 0:
             raise ConfigError("Nesterov's method needs momentum", where="momentum", got=0)
         if isinstance(self.schedule, list) and any(a >= b for a, b in pairwise(self.schedule)):

@@ -33,11 +33,7 @@ BASELINES = {
 
 
 def start(task: str, build: Build, training: Training, *, trained: bool) -> tuple[Build, Training | None]:
-    """Return what a task starts from: its baseline, if it has one and it is wanted, and no training; or both as given.
-
-    Raises:
-        TaskError: there is a baseline, but neither in a checkout nor in the cache folder.
-    """
+    """Return what a task starts from: its baseline and no training, where it has one and it is wanted; else as given."""
     if not trained or task not in BASELINES:
         return build, training
     file, known = located(task), BASELINES[task]

@@ -13,7 +13,7 @@ class Block(nn.Module):
     """Two 3x3 convolutions and a shortcut around them, which is a projection where the shape changes."""
 
     expansion = 1
-    shortcut = "downsample"  # torchvision's name
+    projected = "downsample"  # torchvision's name
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -21,12 +21,12 @@ class Block(nn.Module):
         self.bn1 = nn.BatchNorm2d(width)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
-        if self.shortcut:
-            self.add_module(self.shortcut, projection(width_in, width, stride))
+        if self.projected:
+            self.add_module(self.projected, projection(width_in, width, stride))
 
     def around(self, x: Tensor) -> Tensor:
         """Return what the shortcut makes of `x: [n, width_in, h, w]`."""
-        shortcut: Tensor = getattr(self, self.shortcut)(x)
+        shortcut: Tensor = getattr(self, self.projected)(x)
         return shortcut
 
     def forward(self, x: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class PaddedBlock(Block):
     channels, half of them on each side.
     """
 
-    shortcut = ""
+    projected = ""
 
     def __init__(self, width_in: int, width: int, stride: int) -> None:
         super().__init__(width_in, width, stride)
@@ -57,7 +57,7 @@ class PaddedBlock(Block):
 class DigitsBlock(Block):
     """The same under another name of the projection."""
 
-    shortcut = "shortcut"
+    projected = "shortcut"
 
 
 class Bottleneck(nn.Module):

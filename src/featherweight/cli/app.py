@@ -16,17 +16,12 @@ app = typer.Typer(
     name="featherweight", help="Compress neural networks for the hardware they run on.", no_args_is_help=True,
     pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-app.command()(make.demo)
-app.command()(make.train)
-app.command()(make.compress)
-app.command()(make.sensitivity)
-app.command()(look.inspect)
-app.command("eval")(look.evaluate)
-app.command()(look.bench)
-app.command()(look.doctor)
-app.command()(look.diff)
-app.command()(look.export)
-app.command("list")(look.list_)
+RENAMED = {"evaluate": "eval", "list_": "list"}
+for _command in (
+    make.demo, make.train, make.compress, make.sensitivity, look.inspect, look.evaluate, look.bench, look.doctor,
+    look.diff, look.export, look.list_,
+):  # fmt: skip
+    app.command(RENAMED.get(_command.__name__))(_command)
 
 INTERRUPTED = "interrupted; the same command goes on where this one was"
 STOPPED = 130

@@ -139,11 +139,7 @@ def facts_of(
 ) -> dict[str, Any]:
     """Return what a file says of its making, but for its own metrics.
 
-    Args:
-        recipe: the steps.
-        workspace: of the run.
-        before: the float network on validation.
-        notes: why there is no graph, if there is none.
+    `before` is the float network on validation; `notes` say why there is no graph, if there is none.
     """
     return {
         "task": workspace.task.name, "fingerprint": workspace.fingerprint, "seed": workspace.seed,
@@ -230,10 +226,7 @@ def check(
 ) -> tuple[Evaluation, str, float | None, list[Note]]:
     """Return what the reloaded file does on test, what ran it, its difference from the module, notes on its integers.
 
-    Args:
-        artifact: the file, reloaded.
-        model: that was written.
-        evaluator: of the run.
+    `model` is the one that was written.
 
     Raises:
         IntegrityError: the runtime computes another network than the decoded module.

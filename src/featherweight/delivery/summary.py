@@ -163,12 +163,9 @@ class Summary(msgspec.Struct, frozen=True):
 
 
 def rows_of(lines: Sequence[Line], notes: Sequence[Note], floats: Sequence[str]) -> list[Row]:
-    """Return a row for each tensor of a file, with the reason why it was left as it was.
+    """Return a row for each line of a file's index, with the reason why its tensor was left as it was.
 
-    Args:
-        lines: of the file's index.
-        notes: of the model.
-        floats: tensors for which a search chose float.
+    A note of the model tells it; of `floats`, a search chose float for them.
     """
     said = {note.name: f"{note.kind}: {note.reason}" for note in notes if note.kind != "chose"}
     said.update(dict.fromkeys(floats, "the search chose float for it"))
@@ -185,6 +182,4 @@ def rows_of(lines: Sequence[Line], notes: Sequence[Note], floats: Sequence[str])
 def _reason(shape: Sequence[int], dtype: str) -> str:
     if not dtype.startswith(("f", "bf")):
         return "not of floating point"
-    if len(shape) < 2:
-        return "no step selected it (a vector: bias, scale or statistic)"
-    return "no step selected it"
+    return "no step selected it" + " (a vector: bias, scale or statistic)" * (len(shape) < 2)

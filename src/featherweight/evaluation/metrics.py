@@ -163,14 +163,8 @@ def session_predictor(session: Session) -> Predict:
 
 
 def remembered(predict: Predict, most: int = REMEMBERED) -> Predict:
-    """Return `predict` that computes the outputs of the same inputs once, and keeps them.
-
-    Args:
-        predict: what computes.
-        most: bytes of outputs that are kept.
-    """
-    known: dict[str, Output] = {}
-    left = most
+    """Return `predict` that computes the outputs of the same inputs once, and keeps up to `most` bytes of them."""
+    known, left = dict[str, Output](), most
 
     def asked(inputs: Inputs) -> Output:
         nonlocal left

@@ -66,12 +66,6 @@ def check_parity(model: Model, graph: StoredGraph, task: Task, runtime: str = "o
     """Return that a runtime computes every layer in integers as the simulation does, on this processor.
 
     On a few inputs of validation, each layer on the runtime's own integers: see `LayerParity.right`.
-
-    Args:
-        model: a model with quantizers.
-        graph: its float graph.
-        task: whose inputs.
-        runtime: what runs it.
     """
     example = task.example()
     inputs = task.inputs(next(drawn(task, "validation", batches=1)))

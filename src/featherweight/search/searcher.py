@@ -181,18 +181,11 @@ def search(
 ) -> Found:
     """Choose a format for every tensor of a network; return the recipe, and every trial on the way.
 
+    Arguments that are not listed here are those of `compress`.
+
     Args:
-        task: the network, its data and its measure.
-        options: what a tensor may become; by default `default_options`.
         objectives: measures of a trial that are to be small, the most important one first; see `Trial`.
         constraints: what the trial that is chosen has to keep.
-        where: which tensors are chosen for; by default `weights`, if there are any.
-        batches: validation batches for the sensitivities; what is chosen is verified on all.
-        sensitivity: `measured`, or predicted: by `fisher`, `empirical` or `hawq`.
-        seed: of everything random.
-        threads: compute threads (they decide output bytes).
-        store: where results are kept, so that a killed search resumes.
-        events: where progress goes; default: bars on a terminal or in a notebook, else nothing.
         executor: where cells and trials run (any `concurrent.futures.Executor`); default: here, one after another.
             Workers in other processes share the store's folder, and get the task by pickle.
 

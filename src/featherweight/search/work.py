@@ -65,9 +65,7 @@ class Subject:
     ) -> Iterator[Answer]:
         """Yield the answers in the order of the questions, on the executor of the workspace if it has one.
 
-        Args:
-            ask: answers `question`; a function of a module, with annotations that msgspec reads.
-            questions: each on its own.
+        `ask` answers `question`; it is a function of a module, with annotations that msgspec reads.
         """
         workspace = self.workspace
         if workspace.executor is None:
@@ -88,13 +86,7 @@ class Subject:
 
 
 def work(ask: Callable[[Subject, Any], Any], unit: bytes, task: Task) -> bytes:
-    """Return the answer to a unit of work; both are JSON. This is what an executor runs, in any process.
-
-    Args:
-        ask: answers its question.
-        unit: a `Unit`.
-        task: the task of the search.
-    """
+    """Return the answer to a `Unit` of the search of a task; both are JSON. An executor runs this, in any process."""
     given = msgspec.json.decode(unit, type=Unit)
     subject = _opened(given, Workspace(task, given.seed, given.threads, Store(given.store)))
     question = msgspec.json.decode(given.question, type=get_type_hints(ask)["question"])

@@ -123,8 +123,9 @@ class Supervised(ABC):
 
         `len` of it is their number, but for a loader that does not tell its own.
         """
-        own = ((seed, epoch), self._augment) if split == "train" else ()
-        batches = Batches(self._splits[split], self.batch_size, *own)
+        batches = Batches(self._splits[split], self.batch_size)
+        if split == "train":
+            batches = Batches(self._splits[split], self.batch_size, (seed, epoch), self._augment)
         return Guarded(f"{self.name}, {split} split", batches)
 
     def inputs(self, batch: Batch) -> Inputs:

@@ -198,11 +198,9 @@ class Agreement(Supervised):
 
     @classmethod
     def of(cls, task: Supervised, **options: Any) -> Agreement:
-        """Return the task with the network and the data of another one, whose labels are not read.
+        """Return the task with the trained network and the data of another one, whose labels are not read.
 
-        Args:
-            task: the other one; its network comes trained.
-            options: in place of its own splits, name, dataset or batch size.
+        `options` stand in place of its own splits, name, dataset or batch size.
         """
         own: dict[str, Any] = {"name": task.name, "dataset": task.dataset, "batch_size": task.batch_size}
         splits: dict[str, Any] = {str(split): data for split, data in task._splits.items()}

@@ -33,7 +33,7 @@ BASELINES = {
 
 
 def start(task: str, build: Build, training: Training, *, trained: bool) -> tuple[Build, Training | None]:
-    """Return what a task starts from: its baseline and no training, where it has one and it is wanted; else as given."""
+    """Return what a task starts from: its baseline, without training, where that is known and wanted; else as given."""
     if not trained or task not in BASELINES:
         return build, training
     file, known = located(task), BASELINES[task]

@@ -181,13 +181,10 @@ def search(
 ) -> Found:
     """Choose a format for every tensor of a network; return the recipe, and every trial on the way.
 
-    Arguments that are not listed here are those of `compress`.
-
-    Args:
-        objectives: measures of a trial that are to be small, the most important one first; see `Trial`.
-        constraints: what the trial that is chosen has to keep.
-        executor: where cells and trials run (any `concurrent.futures.Executor`); default: here, one after another.
-            Workers in other processes share the store's folder, and get the task by pickle.
+    Of all trials that keep the `constraints` the one is chosen whose first objective is least, of equal ones the next;
+    `objectives` are measures, see `Trial`. On `executor` (any of `concurrent.futures`) cells and trials run, by default
+    here, one after another; workers in other processes share the store's folder, and get the task by pickle. What else
+    is given is as for `compress`.
 
     Raises:
         ConfigError: no trial keeps the constraints; says what came closest.

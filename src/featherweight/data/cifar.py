@@ -113,8 +113,7 @@ def parse(content: bytes, *, where: str = "") -> tuple[NDArray[np.uint8], NDArra
 class CropFlip:
     """Random crops of padded images, every other one mirrored: what CIFAR networks are trained with.
 
-    References:
-        He, Zhang, Ren, Sun, 2016: Deep residual learning for image recognition, section 4.2.
+    References: He, Zhang, Ren, Sun, 2016: Deep residual learning for image recognition, section 4.2.
 
     Attributes:
         padding: pixels added on each side, of the mean colour (0 after normalisation).

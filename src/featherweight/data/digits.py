@@ -23,9 +23,6 @@ def load(events: Events = silent) -> Images:
     """Return all images, fetching them if need be; of scikit-learn's wheel only this table is read.
 
     A line of it is an image, its pixels row by row and then its class.
-
-    Raises:
-        TaskError: they cannot be fetched.
     """
     table = np.loadtxt(fetch(DIGITS, events) / TABLE, delimiter=",", dtype=np.int64)
     return Images(table[:, :-1].reshape(-1, 1, 8, 8).astype(np.uint8), table[:, -1], NORMALISATION)

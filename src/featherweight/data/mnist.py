@@ -50,9 +50,6 @@ def load(asset: Asset, events: Events = silent) -> tuple[Images, Images]:
     """Return the training and the test images of `MNIST` or `FASHION_MNIST`, fetching them if need be.
 
     A file is a header of 16 bytes (images) or 8 (labels), and then bytes; its SHA-256 was checked.
-
-    Raises:
-        TaskError: they cannot be fetched.
     """
     folder, normalise = fetch(asset, events), NORMALISATION[asset.name]
 

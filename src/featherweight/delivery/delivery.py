@@ -227,10 +227,6 @@ def check(
     """Return what the reloaded file does on test, what ran it, its difference from the module, notes on its integers.
 
     `model` is the one that was written.
-
-    Raises:
-        IntegrityError: the runtime computes another network than the decoded module.
-        UnsupportedError: the runtime computes a layer in integers otherwise than it was simulated.
     """
     task, threads = evaluator.workspace.task, evaluator.workspace.threads
     predict, runtime = reloaded_predictor(artifact, task, threads)

@@ -90,11 +90,7 @@ def _types(module: nn.Module, example: Inputs) -> TaskError | None:
 
 
 def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, list[Note]]:
-    """Return the float graph of a model, or why it has none; it depends on structure, not on values.
-
-    Raises:
-        UnsupportedError: it has none, and its activations are quantized.
-    """
+    """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
     task, store = workspace.task, workspace.store
     key = workspace.key("graph", model.structure, model.aliases)
     kept = store.get(key)

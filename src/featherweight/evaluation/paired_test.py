@@ -52,8 +52,7 @@ def paired(before: NDArray[Any], after: NDArray[Any]) -> Paired:
     Raises:
         ConfigError: not the same samples, or none.
 
-    References:
-        McNemar, Note on the sampling error of the difference between correlated proportions, 1947.
+    References: McNemar, Note on the sampling error of the difference between correlated proportions, 1947.
     """
     if before.shape != after.shape or before.ndim != 1 or not before.size:
         raise ConfigError("not the same samples", got=[*before.shape, *after.shape], expected="[n], twice")

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 
 from featherweight.artifact import dumps, loads
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
@@ -86,12 +87,8 @@ def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:
 
 def baseline(made: Sequence[Made]) -> Model:
     """Return the float network that a result is compared with: after the `load` and `train` steps that come first."""
-    base = made[0].model
-    for entry in made[1:]:
-        if not isinstance(entry.step, Load | Train):
-            break
-        base = entry.model
-    return base
+    trained = takewhile(lambda entry: isinstance(entry.step, Load | Train), made[1:])
+    return [made[0], *trained][-1].model
 
 
 def uncoded(made: Sequence[Made]) -> Model:

@@ -43,40 +43,31 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """What reports call it."""
-        ...
 
     @property
     def primary(self) -> str:
         """The metric that counts, higher is better, as a fraction (0.99, not 99)."""
-        ...
 
     def model(self) -> nn.Module:
         """Return the network as training or compression starts from it; a new, equal one at each call."""
-        ...
 
     def example(self) -> Inputs:
         """Return inputs of the right shapes and types, two samples in the batch."""
-        ...
 
     def batches(self, split: Split, *, seed: int, epoch: int) -> Iterable[Batch]:
         """Return the batches of a split; `train` is shuffled (and augmented) by seed and epoch."""
-        ...
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""
-        ...
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
         """Return the scalar that training minimises."""
-        ...
 
     def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
         """Return every metric of `predict` on a split; `primary` is one of them."""
-        ...
 
     def fingerprint(self) -> str:
         """Return a hash of all that the results depend on: network, data, loss, augmentation."""
-        ...
 
 
 def call(module: Callable[..., Output], inputs: Inputs) -> Output:

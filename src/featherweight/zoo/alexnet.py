@@ -22,8 +22,7 @@ class AlexNet(nn.Module):
         width: numbers of an image that the linear layers read.
         classes: number of logits.
 
-    References:
-        Krizhevsky, 2014: One weird trick for parallelizing convolutional neural networks, section 5.
+    References: Krizhevsky, 2014: One weird trick for parallelizing convolutional neural networks, section 5.
     """
 
     def __init__(

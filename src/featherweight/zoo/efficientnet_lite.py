@@ -44,15 +44,8 @@ class Convolution(nn.Sequential):
     """
 
     def __init__(
-        self,
-        width_in: int,
-        width: int,
-        kernel: int = 1,
-        stride: int = 1,
-        groups: int = 1,
-        *,
-        activate: bool = True,
-    ) -> None:
+        self, width_in: int, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, *, activate: bool = True
+    ) -> None:  # fmt: skip
         super().__init__()
         before, after = (kernel - stride) // 2, (kernel - stride + 1) // 2
         if before != after:
@@ -113,9 +106,6 @@ def pretrained(events: Events = silent) -> EfficientNetLite0:
     """Return the network with its published ImageNet weights, in eval mode.
 
     The checkpoint is fetched once, and read only if its SHA-256 matches.
-
-    Raises:
-        TaskError: the weights cannot be fetched.
     """
     checkpoint = (fetch(WEIGHTS, events) / CHECKPOINT).read_bytes()
     state = torch.load(io.BytesIO(checkpoint), map_location="cpu", weights_only=True)

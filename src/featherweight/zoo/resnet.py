@@ -107,8 +107,7 @@ class ResNet(nn.Module):
         classes: number of logits.
         relu: layers whose weights start as He et al., 2015, have it for ReLU; others as torch has it.
 
-    References:
-        He, Zhang, Ren, Sun, 2016: Deep residual learning for image recognition, section 4.2 and table 1.
+    References: He, Zhang, Ren, Sun, 2016: Deep residual learning for image recognition, section 4.2 and table 1.
     """
 
     def __init__(

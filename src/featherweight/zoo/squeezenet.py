@@ -15,8 +15,7 @@ FIRES: tuple[Widths, ...] = tuple((k, 4 * k) for k in (16, 16, 32, 32, 48, 48, 6
 class Fire(nn.Module):
     """A 1x1 convolution that squeezes the channels, and a 1x1 and a 3x3 one that expand them, side by side.
 
-    References:
-        Iandola et al., 2016: SqueezeNet, AlexNet-level accuracy with 50x fewer parameters, section 3.2.
+    References: Iandola et al., 2016: SqueezeNet, AlexNet-level accuracy with 50x fewer parameters, section 3.2.
     """
 
     def __init__(self, width_in: int, squeeze: int, expand: int) -> None:

@@ -144,10 +144,8 @@ def export(
         return
     say(f"{path}: {len(content):,} bytes")
     if narrow:
-        say(
-            f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]}): {PORTABLE}; "
-            "or set session.x64quantprecision=1 in ONNX Runtime"
-        )
+        what = f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]})"
+        say(f"{what}: {PORTABLE}; or set session.x64quantprecision=1 in ONNX Runtime")
     for layer, reason in floats.items():
         say(f"{layer} computes in float: {reason}")
 

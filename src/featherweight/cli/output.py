@@ -93,11 +93,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     widths = _fitted([max(map(len, column)) for column in zip(*lines, strict=True)], right, _room())
     lines.insert(1, ["-" * width for width in widths])
     for row in lines if any(head) else lines[2:]:
-        cells = [
-            cell.rjust(width) if number else _cut(cell, width).ljust(width)
-            for cell, width, number in zip(row, widths, right, strict=True)
-        ]
-        say("  ".join(cells).rstrip())
+        cells = zip(row, widths, right, strict=True)
+        shown = (
+            cell.rjust(width) if number else _cut(cell, width).ljust(width) for cell, width, number in cells
+        )
+        say("  ".join(shown).rstrip())
 
 
 def _room() -> int | None:
@@ -117,9 +117,8 @@ def _fitted(widths: list[int], fixed: Sequence[bool], room: int | None) -> list[
 
 def _cut(text: str, width: int) -> str:
     """Return a text of at most `width` characters; the end stays, since names differ there."""
-    return (
-        text if len(text) <= width else f"{text[: width // 3]}…{text[len(text) - width + width // 3 + 1 :]}"
-    )
+    start = width // 3
+    return text if len(text) <= width else f"{text[:start]}…{text[len(text) - width + start + 1 :]}"
 
 
 def report_error(error: FeatherweightError, code: int) -> int:

@@ -234,9 +234,8 @@ def check(
         return evaluated(predict, task, "test"), runtime, None, []
     found = parity(artifact.session(threads=threads, integers=False), model.module, task)
     if not found.difference <= found.bound:
-        raise IntegrityError(
-            "runtime and decoded module differ", got=f"{found.difference:.2g}", expected=f"{found.bound:.2g}"
-        )
+        got, expected = f"{found.difference:.2g}", f"{found.bound:.2g}"
+        raise IntegrityError("runtime and decoded module differ", got=got, expected=expected)
     predict, notes = remembered(predict), list[Note]()
     if artifact.activations:
         layers = check_parity(model, artifact.graph, task)

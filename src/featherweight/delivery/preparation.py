@@ -126,14 +126,11 @@ def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tupl
     None, where only the first axes differ: `export` frees those by itself.
     """
     seen = [flatten_inputs(model.module, inputs) for inputs in (task.example(), *batches)]
-    axes = {
-        name: tuple(
-            axis
-            for axis in range(tensor.dim())
-            if axis == 0 or len({other[name].shape[axis] for other in seen if name in other}) > 1
-        )
-        for name, tensor in seen[0].items()
-    }
+    axes = {}
+    for name, tensor in seen[0].items():
+        shapes = [other[name].shape for other in seen if name in other]
+        free = [axis for axis in range(1, tensor.dim()) if len({shape[axis] for shape in shapes}) > 1]
+        axes[name] = (*range(min(1, tensor.dim())), *free)
     return axes if any(len(free) > 1 for free in axes.values()) else None
 
 

@@ -220,9 +220,8 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
     example, own = task.example(), to_call(module)
     theirs, ours = _named(session_predictor(session)(example)), _named(predictor(own)(example))
     if theirs.keys() != ours.keys():
-        raise UnsupportedError(
-            "session and module differ in their outputs", got=list(theirs), expected=list(ours)
-        )
+        what = "session and module differ in their outputs"
+        raise UnsupportedError(what, got=list(theirs), expected=list(ours))
     try:
         exact = _named(predictor(copied(module, {}).double())(mapped(double, example)))
         bound = rounding(ours.values(), (exact[name] for name in ours))

@@ -135,15 +135,13 @@ def steps(s: Summary) -> Figure:
         "y": [None if value is None else 100 * value for value in values], "yaxis": "y2",
         "line": {"color": INK, "width": 1.5}, "marker": {"size": 7},
     }  # fmt: skip
+    shown = [middle - half, middle + half]
     layout = {
         "xaxis": {**_step_marks(s.stages), "tickfont": {"size": 11}, "showgrid": False},
         "yaxis": titled("whole file", range=[0, 1.15 * max(counts)], domain=[0, 0.6], **BYTES),
-        "yaxis2": titled(
-            s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4, range=[middle - half, middle + half]
-        ),
-        "shapes": [level(100 * base, "y2")],
-        "bargap": 0.35,
-    }
+        "yaxis2": titled(s.primary, domain=[0.7, 1], ticksuffix=" %", nticks=4, range=shown),
+        "shapes": [level(100 * base, "y2")], "bargap": 0.35,
+    }  # fmt: skip
     return framed([sizes | shared, metric | shared], 430, layout)
 
 
@@ -163,10 +161,8 @@ def tensors(s: Summary) -> Figure:
     }  # fmt: skip
     title = "bytes in the file (grey: not compressed" + (", or many together)" if rest else ")")
     layout = {
-        "xaxis": titled(title, **BYTES),
-        "yaxis": {**names_axis(labels), "autorange": "reversed"},
-        "bargap": 0.25,
-    }
+        "xaxis": titled(title, **BYTES), "yaxis": {**names_axis(labels), "autorange": "reversed"}, "bargap": 0.25,
+    }  # fmt: skip
     return framed([trace], 90 + 22 * len(sizes), layout)
 
 

@@ -108,12 +108,11 @@ def _table(table: Table) -> str:
     numbers = [all(NUMBER.fullmatch(cell) for cell in column if cell) and any(column) for column in columns]
 
     def line(tag: str, cells: list[str]) -> str:
-        long = [tag == "td" and len(cell) > 40 for cell in cells]
-        kinds = [
-            ' class="number"' if n else ' class="long"' * wide for n, wide in zip(numbers, long, strict=True)
-        ]
-        parts = zip(kinds, cells, strict=True)
-        return f"<tr>{''.join(f'<{tag}{kind}>{escape(cell)}</{tag}>' for kind, cell in parts)}</tr>"
+        parts = []
+        for number, cell in zip(numbers, cells, strict=True):
+            kind = ' class="number"' if number else ' class="long"' if tag == "td" and len(cell) > 40 else ""
+            parts.append(f"<{tag}{kind}>{escape(cell)}</{tag}>")
+        return f"<tr>{''.join(parts)}</tr>"
 
     head, rows = line("th", table.head), "\n".join(line("td", row) for row in table.rows)
     return (

@@ -56,11 +56,9 @@ def headline(s: Summary) -> list[tuple[str, str]]:
     """Return the figures that a reader came for: name and value."""
     before, after = s.baseline["test"][s.primary], s.test[s.primary]
     coded = sum(4 * math.prod(row.shape) for row in s.rows if row.coder)
-    weights = (
-        [("coded weights alone", f"{nbytes(s.weight_bytes)}, {coded / s.weight_bytes:.1f}x")] if coded else []
-    )
+    alone = f"{nbytes(s.weight_bytes)}, {coded / s.weight_bytes:.1f}x" if coded else ""
     return [
-        ("file", nbytes(s.file_bytes)), ("smaller", f"{s.ratio:.1f}x"), *weights,
+        ("file", nbytes(s.file_bytes)), ("smaller", f"{s.ratio:.1f}x"), *[("coded weights alone", alone)] * bool(coded),
         (f"{s.primary} on test", f"{percent(after)}"), ("float network", f"{percent(before)}"),
         ("change", f"{points(after - before)} points"),
     ]  # fmt: skip

@@ -110,9 +110,8 @@ def pareto(points: Sequence[tuple[float, ...]]) -> list[int]:
         return all(x <= y for x, y in zip(a, b, strict=True)) and (a != b or i < j)
 
     every = range(len(points))
-    return sorted(
-        (j for j in every if not any(beats(i, j) for i in every if i != j)), key=lambda j: points[j]
-    )
+    kept = [j for j in every if not any(beats(i, j) for i in every if i != j)]
+    return sorted(kept, key=lambda j: points[j])
 
 
 def damages(row: Sequence[Cell]) -> list[float]:
@@ -150,9 +149,7 @@ def uniform(rows: Sequence[Sequence[Cell]]) -> list[dict[str, Option]]:
     """Return the choices of one option for all; a tensor that cannot take it gets the one of least error."""
     made = []
     for option in dict.fromkeys(cell.option for row in rows for cell in row):
-        cells = [
-            next((cell for cell in row if cell.option == option), min(row, key=lambda cell: cell.error))
-            for row in rows
-        ]
+        own = ([cell for cell in row if cell.option == option] for row in rows)
+        cells = (min(one or row, key=lambda cell: cell.error) for one, row in zip(own, rows, strict=True))
         made.append({cell.tensor: cell.option for cell in cells})
     return made

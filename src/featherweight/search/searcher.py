@@ -285,12 +285,9 @@ def _provable(
 def _none_found(trials: Sequence[Trial], constraints: Sequence[Constraint]) -> ConfigError:
     smallest, best = trials[0], min(trials, key=lambda trial: trial.measures["likely"])
     demand = ", ".join(f"{constraint.measure} at most {constraint.most:g}" for constraint in constraints)
-    return ConfigError(
-        "no allocation meets the demand",
-        where=demand,
-        got=f"smallest file {smallest.nbytes} bytes ({_drop(smallest)}), least {_drop(best)} ({best.nbytes} bytes)",
-        hint="relax the demand, or train through the format (step finetune)",
-    )
+    got = f"smallest file {smallest.nbytes} bytes ({_drop(smallest)}), least {_drop(best)} ({best.nbytes} bytes)"
+    hint = "relax the demand, or train through the format (step finetune)"
+    return ConfigError("no allocation meets the demand", where=demand, got=got, hint=hint)
 
 
 def _drop(trial: Trial) -> str:

@@ -54,11 +54,8 @@ class Option(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defau
     @property
     def label(self) -> str:
         """What tables call it: `int 4 channel mse`, and the coder where it is not the smallest."""
-        if self.format is None:
-            return "float as it is"
-        return (
-            label(self.format) if self.coder == "smallest" else f"{label(self.format)}, {label(self.coder)}"
-        )
+        coder = "" if self.coder == "smallest" else f", {label(self.coder)}"
+        return "float as it is" if self.format is None else label(self.format) + coder
 
 
 def label(kind: AnyFormat | AnyCoder) -> str:
@@ -195,11 +192,8 @@ def _cell(subject: Subject, q: Asked) -> Cell | str:
     elif q.by == "measured":
         loss = _mean_loss(after, task, q.batches) - q.base
     else:
-        by = q.by
-        damage = subject.once(
-            by, lambda: predict_damage(by, model, task, q.names, batches=q.batches, seed=seed)
-        )
-        loss = damage(q.tensor, value - before)
+        predict = partial(predict_damage, q.by, model, task, q.names, batches=q.batches, seed=seed)
+        loss = subject.once(q.by, predict)(q.tensor, value - before)
     if not math.isfinite(loss):
         return "its loss is NaN or infinite"
     return Cell(q.tensor, q.option, after.weights[q.tensor].nbytes, loss, distance)

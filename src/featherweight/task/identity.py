@@ -141,9 +141,7 @@ def _names(code: types.CodeType) -> set[str]:
 
 
 def _text(code: types.CodeType) -> str:
-    constants = [
-        _text(value) if isinstance(value, types.CodeType) else identity_of(value) for value in code.co_consts
-    ]
+    constants = [_text(v) if isinstance(v, types.CodeType) else identity_of(v) for v in code.co_consts]
     return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 

@@ -87,9 +87,8 @@ def failures(where: str) -> Iterator[None]:
     except TaskError as error:
         if error.where:
             raise
-        raise TaskError(
-            error.what, where=where, got=error.got, expected=error.expected, hint=error.hint
-        ) from error.__cause__
+        said = {"got": error.got, "expected": error.expected, "hint": error.hint}
+        raise TaskError(error.what, where=where, **said) from error.__cause__
     except Exception as error:
         raise TaskError(f"failed: {type(error).__name__}: {error}", where=where) from error
 
@@ -185,9 +184,8 @@ class Restricted:
         batches = self.task.batches(split, seed=seed, epoch=epoch)
         if self.needs == "labelled":
             return batches
-        return Guarded(
-            f"{self.name}, {split} split", batches, lambda batch: Unlabelled(self.task.inputs(batch))
-        )
+        where = f"{self.name}, {split} split"
+        return Guarded(where, batches, lambda batch: Unlabelled(self.task.inputs(batch)))
 
     def inputs(self, batch: Batch) -> Inputs:
         """Return what the network is called with."""

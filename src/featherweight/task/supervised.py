@@ -177,9 +177,8 @@ def build(model: Any, name: str) -> nn.Module:
         try:
             return copied(getattr(model, "_orig_mod", model), {})  # what `torch.compile` was given
         except (RuntimeError, TypeError) as error:
-            raise TaskError(
-                f"the network cannot be copied: {error}", where="model", hint="pass a function that builds it"
-            ) from error
+            what, hint = f"the network cannot be copied: {error}", "pass a function that builds it"
+            raise TaskError(what, where="model", hint=hint) from error
     if not callable(model):
         expected = "a module, or a function that returns one"
         raise TaskError("not a network", where="model", got=type(model).__name__, expected=expected)

@@ -54,8 +54,6 @@ def located(task: str) -> Path:
         if sha256(place) == BASELINES[task]:
             return place
     got = ", ".join(f"{place} ({'another file' if place.is_file() else 'absent'})" for place in places)
-    hint = (
-        f"copy baselines/{name} of featherweight's repository into {cached}; or start untrained (--untrained)"
-    )
+    hint = f"copy baselines/{name} of featherweight's repository into {cached}; or start untrained"
     what, expected = "its trained weights are not here", f"SHA-256 {BASELINES[task]}"
-    raise TaskError(what, where=task, got=got, expected=expected, hint=hint)
+    raise TaskError(what, where=task, got=got, expected=expected, hint=f"{hint} (--untrained)")

@@ -190,8 +190,7 @@ def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: Jso
     if json:
         emit({what: [dict(zip(("name", "about", "needs"), entry, strict=False)) for entry in entries]})
         return
-    head = ["name", "about", "needs"][: len(entries[0])] if entries else ["name", "about"]
-    table(head, entries)
+    table(["name", "about", "needs"][: len(entries[0])], entries)
 
 
 def _entries(what: Listed) -> list[list[str]]:

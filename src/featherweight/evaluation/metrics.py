@@ -157,7 +157,10 @@ def session_predictor(session: Session) -> Predict:
     """Return `predict` of a runtime session: torch tensors in, torch tensors out."""
 
     def predict(inputs: Inputs) -> Output:
-        return mapped(torch.from_numpy, session.run(mapped(_numpy, inputs)))
+        given = mapped(
+            lambda x: np.ascontiguousarray(x.detach().numpy()) if isinstance(x, Tensor) else x, inputs
+        )
+        return mapped(torch.from_numpy, session.run(given))
 
     return predict
 
@@ -262,7 +265,3 @@ def reloaded_predictor(
     if artifact.graph is None:
         return model_predictor(unpack(artifact, task), task), "torch"
     return session_predictor(artifact.session(runtime=runtime, threads=threads)), runtime
-
-
-def _numpy(value: Any) -> Any:
-    return np.ascontiguousarray(value.detach().numpy()) if isinstance(value, Tensor) else value

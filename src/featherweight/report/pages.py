@@ -27,10 +27,8 @@ def write_reports(summary: Summary, folder: str | Path) -> list[Path]:
     """Write `report.json`, `report.md`, `report.html` and `recipe.toml` into a folder."""
     contents: dict[str, bytes | str] = {
         "report.json": msgspec.json.format(msgspec.json.encode(summary), indent=1),
-        "report.md": markdown(summary),
-        "report.html": html(summary),
-        "recipe.toml": summary.recipe,
-    }
+        "report.md": markdown(summary), "report.html": html(summary), "recipe.toml": summary.recipe,
+    }  # fmt: skip
     return [write_whole(Path(folder) / name, content) for name, content in contents.items()]
 
 

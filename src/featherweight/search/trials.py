@@ -122,8 +122,7 @@ def draw(
     def trials_of(choices: Sequence[Choice]) -> Iterator[Trial]:
         keys = dict.fromkeys(tuple(choice.items()) for choice in choices)
         new = [dict(key) for key in keys if key not in tried]
-        for choice, weighed in zip(new, subject.answers(weigh, new), strict=True):
-            nbytes, found = weighed
+        for choice, (nbytes, found) in zip(new, subject.answers(weigh, new), strict=True):
             drop, paired = base.metrics[primary] - found.metrics[primary], found.against(base)
             error, bound = 0.0, drop
             if paired and base.scores is not None and found.scores is not None:

@@ -178,11 +178,9 @@ def facts(s: Summary) -> list[str]:
         f"Task {s.task}, seed {s.seed}, {s.threads} thread{'s' * (s.threads > 1)}, {s.seconds:.0f} s.",
         f"Hash of data and network: {s.fingerprint}.",
         f"Test figures are of the reloaded file, computed once by {s.runtime}; settings were chosen on validation.",
-        *([_paired(s.paired)] if s.paired else []),
-        parity,
-        f"SHA-256 of model.fw: {s.sha256}.",
+        *([_paired(s.paired)] if s.paired else []), parity, f"SHA-256 of model.fw: {s.sha256}.",
         "Environment: " + ", ".join(f"{k} {v}" for k, v in s.environment.items()) + ".",
-    ]
+    ]  # fmt: skip
 
 
 def commands(s: Summary) -> str:

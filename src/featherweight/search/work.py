@@ -73,9 +73,8 @@ class Subject:
             return
         model = workspace.key("model of a search", self.model.hash)
         workspace.store.put(model, dumps(pack(self.model)))
-        graph = ""
+        graph = workspace.key("graph of a search", self.model.structure) if self.graph else ""
         if self.graph:
-            graph = workspace.key("graph of a search", self.model.structure)
             workspace.store.put(graph, msgspec.msgpack.encode(self.graph))
         shared = (str(workspace.store.folder), model, graph, workspace.seed, workspace.threads, self.facts)
         raws = (msgspec.Raw(msgspec.json.encode(question)) for question in questions)

@@ -129,8 +129,8 @@ def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tupl
     axes = {}
     for name, tensor in seen[0].items():
         shapes = [other[name].shape for other in seen if name in other]
-        free = [axis for axis in range(1, tensor.dim()) if len({shape[axis] for shape in shapes}) > 1]
-        axes[name] = (*range(min(1, tensor.dim())), *free)
+        varies = [len({shape[axis] for shape in shapes}) > 1 for axis in range(tensor.dim())]
+        axes[name] = tuple(axis for axis, free in enumerate(varies) if free or axis == 0)
     return axes if any(len(free) > 1 for free in axes.values()) else None
 
 

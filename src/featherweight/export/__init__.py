@@ -1,13 +1,6 @@
 """Graphs and files for elsewhere: the float ONNX graph, integers, textures. What is imported here needs no torch."""
 
-from featherweight.export.float_graph import (
-    build_onnx,
-    check_size,
-    onnx_of,
-    opened,
-    read_onnx,
-    serialized,
-)
+from featherweight.export.float_graph import build_onnx, check_size, onnx_of, opened, read_onnx, serialized
 from featherweight.export.linear import Linear, build_linear, linear_of
 from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
 from featherweight.export.stored_graph import values_of

@@ -45,10 +45,7 @@ def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
 
 @rewriting("with linear layers in integers")
 def build_linear(
-    graph: StoredGraph,
-    tensors: Mapping[str, Array],
-    weights: Mapping[str, Encoded],
-    linear: Linear,
+    graph: StoredGraph, tensors: Mapping[str, Array], weights: Mapping[str, Encoded], linear: Linear
 ) -> Qdq:
     """Return `graph` with its linear layers in integers and all else in float; no quantizers are needed.
 

@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, StoredGraph, load
 from featherweight.engines import said
-from featherweight.errors import (
-    ConfigError,
-    FeatherweightError,
-    IntegrityError,
-    UnsupportedError,
-)
+from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.export import opened
 from featherweight.formats import Encoded
 from featherweight.runtime.backend import Backend, Compute, onnx_backend, usable

@@ -17,17 +17,10 @@ from featherweight.model import Model, Note, to_bytes
 from featherweight.task import Task
 
 DTYPES = {
-    torch.bool: "bool",
-    torch.uint8: "u8",
-    torch.int8: "i8",
-    torch.int16: "i16",
-    torch.int32: "i32",
-    torch.int64: "i64",
-    torch.float16: "f16",
-    torch.bfloat16: "bf16",
-    torch.float32: "f32",
+    torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
+    torch.int64: "i64", torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32",
     torch.float64: "f64",
-}
+}  # fmt: skip
 
 
 def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any] | None = None) -> Contents:
@@ -44,13 +37,9 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
         tensors[name] = model.weights[name] if name in model.weights else _raw(name, tensor)
     notes = [msgspec.to_builtins(note) for note in model.notes]
     return Contents(
-        tensors=tensors,
-        aliases=model.aliases,
-        structure=model.structure,
-        graph=graph,
-        activations=model.activations,
-        facts={**(facts or {}), "notes": notes},
-    )
+        tensors=tensors, aliases=model.aliases, structure=model.structure, graph=graph,
+        activations=model.activations, facts={**(facts or {}), "notes": notes},
+    )  # fmt: skip
 
 
 def unpack(artifact: Artifact, task: Task) -> Model:

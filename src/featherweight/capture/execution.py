@@ -54,13 +54,9 @@ class Execution:
     """
 
     def __init__(
-        self,
-        program: Program,
-        visit: Visit | None = None,
-        *,
-        arguments: Mapping[Edge, Mapping[int, Tensor]] | None = None,
-        grad: bool = False,
-    ) -> None:
+        self, program: Program, visit: Visit | None = None, *,
+        arguments: Mapping[Edge, Mapping[int, Tensor]] | None = None, grad: bool = False,
+    ) -> None:  # fmt: skip
         self._visit, self._arguments, self._grad = visit, arguments or {}, grad
         graph = program.exported.graph
         self._results = graph.output_node().args[0]

@@ -205,7 +205,5 @@ def _sums(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 _REWRITES: dict[Any, Callable[[fx.Graph, fx.Node], fx.Node]] = {
-    aten.flatten.using_ints: _view,
-    aten.dropout.default: _clone,
-    aten.batch_norm.default: _batch_norm,
-}
+    aten.flatten.using_ints: _view, aten.dropout.default: _clone, aten.batch_norm.default: _batch_norm,
+}  # fmt: skip

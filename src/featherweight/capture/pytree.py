@@ -108,8 +108,6 @@ def _nest(value: Any, tensors: list[Tensor], where: str) -> Nest:
     if isinstance(value, (tuple, list)):
         return [_nest(part, tensors, f"{where}.{index}") for index, part in enumerate(value)]
     raise UnsupportedError(
-        "the network returns something else than tensors",
-        where=where,
-        got=type(value).__name__,
+        "the network returns something else than tensors", where=where, got=type(value).__name__,
         expected="tensors, None, or tuples, lists, dictionaries or dataclasses of them",
-    )
+    )  # fmt: skip

@@ -23,12 +23,9 @@ from featherweight.structure import stock_kind
 
 # Operators by their names here, where these are not torch's.
 _SHORT = {
-    "_native_batch_norm_legit_no_training": "batch_norm",
-    "_native_batch_norm_legit": "batch_norm_of_batch",
-    "native_layer_norm": "layer_norm",
-    "native_group_norm": "group_norm",
-    "_unsafe_view": "view",
-}
+    "_native_batch_norm_legit_no_training": "batch_norm", "_native_batch_norm_legit": "batch_norm_of_batch",
+    "native_layer_norm": "layer_norm", "native_group_norm": "group_norm", "_unsafe_view": "view",
+}  # fmt: skip
 
 _Kind = Literal["edge", "stored", "computed", "constant"]
 

@@ -6,18 +6,6 @@ from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
 from featherweight.export.stored_graph import values_of
 
 __all__ = [
-    "Linear",
-    "Qdq",
-    "build_linear",
-    "build_onnx",
-    "build_qdq",
-    "check_size",
-    "linear_of",
-    "model_of",
-    "onnx_of",
-    "opened",
-    "qdq_of",
-    "read_onnx",
-    "serialized",
-    "values_of",
-]
+    "Linear", "Qdq", "build_linear", "build_onnx", "build_qdq", "check_size", "linear_of", "model_of",
+    "onnx_of", "opened", "qdq_of", "read_onnx", "serialized", "values_of",
+]  # fmt: skip

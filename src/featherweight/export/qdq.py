@@ -68,11 +68,9 @@ def model_of(artifact: Artifact) -> onnx.ModelProto:
 
 @rewriting("in integers")
 def build_qdq(
-    graph: StoredGraph,
-    tensors: Mapping[str, Array],
-    weights: Mapping[str, Encoded],
+    graph: StoredGraph, tensors: Mapping[str, Array], weights: Mapping[str, Encoded],
     activations: Mapping[str, Quantizer],
-) -> Qdq:
+) -> Qdq:  # fmt: skip
     """Return `graph` with quantizers on its values, and layers of integer weights in int8 with int32 biases.
 
     A clamp that the range of the quantizer behind it performs is left out. Where the range does not, a

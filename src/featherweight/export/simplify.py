@@ -44,11 +44,9 @@ def simplify(
     _drop_absent(model.graph)
     for _ in range(2):
         optimizer.fold_constants(
-            model,
-            input_size_limit=_LARGEST_CONSTANT,
-            output_size_limit=_LARGEST_CONSTANT,
+            model, input_size_limit=_LARGEST_CONSTANT, output_size_limit=_LARGEST_CONSTANT,
             onnx_shape_inference=False,
-        )
+        )  # fmt: skip
         _infer_one_size(model.graph)
         _drop_zero_biases(model.graph)
         for clean in _CLEANING:
@@ -126,11 +124,9 @@ def _infer_one_size(graph: ir.Graph) -> None:
         flat = [size for group in sizes for size in group]
         if single and flat.count(-1) == 1 and 0 not in flat:
             constant = ir.Value(
-                name=f"{node.inputs[1].name}_sizes",
-                const_value=ir.tensor(np.array(flat, np.int64)),
-                type=ir.TensorType(ir.DataType.INT64),
-                shape=ir.Shape([len(flat)]),
-            )
+                name=f"{node.inputs[1].name}_sizes", const_value=ir.tensor(np.array(flat, np.int64)),
+                type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(flat)]),
+            )  # fmt: skip
             graph.register_initializer(constant)
             node.replace_input_with(1, constant)
 

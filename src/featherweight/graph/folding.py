@@ -101,18 +101,11 @@ def _rest(graph: Graph, norm: Node) -> LayerSpec | None:
 def _site(graph: Graph, layer: Node, norm: Node) -> FoldSite:
     weights, statistics = layer.roles, norm.roles
     return FoldSite(
-        layer=layer.module or layer.name,
-        norm=norm.module or norm.name,
-        op=layer.op,
-        weight=weights["weight"],
-        bias=weights.get("bias"),
-        gamma=statistics.get("weight"),
-        beta=statistics.get("bias"),
-        mean=statistics["running_mean"],
-        var=statistics["running_var"],
-        eps=float(norm.options["eps"]),
-        rest=_rest(graph, norm) or LayerSpec("Identity"),
-    )
+        layer=layer.module or layer.name, norm=norm.module or norm.name, op=layer.op,
+        weight=weights["weight"], bias=weights.get("bias"), gamma=statistics.get("weight"),
+        beta=statistics.get("bias"), mean=statistics["running_mean"], var=statistics["running_var"],
+        eps=float(norm.options["eps"]), rest=_rest(graph, norm) or LayerSpec("Identity"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)

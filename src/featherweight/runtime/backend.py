@@ -41,14 +41,9 @@ class Backend(Protocol):
         """Return why it cannot run on this machine, or an empty string."""
 
     def open(
-        self,
-        graph: StoredGraph,
-        tensors: Mapping[str, Array],
-        weights: Mapping[str, Encoded],
-        activations: Mapping[str, Quantizer],
-        *,
-        threads: int,
-    ) -> Compute:
+        self, graph: StoredGraph, tensors: Mapping[str, Array], weights: Mapping[str, Encoded],
+        activations: Mapping[str, Quantizer], *, threads: int,
+    ) -> Compute:  # fmt: skip
         """Return what computes the flat outputs of a graph.
 
         Args:
@@ -98,14 +93,9 @@ class OnnxBackend:
         raise NotImplementedError
 
     def open(
-        self,
-        graph: StoredGraph,
-        tensors: Mapping[str, Array],
-        weights: Mapping[str, Encoded],
-        activations: Mapping[str, Quantizer],
-        *,
-        threads: int,
-    ) -> Compute:
+        self, graph: StoredGraph, tensors: Mapping[str, Array], weights: Mapping[str, Encoded],
+        activations: Mapping[str, Quantizer], *, threads: int,
+    ) -> Compute:  # fmt: skip
         """See `Backend.open`."""
         if not activations:
             return self.compute(build_onnx(graph, tensors), threads=threads)

@@ -46,14 +46,9 @@ class Speed(msgspec.Struct, frozen=True):
 
 
 def bench(
-    files: Sequence[str | Path],
-    *,
-    runtimes: Sequence[str],
-    threads: int = 1,
-    batch: int = 1,
-    sizes: Mapping[str, int] | None = None,
-    seconds: float = 2.0,
-) -> list[Speed]:
+    files: Sequence[str | Path], *, runtimes: Sequence[str], threads: int = 1, batch: int = 1,
+    sizes: Mapping[str, int] | None = None, seconds: float = 2.0,
+) -> list[Speed]:  # fmt: skip
     """Return the speed of `files` and of the float network of the first, all measured in turns.
 
     A second session of the float network runs among them. Where it is not as quick as the first, equal work took
@@ -129,11 +124,9 @@ def _check_inputs(sessions: Mapping[tuple[str, str], Session], sizes: Mapping[st
     }
     if unknown := sorted(sizes.keys() - free):
         raise ConfigError(
-            "no free axis of this name",
-            where="size",
-            got=unknown[0],
+            "no free axis of this name", where="size", got=unknown[0],
             expected=", ".join(sorted(free)) or "none",
-        )
+        )  # fmt: skip
 
 
 def _alike(a: Input, b: Input) -> bool:

@@ -40,12 +40,10 @@ def probe() -> onnx.ModelProto:
         helper.make_node("DequantizeLinear", ["y/integer", "step", "zero"], ["y"]),
     ]
     graph = helper.make_graph(
-        nodes,
-        "probe",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
+        nodes, "probe", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 16])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 16])],
         [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
-    )
+    )  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

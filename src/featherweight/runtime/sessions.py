@@ -56,15 +56,9 @@ class Session:
 
     @classmethod
     def of(
-        cls,
-        graph: StoredGraph,
-        tensors: Mapping[str, Array],
-        weights: Mapping[str, Encoded] | None = None,
-        activations: Mapping[str, Quantizer] | None = None,
-        *,
-        runtime: str = "onnxruntime",
-        threads: int = 1,
-    ) -> Session:
+        cls, graph: StoredGraph, tensors: Mapping[str, Array], weights: Mapping[str, Encoded] | None = None,
+        activations: Mapping[str, Quantizer] | None = None, *, runtime: str = "onnxruntime", threads: int = 1,
+    ) -> Session:  # fmt: skip
         """Return a session of a graph and its tensors.
 
         Args:
@@ -90,14 +84,9 @@ class Session:
 
     @classmethod
     def of_onnx(
-        cls,
-        model: onnx.ModelProto,
-        outputs: Any = 0,
-        *,
-        runtime: str = "onnxruntime",
-        threads: int = 1,
+        cls, model: onnx.ModelProto, outputs: Any = 0, *, runtime: str = "onnxruntime", threads: int = 1,
         exact: bool = True,
-    ) -> Session:
+    ) -> Session:  # fmt: skip
         """Return a session of a complete ONNX model.
 
         Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +20,11 @@ from featherweight.formats import Encoded
 
 Array = NDArray[Any]
 
-MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
-_SMALL = 1 << 10  # bytes of a tensor that may be written several times
 MOST_ONNX = (1 << 31) - (1 << 25)  # bytes of weights; protobuf stops at 2 GiB, and operators take room too
 
 
 def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelProto:
-    """Return a plain ONNX model that any runtime opens.
-
-    Args:
-        graph: the graph without its weights.
-        tensors: decoded tensors by canonical name; they are copied.
+    """Return a plain ONNX model that any runtime opens, with a copy of the decoded tensors (by canonical name).
 
     Raises:
         IntegrityError: the graph is damaged, refers to other files, or does not fit the tensors.
@@ -47,19 +40,14 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
             dtype = onnx.helper.tensor_dtype_to_np_dtype(kind)
         except (ValueError, KeyError) as error:
             raise IntegrityError(f"does not fit the stored graph: {error}", where=entry.tensor) from None
-        array = np.ascontiguousarray(array.astype(dtype, copy=False))
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array.reshape(array.shape), entry.name))
+        array = array.astype(dtype, copy=False)
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, entry.name))
     _name_layers(model.graph, {entry.name: entry.tensor for entry, _ in table})
     return model
 
 
 def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
-    """Give layers the path of the module whose weight they multiply by: runtimes report them by it.
-
-    Args:
-        graph: changes.
-        tensors: canonical names by initialiser.
-    """
+    """Give layers the path of the module whose weight they multiply by: runtimes report them by it."""
     makers = {value: node for node in graph.node for value in node.output}
     taken = {node.name for node in graph.node}
     for node in graph.node:
@@ -70,10 +58,8 @@ def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
             source = makers[source].input[0]
         tensor = tensors.get(source, "")
         path = tensor.rpartition(".")[0] or tensor
-        if path:
-            node.name = (
-                path if path not in taken else f"{path}/{node.output[0]}"
-            )  # of a module that is used again
+        if path:  # another name for a module that is used again
+            node.name = path if path not in taken else f"{path}/{node.output[0]}"
             taken.add(path)
 
 
@@ -93,10 +79,8 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
     graph = artifact.graph
     if graph is None:
         reason = artifact.facts.get("graph", "it was written without one")
-        raise UnsupportedError(
-            f"the file holds no graph to run: {reason}",
-            hint="artifact.into(module) restores the weights in PyTorch",
-        )
+        hint = "artifact.into(module) restores the weights in PyTorch"
+        raise UnsupportedError(f"the file holds no graph to run: {reason}", hint=hint)
     shapes = {name: lazy.entry.shape for name, lazy in artifact.lazy.items()}
     _, table = parse(graph, shapes)
     check_size(
@@ -104,25 +88,6 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
         for entry, kind in table
     )
     return graph, *artifact.opened()
-
-
-class Made(dict[str, onnx.TensorProto]):
-    """New initialisers by name. Equal large ones are written once: a layer that is used many times has one weight."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._names: dict[bytes, str] = {}
-
-    def add(self, array: Array, name: str) -> str:
-        """Return the name of an initialiser with these numbers: this one, or that of an equal one."""
-        array = np.asarray(array)
-        if array.nbytes > _SMALL:
-            head = f"{array.dtype.str} {array.shape} ".encode()
-            known = self._names.setdefault(sha256(head + array.tobytes()).digest(), name)
-            if known != name:
-                return known
-        self[name] = onnx.numpy_helper.from_array(array, name)
-        return name
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -13,9 +12,9 @@ from onnx import NodeProto, TensorProto, helper
 from featherweight.activations import Affine
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
-from featherweight.export.float_graph import MICROSOFT, Made, build_onnx, opened
-from featherweight.export.onnx_graph import layer_weight, replace, swap_weights
-from featherweight.export.qdq import Qdq, integer_rows
+from featherweight.export.float_graph import build_onnx, opened
+from featherweight.export.onnx_graph import MICROSOFT, Writer, layer_weight, replace, swap_weights
+from featherweight.export.qdq import Qdq, write_rows
 from featherweight.export.stored_graph import rewriting
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
@@ -64,19 +63,67 @@ def build_linear(
         UnsupportedError: no linear layer has a weight that fits.
     """
     model = build_onnx(graph, tensors)
-    writer = _Writer(swap_weights(model.graph, graph.initialisers), weights, linear)
+    table, writer, floats = swap_weights(model.graph, graph.initialisers), Writer(), {}
     for node in model.graph.node:
-        writer.node(node)
-    if not writer.made:
+        encoded, reason = _weight(node, table, weights, linear)
+        if reason:
+            floats[node.name or node.output[0]] = reason
+        if encoded is not None:
+            _layer(writer, node, encoded, linear)
+        elif not write_rows(writer, node, table, weights, node.output[0]):
+            writer.nodes.append(node)
+    if not writer.tensors:
         raise UnsupportedError(
             "no linear layer can compute in integers", where="graph",
-            got="; ".join(dict.fromkeys(writer.floats.values())) or "no linear layers",
-            expected=EXPECTED[linear],
+            got="; ".join(dict.fromkeys(floats.values())) or "no linear layers", expected=EXPECTED[linear],
         )  # fmt: skip
-    replace(model.graph, writer.nodes, writer.made.values())
+    replace(model.graph, writer.nodes, writer.tensors.values())
     if linear == "nbits":
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
-    return Qdq(model, writer.floats)
+    return Qdq(model, floats)
+
+
+def _weight(
+    node: NodeProto, table: Mapping[str, Initialiser], weights: Mapping[str, Encoded], linear: Linear
+) -> tuple[Encoded | None, str]:
+    """Return the weight of a layer that computes in integers, or why a layer does not."""
+    if node.op_type.startswith("Conv"):
+        return None, "it is a convolution"
+    if node.op_type not in ("Gemm", "MatMul"):
+        return None, ""
+    entry = layer_weight(node, table)
+    if entry is None:
+        stored = node.input[1] in table
+        return None, "its weight is stored as [in, out]" if stored else "it multiplies two activations"
+    encoded = weights.get(entry.tensor)
+    reason = (obstacle if linear == "dynamic" else nbits_obstacle)(encoded)
+    if encoded is not None and encoded.view.permutation[0] != 0:
+        reason = reason or "its rows are not its outputs"
+    return (None, reason) if reason else (encoded, "")
+
+
+def _layer(writer: Writer, node: NodeProto, encoded: Encoded, linear: Linear) -> None:
+    """Write a linear layer in integers."""
+    (x, _, *bias), result, add = node.input, node.output[0], writer.add
+    y = f"{result}/product" if any(bias) else result
+    if linear == "dynamic":
+        layer = integer_layer(encoded, None, Affine(1.0, 0))
+        weight = writer.constant(layer.weight.T, f"{y}/weight")
+        scale = writer.constant(layer.scale, f"{y}/weight/scale")
+        parts = [f"{x}/integer", f"{x}/scale", f"{x}/zero"]
+        quantize = helper.make_node("DynamicQuantizeLinear", [x], parts)
+        if quantize not in writer.nodes:
+            writer.nodes.append(quantize)
+        total = add("MatMulInteger", [parts[0], weight, parts[2]], f"{y}/sum")
+        steps = add("Cast", [total], f"{y}/steps", to=TensorProto.FLOAT)
+        add("Mul", [steps, add("Mul", [parts[1], scale], f"{y}/step")], y)
+    else:
+        halves, scales, block = packed(encoded)
+        inputs = [x, writer.constant(halves, f"{y}/weight"), writer.constant(scales, f"{y}/scale")]
+        sizes = {"K": encoded.view.cols, "N": encoded.view.rows, "bits": NBITS, "block_size": block}
+        add("MatMulNBits", inputs, y, domain=MICROSOFT, **sizes)
+    if any(bias):
+        add("Add", [y, *bias], result)
 
 
 def nbits_obstacle(encoded: Encoded | None) -> str:
@@ -96,10 +143,8 @@ def nbits_obstacle(encoded: Encoded | None) -> str:
 def packed(encoded: Encoded) -> tuple[Array, Array, int]:
     """Return weights, scales and block of MatMulNBits: `uint8 [rows, blocks, block / 2]`, `float32 [rows, blocks]`.
 
-    Two weights lie in a byte, the first in its lower half, each plus 8; what fills the last block is 0.
-
-    Args:
-        encoded: the weight; `nbits_obstacle(encoded)` is empty.
+    Two weights lie in a byte, the first in its lower half, each plus 8; what fills the last block is 0. Only of a
+    weight of which `nbits_obstacle` is empty.
     """
     view, per = encoded.view, encoded.format.per  # type: ignore[attr-defined]
     block = per if isinstance(per, int) else WHOLE
@@ -109,69 +154,3 @@ def packed(encoded: Encoded) -> tuple[Array, Array, int]:
     scale = encoded.parts["scale"].astype(np.float32)
     scale = scale if isinstance(per, int) else np.repeat(scale, view.rows // scale.size)[:, None]
     return halves[..., 0] | halves[..., 1] << NBITS, np.broadcast_to(scale, (view.rows, blocks)), block
-
-
-@dataclass(eq=False)
-class _Writer:
-    """Writes the nodes of a graph again, in order."""
-
-    table: Mapping[str, Initialiser]
-    weights: Mapping[str, Encoded]
-    linear: Linear
-    floats: dict[str, str] = field(default_factory=dict)
-    nodes: list[NodeProto] = field(default_factory=list)
-    made: Made = field(default_factory=Made)
-    quantized: set[str] = field(default_factory=set)
-
-    def node(self, node: NodeProto) -> None:
-        """Write the next node: a linear layer in integers where its weight allows, all else as it is."""
-        entry = layer_weight(node, self.table) if node.op_type != "Conv" else None
-        name = entry.tensor if entry else ""
-        encoded = self.weights.get(name)
-        reason = "it is a convolution" if node.op_type.startswith("Conv") else ""
-        if node.op_type in ("Gemm", "MatMul") and not name:
-            stored = node.input[1] in self.table
-            reason = "its weight is stored as [in, out]" if stored else "it multiplies two activations"
-        if name:
-            reason = (obstacle if self.linear == "dynamic" else nbits_obstacle)(encoded)
-            if encoded is not None and encoded.view.permutation[0] != 0:
-                reason = reason or "its rows are not its outputs"
-        if reason:
-            self.floats[node.name or node.output[0]] = reason
-        if reason or not name or encoded is None:
-            rows = integer_rows(node, self.table, self.weights, node.output[0], self.made)
-            self.nodes.extend(rows or [node])
-            return
-        bias = node.input[2] if len(node.input) > 2 else ""
-        product = f"{node.output[0]}/product" if bias else node.output[0]
-        if self.linear == "dynamic":
-            self._dynamic(node.input[0], product, encoded)
-        else:
-            self._nbits(node.input[0], product, encoded)
-        if bias:
-            self._add("Add", [product, bias], node.output[0])
-
-    def _dynamic(self, x: str, y: str, encoded: Encoded) -> None:
-        layer = integer_layer(encoded, None, Affine(1.0, 0))
-        weight = self._constant(f"{y}/weight", np.ascontiguousarray(layer.weight.T))
-        scale = self._constant(f"{y}/weight/scale", layer.scale)
-        if x not in self.quantized:
-            self.quantized.add(x)
-            made = [f"{x}/integer", f"{x}/scale", f"{x}/zero"]
-            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], made, f"{x}/quantize"))
-        self._add("MatMulInteger", [f"{x}/integer", weight, f"{x}/zero"], f"{y}/sum")
-        self._add("Cast", [f"{y}/sum"], f"{y}/steps", to=TensorProto.FLOAT)
-        self._add("Mul", [f"{x}/scale", scale], f"{y}/step")
-        self._add("Mul", [f"{y}/steps", f"{y}/step"], y)
-
-    def _nbits(self, x: str, y: str, encoded: Encoded) -> None:
-        weight, scale, block = packed(encoded)
-        inputs = [x, self._constant(f"{y}/weight", weight), self._constant(f"{y}/scale", scale)]
-        sizes = {"K": encoded.view.cols, "N": encoded.view.rows, "bits": NBITS, "block_size": block}
-        self._add("MatMulNBits", inputs, y, domain=MICROSOFT, **sizes)
-
-    def _add(self, op: str, inputs: list[str], output: str, **options: Any) -> None:
-        self.nodes.append(helper.make_node(op, inputs, [output], output, **options))
-
-    def _constant(self, name: str, array: Array) -> str:
-        return self.made.add(np.ascontiguousarray(array), name)

@@ -1,4 +1,4 @@
-"""An ONNX graph by its values: who makes and who reads each, its quantizers, and rewrites that change no result."""
+"""An ONNX graph by its values: who makes and who reads each; new nodes; and rewrites that change no result."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from math import prod
 from typing import Any
 
@@ -17,13 +18,15 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser
 from featherweight.errors import IntegrityError
-from featherweight.export.stored_graph import all_nodes
+from featherweight.export.stored_graph import reads
 from featherweight.integers import Operator
 
 Array = NDArray[Any]
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLAMPS = ("Relu", "Clip")
+MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
+_SMALL = 1 << 10  # bytes of a tensor that may be written several times
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,20 +114,43 @@ class OnnxGraph:
         return int(attributes(quantizer).get("output_dtype") or TensorProto.UINT8)
 
 
+class Writer:
+    """New nodes, in order, and new initialisers by name.
+
+    Equal large initialisers are written once: a layer that is used many times has one weight.
+    """
+
+    def __init__(self) -> None:
+        self.nodes: list[NodeProto] = []
+        self.tensors: dict[str, TensorProto] = {}
+        self._names: dict[bytes, str] = {}
+
+    def add(self, op: str, inputs: list[str], output: str, **options: Any) -> str:
+        """Write a node of one result, with these attributes; return the name of that result."""
+        self.nodes.append(helper.make_node(op, inputs, [output], **options))
+        return output
+
+    def constant(self, values: Any, name: str = "") -> str:
+        """Return the name of an initialiser of an array: this one, or that of an equal one; a number needs none."""
+        array = np.asarray(values)
+        name = name or f"{array.dtype}:{array.item()!r}"
+        if array.nbytes > _SMALL:
+            head = f"{array.dtype.str} {array.shape} ".encode()
+            known = self._names.setdefault(sha256(head + array.tobytes()).digest(), name)
+            if known != name:
+                return known
+        self.tensors[name] = numpy_helper.from_array(array, name)
+        return name
+
+
 def attributes(node: NodeProto) -> dict[str, Any]:
     """Return the attributes of a node by name; text is bytes."""
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
 
 
-def operators(model: onnx.ModelProto, table: Mapping[str, Initialiser]) -> Iterator[Operator]:
-    """Yield the layers, averages and joins of a float graph.
-
-    Args:
-        model: a complete graph, its weights as `swap_weights` leaves them.
-        table: where its initialisers come from.
-    """
-    graph = OnnxGraph(model)
-    for node in model.graph.node:
+def operators(graph: OnnxGraph, table: Mapping[str, Initialiser]) -> Iterator[Operator]:
+    """Yield the layers, averages and joins of a complete float graph, its weights as `swap_weights` leaves them."""
+    for node in graph.model.graph.node:
         given, edge, first = attributes(node), node.output[0], tuple(node.input[:1])
         weight = layer_weight(node, table)
         if weight is not None:
@@ -175,10 +201,6 @@ def layer_weight(node: NodeProto, table: Mapping[str, Initialiser]) -> Initialis
 def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) -> dict[str, Initialiser]:
     """Put what Transposes of whole tensors write in the place of those nodes; return the table of `graph`, by name.
 
-    Args:
-        graph: a complete one; changes, and computes the same.
-        initialisers: where its own come from.
-
     Raises:
         IntegrityError: a Transpose does not fit its tensor.
     """
@@ -206,44 +228,47 @@ def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) ->
 
 def replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: Iterable[TensorProto] = ()) -> None:
     """Put nodes and further initialisers into a graph; initialisers that no node reads are left out."""
-    read = {value for node in all_nodes(nodes) for value in node.input} | {v.name for v in graph.output}
-    tensors = [tensor for tensor in [*graph.initializer, *made] if tensor.name in read]
+    tensors = [*graph.initializer, *made]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
-    graph.initializer.extend(tensors)
+    read = reads(graph)
+    graph.initializer.extend(tensor for tensor in tensors if read[tensor.name])
 
 
 def merge_padding(model: onnx.ModelProto) -> None:
     """Take every Pad by constant zeros that convolutions alone read into their `pads`: runtimes do not, in integers."""
     graph = OnnxGraph(model)
     for pad in [node for node in model.graph.node if node.op_type == "Pad"]:
-        readers = graph.readers.get(pad.output[0], [])
-        amounts = _around_places(pad, graph)
-        plain = all(
-            node.op_type == "Conv" and attributes(node).get("auto_pad", b"") in (b"", b"NOTSET")
-            for node in readers
-        )
-        if amounts is None or pad.output[0] in graph.outputs or not readers or not plain:
+        amounts, readers = _around_places(pad, graph), graph.readers.get(pad.output[0], [])
+        if amounts is None or not readers or pad.output[0] in graph.outputs:
+            continue
+        kinds = {(node.op_type, attributes(node).get("auto_pad", b"NOTSET") or b"NOTSET") for node in readers}
+        if kinds != {("Conv", b"NOTSET")}:
             continue
         for convolution in readers:
             given = attributes(convolution)
-            old = given.get("pads", [0] * len(amounts))
-            given["pads"] = [a + b for a, b in zip(old, amounts, strict=True)]
+            given["pads"] = np.add(given.get("pads", 0), amounts).tolist()
             del convolution.attribute[:]
             convolution.attribute.extend(helper.make_attribute(name, value) for name, value in given.items())
             convolution.input[0] = pad.input[0]
         model.graph.node.remove(pad)
 
 
+def pads_zeros(node: NodeProto, graph: OnnxGraph) -> bool:
+    """Return whether a node pads with constant zeros."""
+    if node.op_type != "Pad" or attributes(node).get("mode", b"constant") != b"constant":
+        return False
+    fills = [graph.numbers(name) for name in node.input[2:3] if name]
+    return all(fill is not None and not fill.any() for fill in fills)
+
+
 def _around_places(pad: NodeProto, graph: OnnxGraph) -> list[int] | None:
-    """Return the padding of the axes behind the second, starts and then ends; None if it is of another kind."""
-    inputs = [*pad.input, "", "", ""]
-    amounts, fill = graph.numbers(inputs[1]), graph.numbers(inputs[2])
-    zeros = not inputs[2] or (fill is not None and not fill.any())
-    if attributes(pad).get("mode", b"constant") != b"constant" or not zeros or inputs[3] or amounts is None:
+    """Return the zeros before and behind the axes from the third on; None if others are padded, or otherwise."""
+    amounts = graph.numbers([*pad.input, ""][1])
+    if amounts is None or any(pad.input[3:]) or not pads_zeros(pad, graph):
         return None
     ends = amounts.reshape(2, -1)
-    return None if ends[:, :2].any() or ends.min() < 0 else [int(n) for n in ends[:, 2:].reshape(-1)]
+    return None if ends[:, :2].any() or ends.min() < 0 else ends[:, 2:].reshape(-1).tolist()
 
 
 def pool_means(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> dict[str, Quantizer]:

@@ -7,6 +7,7 @@ matter: a graph is a program, which may loop or ask for memory.
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,11 +33,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 def parse(graph: StoredGraph, shapes: Shapes) -> tuple[onnx.ModelProto, list[tuple[Initialiser, int]]]:
     """Return the model of a stored graph, without its weights, and what fills it: entries of its table and their types.
 
-    Entries that no operator reads are left out.
-
-    Args:
-        graph: the graph.
-        shapes: of the tensors of the file, by canonical name.
+    Entries that no operator reads are left out. `shapes` are those of the tensors of the file, by canonical name.
 
     Raises:
         IntegrityError: the graph is damaged or hostile; one line says why.
@@ -82,16 +79,12 @@ def values_of(graph: StoredGraph) -> set[str]:
 
 def _take_stubs(model: onnx.ModelProto) -> list[onnx.TensorProto]:
     """Take the initialisers without data out of a model; their size is that of the tensor that fills them."""
-    constants: list[onnx.TensorProto] = []
-    stubs: list[onnx.TensorProto] = []
-    for tensor in model.graph.initializer:
-        filled = _held(tensor) > 0 or 0 in tensor.dims
-        (constants if filled else stubs).append(tensor)
+    tensors = [(tensor, _held(tensor) > 0 or 0 in tensor.dims) for tensor in model.graph.initializer]
+    stubs = [tensor for tensor, filled in tensors if not filled]
     del model.graph.initializer[:]
-    model.graph.initializer.extend(constants)
+    model.graph.initializer.extend(tensor for tensor, filled in tensors if filled)
     for stub in stubs:
-        del stub.dims[:]
-        stub.dims.append(0)
+        stub.dims[:] = [0]
     return stubs
 
 
@@ -101,11 +94,7 @@ def _held(tensor: onnx.TensorProto) -> int:
 
 
 def _messages(top: Message) -> Iterator[Message]:
-    """Yield every message within a message, itself first.
-
-    Raises:
-        IntegrityError: text that is not UTF-8.
-    """
+    """Yield every message within a message, itself first; refuse text that is not UTF-8."""
     stack = [top]
     while stack:
         message = stack.pop()
@@ -166,9 +155,23 @@ def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     """Yield nodes and those of the graphs inside them."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for inner in [attribute.g, *attribute.graphs]:
-                yield from all_nodes(inner.node)
+        for inner in _graphs(node):
+            yield from all_nodes(inner.node)
+
+
+def _graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that a node holds; an empty one for an attribute that is none."""
+    for attribute in node.attribute:
+        yield from (attribute.g, *attribute.graphs)
+
+
+def reads(graph: onnx.GraphProto) -> Counter[str]:
+    """Count how often each value is read: by nodes at any depth, and as an output of a graph."""
+    found = Counter(value.name for value in graph.output)
+    for node in all_nodes(graph.node):
+        found.update(node.input)
+        found.update(value.name for inner in _graphs(node) for value in inner.output)
+    return found
 
 
 def _check_initialisers(
@@ -182,14 +185,12 @@ def _check_initialisers(
         raise IntegrityError("an initialiser appears twice in the stored graph")
     if missing := sorted(names - constants - entries.keys()):
         raise IntegrityError("an initialiser that no tensor of the file fills", got=ascii(missing[0][:80]))
-    reads: Counter[str] = Counter(value.name for value in model.graph.output)
-    copies: Counter[str] = Counter()
-    for node in all_nodes(model.graph.node):
-        reads.update(node.input)
-        copies.update(node.input[:1] if node.op_type == "Transpose" else [])
-    for inner in _graphs(model.graph.node):
-        reads.update(value.name for value in inner.output)
-    used = tuple(entry for entry in entries.values() if reads[entry.name])
+    read, transposes = (
+        reads(model.graph),
+        [n for n in all_nodes(model.graph.node) if n.op_type == "Transpose"],
+    )
+    copies = Counter(value for node in transposes for value in node.input[:1])
+    used = tuple(entry for entry in entries.values() if read[entry.name])
     known = sum(prod(shape) for shape in shapes.values())
     total = sum((1 + copies[entry.name]) * prod(shapes.get(entry.tensor, ())) for entry in used)
     if total > MOST_COPIES * known + MOST_BEYOND:
@@ -200,22 +201,13 @@ def _check_initialisers(
     return used
 
 
-def _graphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs inside nodes, at any depth."""
-    for node in all_nodes(nodes):
-        for attribute in node.attribute:
-            yield from [attribute.g] if attribute.HasField("g") else []
-            yield from attribute.graphs
-
-
 def _check_operators(model: onnx.ModelProto, types: Mapping[str, int]) -> None:
     """Refuse operators that lack inputs, attributes of another type, values that nothing writes or two do."""
     for value in model.graph.input:
         kind = value.type.tensor_type.elem_type
         if not value.type.HasField("tensor_type") or kind not in onnx.helper.get_all_tensor_dtypes():
             raise IntegrityError("an input of the stored graph is no tensor", got=ascii(value.name[:80]))
-    shell = onnx.ModelProto()
-    shell.CopyFrom(model)
+    shell = copy.deepcopy(model)
     shell.graph.input.extend(
         onnx.helper.make_tensor_value_info(name, kind, ()) for name, kind in types.items()
     )

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from featherweight.export.initialisers import marked, match
+from featherweight.export.onnx import marked, match
 
 
 def graph(**arrays):

@@ -44,11 +44,8 @@ def recurrent_at_once() -> Iterator[None]:
         others, layer = arguments[:-1], arguments[-1]
 
         def one(inputs: Tensor, *state: Any, **options: Any) -> Any:
-            if (
-                get_proxy_mode()
-                or not isinstance(inputs, FakeTensor)
-                or "batch_sizes" in getattr(layer, "keywords", ())
-            ):
+            packed = "batch_sizes" in getattr(layer, "keywords", ())
+            if packed or get_proxy_mode() or not isinstance(inputs, FakeTensor):
                 return layer(inputs, *state, **options)
             first, last = layer(inputs[:1], *state, **options)
             return first.new_empty((inputs.shape[0], *first.shape[1:])), last
@@ -76,13 +73,8 @@ def functional(traced: ExportedProgram) -> ExportedProgram:
     else:
         traced = traced.run_decompositions({})
         without_checks(traced.graph)
-    for node in list(traced.graph.nodes):
-        if (
-            node.target is aten.avg_pool2d.default
-            and len(node.args) > 6
-            and node.args[6]
-            and not node.args[4]
-        ):
+    for node in traced.graph.find_nodes(op="call_function", target=aten.avg_pool2d.default):
+        if len(node.args) > 6 and node.args[6] and not node.args[4]:
             _replace(traced, node, _sums)
     _merge(traced)
     traced.graph_module.recompile()
@@ -132,9 +124,8 @@ def _merge(traced: ExportedProgram) -> None:
 
 
 def _expression(node: fx.Node) -> Any:
-    """What `node` computes, equal for nodes that compute the same."""
-    tags = getattr(node.target, "tags", ())
-    if torch.Tag.nondeterministic_seeded in tags:
+    """Return what `node` computes, equal for nodes that compute the same."""
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
         return node
     return str(node.target), repr(node.args), repr(node.kwargs)
 

@@ -58,10 +58,9 @@ def trains_channels_last(module: nn.Module, example: Inputs) -> bool:
     """Return whether a network takes channels-last inputs as it is, and runs on them in training mode too."""
     if not takes_channels_last(module, example):
         return False
-    with torch.no_grad():
+    with torch.no_grad(), suppress(ValueError):  # batch norm refuses a batch of one
         try:
-            with suppress(ValueError):  # batch norm refuses a batch of one
-                call(copy.deepcopy(module).train(), mapped(channels_last, copy.deepcopy(example)))
+            call(copy.deepcopy(module).train(), mapped(channels_last, copy.deepcopy(example)))
         except RuntimeError:  # a view in a branch that only training takes
             return False
     return True

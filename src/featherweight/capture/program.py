@@ -53,7 +53,7 @@ class Program:
 
     def of(self, module: nn.Module) -> Program:
         """Return the same function with the tensors of `module`, a network of the same code."""
-        return replace(self, flat=self.flat.of(module))
+        return replace(self, flat=Flat(module, self.flat.example))
 
     def run(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return what the module itself makes of flat inputs."""
@@ -76,11 +76,8 @@ class Program:
         copy = with_own_buffers(module)  # batch norm writes them, and torch traces that
         with quiet(), torch.random.fork_rng(devices=[]):
             outputs = _outputs(module, self.flat.example, self.example)
-            flat = Flat(copy, self.flat.example)
             try:
-                traced = torch.export.export(
-                    flat, (dict(self.example),), dynamic_shapes=(axes,), strict=False
-                )
+                traced = _traced(Flat(copy, self.flat.example), self.example, axes)
             except Exception as error:
                 raise refusal(copy, error, "cannot be traced in training mode") from error
         without_checks(traced.graph)
@@ -88,9 +85,7 @@ class Program:
         edges = {step.name: step.edge for step in steps if step.edge is not None}
         inputs = zip(traced.graph_signature.user_inputs, self.example, strict=True)
         edges |= {str(placeholder): name for placeholder, name in inputs}
-        return replace(
-            self, exported=traced, outputs=outputs, flat=self.flat.of(module), edges=edges, steps=steps
-        )
+        return replace(self.of(module), exported=traced, outputs=outputs, edges=edges, steps=steps)
 
     @cached_property
     def state(self) -> dict[str, Any]:
@@ -117,10 +112,6 @@ class Flat(nn.Module):
         """Inputs, as nested as the module takes them."""
         return self._example[0]
 
-    def of(self, module: nn.Module) -> Flat:
-        """Return the same of another module."""
-        return Flat(module, self.example)
-
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """Return the flat outputs."""
         tensors = iter([tensor.clone() for tensor in inputs.values()])
@@ -145,30 +136,29 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         UnsupportedError: the network cannot be captured; names the layer and why.
         TaskError: the network fails on its own example.
     """
-    named = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format)
-        for name, tensor in flatten_inputs(module, example).items()
-    }
+    given = flatten_inputs(module, example)
+    named = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in given.items()}
     with eval_mode(module), torch.random.fork_rng(devices=[]):
         outputs = _outputs(module, example, named)
         return _export(Flat(module, example), named, outputs, dynamic)
 
 
 def _outputs(module: nn.Module, example: Inputs, named: Mapping[str, Tensor]) -> Nest:
-    """Return how a module's output is nested, as a copy of it computes it.
-
-    Raises:
-        TaskError: the network fails on its own example.
-    """
+    """Return how a module's output is nested, as a copy of it computes it."""
     inputs = rebuild(example, iter([tensor.clone() for tensor in named.values()]))
     try:
         return flatten_outputs(call(with_own_buffers(module), inputs))[0]
     except FeatherweightError:
         raise
     except Exception as error:
-        raise TaskError(
-            f"the network fails on its own example: {cause_of(error)}", where=type(module).__name__
-        ) from error
+        what = f"the network fails on its own example: {cause_of(error)}"
+        raise TaskError(what, where=type(module).__name__) from error
+
+
+def _traced(
+    flat: Flat, named: Mapping[str, Tensor], axes: dict[str, Any], strict: bool = False
+) -> ExportedProgram:
+    return torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=strict)
 
 
 def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dynamic) -> Program:
@@ -178,9 +168,7 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named
-    if batched and all(
-        tensor.shape[0] == 1 for tensor in batched.values()
-    ):  # torch takes a size of 1 for fixed
+    if batched and all(tensor.shape[0] == 1 for tensor in batched.values()):  # which torch takes for fixed
         doubled = {name: torch.cat([t, t]) if name in batched else t for name, t in named.items()}
     try:
         program = _functional(flat, doubled, outputs, axes)
@@ -209,27 +197,23 @@ def _free(exported: ExportedProgram, axes: dict[str, Any]) -> bool:
 
 
 def _functional(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, axes: dict[str, Any]) -> Program:
-    """Trace by running the code; where that fixes a size (`len(x)`, `int(x.shape[0])`), by reading it.
-
-    Raises:
-        UnsupportedError: neither can be done; says why the first cannot.
-    """
+    """Trace by running the code; where that fixes a size (`len(x)`, `int(x.shape[0])`), by reading it."""
+    traced: ExportedProgram | None = None
+    failure: Exception | None = None
     try:
-        traced = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=False)
-        failure = None
+        traced = _traced(flat, named, axes)
     except Exception as error:
-        traced, failure = None, error
+        failure = error
     if traced is None or not _free(traced, axes):
         with contextlib.suppress(Exception):
-            again = torch.export.export(flat, (dict(named),), dynamic_shapes=(axes,), strict=True)
+            again = _traced(flat, named, axes, strict=True)
             traced = again if traced is None or _free(again, axes) else traced
     if traced is None:
         assert failure is not None
         raise refusal(flat.module, failure, "cannot be traced") from failure
     if not _free(traced, axes):
-        raise UnsupportedError(
-            "fixes the size of an axis that is to be free", where=type(flat.module).__name__
-        )
+        what = "fixes the size of an axis that is to be free"
+        raise UnsupportedError(what, where=type(flat.module).__name__)
     steps = steps_of(traced.graph)
     try:
         exported = functional(traced)
@@ -239,9 +223,8 @@ def _functional(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, axes: di
         buffer = next(iter(written.values())).removeprefix("module.")
         raise UnsupportedError("the network writes to its buffer while it runs", where=buffer)
     graph, edges = read(flat.module, exported, tuple(named))
-    return Program(
-        exported, named, outputs, flat, graph, edges, with_edges(steps, traced.graph, exported, edges)
-    )
+    steps = with_edges(steps, traced.graph, exported, edges)
+    return Program(exported, named, outputs, flat, graph, edges, steps)
 
 
 @contextlib.contextmanager

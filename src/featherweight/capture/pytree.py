@@ -26,9 +26,8 @@ def flatten_inputs(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
     Raises:
         TaskError: there is none, or two have one name.
     """
-    if isinstance(inputs, Mapping):
-        arguments = dict(inputs)
-    else:
+    arguments = inputs
+    if not isinstance(inputs, Mapping):
         values = inputs if isinstance(inputs, tuple) else (inputs,)
         arguments = dict(zip(_parameters(module, len(values)), values, strict=True))
     found = [pair for name, value in arguments.items() for pair in _tensors(str(name), value)]
@@ -37,14 +36,13 @@ def flatten_inputs(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
         raise TaskError("the example inputs need tensors of distinct names", got=[name for name, _ in found])
     for name, tensor in named.items():
         if tensor.device.type != "cpu" or tensor.is_complex() or tensor.layout != torch.strided:
-            raise UnsupportedError(
-                "not a dense real tensor on the CPU", where=f"input {name}", got=tensor.dtype
-            )
+            what = "not a dense real tensor on the CPU"
+            raise UnsupportedError(what, where=f"input {name}", got=tensor.dtype)
     return named
 
 
 def _parameters(module: nn.Module, count: int) -> list[str]:
-    """Names of the first `count` positional arguments of `module.forward`."""
+    """Return the names of the first `count` positional arguments of `module.forward`."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in positional][:count]
@@ -54,12 +52,9 @@ def _parameters(module: nn.Module, count: int) -> list[str]:
 def _tensors(name: str, value: Any) -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
         yield re.sub(r"\W", "_", name), value
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
+    elif isinstance(value, Mapping | tuple | list):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _tensors(f"{name}_{key}", part)
-    elif isinstance(value, (tuple, list)):
-        for index, part in enumerate(value):
-            yield from _tensors(f"{name}_{index}", part)
 
 
 def rebuild(inputs: Any, tensors: Iterator[Tensor]) -> Any:

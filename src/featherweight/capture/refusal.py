@@ -6,7 +6,7 @@ import linecache
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from traceback import walk_tb
 
 from torch import nn
 
@@ -43,17 +43,16 @@ def refusal(
     if not path and node:
         path = (paths or {}).get(node[1], "")
     meaning = next((meaning for found, meaning in _MEANINGS if found in text), "")
-    operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text) or re.search(
-        r"No ONNX function found for.*?'(\S+?)'", text
-    )
+    operator = re.search(r"op(?:erator)?='?(aten[.:]+\w+)", text)
+    operator = operator or re.search(r"No ONNX function found for.*?'(\S+?)'", text)
     cause = cause_of(error)
     reason = meaning or _fixed(text) or cause
     if operator and "operator" in meaning:
         reason += f" {operator[1]}"
     elif reason != cause:
         reason += f" ({cause})"
-    named = module if not path else module.get_submodule(path)
-    where = f"{path} ({type(named).__name__})" if path else type(named).__name__
+    kind = type(module.get_submodule(path)).__name__
+    where = f"{path} ({kind})" if path else kind
     return UnsupportedError(f"{doing}: {reason}" + (f" [{place}]" if place else ""), where=where)
 
 
@@ -65,14 +64,9 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _fixed(text: str) -> str:
     """What torch says of an axis that was to be free and is not; LSTM and GRU are traced for one length."""
-    found = re.search(
-        r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)", text, re.DOTALL
-    )
-    return (
-        f"axis {found[2]} of {found[1]} is to be free, and the network fixes it at {found[3]}"
-        if found
-        else ""
-    )
+    pattern = r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)"
+    found = re.search(pattern, text, re.DOTALL)
+    return found.expand(r"axis \2 of \1 is to be free, and the network fixes it at \3") if found else ""
 
 
 def cause_of(error: BaseException) -> str:
@@ -86,24 +80,16 @@ def cause_of(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _frames(trace: TracebackType | None) -> Iterator[tuple[FrameType, int]]:
-    while trace is not None:
-        yield trace.tb_frame, trace.tb_lineno
-        trace = trace.tb_next
-
-
 def _layer(module: nn.Module, error: BaseException) -> tuple[str, str]:
     """Path of the innermost submodule in the traceback, and the line of code that it was at."""
     paths = {id(part): path for path, part in module.named_modules()}
     found = ("", "")
     for link in _chain(error):
-        for frame, number in _frames(link.__traceback__):
+        for frame, number in walk_tb(link.__traceback__):
             file, arguments = frame.f_code.co_filename, frame.f_code.co_varnames[:1]
             owner = frame.f_locals.get(arguments[0]) if arguments else None
-            method = hasattr(type(owner), frame.f_code.co_name) and not frame.f_code.co_name.endswith(
-                "_call_impl"
-            )
-            if id(owner) in paths and method:
+            name = frame.f_code.co_name
+            if id(owner) in paths and hasattr(type(owner), name) and not name.endswith("_call_impl"):
                 code = linecache.getline(file, number).strip()
                 found = (paths[id(owner)], f"{Path(file).name}:{number}: {code}" if code else "")
         if found != ("", ""):

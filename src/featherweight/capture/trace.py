@@ -70,9 +70,8 @@ class _Reader:
         self.taken, self.counted, self.batch = set(names), set[fx.Node](), 0
         self.known: dict[fx.Node, tuple[_Kind, str, tuple[str, ...]]] = {}
         canonical, remaining = canonical_names(module), iter(names)
-        for fx_node, spec in zip(
-            exported.graph.find_nodes(op="placeholder"), exported.graph_signature.input_specs, strict=True
-        ):
+        places = exported.graph.find_nodes(op="placeholder")
+        for fx_node, spec in zip(places, exported.graph_signature.input_specs, strict=True):
             name = canonical.get((spec.target or "").removeprefix("module."))
             if spec.kind == InputKind.USER_INPUT:
                 value = fx_node.meta["val"]
@@ -140,24 +139,16 @@ class _Reader:
         macs: int | None = 0
         family = _family(source.target) if made else ""
         if made and source not in self.counted:
-            known = all(n >= 0 for sizes in (shape, *(operand.shape for operand in operands)) for n in sizes)
-            macs = (
-                operators.multiply_accumulates(op, family, shape, operands, dict(arguments)) if known else 0
-            )
             self.counted.add(source)
+            if min((n for sizes in (shape, *(o.shape for o in operands)) for n in sizes), default=0) >= 0:
+                macs = operators.multiply_accumulates(op, family, shape, operands, dict(arguments))
         return Node(
-            name,
-            op,
-            operands,
-            module=path_of(source),
-            shape=_sizes(value),
+            name, op, operands, module=path_of(source), shape=_sizes(value),
             free=tuple(axis for axis, n in enumerate(value.shape) if is_free(n)),
             dtype=str(value.dtype).removeprefix("torch."),
-            macs=None if macs is None else macs // max(self.batch, 1),
-            arguments=arguments,
-            family=family,
+            macs=None if macs is None else macs // max(self.batch, 1), arguments=arguments, family=family,
             result=fx_node.args[1] if fx_node is not source else 0,  # type: ignore[arg-type]
-        )
+        )  # fmt: skip
 
 
 def _family(target: Any) -> str:
@@ -179,7 +170,7 @@ def operator_name(target: Any) -> str:
 
 
 def _source(fx_node: fx.Node) -> fx.Node:
-    """The operator itself, where `fx_node` is one of its several results."""
+    """Return the operator itself, where `fx_node` is one of its several results."""
     while fx_node.target is operator.getitem:
         fx_node = fx_node.args[0]  # type: ignore[assignment]
     return fx_node
@@ -208,11 +199,11 @@ def named_operands(fx_node: fx.Node) -> Iterator[tuple[str, fx.Node]]:
 
 
 def _arguments(fx_node: fx.Node) -> Iterator[tuple[str, Any]]:
-    """The arguments that are neither tensors nor symbolic sizes."""
+    """Yield the arguments that are neither tensors nor symbolic sizes."""
     for name, value in named_arguments(fx_node):
-        if isinstance(value, (bool, int, float, str)):
+        if isinstance(value, int | float | str):
             yield name, value
-        elif isinstance(value, (list, tuple)) and all(isinstance(part, (bool, int, float)) for part in value):
+        elif isinstance(value, list | tuple) and all(isinstance(part, int | float) for part in value):
             yield name, tuple(value)
 
 
@@ -239,11 +230,7 @@ def canonical_names(module: nn.Module) -> dict[str, str]:
     """Return every name of a parameter or persistent buffer to the first name of that tensor."""
     first: dict[int, str] = {}
     state = module.state_dict(keep_vars=True)
-    return {
-        name: first.setdefault(id(tensor), name)
-        for name, tensor in state.items()
-        if isinstance(tensor, Tensor)
-    }
+    return {name: first.setdefault(id(t), name) for name, t in state.items() if isinstance(t, Tensor)}
 
 
 def views(module: nn.Module) -> dict[str, View]:
@@ -254,24 +241,23 @@ def views(module: nn.Module) -> dict[str, View]:
     axis 0, whose rows never mix two groups. The gates of an LSTM (4), GRU (3) and the query, key and value of
     attention (3) are groups of rows. Everything else, the tensors of parametrizations included, keeps axis 0.
     """
-    state = module.state_dict(keep_vars=True)
-    owners = dict(module.named_modules())
-    found = {}
-    for name in dict.fromkeys(canonical_names(module).values()):
-        path, _, local = name.rpartition(".")
-        found[name] = _view(owners.get(path), local, tuple(state[name].shape))
-    return found
+    state, owners = module.state_dict(keep_vars=True), dict(module.named_modules())
+    names = dict.fromkeys(canonical_names(module).values())
+    return {
+        name: _view(owners.get(name.rpartition(".")[0]), name, tuple(state[name].shape)) for name in names
+    }
 
 
-def _view(owner: nn.Module | None, local: str, shape: tuple[int, ...]) -> View:
+def _view(owner: nn.Module | None, name: str, shape: tuple[int, ...]) -> View:
     if len(shape) < 2:
         return View.of(shape)
+    local = name.rpartition(".")[2]
     if isinstance(owner, _TRANSPOSED) and local == "weight" and owner.groups == 1:
         return View(shape, permutation=(1, 0, *range(2, len(shape))))
-    groups = [
+    counts = (
         count for kinds, start, count in _BLOCKS if isinstance(owner, kinds) and local.startswith(start)
-    ]
-    return View(shape, groups=groups[0] if groups else 1)
+    )
+    return View(shape, groups=next(counts, 1))
 
 
 def rigid(module: nn.Module) -> dict[str, str]:

@@ -63,16 +63,11 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
 
 
 def bound(program: Program, inputs: Named, computed: tuple[Tensor, ...]) -> float:
-    """Return how far from float32 outputs right ones may be, as a share of the largest magnitude of each.
+    """Return how far from `computed`, the network's outputs, right ones may be: a share of the largest of each.
 
     Another order of the same float32 operations errs as much as this one: `OFF` times how far the network's own
     outputs are from those in float64, at least `TOLERANCE` and at most `MOST_OFF`. Without oneDNN in the place of
     float64, where the network's code fixes its types.
-
-    Args:
-        program: the network.
-        inputs: what it was given.
-        computed: what it made of them.
     """
     try:
         wide = program.of(copy.deepcopy(program.flat.module).double())
@@ -104,12 +99,16 @@ def _naming_the_layer(stored: StoredGraph, module: nn.Module, program: Program, 
 
 
 def arrays(module: nn.Module) -> dict[str, Array]:
-    """The module's own tensors by canonical name, as a file gives them."""
+    """Return the module's own tensors by canonical name, as a file gives them."""
     state = module.state_dict()
-    tensors = {name: state[name].detach() for name in dict.fromkeys(canonical_names(module).values())}
-    return {
-        n: (t.float() if t.dtype == torch.bfloat16 else t).contiguous().numpy() for n, t in tensors.items()
-    }
+    names = dict.fromkeys(canonical_names(module).values())
+    return {name: _numpy(state[name].contiguous()) for name in names}
+
+
+def _numpy(tensor: Tensor) -> Array:
+    """Return a tensor as an array; bfloat16, which numpy lacks, as float32."""
+    array: Array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).detach().numpy()
+    return array
 
 
 def _pairs(
@@ -138,13 +137,8 @@ def _longer(program: Program) -> Named:
 
     A network that halves sizes and doubles them again takes multiples of 2, 4, 8 ... alone.
     """
-    tried = [
-        {
-            name: _resized(tensor, program.graph.node(name).free, more)
-            for name, tensor in program.example.items()
-        }
-        for more in MORE
-    ]
+    free = {name: (tensor, program.graph.node(name).free) for name, tensor in program.example.items()}
+    tried = [{name: _resized(*entry, more) for name, entry in free.items()} for more in MORE]
     for inputs in tried:
         with suppress(Exception):
             program.run(inputs)
@@ -171,37 +165,33 @@ def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def difference(expected: Tensor, got: Array, tolerance: float = TOLERANCE) -> str:
-    """Return how far `got` is from `expected`, or an empty string if it is within the tolerance.
+    """Return how far what the graph computes is from what the network does, or an empty string within the tolerance.
 
     Args:
-        expected: what the network computes.
-        got: what the graph does.
+        expected: the network's output.
+        got: the graph's.
         tolerance: of the largest magnitude of the output.
 
     >>> difference(torch.ones(3), np.float32([1, 1, 1.1]))
     '0.1 of its largest value'
     """
-    wanted = (
-        expected.detach().float().numpy() if expected.dtype == torch.bfloat16 else expected.detach().numpy()
-    )
+    wanted = _numpy(expected)
     if wanted.shape != got.shape:
         return f"its shape {list(got.shape)}, expected {list(wanted.shape)}"
     if wanted.dtype.kind != "f":
         wrong = int((wanted != got).sum())
         return f"{wrong} of {wanted.size} values" if wrong else ""
     a, b = wanted.astype(np.float64), got.astype(np.float64)
-    if not np.array_equal(np.isfinite(a), np.isfinite(b)) or not np.array_equal(
-        a[~np.isfinite(a)], b[~np.isfinite(a)], equal_nan=True
-    ):
-        return "NaN or infinity in other places"
     finite = np.isfinite(a)
+    if not np.array_equal(np.where(finite, 0, a), np.where(np.isfinite(b), 0, b), equal_nan=True):
+        return "NaN or infinity in other places"
     scale = float(np.abs(a[finite]).max(initial=0.0))
     gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
-    return f"{gap:.2g} of its largest value" if gap > _tolerance(expected.dtype, tolerance) else ""
-
-
-def _tolerance(dtype: torch.dtype, least: float) -> float:
-    return max(least, 8 * torch.finfo(dtype).eps) if dtype != torch.float64 else least
+    return (
+        f"{gap:.2g} of its largest value"
+        if gap > max(tolerance, OFF * torch.finfo(expected.dtype).eps)
+        else ""
+    )
 
 
 def first_difference(

@@ -1,12 +1,20 @@
-"""The float graph of a network, once: ONNX without weights, and the table of which tensor stands where."""
+"""The float graph of a network, once: ONNX without weights, and the table of which tensor stands where.
+
+Which initialiser is which tensor is found by content, never by name: before the export every tensor is filled with
+random numbers of its own, its mark. An initialiser that holds a mark, transposed or reshaped, is that tensor.
+"""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import permutations
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
+from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
@@ -15,14 +23,16 @@ from featherweight.artifact.contents import Initialiser, StoredGraph
 from featherweight.capture.program import Dynamic, Program, capture, eval_mode
 from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import refusal
-from featherweight.capture.trace import canonical_names, path_of, size
+from featherweight.capture.trace import canonical_names, origin, path_of, type_of
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
 from featherweight.export.float_graph import check_size
-from featherweight.export.initialisers import Marks, marked, match
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
 from featherweight.task import Inputs
+
+Array = NDArray[Any]
+Marks = dict[str, Array]
 
 
 def export(
@@ -32,9 +42,8 @@ def export(
 
     What ONNX Runtime computes with the module's tensors equals the module on the example, on random values
     and, where the batch is free, on other sizes of it, to 1e-5 of the largest output or eight times the error of
-    float32 itself. Values of the graph are
-    named after the edges of `featherweight.capture.trace`, inputs after the arguments of `module.forward`. The
-    same module gives the same bytes in every process.
+    float32 itself. Values of the graph are named after the edges of `featherweight.capture.trace`, inputs after the
+    arguments of `module.forward`. The same module gives the same bytes in every process.
 
     Args:
         module: the network.
@@ -90,9 +99,8 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     _note_types(proto, weights)
-    return StoredGraph(
-        proto.SerializeToString(deterministic=True), initialisers, _renumbered(program.outputs, outputs)
-    )
+    content = proto.SerializeToString(deterministic=True)
+    return StoredGraph(content, initialisers, _renumbered(program.outputs, outputs))
 
 
 def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:
@@ -113,7 +121,7 @@ def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProg
 
 
 def _edges(program: Program, translated: ExportedProgram | None) -> dict[str, Edge]:
-    """Name of a value that was translated to ONNX, to its edge; values that only ONNX has are left out.
+    """Return the edge of each value that was translated to ONNX; values that only ONNX has are left out.
 
     Every translated node knows the captured one that it came from: the last of those that came from one, of its
     type, is its value.
@@ -123,14 +131,14 @@ def _edges(program: Program, translated: ExportedProgram | None) -> dict[str, Ed
     known: dict[Edge, tuple[str, str]] = {}
     for node in captured.nodes:  # an activation is the first of the values that are equal to it
         if node.op == "call_function" and node.name in edges:
-            known.setdefault(edges[node.name], (_origin(node, 0), _type(node)))
-    values = {(_origin(node, id(captured)), _type(node)): node.name for node in translated.graph.nodes}
+            known.setdefault(edges[node.name], (_origin(node, captured), type_of(node)))
+    values = {(_origin(node, captured), type_of(node)): node.name for node in translated.graph.nodes}
     made = {edge: values[place] for edge, place in known.items() if place in values}
     return {value: edge for edge, value in made.items() if edge not in program.example}
 
 
-def _origin(node: fx.Node, graph: int) -> str:
-    """Return the name of the node that `node` came from in the graph of that `id` (0: its own), and which result.
+def _origin(node: fx.Node, graph: fx.Graph) -> str:
+    """Return the name of the node of `graph` that `node` is or came from, and which of how many results it is.
 
     Of how many: an operator may be written as others, whose results are none of its own.
     """
@@ -138,17 +146,9 @@ def _origin(node: fx.Node, graph: int) -> str:
         whole = node.args[0]
         assert isinstance(whole, fx.Node)
         return f"{_origin(whole, graph)}[{node.args[1]} of {len(whole.meta['val'])}]"
-    if not graph:
+    if node.graph is graph:
         return node.name
-    source = node.meta.get("from_node")
-    while source and source[-1].graph_id != graph:
-        source = source[-1].from_node
-    return source[-1].name if source else node.name if node.op == "placeholder" else ""
-
-
-def _type(node: fx.Node) -> str:
-    value = node.meta.get("val")
-    return f"{value.dtype}{[size(n) for n in value.shape]}" if isinstance(value, Tensor) else ""
+    return origin(node, graph) or (node.name if node.op == "placeholder" else "")
 
 
 def _plain_outputs(graph: ir.Graph) -> list[int]:
@@ -166,7 +166,7 @@ def _plain_outputs(graph: ir.Graph) -> list[int]:
 
 
 def _distinct(names: Iterable[str], taken: set[str]) -> list[str]:
-    """Names for the initialisers: their tensor's, with a mark behind it where that is taken."""
+    """Return names for the initialisers: their tensor's, with a prime behind it where that is taken."""
     found: list[str] = []
     for name in names:
         while name in taken:
@@ -190,3 +190,63 @@ def _note_types(model: ModelProto, weights: Iterable[ir.Value]) -> None:
         dtype = int(value.dtype or 0)
         if dtype != TensorProto.FLOAT:
             model.graph.initializer.append(TensorProto(name=value.name, data_type=dtype))
+
+
+def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[dict[str, Tensor], Marks]:
+    """Return a state of the same names, shapes, types and ties, every tensor random, and the marks by name.
+
+    `canonical`: name to the canonical name of its tensor; a tensor that is not in it is left as it is.
+    """
+    generator = torch.Generator().manual_seed(0)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if name in canonical and canonical[name] not in tensors:
+            tensors[canonical[name]] = _random(tensor, generator)
+    marks = {name: _bits(tensor.contiguous()) for name, tensor in tensors.items()}
+    return {name: tensors.get(canonical.get(name, ""), tensor) for name, tensor in state.items()}, marks
+
+
+def _random(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    """Return random numbers of the tensor's shape and type: positive, so that a variance stays one."""
+    if tensor.dtype.is_floating_point:
+        mark = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+    else:
+        top = 2 if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max
+        mark = torch.randint(0, top, tensor.shape, generator=generator)
+    mark = mark.to(tensor.dtype)
+    return nn.Parameter(mark, requires_grad=False) if isinstance(tensor, nn.Parameter) else mark
+
+
+def _bits(tensor: Tensor) -> Array:
+    """Return a tensor as an array; bfloat16, which numpy lacks, as its 16 bits."""
+    return tensor.view(torch.int16).numpy() if tensor.dtype == torch.bfloat16 else tensor.detach().numpy()
+
+
+def match(graph: ir.Graph, marks: Marks) -> tuple[Initialiser, ...]:
+    """Return the initialisers of `graph` that are tensors of the network; the others are constants."""
+    found = []
+    for name, value in graph.initializers.items():
+        if value.const_value is None:
+            continue
+        array = value.const_value.numpy()
+        if array.dtype.kind == "V" or array.dtype.name == "bfloat16":
+            array = array.view(np.int16)
+        found += [entry for entry in [_matched(name, array, marks)] if entry is not None]
+    return tuple(found)
+
+
+def _matched(name: str, array: Array, marks: Marks) -> Initialiser | None:
+    for tensor, mark in marks.items():
+        if mark.size != array.size or mark.dtype != array.dtype or not array.size:
+            continue
+        # Few bits may be equal by chance. The first element stays the first under every permutation.
+        few = mark.nbytes < 4 or mark.dtype == bool
+        if (few and not name.endswith(tensor)) or (not few and mark.flat[0] != array.flat[0]):
+            continue
+        own = tuple(range(mark.ndim))
+        for order in permutations(own) if mark.ndim <= 6 else [own]:  # the given one first
+            moved = mark.transpose(order)
+            if np.array_equal(moved.reshape(-1), array.reshape(-1)):
+                shape = () if moved.shape == array.shape else array.shape
+                return Initialiser(name, tensor, () if order == own else order, shape)
+    return None

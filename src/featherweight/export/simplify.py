@@ -116,13 +116,13 @@ def _infer_one_size(graph: ir.Graph) -> None:
         join = node.inputs[1].producer()
         if join is None or join.op_type != "Concat":
             continue
-        parts = [ir.convenience.get_const_tensor(part) for part in join.inputs if part is not None]
-        sizes = [[-1] if part is None else part.numpy().reshape(-1).tolist() for part in parts]
-        single = all(
-            part is not None or _one_number(value) for part, value in zip(parts, join.inputs, strict=True)
-        )
-        flat = [size for group in sizes for size in group]
-        if single and flat.count(-1) == 1 and 0 not in flat:
+        flat: list[int] = []
+        for value in join.inputs:
+            part = ir.convenience.get_const_tensor(value) if value is not None else None
+            flat += (
+                part.numpy().reshape(-1).tolist() if part is not None else [-1 if _one_number(value) else 0]
+            )
+        if flat.count(-1) == 1 and 0 not in flat:
             constant = ir.Value(
                 name=f"{node.inputs[1].name}_sizes", const_value=ir.tensor(np.array(flat, np.int64)),
                 type=ir.TensorType(ir.DataType.INT64), shape=ir.Shape([len(flat)]),
@@ -183,29 +183,19 @@ def rename(model: ir.Model, weights: Iterable[ir.Value], names: Mapping[str, str
 
 
 def _inside(graph: ir.Graph) -> list[ir.Value]:
-    """The values of the graphs inside a graph: bodies of loops and branches."""
-    inner = [
-        g
-        for node in graph.all_nodes()
-        for a in node.attributes.values()
-        if a.type == ir.AttributeType.GRAPH
-        for g in [a.as_graph()]
-    ]
+    """Return the values of the graphs inside a graph: bodies of loops and branches."""
+    held = (attribute for node in graph.all_nodes() for attribute in node.attributes.values())
+    inner = [attribute.as_graph() for attribute in held if attribute.type == ir.AttributeType.GRAPH]
     return [value for g in inner for value in [*g.inputs, *(v for node in g for v in node.outputs)]]
 
 
 def _drop_defaults(node: ir.Node) -> None:
     """Take away the attributes that say what holds without them."""
-    schema = (
-        onnx.defs.get_schema(node.op_type, node.domain) if onnx.defs.has(node.op_type, node.domain) else None
-    )
+    kind = node.op_type, node.domain
+    declared = onnx.defs.get_schema(*kind).attributes if onnx.defs.has(*kind) else {}
     for name, attribute in list(node.attributes.items()):
-        default = schema.attributes[name].default_value if schema and name in schema.attributes else None
-        declared = (
-            default is not None
-            and default.type
-            and ir.serde.deserialize_attribute(default).value == attribute.value
-        )
+        default = declared[name].default_value if name in declared else onnx.AttributeProto()
+        equal = default.type and ir.serde.deserialize_attribute(default).value == attribute.value
         neutral = {"strides": 1, "dilations": 1, "pads": 0}.get(name)
-        if declared or (neutral is not None and set(attribute.value) == {neutral}):
+        if equal or (neutral is not None and set(attribute.value) == {neutral}):
             del node.attributes[name]

@@ -36,10 +36,8 @@ def write_textures(artifact: Artifact, folder: Path) -> dict[str, Any]:
         else:
             elsewhere.append(name)
     if not textures:
-        raise UnsupportedError(
-            "no tensor is in ASTC blocks",
-            hint='encode some with format = { format = "astc" }, see list formats',
-        )
+        hint = 'encode some with format = { format = "astc" }, see list formats'
+        raise UnsupportedError("no tensor is in ASTC blocks", hint=hint)
     said = {"sha256": artifact.sha256, "textures": textures, "elsewhere": elsewhere}
     write_whole(folder / SIDECAR, msgspec.json.format(msgspec.json.encode(said)))
     return said

@@ -3,12 +3,31 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from featherweight.errors import FeatherweightError, UnsupportedError
+
 # Rounds float weights between quantizers to int8 by tensor: EfficientNet-Lite0 falls to 7 dB.
 _DISABLED = ["WeightBiasQuantization"]
+
+
+@contextmanager
+def refusals(what: str) -> Iterator[None]:
+    """Turn a runtime's own exception into one error that says what it does not do, and why.
+
+    Raises:
+        UnsupportedError: keeps the cause.
+    """
+    try:
+        yield
+    except FeatherweightError:
+        raise
+    except Exception as error:
+        raise UnsupportedError(f"{what}: {said(error)}", where="graph") from error
 
 
 def onnxruntime_session(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -57,8 +58,7 @@ class Member:
     """One axis of one tensor, where channels of a group stand.
 
     Attributes:
-        tensor: canonical name.
-        axis: number of the axis.
+        tensor, axis: canonical name, and number of the axis.
         index: `[channels, n]`: the indices on that axis that belong to each channel; n is 1 but for a layer
             that reads a flattened image, or a grouped convolution.
         reads: whether the axis is summed over (a later layer's input). Otherwise these parameters make the
@@ -78,8 +78,7 @@ class Group:
     Attributes:
         name: path of the first layer that makes them.
         members: every place where they stand.
-        parameters: parameters that go with one channel while all others stay.
-        macs: multiply-accumulates that go with it, of a sample.
+        parameters, macs: what goes with one channel while all others stay; multiply-accumulates of a sample.
     """
 
     name: str
@@ -140,19 +139,16 @@ class Channels:
         A weight and the batch norm that follows it both scale the channel. Removing it takes one of them to zero; along
         both, every order of the loss counts the channel more than once. So those are left out that are `inner`.
         """
-        groups = (
-            replace(group, members=tuple(m for m in group.members if m.reads or m.tensor not in self.inner))
-            for group in self.groups
-        )
-        return replace(self, groups=tuple(groups))
+        kept = [tuple(m for m in g.members if m.reads or m.tensor not in self.inner) for g in self.groups]
+        groups = zip(self.groups, kept, strict=True)
+        return replace(self, groups=tuple(replace(group, members=members) for group, members in groups))
 
     def sizes(self, kept: Array) -> dict[tuple[str, int], int]:
         """Return the sizes of axes (tensor and number of axis) that change."""
-        gone: dict[tuple[str, int], int] = {}
+        gone: Counter[tuple[str, int]] = Counter()
         for group, stays in zip(self.groups, self.split(kept), strict=True):
             for member in group.members:
-                place = member.tensor, member.axis
-                gone[place] = gone.get(place, 0) + int((~stays).sum()) * member.index.shape[1]
+                gone[member.tensor, member.axis] += int((~stays).sum()) * member.index.shape[1]
         return {(name, axis): self.cost.shapes[name][axis] - n for (name, axis), n in gone.items()}
 
     def macs(self, kept: Array) -> int:
@@ -166,11 +162,11 @@ class Channels:
     def measured(self) -> Channels:
         """Return the same, with what one channel of each group costs."""
         everything = np.ones(self.count, bool)
-        whole, groups, start = (self.macs(everything), self.parameters(everything)), [], 0
+        macs, parameters, groups, start = self.macs(everything), self.parameters(everything), [], 0
         for group in self.groups:
             kept = everything.copy()
             kept[start] = False
             start += group.size
-            macs, parameters = whole[0] - self.macs(kept), whole[1] - self.parameters(kept)
-            groups.append(replace(group, macs=macs, parameters=parameters))
+            saved = {"macs": macs - self.macs(kept), "parameters": parameters - self.parameters(kept)}
+            groups.append(replace(group, **saved))
         return replace(self, groups=tuple(groups))

@@ -62,13 +62,13 @@ def gathered(labels: Labels, component: Array, fixed: dict[int, str]) -> tuple[G
 
 
 def _count(of: Array, numbers: Array) -> Array:
-    """How often each of `numbers` (sorted) stands in `of`."""
+    """Return how often each of `numbers` (sorted) stands in `of`."""
     found = np.searchsorted(numbers, of).clip(max=len(numbers) - 1)
     return np.bincount(found[numbers[found] == of], minlength=len(numbers))
 
 
 def _reads(labels: Labels) -> Array:
-    """Which slots are summed over."""
+    """Return which slots are summed over."""
     summed = np.zeros(labels.count, bool)
     for axis in labels.read:
         summed[axis] = True
@@ -76,7 +76,7 @@ def _reads(labels: Labels) -> Array:
 
 
 def _group(labels: Labels, component: Array, numbers: Array, read: Array, slots: Array) -> Group:
-    """The group of these components, which stand in these slots."""
+    """Return the group of these components, which stand in these slots."""
     members = []
     for place in slots.tolist():
         slot, of = labels.slots[place], component[labels.slots[place].labels]

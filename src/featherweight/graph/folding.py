@@ -17,12 +17,8 @@ class FoldSite:
         layer: path of the layer's module.
         norm: path of the normalisation's module.
         op: the layer's operator (`conv2d`, `conv_transpose2d`, `linear`).
-        weight: canonical name of the layer's weight.
-        bias: of its bias, or None.
-        gamma: of the normalisation's weight `[channels]`, or None.
-        beta: of its bias, or None.
-        mean: of its running mean.
-        var: of its running variance.
+        weight, bias: canonical names of the layer's tensors; None: it has none.
+        gamma, beta, mean, var: of the normalisation's weight, bias and running statistics `[channels]`.
         eps: added to the variance.
         rest: what remains in the place of the normalisation's module: an identity, or the activation that the
             module applies too (timm's `BatchNormAct2d`).
@@ -48,17 +44,22 @@ def fold_sites(graph: Graph) -> tuple[tuple[FoldSite, ...], dict[str, str]]:
     for norm in graph.nodes:
         if not norm.op.startswith("batch_norm"):
             continue
-        reason = _obstacle(graph, norm)
-        if reason:
+        layer, rest, own = graph.node(norm.inputs[0]), _rest(graph, norm), norm.roles
+        reason = _obstacle(graph, layer, norm)
+        if reason or rest is None:
+            reason = reason or "its module computes more than a batch norm and an activation"
             refused[norm.module or norm.name] = reason
-        else:
-            sites.append(_site(graph, graph.node(norm.inputs[0]), norm))
+            continue
+        sites.append(FoldSite(
+            layer.module or layer.name, norm.module or norm.name, layer.op,
+            layer.roles["weight"], layer.roles.get("bias"), own.get("weight"), own.get("bias"),
+            own["running_mean"], own["running_var"], float(norm.options["eps"]), rest,
+        ))  # fmt: skip
     return tuple(sites), refused
 
 
-def _obstacle(graph: Graph, norm: Node) -> str:
-    """Why `norm` cannot be folded into what comes before it, or an empty string."""
-    layer = graph.node(norm.inputs[0])
+def _obstacle(graph: Graph, layer: Node, norm: Node) -> str:
+    """Return why `norm` cannot be folded into the operator before it, or an empty string."""
     if norm.op != "batch_norm":
         return "it normalises by the batch, not by running statistics"
     axes = operator(layer.op).axes
@@ -66,11 +67,7 @@ def _obstacle(graph: Graph, norm: Node) -> str:
         return f"it follows {layer.op}, not a convolution or linear layer"
     if len(layer.shape) != axes + 2:
         return "its channels are not the output channels of the layer before it"
-    if (
-        len(layer.roles) < len(layer.tensors)
-        or len(norm.roles) < len(norm.tensors)
-        or "weight" not in layer.roles
-    ):
+    if any(len(node.roles) < len(node.tensors) for node in (layer, norm)) or "weight" not in layer.roles:
         return "a weight of it or of the layer before it is computed, not stored"
     if len(graph.consumers(layer.name)) > 1 or layer.name in graph.outputs:
         return f"the output of {layer.module or layer.name} is also used elsewhere"
@@ -78,13 +75,11 @@ def _obstacle(graph: Graph, norm: Node) -> str:
         return f"the weights of {layer.module or layer.name} are used more than once"
     if any(len(graph.readers(tensor)) > 1 for tensor in norm.tensors):
         return "its tensors are used more than once"
-    if _rest(graph, norm) is None:
-        return "its module computes more than a batch norm and an activation"
     return ""
 
 
 def _rest(graph: Graph, norm: Node) -> LayerSpec | None:
-    """What the module of `norm` computes behind it, None where that is no layer of its own; judged by the trace."""
+    """Return what the module of `norm` computes behind it; None where that is no layer of its own in the trace."""
     inside = [n for n in graph.nodes if n.module == norm.module or n.module.startswith(f"{norm.module}.")]
     if not norm.module or inside[0] is not norm:
         return None
@@ -98,25 +93,13 @@ def _rest(graph: Graph, norm: Node) -> LayerSpec | None:
     return LayerSpec(kind, dict(act.arguments))
 
 
-def _site(graph: Graph, layer: Node, norm: Node) -> FoldSite:
-    weights, statistics = layer.roles, norm.roles
-    return FoldSite(
-        layer=layer.module or layer.name, norm=norm.module or norm.name, op=layer.op,
-        weight=weights["weight"], bias=weights.get("bias"), gamma=statistics.get("weight"),
-        beta=statistics.get("bias"), mean=statistics["running_mean"], var=statistics["running_var"],
-        eps=float(norm.options["eps"]), rest=_rest(graph, norm) or LayerSpec("Identity"),
-    )  # fmt: skip
-
-
 @dataclass(frozen=True)
 class ScalePair:
     """Two layers, the second of which alone reads the first, through operators that scale with their input.
 
     Attributes:
-        first: canonical name of the first layer's weight `[channels, ...]`.
-        bias: of its bias, or None.
-        second: of the second layer's weight `[out, channels / groups, ...]`.
-        groups: of the second layer.
+        first, bias: canonical names of the first layer's weight `[channels, ...]`, and of its bias, or None.
+        second, groups: of the second layer's weight `[out, channels / groups, ...]`.
     """
 
     first: str

@@ -20,13 +20,7 @@ Axes = tuple[Axis, ...]
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One axis of one parameter or buffer, as a source of labels.
-
-    Attributes:
-        tensor: canonical name.
-        axis: number of the axis.
-        labels: `[size]`.
-    """
+    """Axis number `axis` of a parameter or buffer (its canonical name), as a source of `labels: [size]`."""
 
     tensor: str
     axis: int
@@ -81,9 +75,7 @@ class Labels:
     def components(self) -> tuple[Array, dict[int, str]]:
         """Return the component of each label `[count]`, and those that must stay with the reason."""
         pairs = [np.concatenate(side) for side in zip(*self.ties, strict=True)] or [np.zeros(0, int)] * 2
-        edges = coo_array(
-            (np.ones(pairs[0].size, bool), (pairs[0], pairs[1])), shape=(self.count, self.count)
-        )
+        edges = coo_array((np.ones(pairs[0].size, bool), tuple(pairs)), shape=(self.count, self.count))
         component = connected_components(edges, directed=False)[1]
         fixed: dict[int, str] = {}
         for labels, reason in self.stay:

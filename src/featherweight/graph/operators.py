@@ -49,9 +49,10 @@ def operator(op: str) -> Operator:
 
 
 def rule(op: str, family: str) -> str:
-    """Return how channels pass through an operator; an empty string: nobody knows."""
+    """Return how channels pass through an operator, `unknown` if nobody knows."""
     spatial = "pool" in op or op.startswith("upsample")
-    return operator(op).couples or ("pointwise" if family == "pointwise" else "spatial" if spatial else "")
+    other = "pointwise" if family == "pointwise" else "spatial" if spatial else "unknown"
+    return operator(op).couples or other
 
 
 def multiply_accumulates(

@@ -83,14 +83,18 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
             skipped[node.module if node.tensors and node.module else node.name] = reason
     return Plan(
         tuple(sorted(shared, key=lambda group: order[group[0]])),
-        tuple(_join(graph, node) for node in chosen if kind(node) == "join"),
+        tuple(
+            Join(node.op, node.inputs, _result(graph, node), not absorbable(graph, node))
+            for node in chosen
+            if kind(node) == "join"
+        ),
         {node.inputs[0]: node.op for node in chosen if kind(node) == "layer"},
         skipped,
     )
 
 
 def _edges(graph: Graph, node: Node) -> set[Edge]:
-    """The edges that need a quantizer for `node` to be in integers; a linear layer may write floats."""
+    """Return the edges that need a quantizer for `node` to be in integers; a linear layer may write floats."""
     return {*node.inputs} if node.op == "linear" else {*node.inputs, _result(graph, node)}
 
 
@@ -118,27 +122,20 @@ def _groups(graph: Graph, chosen: list[Node]) -> dict[Edge, set[Edge]]:
     return groups
 
 
-def _join(graph: Graph, node: Node) -> Join:
-    return Join(node.op, node.inputs, _result(graph, node), not absorbable(graph, node))
-
-
 def _integer(graph: Graph, node: Node) -> bool:
-    """Whether runtimes compute `node` from integers."""
+    """Return whether runtimes compute `node` from integers."""
     made = [graph.node(edge) for edge in node.inputs]
     if node.dtype != "float32" or any(source.dtype != "float32" for source in made):
         return False
-    if kind(node) == "layer":
-        return len(made) == 1 and "weight" in node.roles
-    if kind(node) == "average":
-        return len(made) == 1
+    if kind(node) in ("layer", "average"):
+        return len(made) == 1 and ("weight" in node.roles or kind(node) == "average")
     scaled = node.options.get("alpha", 1) != 1
     return kind(node) in _READ and len(made) > 1 and not node.tensors and not scaled
 
 
 def _result(graph: Graph, node: Node) -> Edge:
-    """The edge behind `node`, or behind the clamp that alone reads it."""
-    clamp = absorbable(graph, node)
-    return clamp.name if clamp else node.name
+    """Return the edge behind `node`, or behind the clamp that alone reads it."""
+    return (absorbable(graph, node) or node).name
 
 
 def absorbable(graph: Graph, node: Node) -> Node | None:
@@ -149,7 +146,7 @@ def absorbable(graph: Graph, node: Node) -> Node | None:
 
 
 def _moved(graph: Graph, groups: dict[Edge, set[Edge]]) -> Iterator[tuple[Edge, Edge]]:
-    """Pairs of edges before and behind an operator that moves numbers; the edge before becomes wanted."""
+    """Yield pairs of edges before and behind an operator that moves numbers; the edge before becomes wanted."""
     for node in reversed(graph.nodes):
         if node.name in groups and kind(node) == "move":
             groups.setdefault(node.inputs[0], {node.inputs[0]})

@@ -58,19 +58,15 @@ class Backend(Protocol):
         """
 
 
-class OnnxBackend:
+class OnnxBackend(Backend):
     """A runtime of ONNX graphs: integers are QuantizeLinear and DequantizeLinear.
 
     Attributes:
-        name: see `Backend`.
-        title: see `Backend`.
         rounds: whether it rounds activations to other numbers than integers of 8 bits; otherwise it would skip that.
         widens: whether it can add 8-bit products in int32 where its int16 sums would saturate.
         operators: its own operators on integers, with the place of their weight.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
     rounds: ClassVar[bool] = False
     widens: ClassVar[bool] = False
     operators: ClassVar[Mapping[str, int]] = {}
@@ -97,9 +93,8 @@ class OnnxBackend:
         activations: Mapping[str, Quantizer], *, threads: int,
     ) -> Compute:  # fmt: skip
         """See `Backend.open`."""
-        if not activations:
-            return self.compute(build_onnx(graph, tensors), threads=threads)
-        return self.compute(build_qdq(graph, tensors, weights, activations).onnx, threads=threads)
+        quantized = build_qdq(graph, tensors, weights, activations).onnx if activations else None
+        return self.compute(quantized or build_onnx(graph, tensors), threads=threads)
 
     def compute(self, model: onnx.ModelProto, *, threads: int, exact: bool = True) -> Compute:
         """Return what a complete ONNX model computes.
@@ -116,9 +111,8 @@ class OnnxBackend:
         """
         beyond = next((entry.value for entry in model.metadata_props if entry.key == ROUNDS), "")
         if beyond and not self.rounds:
-            raise UnsupportedError(
-                f"does not round activations to {beyond}", where=self.title, hint="run it in ONNX Runtime"
-            )
+            what = f"does not round activations to {beyond}"
+            raise UnsupportedError(what, where=self.title, hint="run it in ONNX Runtime")
         narrow = self.saturating(model) if exact else []
         if narrow and not self.widens:
             raise UnsupportedError(

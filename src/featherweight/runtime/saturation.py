@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.export.onnx_graph import OnnxGraph
+from featherweight.export.onnx_graph import OnnxGraph, attributes
 from featherweight.integers import MOST_PAIR, greatest_pair
 
 PORTABLE = (
@@ -20,7 +21,6 @@ OPERATORS = {
     "MatMulInteger": 1, "ConvInteger": 1, "QLinearConv": 3, "QLinearMatMul": 3, "QGemm": 3,
     "DynamicQuantizeMatMul": 1,
 }  # fmt: skip
-_QUANTIZED = {"DequantizeLinear", *OPERATORS}
 
 
 def probe() -> onnx.ModelProto:
@@ -50,16 +50,21 @@ def probe() -> onnx.ModelProto:
 def saturable(model: onnx.ModelProto, operators: Mapping[str, int] = OPERATORS) -> list[str]:
     """Return the layers whose products could saturate on x86 without VNNI: see `featherweight.integers.pairing`.
 
-    Args:
-        model: a complete ONNX graph.
-        operators: the runtime's own on integers, with the place of their weight.
-
-    Returns:
-        Names of the nodes, or of the values that they write where they have none.
+    By the names of the nodes, or of the values that they write where they have none. `operators` are the runtime's own
+    on integers, with the place of their weight.
     """
-    if not any(node.op_type in _QUANTIZED for node in model.graph.node):
-        return []
-    return [node.name or node.output[0] for node in _saturable(OnnxGraph(model), operators)]
+    graph, found = OnnxGraph(model), []
+    for node, place in _integer_layers(graph, operators):
+        weight = graph.weight(node, place)
+        if weight is not None and weight.data_type == TensorProto.INT8:
+            given, array = attributes(node), numpy_helper.to_array(weight)
+            if "Conv" not in node.op_type:
+                array = np.atleast_2d(array)
+                array = array if given.get("transB") else array.swapaxes(-1, -2)
+                array = array.reshape(-1, array.shape[-1])
+            if greatest_pair(array, given.get("group", 1)) > MOST_PAIR:
+                found.append(node.name or node.output[0])
+    return found
 
 
 def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -68,8 +73,7 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     ONNX Runtime widens the products of each layer by itself, and stops at a weight that it has widened before
     ("Attempt to replace the existing tensor").
     """
-    made = onnx.ModelProto()
-    made.CopyFrom(model)
+    made = copy.deepcopy(model)
     graph = OnnxGraph(made)
     seen: set[str] = set()
     nodes: list[NodeProto] = []
@@ -78,11 +82,10 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
         """Copy what makes a value, down to the stored tensor; return the copy's name."""
         new = f"{value}/{name}"
         if value in graph.stored:
-            made.graph.initializer.add().CopyFrom(graph.stored[value])
+            made.graph.initializer.append(graph.stored[value])
             made.graph.initializer[-1].name = new
         else:
-            node = NodeProto()
-            node.CopyFrom(graph.makers[value])
+            node = copy.deepcopy(graph.makers[value])
             node.name, node.input[0], node.output[0] = new, again(node.input[0], name), new
             nodes.append(node)
         return new
@@ -102,24 +105,10 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _integer_layers(graph: OnnxGraph, own: Mapping[str, int]) -> Iterator[tuple[NodeProto, int]]:
-    """The layers that multiply integers, and the place of their weight among the inputs."""
+    """Yield the layers that multiply integers, and the place of their weight among the inputs."""
     for node in graph.model.graph.node:
         if node.op_type in own and graph.weight(node, own[node.op_type]) is not None:
             yield node, own[node.op_type]
     for node in graph.layers:
         if graph.quantizer_before(node) is not None:
             yield node, 1
-
-
-def _saturable(graph: OnnxGraph, operators: Mapping[str, int]) -> Iterator[NodeProto]:
-    for node, place in _integer_layers(graph, operators):
-        weight = graph.weight(node, place)
-        if weight is not None and weight.data_type == TensorProto.INT8:
-            given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
-            array = numpy_helper.to_array(weight)
-            if "Conv" not in node.op_type:
-                array = np.atleast_2d(array)
-                array = array if given.get("transB") else array.swapaxes(-1, -2)
-                array = array.reshape(-1, array.shape[-1])
-            if greatest_pair(array, given.get("group", 1)) > MOST_PAIR:
-                yield node

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx
@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from featherweight.activations import Quantizer
 from featherweight.artifact import Artifact, StoredGraph, load
-from featherweight.engines import said
-from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
+from featherweight.engines import refusals
+from featherweight.errors import ConfigError, IntegrityError
 from featherweight.export import opened
 from featherweight.formats import Encoded
 from featherweight.runtime.backend import Backend, Compute, onnx_backend, usable
 
 Array = NDArray[Any]
+AnyBackend = TypeVar("AnyBackend", bound=Backend)
 
 _MOST_NESTED = 32
 
@@ -74,12 +75,9 @@ class Session:
             IntegrityError: the graph is damaged or does not fit the tensors.
             MissingExtraError: the runtime is not installed.
         """
-        used = usable(runtime)
-        compute = _opened(
-            used,
-            lambda: used.open(graph, tensors, weights or {}, activations or {}, threads=threads),
-            threads,
-        )
+        used = _checked(usable(runtime), threads)
+        with refusals(f"{used.title} cannot run the graph"):
+            compute = used.open(graph, tensors, weights or {}, activations or {}, threads=threads)
         return cls._of(onnx.ModelProto.FromString(graph.onnx), graph.outputs, compute, used)
 
     @classmethod
@@ -101,8 +99,9 @@ class Session:
             IntegrityError: `outputs` does not fit the model.
             MissingExtraError: the runtime is not installed.
         """
-        used = onnx_backend(runtime)
-        compute = _opened(used, lambda: used.compute(model, threads=threads, exact=exact), threads)
+        used = _checked(onnx_backend(runtime), threads)
+        with refusals(f"{used.title} cannot run the graph"):
+            compute = used.compute(model, threads=threads, exact=exact)
         return cls._of(model, outputs, compute, used)
 
     @classmethod
@@ -122,10 +121,8 @@ class Session:
             UnsupportedError: the runtime refuses to run it; says why.
         """
         feed = self._feed(inputs)
-        try:
+        with refusals(f"{self._name} stopped"):
             flat = self._compute(feed)
-        except Exception as error:
-            raise UnsupportedError(f"{self._name} stopped: {said(error)}", where="graph") from error
         return _nested(self.outputs, flat)
 
     def _feed(self, inputs: Any) -> dict[str, Array]:
@@ -135,9 +132,8 @@ class Session:
             flat = [array for _, array in _arrays("", inputs)]
             given = dict(zip((entry.name for entry in self.inputs), flat, strict=False))
             if len(flat) != len(self.inputs):
-                raise ConfigError(
-                    "number of inputs", got=len(flat), expected=f"{len(self.inputs)}: {self._signature()}"
-                )
+                expected = f"{len(self.inputs)}: {self._signature()}"
+                raise ConfigError("number of inputs", got=len(flat), expected=expected)
         if given.keys() != {entry.name for entry in self.inputs}:
             raise ConfigError("names of inputs", got=", ".join(given), expected=self._signature())
         sizes: dict[str, int] = {}
@@ -145,14 +141,10 @@ class Session:
             array = given[entry.name]
             if array.dtype != entry.dtype:
                 raise ConfigError("type of an input", where=entry.name, got=array.dtype, expected=entry.dtype)
-            expected = [
-                sizes.setdefault(n, m) if isinstance(n, str) else n
-                for n, m in zip(entry.shape, array.shape, strict=False)
-            ]
-            if array.ndim != len(entry.shape) or list(array.shape) != expected:
-                raise ConfigError(
-                    "shape of an input", where=entry.name, got=list(array.shape), expected=list(entry.shape)
-                )
+            pairs, got = zip(entry.shape, array.shape, strict=False), list(array.shape)
+            sized = [sizes.setdefault(n, m) if isinstance(n, str) else n for n, m in pairs]
+            if array.ndim != len(entry.shape) or got != sized:
+                raise ConfigError("shape of an input", where=entry.name, got=got, expected=list(entry.shape))
         return given
 
     def _signature(self) -> str:
@@ -180,20 +172,10 @@ def session(
     return Session.of(*opened(artifact), activations, runtime=runtime, threads=threads)
 
 
-def _opened(used: Backend, make: Callable[[], Compute], threads: int) -> Compute:
-    """Return what a backend opens; a foreign exception becomes one error.
-
-    Raises:
-        UnsupportedError: it cannot run the graph.
-    """
+def _checked(used: AnyBackend, threads: int) -> AnyBackend:
     if threads < 1:
         raise ConfigError("not a number of threads", where="threads", got=threads, expected="1 or more")
-    try:
-        return make()
-    except FeatherweightError:
-        raise
-    except Exception as error:
-        raise UnsupportedError(f"{used.title} cannot run the graph: {said(error)}", where="graph") from error
+    return used
 
 
 def _inputs(model: onnx.ModelProto) -> Iterator[Input]:
@@ -205,13 +187,10 @@ def _inputs(model: onnx.ModelProto) -> Iterator[Input]:
 
 def _arrays(name: str, value: Any) -> Iterator[tuple[str, Array]]:
     """The arrays of nested inputs, named as the export names them; constants were fixed when it was made."""
-    if isinstance(value, Mapping):
-        for key, part in value.items():
+    if isinstance(value, Mapping | tuple | list):
+        for key, part in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _arrays(f"{name}_{key}", part)
-    elif isinstance(value, (tuple, list)):
-        for index, part in enumerate(value):
-            yield from _arrays(f"{name}_{index}", part)
-    elif not isinstance(value, (bool, int, float, str, type(None))):
+    elif not isinstance(value, int | float | str | None):
         yield re.sub(r"\W", "_", name), np.asarray(value)
 
 

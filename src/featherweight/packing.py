@@ -6,21 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
-import torch
 from torch import Tensor
 
 from featherweight.artifact import Artifact, Contents, Raw, StoredGraph
+from featherweight.artifact.module import TYPES
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.export import values_of
 from featherweight.formats import Encoded
 from featherweight.model import Model, Note, to_bytes
 from featherweight.task import Task
-
-DTYPES = {
-    torch.bool: "bool", torch.uint8: "u8", torch.int8: "i8", torch.int16: "i16", torch.int32: "i32",
-    torch.int64: "i64", torch.float16: "f16", torch.bfloat16: "bf16", torch.float32: "f32",
-    torch.float64: "f64",
-}  # fmt: skip
 
 
 def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any] | None = None) -> Contents:
@@ -32,9 +26,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
     """
     if graph is not None and (unknown := sorted(model.activations.keys() - values_of(graph))):
         raise IntegrityError("a quantizer on no value of the graph", where="activations", got=unknown[0])
-    tensors: dict[str, Encoded | Raw] = {}
-    for name, tensor in model.tensors.items():
-        tensors[name] = model.weights[name] if name in model.weights else _raw(name, tensor)
+    tensors = {name: model.weights.get(name) or _raw(name, t) for name, t in model.tensors.items()}
     notes = [msgspec.to_builtins(note) for note in model.notes]
     return Contents(
         tensors=tensors, aliases=model.aliases, structure=model.structure, graph=graph,
@@ -51,6 +43,7 @@ def unpack(artifact: Artifact, task: Task) -> Model:
 
 
 def _raw(name: str, tensor: Tensor) -> Raw:
-    if tensor.dtype not in DTYPES:
+    names = {kind: code for code, kind in TYPES.items()}
+    if tensor.dtype not in names:
         raise UnsupportedError("a file cannot hold this type", where=name, got=str(tensor.dtype))
-    return Raw(DTYPES[tensor.dtype], tuple(tensor.shape), to_bytes(tensor))
+    return Raw(names[tensor.dtype], tuple(tensor.shape), to_bytes(tensor))

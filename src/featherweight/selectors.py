@@ -6,6 +6,7 @@ from fnmatch import fnmatchcase
 
 from featherweight.errors import ConfigError
 from featherweight.model import Model
+from featherweight.units import some
 
 Where = str | list[str]
 
@@ -28,9 +29,9 @@ def select(model: Model, where: Where) -> list[str]:
     for item in items:
         taken = item.removeprefix("!")
         matched = _matching(model, taken)
-        if not matched and not (
-            item != taken and _globbed(model, taken)
-        ):  # taking counters away is no mistake
+        if not matched and (
+            item == taken or not _globbed(model, taken)
+        ):  # to take counters away is no mistake
             raise _nothing(model, taken)
         chosen = chosen - matched if item.startswith("!") else chosen | matched
     if not chosen:
@@ -44,20 +45,15 @@ def weights(model: Model) -> list[str]:
 
 
 def _matching(model: Model, item: str) -> set[str]:
-    parameters = dict(model.module.named_parameters())
-    floating = {name: p for name, p in parameters.items() if p.is_floating_point()}
     if item == "parameters":
-        return set(floating)
+        return {name for name, p in model.module.named_parameters() if p.is_floating_point()}
     if item == "weights":
         return set(weights(model))
     if item.startswith("type:"):
         kinds = {path: type(module).__name__ for path, module in model.module.named_modules()}
         wanted = item.removeprefix("type:")
-        return {
-            name for name, p in floating.items() if p.dim() >= 2 and kinds[name.rpartition(".")[0]] == wanted
-        }
-    tensors = _floating(model)
-    return {name for name in _globbed(model, item) if name in tensors}
+        return {name for name in weights(model) if kinds[name.rpartition(".")[0]] == wanted}
+    return set(_floating(model)).intersection(_globbed(model, item))
 
 
 def _globbed(model: Model, item: str) -> list[str]:
@@ -77,6 +73,5 @@ def _nothing(model: Model, item: str) -> ConfigError:
     if others := _globbed(model, item):
         found = ", ".join(f"{name} of {model.tensors[name].dtype}" for name in others[:3])
         return ConfigError("matches only tensors that are not floating point", where="where", got=found)
-    known = ", ".join(floating[:6]) + (f" and {len(floating) - 6} more" if len(floating) > 6 else "")
-    expected = f"one of {known}, or weights, parameters, type:Conv2d"
+    expected = f"one of {some(floating, 6)}, or weights, parameters, type:Conv2d"
     return ConfigError("matches no tensor", where="where", got=repr(item), expected=expected)

@@ -1,6 +1,8 @@
-"""Numbers for people: bytes and percentages."""
+"""Numbers and lists for people: bytes, percentages, the first of many names."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 def nbytes(n: int) -> str:
@@ -33,3 +35,12 @@ def percent(fraction: float) -> str:
     '99.12 %'
     """
     return f"{100 * fraction:.2f} %"
+
+
+def some(names: Sequence[str], most: int) -> str:
+    """Return the first `most` of some names, and how many more there are.
+
+    >>> some(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

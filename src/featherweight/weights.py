@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from featherweight.artifact import Artifact, loads
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.model import Model, equal_bits
+from featherweight.units import some
 
 SAFETENSORS = ".safetensors"
 
@@ -101,12 +102,6 @@ def fitting(values: Mapping[str, Tensor], model: Model, where: str) -> dict[str,
     if missing or unknown:
         raise IntegrityError(
             "not the weights of this network", where=where,
-            got=f"missing: {some(missing)}; unknown: {some(unknown)}",
+            got=f"missing: {some(sorted(missing), 3) or 'none'}; unknown: {some(sorted(unknown), 3) or 'none'}",
         )  # fmt: skip
     return loaded
-
-
-def some(names: list[str]) -> str:
-    """Return the first three of some names, and how many more there are."""
-    listed = ", ".join(sorted(names)[:3]) or "none"
-    return f"{listed} and {len(names) - 3} more" if len(names) > 3 else listed

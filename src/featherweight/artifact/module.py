@@ -15,9 +15,11 @@ from featherweight.artifact.contents import DTYPES
 from featherweight.artifact.header import Entry
 from featherweight.errors import ConfigError
 from featherweight.structure import copied, restructure
+from featherweight.units import some
 
-_TYPES = {name: getattr(torch, np.dtype(code).name) for name, code in DTYPES.items()}
-_TYPES["bf16"] = torch.bfloat16
+# Element types of raw tensors, as torch has them.
+TYPES = {name: getattr(torch, np.dtype(code).name) for name, code in DTYPES.items()}
+TYPES["bf16"] = torch.bfloat16
 
 
 def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
@@ -53,9 +55,9 @@ def _copy(module: nn.Module, replacement: dict[int, Tensor]) -> nn.Module:
 def _check_names(artifact: Artifact, state: dict[str, Any]) -> None:
     names = {*artifact.names, *artifact.aliases}
     if missing := sorted(names - set(state)):
-        raise ConfigError("the network lacks tensors of the file", got=_some(missing))
+        raise ConfigError("the network lacks tensors of the file", got=some(missing, 6))
     if extra := sorted(set(state) - names):
-        raise ConfigError("the file lacks tensors of the network", got=_some(extra))
+        raise ConfigError("the file lacks tensors of the network", got=some(extra, 6))
 
 
 def _check_ties(artifact: Artifact, state: dict[str, Any]) -> None:
@@ -73,7 +75,7 @@ def _check_kind(entry: Entry, name: str, old: Any) -> None:
         raise ConfigError("not a tensor of the network", where=name, got=type(old).__name__)
     if tuple(old.shape) != entry.shape:
         raise ConfigError("shape", where=name, got=f"{tuple(old.shape)} in the network", expected=entry.shape)
-    wanted = _TYPES[entry.dtype] if hasattr(entry, "dtype") else None
+    wanted = TYPES[entry.dtype] if hasattr(entry, "dtype") else None
     if old.dtype != wanted and (wanted or not old.is_floating_point()):
         got, expected = f"{old.dtype} in the network", wanted or "floating point"
         raise ConfigError("type", where=name, got=got, expected=expected)
@@ -84,10 +86,6 @@ def _tensor(lazy: Lazy) -> Tensor:
         return torch.from_numpy(lazy.decode())
     tensor = lazy.open()
     if not tensor.data:
-        return torch.empty(tensor.shape, dtype=_TYPES[tensor.dtype])
+        return torch.empty(tensor.shape, dtype=TYPES[tensor.dtype])
     flat = torch.from_numpy(np.frombuffer(tensor.data, np.uint8).copy())
-    return flat.view(_TYPES[tensor.dtype]).reshape(tensor.shape)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+    return flat.view(TYPES[tensor.dtype]).reshape(tensor.shape)

@@ -78,7 +78,12 @@ def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int, wide: boo
         onnxruntime_session(content, threads, wide=wide, optimized=path)
         optimized = onnx.load(path)
     nodes = {value: node for node in model.graph.node for value in (*node.output, node.name)}
-    return [Kernel((_given(node, nodes),), node.op_type, _of(node.op_type)) for node in optimized.graph.node]
+    found = []
+    for node in optimized.graph.node:
+        op = node.op_type
+        precision = "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
+        found.append(Kernel((_given(node, nodes),), op, precision))
+    return found
 
 
 def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
@@ -93,10 +98,6 @@ def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
     return name if given is None else given.name
 
 
-def _of(op: str) -> str:
-    return "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
-
-
 def _openvino(_: onnx.ModelProto, content: bytes, threads: int, __: bool) -> list[Kernel]:
     found = []
     for operator in openvino_model(content, threads).get_runtime_model().get_ordered_ops():
@@ -104,8 +105,8 @@ def _openvino(_: onnx.ModelProto, content: bytes, threads: int, __: bool) -> lis
         kind = facts.get("layerType", "")
         if kind in ("Const", "Input", "Output", ""):
             continue
-        names = tuple(name for name in facts.get("originalLayersNames", "").split(",") if name)
-        layer = tuple(name.removesuffix("/WithoutBiases") for name in names)
+        names = facts.get("originalLayersNames", "").split(",")
+        layer = tuple(name.removesuffix("/WithoutBiases") for name in names if name)
         primitive = facts.get("primitiveType", "").rpartition("_")[2].lower()
         found.append(Kernel(layer, kind, _PRECISIONS.get(primitive, primitive)))
     return found

@@ -9,9 +9,7 @@ import msgspec
 
 from featherweight.artifact import Artifact, Index
 from featherweight.formats.coders import Fixed, Rans
-from featherweight.units import nbytes, percent
-
-SHOWN = 4
+from featherweight.units import nbytes, percent, some
 
 
 class Finding(msgspec.Struct, frozen=True):
@@ -34,8 +32,7 @@ class Finding(msgspec.Struct, frozen=True):
     @property
     def places(self) -> str:
         """The first few of `where`."""
-        more = len(self.where) - SHOWN
-        return ", ".join(self.where[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+        return some(self.where, 4)
 
 
 # A finding is listed if it concerns this share of the file.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -37,7 +38,9 @@ def speed_findings(
         try:
             executed = kernels(graph.model, runtime, threads=threads)
         except UnsupportedError as error:
-            found.append(_refused(runtime, error))
+            what = f"{onnx_backend(runtime).title} does not run it at all: {error.got}"
+            hint = "write the graph for this runtime, or leave it out with --runtime"
+            found.append(Finding("refused", "speed", ["graph"], what, hint))
             continue
         found += _floats(graph, runtime, executed, foreign)
         found += _signed(graph) if runtime == "onnxruntime" else []
@@ -55,34 +58,24 @@ def _saturable(model: onnx.ModelProto, runtimes: Sequence[str], foreign: bool) -
         where = next(iter(affected.values()))
         way = "quantize the weights to 7 bits" if foreign else PORTABLE
         place = "this processor, which has no VNNI" if here else "x86 without VNNI (this processor is not)"
+        effect = {True: "add them in 32 bits, slower", False: "are refused"}
+        effects = " and ".join(f"{used.title} {effect[used.widens]}" for used in affected)
         yield Finding(
             "saturates" if here else "not portable", "speed", where,
-            f"8-bit products of {len(where)} layers can saturate on {place}: there sessions of "
-            + " and ".join(f"{used.title} {_EFFECT[used.widens]}" for used in affected),
+            f"8-bit products of {len(where)} layers can saturate on {place}: there sessions of {effects}",
             f"{way}; outside our sessions set session.x64quantprecision=1 in ONNX Runtime",
         )  # fmt: skip
 
 
-_EFFECT = {True: "add them in 32 bits, slower", False: "are refused"}
-
-
-def _refused(runtime: str, error: UnsupportedError) -> Finding:
-    return Finding(
-        "refused", "speed", ["graph"], f"{onnx_backend(runtime).title} does not run it at all: {error.got}",
-        "write the graph for this runtime, or leave it out with --runtime",
-    )  # fmt: skip
-
-
 def named(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose nodes have names of their own: those of the activations that they write, if they have any."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    taken = Counter(node.name for node in copy.graph.node)
-    for number, node in enumerate(copy.graph.node):
+    made = copy.deepcopy(model)
+    taken = Counter(node.name for node in made.graph.node)
+    for number, node in enumerate(made.graph.node):
         if not node.name or taken[node.name] > 1:
             edge = node.output[0]
             node.name = f"{node.op_type}_{number}" if edge.isdigit() or edge in taken else edge
-    return copy
+    return made
 
 
 def _gathers(graph: OnnxGraph) -> Iterator[Finding]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,22 +76,16 @@ def bench(
     models = dict(zip(names, map(_model, paths), strict=True))
     sessions: dict[tuple[str, str], Session] = {}
     for runtime in runtimes:
-        for name in (FLOAT, AGAIN):
-            sessions[runtime, name] = Session.of_onnx(plain, runtime=runtime, threads=threads)
+        used, opened = onnx_backend(runtime), partial(Session.of_onnx, runtime=runtime, threads=threads)
+        sessions |= {(runtime, name): opened(plain) for name in (FLOAT, AGAIN)}
         for name, model in models.items():
-            used = onnx_backend(runtime)
             narrow = used.saturating(model)
             if not narrow or used.widens:
-                sessions[runtime, name] = Session.of_onnx(model, runtime=runtime, threads=threads)
+                sessions[runtime, name] = opened(model)
             if narrow:
-                sessions[runtime, f"{name}, saturating"] = Session.of_onnx(
-                    model, runtime=runtime, threads=threads, exact=False
-                )
+                sessions[runtime, f"{name}, saturating"] = opened(model, exact=False)
     _check_inputs(sessions, sizes or {})
-    calls = {
-        f"{runtime} {name}": _call(session, batch, sizes or {})
-        for (runtime, name), session in sessions.items()
-    }
+    calls = {" ".join(key): _call(session, batch, sizes or {}) for key, session in sessions.items()}
     timings = dict(zip(sessions, interleaved(calls, seconds=seconds), strict=True))
     return [
         _speed(key, timing, timings[key[0], FLOAT], timings[key[0], AGAIN], batch)
@@ -108,20 +103,15 @@ def _check_inputs(sessions: Mapping[tuple[str, str], Session], sizes: Mapping[st
     first = next(iter(sessions.values())).inputs
     for (_, name), session in sessions.items():
         if len(session.inputs) != len(first) or not all(map(_alike, session.inputs, first)):
-            shown = [
-                "; ".join(f"{e.dtype}{list(e.shape)}" for e in inputs) for inputs in (session.inputs, first)
-            ]
+            got, expected = (
+                "; ".join(f"{e.dtype}{list(e.shape)}" for e in s) for s in (session.inputs, first)
+            )
             raise ConfigError(
-                "does not take the inputs of the first file", where=name, got=shown[0], expected=shown[1],
+                "does not take the inputs of the first file", where=name, got=got, expected=expected,
                 hint="only files of one network are comparable",
             )  # fmt: skip
-    free = {
-        n
-        for session in sessions.values()
-        for entry in session.inputs
-        for n in entry.shape
-        if isinstance(n, str)
-    }
+    entries = [entry for session in sessions.values() for entry in session.inputs]
+    free = {n for entry in entries for n in entry.shape if isinstance(n, str)}
     if unknown := sorted(sizes.keys() - free):
         raise ConfigError(
             "no free axis of this name", where="size", got=unknown[0],
@@ -130,13 +120,10 @@ def _check_inputs(sessions: Mapping[tuple[str, str], Session], sizes: Mapping[st
 
 
 def _alike(a: Input, b: Input) -> bool:
-    """Whether two inputs can have one value: one type, and sizes that are equal or free."""
+    """Return whether two inputs can have one value: one type, and sizes that are equal or free."""
     sizes = zip(a.shape, b.shape, strict=False)
-    return (
-        a.dtype == b.dtype
-        and len(a.shape) == len(b.shape)
-        and all(n == m or isinstance(n, str) or isinstance(m, str) for n, m in sizes)
-    )
+    fitting = all(n == m or isinstance(n, str) or isinstance(m, str) for n, m in sizes)
+    return fitting and (a.dtype, len(a.shape)) == (b.dtype, len(b.shape))
 
 
 def _call(session: Session, batch: int, sizes: Mapping[str, int]) -> Callable[[], object]:
@@ -146,14 +133,13 @@ def _call(session: Session, batch: int, sizes: Mapping[str, int]) -> Callable[[]
 
 
 def _values(entry: Input, batch: int, sizes: Mapping[str, int], generator: np.random.Generator) -> Array:
-    """Normal numbers for a float input; zeros, which are indices everywhere, for another."""
+    """Return normal numbers for a float input; zeros, which are indices everywhere, for another."""
     shape = []
     for axis, n in enumerate(entry.shape):
         size = n if isinstance(n, int) else batch if axis == 0 else sizes.get(n)
         if size is None:
-            raise ConfigError(
-                "a free axis without a size", where=f"{entry.name}, {n}", hint=f"--size {n}=128"
-            )
+            where = f"{entry.name}, {n}"
+            raise ConfigError("a free axis without a size", where=where, hint=f"--size {n}=128")
         shape.append(size)
     kind = np.dtype(entry.dtype)
     return generator.standard_normal(shape).astype(kind) if kind.kind == "f" else np.zeros(shape, kind)

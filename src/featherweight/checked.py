@@ -82,9 +82,7 @@ def _follow(value: Any, kinds: list[Any], path: list[str]) -> tuple[Any, list[An
         if isinstance(value, dict) and step in value:
             if any(kind.tag_field == step for kind in structs):
                 return value[step], structs
-            chosen = [
-                kind for kind in structs if kind.tag_field is None or value.get(kind.tag_field) == kind.tag
-            ]
+            chosen = [k for k in structs if k.tag_field is None or value.get(k.tag_field) == k.tag]
             kinds = [field.type for kind in chosen for field in kind.fields if field.encode_name == step]
             value = value[step]
         elif isinstance(value, list | tuple) and step.isdigit():

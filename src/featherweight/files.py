@@ -40,18 +40,13 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
-    except OSError as error:
-        _remove(temporary)
-        raise WriteError(path, error) from error
-    except BaseException:
-        _remove(temporary)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink()
+        if isinstance(error, OSError):
+            raise WriteError(path, error) from error
         raise
     return path
-
-
-def _remove(temporary: Path) -> None:
-    with suppress(OSError):
-        temporary.unlink()
 
 
 def cache_dir() -> Path:
@@ -91,11 +86,9 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ConfigError(
-                f"the store cannot be read: {error.strerror or error}",
-                where=str(self.folder),
-                hint="choose another folder: Store(folder), or FEATHERWEIGHT_DATA",
-            ) from error
+            what = f"the store cannot be read: {error.strerror or error}"
+            hint = "choose another folder: Store(folder), or FEATHERWEIGHT_DATA"
+            raise ConfigError(what, where=str(self.folder), hint=hint) from error
         content = entry[32:]
         return content if entry[:32] == hashlib.sha256(content).digest() else None
 

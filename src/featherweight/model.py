@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
@@ -19,7 +18,7 @@ from torch.nn.parameter import is_lazy
 
 from featherweight.activations import Quantizer
 from featherweight.capture.program import Program, capture
-from featherweight.capture.trace import views
+from featherweight.capture.trace import canonical_names, views
 from featherweight.errors import UnsupportedError
 from featherweight.events import Note as Note
 from featherweight.formats import Encoded, View
@@ -71,22 +70,18 @@ class Model:
     @cached_property
     def tensors(self) -> dict[str, Tensor]:
         """Parameters and persistent buffers by canonical name, each once: the first name of a tied tensor."""
-        seen = {id(tensor): name for name, tensor in reversed(self._named())}
-        return {name: tensor for name, tensor in self._named() if seen[id(tensor)] == name}
+        state, names = self.module.state_dict(keep_vars=True), canonical_names(self.module)
+        return {name: state[name] for name in dict.fromkeys(names.values())}
 
     @cached_property
     def aliases(self) -> dict[str, str]:
         """Further names of tied tensors to their canonical name."""
-        seen = {id(tensor): name for name, tensor in reversed(self._named())}
-        return {name: seen[id(tensor)] for name, tensor in self._named() if seen[id(tensor)] != name}
+        return {name: first for name, first in canonical_names(self.module).items() if name != first}
 
     @cached_property
     def views(self) -> dict[str, View]:
         """How each tensor is a matrix, by canonical name."""
         return views(self.module)
-
-    def _named(self) -> list[tuple[str, Tensor]]:
-        return list(self.module.state_dict(keep_vars=True).items())
 
     def program(self, example: Inputs) -> Program:
         """Return the network captured on `example`; of models made of one another, of one structure, one is traced.
@@ -102,11 +97,8 @@ class Model:
 
     def with_encoded(self, encoded: Mapping[str, Encoded], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these tensors replaced by what their bytes decode to."""
-        values = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
-        module = self._replaced(values)
-        return dataclasses.replace(
-            self, module=module, weights={**self.weights, **encoded}, notes=(*self.notes, *notes)
-        )
+        module = self._replaced({name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()})
+        return replace(self, module=module, weights={**self.weights, **encoded}, notes=(*self.notes, *notes))
 
     def with_tensors(self, values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these tensors replaced by floats; an encoding that no longer holds is dropped.
@@ -114,15 +106,11 @@ class Model:
         A tensor whose new value equals its old one, bit for bit, keeps its encoding.
         """
         changed = {k: v for k, v in values.items() if not equal_bits(v, self.tensors[k])}
-        thawed = [
-            Note("thawed", name, "its values changed after it was encoded")
-            for name in changed
-            if name in self.weights
-        ]
+        reason = "its values changed after it was encoded"
+        thawed = [Note("thawed", name, reason) for name in changed if name in self.weights]
         weights = {name: entry for name, entry in self.weights.items() if name not in changed}
-        return dataclasses.replace(
-            self, module=self._replaced(changed), weights=weights, notes=(*self.notes, *notes, *thawed)
-        )
+        notes = (*self.notes, *notes, *thawed)
+        return replace(self, module=self._replaced(changed), weights=weights, notes=notes)
 
     def with_structure(
         self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()
@@ -136,35 +124,28 @@ class Model:
         kept = {name: entry for name, entry in self.weights.items() if not name.startswith(inside)}
         gone = [Note("thawed", name, "its layer was rebuilt") for name in self.weights if name not in kept]
         if self.activations:
-            gone.append(
-                Note("thawed", "activations", "the structure changed after calibration: calibrate again")
-            )
+            reason = "the structure changed after calibration: calibrate again"
+            gone.append(Note("thawed", "activations", reason))
         outer = {path: spec for path, spec in self.structure.items() if not path.startswith(inside)}
         model = Model(module.eval(), {**outer, **layers}, kept, notes=(*self.notes, *notes, *gone))
         return model.with_tensors(values)
 
     def with_activations(self, activations: Mapping[Edge, Quantizer], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these quantizers on its edges, and no others."""
-        return dataclasses.replace(
-            self, activations=dict(sorted(activations.items())), notes=(*self.notes, *notes)
-        )
+        return replace(self, activations=dict(sorted(activations.items())), notes=(*self.notes, *notes))
 
     def with_notes(self, notes: Iterable[Note]) -> Model:
         """Return the model with more notes."""
-        return dataclasses.replace(self, notes=(*self.notes, *notes))
+        return replace(self, notes=(*self.notes, *notes))
 
     def _replaced(self, values: Mapping[str, Tensor]) -> nn.Module:
         replacement: dict[int, Tensor] = {}
         for name, value in values.items():
             old = self.tensors[name]
             if old.shape != value.shape:
-                raise UnsupportedError(
-                    "a tensor keeps its shape", where=name, got=tuple(value.shape), expected=tuple(old.shape)
-                )
-            new = value.detach().to(dtype=old.dtype).clone(memory_format=torch.contiguous_format)
-            replacement[id(old)] = (
-                nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
-            )
+                got, expected = tuple(value.shape), tuple(old.shape)
+                raise UnsupportedError("a tensor keeps its shape", where=name, got=got, expected=expected)
+            replacement[id(old)] = _in_place_of(old, value.detach().to(dtype=old.dtype))
         return share(self.module, replacement)
 
     @cached_property
@@ -184,16 +165,15 @@ class Model:
 
 def _in_order(module: nn.Module) -> dict[int, Tensor]:
     """Return copies in the order of their shape of the tensors that are strided otherwise, by `id`."""
-    found: dict[int, Tensor] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
-        if tensor.stride() != torch.empty(tensor.shape, device="meta").stride():
-            plain = tensor.detach().clone(memory_format=torch.contiguous_format)
-            found[id(tensor)] = (
-                nn.Parameter(plain, requires_grad=tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else plain
-            )
-    return found
+    every = (*module.parameters(), *module.buffers())
+    plain = {id(tensor): torch.empty(tensor.shape, device="meta").stride() for tensor in every}
+    return {id(t): _in_place_of(t, t.detach()) for t in every if t.stride() != plain[id(t)]}
+
+
+def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
+    """Return a copy of `value` in the order of its shape; a parameter where `old` is one."""
+    new = value.clone(memory_format=torch.contiguous_format)
+    return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 
 def share(module: nn.Module, replacement: Mapping[int, Tensor] | None = None) -> nn.Module:
@@ -232,13 +212,10 @@ def check_memory(module: nn.Module) -> None:
         if is_lazy(tensor):
             hint = "run the network once, on an example, before it is given away"
             raise UnsupportedError("has no shape yet", where=name, got=type(tensor).__name__, hint=hint)
-        if (
-            not isinstance(tensor, Tensor)
-            or tensor.device.type == "meta"
-            or tensor.is_sparse
-            or tensor.is_quantized
-            or tensor.is_complex()
-        ):
+        plain = isinstance(tensor, Tensor) and not (
+            tensor.is_sparse or tensor.is_quantized or tensor.is_complex()
+        )
+        if not plain or tensor.device.type == "meta":
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UnsupportedError("not a plain dense tensor of real numbers", where=name, got=got)
         if tensor.numel():
@@ -248,11 +225,9 @@ def check_memory(module: nn.Module) -> None:
     spans.sort(key=lambda entry: entry[:2])
     for (_, end, first, a), (start, _, second, b) in pairwise(spans):
         if start < end and a is not b:
-            raise UnsupportedError(
-                f"shares memory with {second} without being the same tensor",
-                where=first,
-                hint="tie whole tensors (module_b.weight = module_a.weight), not views of them",
-            )
+            what = f"shares memory with {second} without being the same tensor"
+            hint = "tie whole tensors (module_b.weight = module_a.weight), not views of them"
+            raise UnsupportedError(what, where=first, hint=hint)
 
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from featherweight.activations import Affine, FloatingPoint, Quantizer
 from featherweight.capture.execution import Execution, Visit
 from featherweight.capture.program import Program
-from featherweight.capture.pytree import Nest, flatten_inputs
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import UnsupportedError
 from featherweight.formats.floating import MOST
 from featherweight.graph.graph import Edge, Node
@@ -21,6 +21,7 @@ from featherweight.integers import IntegerPlan, Operator, integer_plan
 from featherweight.model import Model
 from featherweight.structure import to_call
 from featherweight.task import Inputs
+from featherweight.task.samples import mapped
 
 # Positions of weight and bias among the arguments of a convolution or linear layer.
 WEIGHT, BIAS = 1, 2
@@ -143,16 +144,8 @@ class Simulation(nn.Module):
         """Return the network's output; dataclasses and named tuples come as dictionaries."""
         inputs: Inputs = kwargs or (args[0] if len(args) == 1 else args)
         flat = self._execution(flatten_inputs(self.module, inputs))
-        return _nested(self._program.outputs, flat)
+        return mapped(flat.__getitem__, self._program.outputs)
 
     def _visit(self, edge: Edge, value: Tensor) -> Tensor:
         quantizer = self._activations.get(edge)
         return value if quantizer is None else fake_quantize(value, quantizer)
-
-
-def _nested(nest: Nest, flat: tuple[Tensor, ...]) -> Any:
-    if isinstance(nest, dict):
-        return {key: _nested(part, flat) for key, part in nest.items()}
-    if isinstance(nest, list):
-        return tuple(_nested(part, flat) for part in nest)
-    return None if nest is None else flat[nest]

@@ -93,9 +93,8 @@ def stock_kind(module: nn.Module) -> str:
     own_modules = module._modules and kind is type(module)
     if own_tensors or own_modules or "forward" in vars(module):
         return ""
-    return (
-        kind.__name__ if kind.__module__.startswith("torch.nn.modules") and kind.__name__ in ARGUMENTS else ""
-    )
+    known = kind.__module__.startswith("torch.nn.modules") and kind.__name__ in ARGUMENTS
+    return kind.__name__ if known else ""
 
 
 def is_plain(module: nn.Module) -> bool:
@@ -123,12 +122,7 @@ def spec_of(module: nn.Module, **changes: Argument) -> LayerSpec:
 
 
 def resized(module: Any, shape: Sequence[int]) -> LayerSpec:
-    """Return a layer as data, its weight of another shape.
-
-    Args:
-        module: the layer; a depthwise convolution stays one.
-        shape: of its weight, or of its running mean if it has no weight.
-    """
+    """Return a layer as data, its weight (or running mean, without one) of this shape; what is depthwise stays so."""
     kind, rows, *rest = stock_kind(module), *shape
     if kind == "Linear":
         return spec_of(module, out_features=rows, in_features=rest[0])
@@ -175,9 +169,8 @@ def restructure(module: nn.Module, structure: Structure) -> nn.Module:
             for name in ARGUMENTS[structure[path].kind]:
                 setattr(old, name, getattr(made, name))
             continue
-        vars(made).update(
-            {name: vars(old)[name] for name in _HOOKS if old is not None and vars(old).get(name)}
-        )
+        kept = vars(old) if old is not None else {}
+        vars(made).update({name: kept[name] for name in _HOOKS if kept.get(name)})
         try:
             owner.add_module(child, made)
         except KeyError as error:
@@ -215,12 +208,11 @@ def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
                 path, reason = inner, found
         layer = module.get_submodule(path)
         masked = [name.removesuffix("_mask") for name in layer._buffers if name.endswith("_mask")]
-        raise UnsupportedError(
-            f"cannot be copied: {str(reason).partition('.  ')[0]}",
-            where=path or "the network",
-            got=type(layer).__name__,
-            hint=f"torch.nn.utils.prune.remove(module, {masked[0]!r}) makes its zeros permanent"
-            if masked and f"{masked[0]}_orig" in layer._parameters
-            else "no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
-            "in the place of torch.nn.utils.weight_norm",
-        ) from error
+        hint = (
+            "no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
+            "in the place of torch.nn.utils.weight_norm"
+        )
+        if masked and f"{masked[0]}_orig" in layer._parameters:
+            hint = f"torch.nn.utils.prune.remove(module, {masked[0]!r}) makes its zeros permanent"
+        what, where = f"cannot be copied: {str(reason).partition('.  ')[0]}", path or "the network"
+        raise UnsupportedError(what, where=where, got=type(layer).__name__, hint=hint) from error

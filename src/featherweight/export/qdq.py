@@ -130,7 +130,7 @@ class _Builder:
         """Return the name of the layer that writes a value, perhaps with the bias behind it; else the value's."""
         named = [node for node in self.graph.model.graph.node if node.name]
         written = {(bias_behind(node, self.graph, self.table) or node).output[0]: node.name for node in named}
-        return written.get(edge, edge)
+        return str(written.get(edge, edge))
 
     def build(self) -> None:
         """Put the new nodes and initialisers into the graph."""

@@ -167,6 +167,6 @@ class Channels:
             kept = everything.copy()
             kept[start] = False
             start += group.size
-            saved = {"macs": macs - self.macs(kept), "parameters": parameters - self.parameters(kept)}
-            groups.append(replace(group, **saved))
+            saved = macs - self.macs(kept), parameters - self.parameters(kept)
+            groups.append(replace(group, macs=saved[0], parameters=saved[1]))
         return replace(self, groups=tuple(groups))

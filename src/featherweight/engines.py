@@ -52,9 +52,8 @@ def onnxruntime_session(
         options.add_session_config_entry("session.x64quantprecision", "1")
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
-    return onnxruntime.InferenceSession(
-        content, options, providers=["CPUExecutionProvider"], disabled_optimizers=_DISABLED
-    )
+    cpu = ["CPUExecutionProvider"]
+    return onnxruntime.InferenceSession(content, options, providers=cpu, disabled_optimizers=_DISABLED)
 
 
 def openvino_model(content: bytes, threads: int, *, precision: str | None = "f32") -> Any:

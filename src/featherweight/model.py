@@ -212,10 +212,8 @@ def check_memory(module: nn.Module) -> None:
         if is_lazy(tensor):
             hint = "run the network once, on an example, before it is given away"
             raise UnsupportedError("has no shape yet", where=name, got=type(tensor).__name__, hint=hint)
-        plain = isinstance(tensor, Tensor) and not (
-            tensor.is_sparse or tensor.is_quantized or tensor.is_complex()
-        )
-        if not plain or tensor.device.type == "meta":
+        plain = isinstance(tensor, Tensor) and tensor.layout == torch.strided and tensor.device.type != "meta"
+        if not plain or tensor.is_quantized or tensor.is_complex():
             got = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise UnsupportedError("not a plain dense tensor of real numbers", where=name, got=got)
         if tensor.numel():

@@ -208,10 +208,8 @@ def copied(module: nn.Module, memo: Mapping[int, Any]) -> nn.Module:
                 path, reason = inner, found
         layer = module.get_submodule(path)
         masked = [name.removesuffix("_mask") for name in layer._buffers if name.endswith("_mask")]
-        hint = (
-            "no locks, files or computed tensors in attributes; torch.nn.utils.parametrizations.weight_norm "
-            "in the place of torch.nn.utils.weight_norm"
-        )
+        norm = "torch.nn.utils.parametrizations.weight_norm in the place of torch.nn.utils.weight_norm"
+        hint = f"no locks, files or computed tensors in attributes; {norm}"
         if masked and f"{masked[0]}_orig" in layer._parameters:
             hint = f"torch.nn.utils.prune.remove(module, {masked[0]!r}) makes its zeros permanent"
         what, where = f"cannot be copied: {str(reason).partition('.  ')[0]}", path or "the network"

@@ -92,9 +92,8 @@ def fitting(values: Mapping[str, Tensor], model: Model, where: str) -> dict[str,
             raise IntegrityError("type", where=place, got=str(value.dtype), expected=str(old.dtype))
         new = value.to(old.dtype)
         if new.is_floating_point() and not bool(torch.isfinite(new).all()):
-            raise IntegrityError(
-                "holds NaN or infinity", where=place, got=str(value.dtype), expected=str(old.dtype)
-            )
+            got, expected = str(value.dtype), str(old.dtype)
+            raise IntegrityError("holds NaN or infinity", where=place, got=got, expected=expected)
         if own in loaded and not equal_bits(loaded[own], new):
             raise IntegrityError(f"differs from {own}, to which the network ties it", where=place)
         loaded[own] = new

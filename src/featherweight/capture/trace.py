@@ -243,9 +243,7 @@ def views(module: nn.Module) -> dict[str, View]:
     """
     state, owners = module.state_dict(keep_vars=True), dict(module.named_modules())
     names = dict.fromkeys(canonical_names(module).values())
-    return {
-        name: _view(owners.get(name.rpartition(".")[0]), name, tuple(state[name].shape)) for name in names
-    }
+    return {n: _view(owners.get(n.rpartition(".")[0]), n, tuple(state[n].shape)) for n in names}
 
 
 def _view(owner: nn.Module | None, name: str, shape: tuple[int, ...]) -> View:
@@ -254,9 +252,7 @@ def _view(owner: nn.Module | None, name: str, shape: tuple[int, ...]) -> View:
     local = name.rpartition(".")[2]
     if isinstance(owner, _TRANSPOSED) and local == "weight" and owner.groups == 1:
         return View(shape, permutation=(1, 0, *range(2, len(shape))))
-    counts = (
-        count for kinds, start, count in _BLOCKS if isinstance(owner, kinds) and local.startswith(start)
-    )
+    counts = (n for kinds, start, n in _BLOCKS if isinstance(owner, kinds) and local.startswith(start))
     return View(shape, groups=next(counts, 1))
 
 
@@ -300,11 +296,8 @@ class Step:
 
 def steps_of(graph: fx.Graph) -> list[Step]:
     """Return the operators of a traced function."""
-    return [
-        Step(node.name, operator_name(node.target).rstrip("_"), path_of(node), type_of(node))
-        for node in graph.nodes
-        if node.op == "call_function"
-    ]
+    nodes = [node for node in graph.nodes if node.op == "call_function"]
+    return [Step(n.name, operator_name(n.target).rstrip("_"), path_of(n), type_of(n)) for n in nodes]
 
 
 def with_edges(

@@ -80,14 +80,9 @@ def named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _gathers(graph: OnnxGraph) -> Iterator[Finding]:
     """Activations that are gathered by flat indices: what an export from a strided example leaves behind."""
-    where = [
-        node.name
-        for node in graph.model.graph.node
-        if node.op_type in ("Gather", "GatherND", "GatherElements")
-        and (maker := graph.makers.get(node.input[0])) is not None
-        and maker.op_type == "Reshape"
-    ]
-    if where:
+    flattened = {value for value, node in graph.makers.items() if node.op_type == "Reshape"}
+    gathers = [n for n in graph.model.graph.node if n.op_type in ("Gather", "GatherND", "GatherElements")]
+    if where := [node.name for node in gathers if node.input[0] in flattened]:
         yield Finding(
             "gather", "speed", where, "activations are flattened and gathered by computed indices",
             "the network was exported from a channels_last (strided) example: export from x.contiguous(); "
@@ -159,12 +154,8 @@ _REASONS = {
 
 def _signed(graph: OnnxGraph) -> Iterator[Finding]:
     """Activations in S8: ONNX Runtime's fast kernels on x86 take U8."""
-    where = [
-        layer.name
-        for layer in graph.layers
-        if (quantizer := graph.quantizer_before(layer)) is not None
-        and graph.type_of(quantizer) == TensorProto.INT8
-    ]
+    quantizers = {layer.name: graph.quantizer_before(layer) for layer in graph.layers}
+    where = [name for name, q in quantizers.items() if q is not None and graph.type_of(q) == TensorProto.INT8]
     if where:
         yield Finding(
             "signed activations", "speed", where,

@@ -122,7 +122,7 @@ def _pairs(
 
 
 def _trials(program: Program) -> Iterator[Named]:
-    """The example; random values in its place; and, where sizes are free, one more and one sample."""
+    """Yield the example; random values in its place; and, where sizes are free, one sample more, and one alone."""
     generator = torch.Generator().manual_seed(0)
     yield program.example
     yield {name: _noise(tensor, generator) for name, tensor in program.example.items()}
@@ -133,7 +133,7 @@ def _trials(program: Program) -> Iterator[Named]:
 
 
 def _longer(program: Program) -> Named:
-    """The example with one sample more, and other free axes as much longer as the network takes it.
+    """Return the example with one sample more, and other free axes as much longer as the network takes it.
 
     A network that halves sizes and doubles them again takes multiples of 2, 4, 8 ... alone.
     """
@@ -147,16 +147,15 @@ def _longer(program: Program) -> Named:
 
 
 def _resized(tensor: Tensor, axes: tuple[int, ...], more: int) -> Tensor:
-    """`tensor` with axis 0 one longer and other axes by `more`, those that are free, out of its own rows."""
+    """Return `tensor` with these axes longer, axis 0 by one and others by `more`, out of its own rows."""
     for axis in axes:
         count = tensor.shape[axis]
-        wanted = count + (1 if axis == 0 else more)
-        tensor = tensor.index_select(axis, torch.arange(wanted) % count)
+        tensor = tensor.index_select(axis, torch.arange(count + (more if axis else 1)) % count)
     return tensor
 
 
 def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal numbers of the mean and spread of a float input; others, which may be indices, as they are."""
+    """Return normal numbers of the mean and spread of a float input; others, which may be indices, as they are."""
     if not tensor.is_floating_point() or not tensor.numel():
         return tensor
     spread = float(tensor.float().std(correction=0)) or 1.0
@@ -187,11 +186,8 @@ def difference(expected: Tensor, got: Array, tolerance: float = TOLERANCE) -> st
         return "NaN or infinity in other places"
     scale = float(np.abs(a[finite]).max(initial=0.0))
     gap = float(np.abs(a[finite] - b[finite]).max(initial=0.0)) / (scale or 1.0)
-    return (
-        f"{gap:.2g} of its largest value"
-        if gap > max(tolerance, OFF * torch.finfo(expected.dtype).eps)
-        else ""
-    )
+    within = gap <= max(tolerance, OFF * torch.finfo(expected.dtype).eps)
+    return "" if within else f"{gap:.2g} of its largest value"
 
 
 def first_difference(

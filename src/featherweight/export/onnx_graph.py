@@ -57,14 +57,9 @@ class OnnxGraph:
     @cached_property
     def stored(self) -> dict[str, TensorProto]:
         """The tensors that the graph holds, by the value they are."""
-        constants = {
-            node.output[0]: attribute.t
-            for node in self.model.graph.node
-            if node.op_type == "Constant"
-            for attribute in node.attribute
-            if attribute.name == "value"
-        }
-        return constants | {tensor.name: tensor for tensor in self.model.graph.initializer}
+        constants = [node for node in self.model.graph.node if node.op_type == "Constant"]
+        found = {node.output[0]: a.t for node in constants for a in node.attribute if a.name == "value"}
+        return found | {tensor.name: tensor for tensor in self.model.graph.initializer}
 
     def numbers(self, value: str) -> Array | None:
         """Return the numbers of a stored tensor, or None."""
@@ -78,10 +73,7 @@ class OnnxGraph:
                 yield node
 
     def weight(self, layer: NodeProto, place: int = 1) -> TensorProto | None:
-        """Return the stored weights of a layer, as they are before dequantization and transposition; or None.
-
-        `place`: of the weights among the inputs.
-        """
+        """Return the stored weights that a layer reads at `place`, before they are dequantized and transposed; or None."""
         value = layer.input[place]
         while value not in self.stored:
             maker = self.makers.get(value)
@@ -161,10 +153,10 @@ def operators(graph: OnnxGraph, table: Mapping[str, Initialiser]) -> Iterator[Op
             if edge.isdigit():  # a step within an operator of the network: an LSTM's
                 continue
             flat = not bias or (bias in graph.stored and len(graph.stored[bias].dims) == 1)
-            reason = "its weight is stored in another shape" if weight.shape else ""
+            obstacle = "" if flat else "its bias is computed"
+            obstacle = "its weight is stored in another shape" if weight.shape else obstacle
             name = table[bias].tensor if bias in table else bias
-            computed = reason or ("" if flat else "its bias is computed")
-            yield Operator(edge, "layer", first, weight.tensor, name, computed)
+            yield Operator(edge, "layer", first, weight.tensor, name, obstacle)
         elif node.op_type in ("GlobalAveragePool", "ReduceMean"):
             yield Operator(edge, "average", first, count=0)
         elif node.op_type == "AveragePool":
@@ -214,9 +206,8 @@ def swap_weights(graph: onnx.GraphProto, initialisers: Iterable[Initialiser]) ->
         array, made = numpy_helper.to_array(values[entry.name]), node.output[0]
         order = attributes(node).get("perm", range(array.ndim)[::-1])
         if sorted(order) != list(range(array.ndim)):
-            raise IntegrityError(
-                "a Transpose of axes that are not there", where=made, got=list(order), expected=array.ndim
-            )
+            what = "a Transpose of axes that are not there"
+            raise IntegrityError(what, where=made, got=list(order), expected=array.ndim)
         before = entry.permutation or range(array.ndim)
         table[made] = Initialiser(made, entry.tensor, tuple(before[axis] for axis in order))
         values[made] = numpy_helper.from_array(np.ascontiguousarray(array.transpose(order)), made)
@@ -280,11 +271,8 @@ def pool_means(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> 
     found, graph = dict(activations), OnnxGraph(model)
     means = [node for node in model.graph.node if node.op_type == "ReduceMean" and node.output[0] in found]
     told = onnx.shape_inference.infer_shapes(model).graph if means else model.graph
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in [*told.value_info, *told.input]
-        if value.type.tensor_type.HasField("shape")
-    }
+    types = {value.name: value.type.tensor_type for value in [*told.value_info, *told.input]}
+    ranks = {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
     for node in means:
         rank = ranks.get(node.input[0], 0)
         axes = graph.numbers(node.input[1]) if len(node.input) > 1 else None

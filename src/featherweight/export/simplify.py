@@ -119,9 +119,8 @@ def _infer_one_size(graph: ir.Graph) -> None:
         flat: list[int] = []
         for value in join.inputs:
             part = ir.convenience.get_const_tensor(value) if value is not None else None
-            flat += (
-                part.numpy().reshape(-1).tolist() if part is not None else [-1 if _one_number(value) else 0]
-            )
+            unknown = [-1 if _one_number(value) else 0]
+            flat += unknown if part is None else part.numpy().reshape(-1).tolist()
         if flat.count(-1) == 1 and 0 not in flat:
             constant = ir.Value(
                 name=f"{node.inputs[1].name}_sizes", const_value=ir.tensor(np.array(flat, np.int64)),

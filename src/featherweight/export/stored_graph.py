@@ -185,11 +185,8 @@ def _check_initialisers(
         raise IntegrityError("an initialiser appears twice in the stored graph")
     if missing := sorted(names - constants - entries.keys()):
         raise IntegrityError("an initialiser that no tensor of the file fills", got=ascii(missing[0][:80]))
-    read, transposes = (
-        reads(model.graph),
-        [n for n in all_nodes(model.graph.node) if n.op_type == "Transpose"],
-    )
-    copies = Counter(value for node in transposes for value in node.input[:1])
+    read, nodes = reads(model.graph), all_nodes(model.graph.node)
+    copies = Counter(value for node in nodes if node.op_type == "Transpose" for value in node.input[:1])
     used = tuple(entry for entry in entries.values() if read[entry.name])
     known = sum(prod(shape) for shape in shapes.values())
     total = sum((1 + copies[entry.name]) * prod(shapes.get(entry.tensor, ())) for entry in used)
@@ -208,9 +205,7 @@ def _check_operators(model: onnx.ModelProto, types: Mapping[str, int]) -> None:
         if not value.type.HasField("tensor_type") or kind not in onnx.helper.get_all_tensor_dtypes():
             raise IntegrityError("an input of the stored graph is no tensor", got=ascii(value.name[:80]))
     shell = copy.deepcopy(model)
-    shell.graph.input.extend(
-        onnx.helper.make_tensor_value_info(name, kind, ()) for name, kind in types.items()
-    )
+    shell.graph.input.extend(onnx.helper.make_tensor_value_info(*item, ()) for item in types.items())
     for value in [*shell.graph.input, *shell.graph.output]:
         if value.type.HasField("tensor_type"):
             value.type.tensor_type.shape.SetInParent()  # the checker asks for one; runtimes do not

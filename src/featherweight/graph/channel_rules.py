@@ -172,9 +172,8 @@ class Follower:
         along = [self.of(part)[dim] for part in parts]
         if any(axis is not None for axis in along):
             sizes = [part.shape[dim] for part in parts]
-            merged[dim] = np.concatenate(
-                [self._constant(n) if axis is None else axis for n, axis in zip(sizes, along, strict=True)]
-            )
+            pairs = zip(sizes, along, strict=True)
+            merged[dim] = np.concatenate([self._constant(n) if axis is None else axis for n, axis in pairs])
         return tuple(merged)
 
     def _constant(self, count: int) -> Array:

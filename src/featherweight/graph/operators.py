@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from featherweight.graph.graph import Operand
 
 Shape = tuple[int, ...]
-# Multiply-accumulates of what an operator writes, of this shape; None where they cannot be told.
+# Multiply-accumulates: of the shape that is written, what is read, and other arguments; None: they cannot be told.
 Formula = Callable[[Shape, Sequence["Operand"], Mapping[str, Any]], int | None]
 
 

@@ -75,22 +75,17 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
     names = {node.name for node in chosen}
     skipped = {}
     for node in graph.nodes:
-        named = node.name in skip or node.module in skip
         if (node.tensors or node.name in skip) and node.name not in names and node.inputs:
             reason = f"{node.op} has no integer form here"
-            if named or node in asked:
-                reason = "asked for" if named else "what it reads or writes has no quantizer"
+            if node.name in skip or node.module in skip:
+                reason = "asked for"
+            elif node in asked:
+                reason = "what it reads or writes has no quantizer"
             skipped[node.module if node.tensors and node.module else node.name] = reason
-    return Plan(
-        tuple(sorted(shared, key=lambda group: order[group[0]])),
-        tuple(
-            Join(node.op, node.inputs, _result(graph, node), not absorbable(graph, node))
-            for node in chosen
-            if kind(node) == "join"
-        ),
-        {node.inputs[0]: node.op for node in chosen if kind(node) == "layer"},
-        skipped,
-    )
+    joined = [node for node in chosen if kind(node) == "join"]
+    joins = tuple(Join(n.op, n.inputs, _result(graph, n), not absorbable(graph, n)) for n in joined)
+    readers = {node.inputs[0]: node.op for node in chosen if kind(node) == "layer"}
+    return Plan(tuple(sorted(shared, key=lambda group: order[group[0]])), joins, readers, skipped)
 
 
 def _edges(graph: Graph, node: Node) -> set[Edge]:

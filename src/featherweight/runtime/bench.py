@@ -103,13 +103,12 @@ def _check_inputs(sessions: Mapping[tuple[str, str], Session], sizes: Mapping[st
     first = next(iter(sessions.values())).inputs
     for (_, name), session in sessions.items():
         if len(session.inputs) != len(first) or not all(map(_alike, session.inputs, first)):
-            got, expected = (
-                "; ".join(f"{e.dtype}{list(e.shape)}" for e in s) for s in (session.inputs, first)
+            got, expected = (", ".join(map(str, inputs)) for inputs in (session.inputs, first))
+            what, hint = (
+                "does not take the inputs of the first file",
+                "only files of one network are comparable",
             )
-            raise ConfigError(
-                "does not take the inputs of the first file", where=name, got=got, expected=expected,
-                hint="only files of one network are comparable",
-            )  # fmt: skip
+            raise ConfigError(what, where=name, got=got, expected=expected, hint=hint)
     entries = [entry for session in sessions.values() for entry in session.inputs]
     free = {n for entry in entries for n in entry.shape if isinstance(n, str)}
     if unknown := sorted(sizes.keys() - free):

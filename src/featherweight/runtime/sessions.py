@@ -40,6 +40,9 @@ class Input:
     dtype: str
     shape: tuple[int | str, ...]
 
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}{list(self.shape)}"
+
 
 @dataclass(frozen=True, eq=False)
 class Session:
@@ -148,7 +151,7 @@ class Session:
         return given
 
     def _signature(self) -> str:
-        return ", ".join(f"{entry.name}: {entry.dtype}{list(entry.shape)}" for entry in self.inputs)
+        return ", ".join(map(str, self.inputs))
 
 
 def session(

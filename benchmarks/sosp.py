@@ -16,7 +16,7 @@ from torch import nn
 from benchmarks.common import head, row, timed
 from featherweight import Classification
 from featherweight.curvature.hvp import gradients
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import couple
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.saliencies import SospH

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, hessian, jacrev
 
 from featherweight.capture import trace
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import couple
 from featherweight.model import Model
 
 

@@ -148,16 +148,13 @@ class Bars:
             case Progress(name, done, figures) if name in self.open:
                 self.bars.update(self.open[name], completed=done, figures="  ".join(_figures(figures)))
             case Finished(name, seconds, cached):
-                self._close(name)
+                if name in self.open:
+                    self.bars.remove_task(self.open.pop(name))
+                if not self.open:
+                    self.bars.stop()
                 took = _took(seconds, cached)
                 self.console.print(f"[green]✓[/green] {name}  [dim]{took}[/dim]", highlight=False)
             case Message(text):
                 self.console.print(text, highlight=False, markup=False)
             case _:
                 pass
-
-    def _close(self, name: str) -> None:
-        if name in self.open:
-            self.bars.remove_task(self.open.pop(name))
-        if not self.open:
-            self.bars.stop()

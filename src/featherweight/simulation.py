@@ -128,12 +128,7 @@ def fake_quantize(x: Tensor, quantizer: Quantizer) -> Tensor:
 
 
 class Simulation(nn.Module):
-    """What `simulate` returns.
-
-    Args:
-        model: a model with quantizers.
-        program: its network, captured.
-    """
+    """What `simulate` returns, of a model with quantizers and of its network, captured."""
 
     def __init__(self, model: Model, program: Program) -> None:
         super().__init__()

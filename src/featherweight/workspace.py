@@ -114,17 +114,14 @@ def own_code(value: Any) -> set[str]:
 
     The code of this package has a version, which is in every key; that of a plug-in, or of a notebook, has none.
     """
-    found: set[str] = set()
+    found, parts = set[str](), value.values() if isinstance(value, Mapping) else value
     if isinstance(value, msgspec.Struct):
-        kind = type(value)
-        if kind.__module__.partition(".")[0] != "featherweight":
-            found.add(identity_of(kind))
-        parts: Any = [getattr(value, name) for name in value.__struct_fields__]
-    elif isinstance(value, Mapping):
-        parts = value.values()
-    else:
-        parts = value if isinstance(value, list | tuple) else ()
-    return found.union(*(own_code(part) for part in parts))
+        if type(value).__module__.partition(".")[0] != "featherweight":
+            found.add(identity_of(type(value)))
+        parts = [getattr(value, name) for name in value.__struct_fields__]
+    elif not isinstance(value, Mapping | list | tuple):
+        return found
+    return found.union(*map(own_code, parts))
 
 
 @cache

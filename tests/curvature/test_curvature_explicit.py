@@ -12,7 +12,7 @@ from featherweight.capture import trace
 from featherweight.curvature.gauss_newton import fisher_diagonal, gauss_newton_diagonal, pair_matrix
 from featherweight.curvature.hvp import central_difference, hessian_product, loss_of, parameters
 from featherweight.errors import TaskError
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import couple
 from featherweight.model import Model
 from featherweight.task.sampling import drawn
 from featherweight.techniques.prune import greedy

@@ -11,8 +11,8 @@ from networks import NETWORKS
 from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupled, random
 
 from featherweight.capture.program import trace
-from featherweight.graph.coupling import couple
-from featherweight.graph.labels import Labels, reshaped
+from featherweight.graph.channel_rules import Labels, reshaped
+from featherweight.graph.channels import couple
 from featherweight.model import Model
 from featherweight.techniques.surgery import computed, pruned, silenced
 from featherweight.zoo.densenet import DenseNet40

@@ -9,7 +9,7 @@ from torch import nn
 
 from featherweight import Classification
 from featherweight.capture import trace
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import couple
 from featherweight.techniques import Finetune, Prune
 from featherweight.zoo.resnet import resnet20
 from reproduce import expand_pruning, prune_unlabelled, sosp, torch_pruning

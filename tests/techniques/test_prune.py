@@ -12,7 +12,7 @@ from torch import nn
 from featherweight.artifact import dumps, loads
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import Int
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import couple
 from featherweight.model import Model
 from featherweight.packing import pack
 from featherweight.task import Restricted

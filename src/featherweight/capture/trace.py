@@ -282,8 +282,7 @@ class Step:
     Attributes:
         name: of the traced node.
         op: of the operator, `add` for one that writes to its argument (`add_`) too.
-        module: path of the module whose code it is part of.
-        type: data type and sizes of the result.
+        module, type: path of the module whose code it is part of; data type and sizes of the result.
         edge: the activation that it writes, where it is one of the graph.
     """
 

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featherweight.artifact import load
-from featherweight.doctor.kernels import Kernel, kernels
 from featherweight.doctor.size import Finding, size_findings
-from featherweight.doctor.speed import speed_findings
+from featherweight.doctor.speed import Kernel, kernels, speed_findings
 from featherweight.export import model_of, read_onnx
 
 __all__ = ["Finding", "Kernel", "diagnose", "kernels", "size_findings", "speed_findings"]

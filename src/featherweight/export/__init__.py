@@ -1,9 +1,8 @@
 """Graphs and files for elsewhere: the float ONNX graph, integers, textures. What is imported here needs no torch."""
 
-from featherweight.export.float_graph import build_onnx, onnx_of, opened, read_onnx, serialized
+from featherweight.export.float_graph import build_onnx, onnx_of, opened, read_onnx, serialized, values_of
 from featherweight.export.linear import build_linear, linear_of
 from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
-from featherweight.export.stored_graph import values_of
 
 __all__ = [
     "Qdq", "build_linear", "build_onnx", "build_qdq", "linear_of", "model_of",

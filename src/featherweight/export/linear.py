@@ -12,10 +12,9 @@ from onnx import NodeProto, TensorProto, helper
 from featherweight.activations import Affine
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
-from featherweight.export.float_graph import build_onnx, opened
+from featherweight.export.float_graph import build_onnx, opened, rewriting
 from featherweight.export.onnx_graph import MICROSOFT, Writer, layer_weight, replace, swap_weights
 from featherweight.export.qdq import Qdq, write_rows
-from featherweight.export.stored_graph import rewriting
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,12 +17,11 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser
 from featherweight.errors import IntegrityError
-from featherweight.export.stored_graph import reads
+from featherweight.export.float_graph import LAYERS, reads
 from featherweight.integers import Operator
 
 Array = NDArray[Any]
 
-LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLAMPS = ("Relu", "Clip")
 MICROSOFT = "com.microsoft"  # domain of ONNX Runtime's own operators
 _SMALL = 1 << 10  # bytes of a tensor that may be written several times
@@ -43,11 +41,11 @@ class OnnxGraph:
     @cached_property
     def readers(self) -> dict[str, list[NodeProto]]:
         """The nodes that read each value."""
-        found: dict[str, list[NodeProto]] = defaultdict(list)
+        found: dict[str, list[NodeProto]] = {}
         for node in self.model.graph.node:
             for value in node.input:
-                found[value].append(node)
-        return dict(found)
+                found.setdefault(value, []).append(node)
+        return found
 
     @cached_property
     def outputs(self) -> set[str]:
@@ -73,7 +71,7 @@ class OnnxGraph:
                 yield node
 
     def weight(self, layer: NodeProto, place: int = 1) -> TensorProto | None:
-        """Return the stored weights that a layer reads at `place`, before they are dequantized and transposed; or None."""
+        """Return the stored weights that a layer reads at `place`, not yet dequantized and transposed; or None."""
         value = layer.input[place]
         while value not in self.stored:
             maker = self.makers.get(value)

@@ -15,7 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from featherweight.activations import Affine, FloatingPoint, Quantizer
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
-from featherweight.export.float_graph import build_onnx, onnx_of, opened
+from featherweight.export.float_graph import build_onnx, onnx_of, opened, rewriting, values_of
 from featherweight.export.onnx_graph import (
     CLAMPS,
     MICROSOFT,
@@ -30,7 +30,6 @@ from featherweight.export.onnx_graph import (
     replace,
     swap_weights,
 )
-from featherweight.export.stored_graph import rewriting, values_of
 from featherweight.formats import Encoded, Int
 from featherweight.formats.floating import MOST
 from featherweight.integers import IntegerLayer, IntegerPlan, integer_plan, steps_of

@@ -19,7 +19,7 @@ class Operator(NamedTuple):
 
     Attributes:
         couples: the rule by which channels pass through; see `featherweight.graph.channel_rules`.
-        macs: formula of its multiply-accumulates.
+        macs: formula of its multiply-accumulates, one of `_FORMULAS`.
         integer: what it is to a network in integers: a `layer` with a weight, an `average`, a `product`; a `join`
             of several activations; a `clamp`, which is part of what it follows; a `move` of numbers that stay.
         axes: spatial axes of a layer that multiplies a stored weight; None: it is none.
@@ -32,7 +32,7 @@ class Operator(NamedTuple):
     """
 
     couples: str = ""
-    macs: Formula | None = None
+    macs: str = ""
     integer: str = ""
     axes: int | None = None
     scales: str = ""
@@ -68,28 +68,8 @@ def multiply_accumulates(
         arguments: the others, by name.
     """
     if formula := operator(op).macs:
-        return formula(shape, operands, arguments)
+        return _FORMULAS[formula](shape, operands, arguments)
     return 0 if family or op in _NO_PRODUCT or "pool" in op or op.startswith("upsample") else None
-
-
-def _linear(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
-    """`[..., in]` by `[out, in]`: every output sums over `in`."""
-    return prod(shape) * operands[0].shape[-1]
-
-
-def _convolution(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
-    """Weight `[out, in / groups, k...]`: every output sums over one row."""
-    return prod(shape) * prod(operands[1].shape[1:])
-
-
-def _transposed(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
-    """Weight `[in, out / groups, k...]`: every input is spread over one row."""
-    return prod(operands[0].shape) * prod(operands[1].shape[1:])
-
-
-def _second_product(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
-    """`addmm(bias, a, b)`."""
-    return prod(shape) * operands[1].shape[-1]
 
 
 def _attention(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
@@ -104,11 +84,6 @@ def _recurrent(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) 
     return prod(operands[0].shape[:-1]) * sum(map(prod, matrices))
 
 
-def _bilinear(shape: Shape, operands: Sequence[Operand], _: Mapping[str, Any]) -> int:
-    """Weight `[out, in1, in2]`, all of it for every output row."""
-    return prod(shape[:-1]) * prod(operands[2].shape)
-
-
 def _einsum(shape: Shape, operands: Sequence[Operand], arguments: Mapping[str, Any]) -> int | None:
     """One product for every combination of the indices, as if the operands were multiplied at once."""
     equation = str(arguments["equation"]).replace(" ", "")
@@ -120,6 +95,21 @@ def _einsum(shape: Shape, operands: Sequence[Operand], arguments: Mapping[str, A
     return prod(sizes.values())
 
 
+_FORMULAS: dict[str, Formula] = {
+    # `[..., in]` by `[out, in]`: every output sums over `in`.
+    "linear": lambda shape, read, _: prod(shape) * read[0].shape[-1],
+    # `addmm(bias, a, b)`.
+    "second": lambda shape, read, _: prod(shape) * read[1].shape[-1],
+    # Weight `[out, in / groups, k...]`: every output sums over one row.
+    "convolution": lambda shape, read, _: prod(shape) * prod(read[1].shape[1:]),
+    # Weight `[in, out / groups, k...]`: every input is spread over one row.
+    "transposed": lambda _, read, __: prod(read[0].shape) * prod(read[1].shape[1:]),
+    # Weight `[out, in1, in2]`, all of it for every output row.
+    "bilinear": lambda shape, read, _: prod(shape[:-1]) * prod(read[2].shape),
+    "attention": _attention, "recurrent": _recurrent, "einsum": _einsum,
+}  # fmt: skip
+
+
 def _each(names: str, row: Operator) -> dict[str, Operator]:
     return dict.fromkeys(names.split(), row)
 
@@ -127,17 +117,15 @@ def _each(names: str, row: Operator) -> dict[str, Operator]:
 _UNKNOWN = Operator()
 _TABLE: dict[str, Operator] = {
     # Layers and products.
-    "linear": Operator("linear", _linear, "layer", 0),
-    **{f"conv{n}d": Operator("convolution", _convolution, "layer", n) for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": Operator("transposed", _transposed, axes=n) for n in (1, 2, 3)},
-    **_each("mm bmm matmul mv dot", Operator(macs=_linear)),
-    **_each("addmm baddbmm addmv", Operator(macs=_second_product)),
-    **_each("lstm gru rnn_tanh rnn_relu", Operator(macs=_recurrent)),
-    **_each("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Operator(macs=_recurrent)),
-    "convolution": Operator(macs=_convolution),
-    "scaled_dot_product_attention": Operator(macs=_attention),
-    "bilinear": Operator(macs=_bilinear),
-    "einsum": Operator(macs=_einsum),
+    "linear": Operator("linear", "linear", "layer", 0),
+    **{f"conv{n}d": Operator("convolution", "convolution", "layer", n) for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": Operator("transposed", "transposed", axes=n) for n in (1, 2, 3)},
+    **_each("mm bmm matmul mv dot", Operator(macs="linear")),
+    **_each("addmm baddbmm addmv", Operator(macs="second")),
+    **_each("lstm gru rnn_tanh rnn_relu", Operator(macs="recurrent")),
+    **_each("lstm_cell gru_cell rnn_tanh_cell rnn_relu_cell", Operator(macs="recurrent")),
+    **{name: Operator(macs=name) for name in ("convolution", "bilinear", "einsum")},
+    "scaled_dot_product_attention": Operator(macs="attention"),
     "embedding": Operator("lookup"),
     "mul": Operator(integer="product"),
     "add": Operator(integer="join"),

@@ -14,8 +14,7 @@ from featherweight.capture.program import eval_mode
 from featherweight.capture.pytree import flatten_outputs
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Note
-from featherweight.graph.channels import Channels, Cost, Member
-from featherweight.graph.coupling import couple
+from featherweight.graph.channels import Channels, Cost, Member, couple
 from featherweight.selectors import select
 from featherweight.structure import LayerSpec, resized, to_call
 from featherweight.task import Inputs, Task, call

@@ -272,6 +272,16 @@ def test_linear_layers_over_tokens_run_in_integers(runtime):
         assert not {"Gemm", "MatMul"} & {kernel.op for kernel in kernels(qdq.onnx, runtime)}
 
 
+def test_a_layer_over_tokens_that_stays_float_is_named_by_its_module():
+    torch.manual_seed(0)
+    encoded = Encode(format=Int(bits=8), portable=True).apply(Model.of(Tokens()), Given(), Context())
+    made = Calibrate(samples=64).apply(encoded, Given(), Context())
+    weights = {"second.weight": made.weights["second.weight"]}
+    graph = export(made.module, Given().example())
+    qdq = build_qdq(graph, arrays(made.module), weights, made.activations)
+    assert qdq.floats == {"first": "its weight is not encoded as integers"}
+
+
 def operator(op, inputs, **attributes):
     return helper.make_node(op, inputs, ["t"], **attributes)
 

@@ -142,14 +142,13 @@ class Execution:
         State are pieces of the function too, which torch has apart where they switch gradients off or on.
         """
         self._inputs: dict[str, fx.Node] = {}
-        self._names: dict[fx.Node, str] = {}
-        self._stored: dict[fx.Node, Any] = {}
+        graph, parts = program.exported.graph, program.exported.graph_module
+        pieces = graph.find_nodes(op="get_attr")
+        self._names: dict[fx.Node, str] = dict.fromkeys(pieces, "")
+        self._stored: dict[fx.Node, Any] = {node: getattr(parts, node.target) for node in pieces}
         canonical, inputs = canonical_names(program.flat.module), iter(program.example)
-        pieces, parts = program.exported.graph.find_nodes(op="get_attr"), program.exported.graph_module
-        self._names |= dict.fromkeys(pieces, "")
-        self._stored |= {node: getattr(parts, node.target) for node in pieces}
-        places = (node for node in program.exported.graph.nodes if node.op == "placeholder")
-        for node, spec in zip(places, program.exported.graph_signature.input_specs, strict=True):
+        specs = program.exported.graph_signature.input_specs
+        for node, spec in zip(graph.find_nodes(op="placeholder"), specs, strict=True):
             if spec.kind == InputKind.USER_INPUT:
                 self._inputs[next(inputs)] = node
             else:
@@ -158,11 +157,10 @@ class Execution:
                 self._stored[node] = program.state.get(target)
 
     def _alive(self) -> list[int]:
-        """Bytes of the activations that are alive at each position on the example."""
+        """Return the bytes of the activations that are alive at each position on the example."""
         change = [0] * (len(self._nodes) + 2)
-        made = [*((node, 0) for node in self._inputs.values())]
-        made += [(node, position + 1) for position, node in enumerate(self._nodes)]
-        for node, since in made:
+        made = dict.fromkeys(self._inputs.values(), 0) | {n: at for at, n in enumerate(self._nodes, start=1)}
+        for node, since in made.items():
             value = node.meta["val"]
             if isinstance(value, Tensor) and node in self._last:
                 nbytes = prod(size(n) for n in value.shape) * value.dtype.itemsize

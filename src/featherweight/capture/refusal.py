@@ -63,7 +63,7 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _fixed(text: str) -> str:
-    """What torch says of an axis that was to be free and is not; LSTM and GRU are traced for one length."""
+    """Return what torch says of an axis that was to be free and is not; LSTM and GRU are traced for one length."""
     pattern = r"\['(\w+)'\]\.size\(\)\[(\d+)\].*?specialized it to be a constant \((\d+)\)"
     found = re.search(pattern, text, re.DOTALL)
     return found.expand(r"axis \2 of \1 is to be free, and the network fixes it at \3") if found else ""
@@ -81,7 +81,7 @@ def cause_of(error: BaseException) -> str:
 
 
 def _layer(module: nn.Module, error: BaseException) -> tuple[str, str]:
-    """Path of the innermost submodule in the traceback, and the line of code that it was at."""
+    """Return the path of the innermost submodule in the traceback, and the line of code that it was at."""
     paths = {id(part): path for path, part in module.named_modules()}
     found = ("", "")
     for link in _chain(error):

@@ -220,34 +220,21 @@ def _reason(graph: OnnxGraph, layer: NodeProto) -> str:
 _STATIC = "quantize weights and activations with a calibration set (quantize_static of ONNX Runtime, NNCF)"
 # By reason: what is the case, what to do about a file of ours, and what about another graph.
 _REASONS = {
-    "int4": (
-        "their weights are INT4, which its CPU kernels do not multiply",
+    "int4": ("their weights are INT4, which its CPU kernels do not multiply",
         "keep 4 bits in the .fw file and expand them to int8 for the session (export does)",
-        "store them as INT8, or as MatMulNBits",
-    ),
-    "float activations": (
-        "their weights are integers, their activations are not quantized",
-        "add the step calibrate",
-        _STATIC,
-    ),
-    "float weights": (
-        "their activations are quantized, their weights are float",
+        "store them as INT8, or as MatMulNBits"),
+    "float activations": ("their weights are integers, their activations are not quantized",
+        "add the step calibrate", _STATIC),
+    "float weights": ("their activations are quantized, their weights are float",
         "encode the weights as int: codebooks, powers of two and textures decode to float here",
-        "quantize them to INT8, a scale for each channel",
-    ),
-    "float": (
-        "neither weights nor activations are integers",
+        "quantize them to INT8, a scale for each channel"),
+    "float": ("neither weights nor activations are integers",
         "integers: encode the weights as int (8 bits or fewer), then add the step calibrate",
-        _STATIC,
-    ),
-    "clamp": (
-        "a ReLU or Clip stands between layer and quantizer",
-        *["let the quantizer's range end where the clamp does, and drop the clamp"] * 2,
-    ),
-    "fallback": (
-        "although weights and activations are integers",
-        *["look at what stands between the layer and the quantizer of its output"] * 2,
-    ),
+        _STATIC),
+    "clamp": ("a ReLU or Clip stands between layer and quantizer",
+        *["let the quantizer's range end where the clamp does, and drop the clamp"] * 2),
+    "fallback": ("although weights and activations are integers",
+        *["look at what stands between the layer and the quantizer of its output"] * 2),
 }  # fmt: skip
 
 

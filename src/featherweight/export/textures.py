@@ -32,7 +32,8 @@ def write_textures(artifact: Artifact, folder: Path) -> dict[str, Any]:
         tensor = artifact.tensors[name]
         if isinstance(tensor, Encoded) and isinstance(tensor.format, Astc):
             safe = re.sub(r"[^A-Za-z0-9_.-]", "_", name)
-            textures.append(_write(folder, f"{number:03d}.{safe}.astc", name, tensor, tensor.format))
+            file = f"{number:03d}.{safe}.astc"
+            textures.append({"tensor": name, "file": file, **_write(folder / file, tensor, tensor.format)})
         else:
             elsewhere.append(name)
     if not textures:
@@ -43,14 +44,13 @@ def write_textures(artifact: Artifact, folder: Path) -> dict[str, Any]:
     return said
 
 
-def _write(folder: Path, file: str, name: str, tensor: Encoded, format: Astc) -> dict[str, Any]:
-    """Write one texture; return its entry."""
-    view = tensor.view
+def _write(path: Path, tensor: Encoded, format: Astc) -> dict[str, Any]:
+    """Write one texture; return what it means."""
+    view, width = tensor.view, -(-tensor.view.cols // format.channels)
     content = tensor.symbols.reshape(*format.blocks(view), 16)
-    width = -(-view.cols // format.channels)
-    write_whole(folder / file, write_astc(content, format.footprint, width, view.rows))
+    write_whole(path, write_astc(content, format.footprint, width, view.rows))
     return {
-        "tensor": name, "file": file, "shape": view.shape, "permutation": view.permutation,
-        "rows": view.rows, "columns": view.cols, "footprint": format.footprint, "channels": format.channels,
-        "mode": format.mode, "offset": tensor.parts["offset"].tolist(), "scale": tensor.parts["scale"].tolist(),
+        "shape": view.shape, "permutation": view.permutation, "rows": view.rows, "columns": view.cols,
+        "footprint": format.footprint, "channels": format.channels, "mode": format.mode,
+        "offset": tensor.parts["offset"].tolist(), "scale": tensor.parts["scale"].tolist(),
     }  # fmt: skip

@@ -119,9 +119,9 @@ def scale_pairs(graph: Graph) -> tuple[tuple[ScalePair, ...], dict[str, str]]:
         end = _reader(graph, node)
         if isinstance(end, str):
             without[weight] = end
-            continue
-        groups = int(end.options.get("groups", 1))
-        pairs.append(ScalePair(weight, node.roles.get("bias"), end.roles["weight"], groups))
+        else:
+            groups = int(end.options.get("groups", 1))
+            pairs.append(ScalePair(weight, node.roles.get("bias"), end.roles["weight"], groups))
     return tuple(pairs), without
 
 
@@ -136,19 +136,13 @@ def _reader(graph: Graph, node: Node) -> Node | str:
             return "what it produces is read in more than one place, or returned"
         (reader,) = readers
         if operator(reader.op).integer == "layer" and reader.inputs == (at.name,):
-            return _checked(graph, node, at, reader)
+            if _own(graph, reader) != reader.tensors or "weight" not in reader.roles:
+                return f"the tensors of {reader.module} are used more than once, or computed"
+            elsewhere = len(at.shape) > 2 and (node.op == "linear") != (reader.op == "linear")
+            return f"{reader.module} takes its channels from another axis" if elsewhere else reader
         if reason := _mixes(node, at, reader):
             return reason
         at = reader
-
-
-def _checked(graph: Graph, node: Node, at: Node, reader: Node) -> Node | str:
-    """Return the layer `reader` if its input channels are the output channels of `node`, or why they are not."""
-    if _own(graph, reader) != reader.tensors or "weight" not in reader.roles:
-        return f"the tensors of {reader.module} are used more than once, or computed"
-    if len(at.shape) > 2 and (node.op == "linear") != (reader.op == "linear"):
-        return f"{reader.module} takes its channels from another axis"
-    return reader
 
 
 def _own(graph: Graph, node: Node) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -127,19 +127,12 @@ def own_code(value: Any) -> set[str]:
 @cache
 def versions() -> dict[str, str]:
     """Return what, beside recipe, task, seed and threads, decides the bytes of a result."""
-    return {
-        "featherweight": featherweight.__version__,
-        **{package: found for package in PACKAGES if (found := _version(package))},
-        "machine": platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
+    found = {"featherweight": featherweight.__version__}
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    found |= {"machine": platform.machine(), "instructions": torch.backends.cpu.get_cpu_capability()}
+    return found
 
 
 @contextmanager

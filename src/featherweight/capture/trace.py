@@ -113,7 +113,7 @@ class _Reader:
         return self.edges[fx_node.name]
 
     def _name(self, op: str) -> Edge:
-        """The operator's name, numbered from the second on."""
+        """Return the operator's name, numbered from the second on."""
         names = itertools.chain([op], (f"{op}_{count}" for count in itertools.count(1)))
         name = next(name for name in names if name not in self.taken)
         self.taken.add(name)

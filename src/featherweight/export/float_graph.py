@@ -287,10 +287,8 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
         raise UnsupportedError(f"the file holds no graph to run: {reason}", hint=hint)
     shapes = {name: lazy.entry.shape for name, lazy in artifact.lazy.items()}
     _, table = parse(graph, shapes)
-    check_size(
-        prod(shapes[entry.tensor]) * onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize
-        for entry, kind in table
-    )
+    width = {kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for _, kind in table}
+    check_size(prod(shapes[entry.tensor]) * width[kind] for entry, kind in table)
     return graph, *artifact.opened()
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import torch
+from msgspec import structs
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto
 from torch import Tensor, fx, nn
@@ -92,10 +93,7 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
         tensors = _distinct([entry.tensor for entry in table], set(names.values()))
         names |= {entry.name: name for entry, name in zip(table, tensors, strict=True)}
         rename(model, weights, names)
-    initialisers = tuple(
-        Initialiser(name, entry.tensor, entry.permutation, entry.shape)
-        for name, entry in zip(tensors, table, strict=True)
-    )
+    initialisers = tuple(structs.replace(e, name=name) for name, e in zip(tensors, table, strict=True))
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     _note_types(proto, weights)

@@ -91,9 +91,8 @@ def build_qdq(
     """
     model = build_onnx(graph, tensors)
     if unknown := sorted(activations.keys() - values_of(graph)):
-        raise IntegrityError(
-            "a quantizer on no value of the graph", where="activations", got=ascii(unknown[0])
-        )
+        what = "a quantizer on no value of the graph"
+        raise IntegrityError(what, where="activations", got=ascii(unknown[0]))
     table = swap_weights(model.graph, graph.initialisers)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     plan = integer_plan(operators(OnnxGraph(model), table), weights, {**constants, **tensors}, activations)

@@ -14,8 +14,7 @@ class FoldSite:
     """A layer whose output x feeds one normalisation alone: gamma (x - mean) / sqrt(var + eps) + beta.
 
     Attributes:
-        layer: path of the layer's module.
-        norm: path of the normalisation's module.
+        layer, norm: paths of their modules.
         op: the layer's operator (`conv2d`, `conv_transpose2d`, `linear`).
         weight, bias: canonical names of the layer's tensors; None: it has none.
         gamma, beta, mean, var: of the normalisation's weight, bias and running statistics `[channels]`.

@@ -22,8 +22,7 @@ class Timing(msgspec.Struct, frozen=True):
     Attributes:
         name: what was called.
         milliseconds: median over the rounds.
-        low: tenth percentile.
-        high: ninetieth percentile.
+        low, high: tenth and ninetieth percentile.
         rounds: rounds that count.
         starved: rounds that do not, for others had the processor meanwhile.
         quiet: whether the quartiles, and the medians of the first and the last half, lie within a tenth of the

@@ -17,10 +17,11 @@ from featherweight.search.sensitivity import label
 from featherweight.selectors import select
 from featherweight.task import Task
 from featherweight.techniques import Finetune, Train
-from featherweight.techniques.tensors import trainable
-from featherweight.training.loop import fit
+from featherweight.techniques.training import trainable
+from featherweight.training.loop import minimise, of_network
 from featherweight.training.methods import Method, Project, StraightThrough
-from featherweight.training.methods.base import Group, Latent, Surrogate
+from featherweight.training.methods.base import Group, Surrogate
+from featherweight.training.methods.latent import Latent
 from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
 from reproduce.figure import new_figure, svg
@@ -138,7 +139,8 @@ def _recorded(
         surrogates[name] = Recorded(inner, length)
     floats = [name for name in trainable(model)[0] if name not in names]
     options = step.options(task)
-    values = fit(model, floats, surrogates, task, options, seed=seed, events=events, name="weight-changes")
+    objective = of_network(model, task, seed=seed)
+    values = minimise(model, floats, surrogates, objective, options, events=events, name="weight-changes")
     weights = [{name: s.weights[t] for name, s in surrogates.items()} for t in range(options.epochs + 1)]
     return weights, model.with_tensors({**values, **weights[-1]})
 

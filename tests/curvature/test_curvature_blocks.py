@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from featherweight import Classification
-from featherweight.curvature.blocks import Blocks, fisher_blocks
+from featherweight.curvature.gauss_newton import Blocks, fisher_blocks
 from featherweight.curvature.hvp import gradients
 from featherweight.errors import TaskError
 from featherweight.model import Model

@@ -1,6 +1,6 @@
 """Derivatives and saliencies against matrices that are written out in full, float64."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -137,7 +137,7 @@ def test_central_difference_is_near_the_product():
     theta = only_makers(channels, parameters(model))
     batch = task.batches("train", seed=0, epoch=0)[0]
     exact = hessian_product(model, task, [batch], theta)[1]
-    near = central_difference(lambda at: loss_of(model.module, task, at, batch), parameters(model), theta)
+    near = central_difference(partial(loss_of, model.module, task, batch), parameters(model), theta)
     for name, value in exact.items():
         torch.testing.assert_close(near[name], value, rtol=1e-6, atol=1e-8)
 

@@ -45,6 +45,12 @@ def test_options_of_integers_are_refused_beside_floating_point(option):
         Calibrate(numbers="bfloat16", **option)
 
 
+@pytest.mark.parametrize("option", [{"bits": 17}, {"ranges": 50.0}, {"samples": 0}, {"split": "test"}])
+def test_options_are_checked_in_code_as_in_a_recipe(option):
+    with pytest.raises(ConfigError, match=f"calibrate.{next(iter(option))}: "):
+        Calibrate(**option)
+
+
 def test_layers_left_in_float():
     after = calibrated(keep_float=("8", "4"))
     assert "view" not in after.activations and "max_pool2d" not in after.activations

@@ -16,7 +16,7 @@ from featherweight.task import Restricted
 from featherweight.task.training import Training
 from featherweight.techniques import Context, Encode, Finetune, Train
 from featherweight.techniques.training import TrainingStep
-from featherweight.training.loop import fit
+from featherweight.training.loop import minimise
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
 
 TASK = Tiny(size=128)
@@ -111,7 +111,7 @@ def test_centroids_train_the_codes_that_are_there(trained):
 def test_scratch_resumes(tmp_path, trained, monkeypatch):
     step = Finetune(format=Int(bits=3), epochs=2)
     expected = apply(step, trained).hash
-    monkeypatch.setattr(fit, "__kwdefaults__", {**fit.__kwdefaults__, "save_seconds": 0.0})
+    monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
     for _ in range(2):  # the second time from the checkpoint before the last step
         assert step.apply(trained, TASK, Context(seed=1, scratch=tmp_path)).hash == expected
         assert list(tmp_path.iterdir())

@@ -14,7 +14,6 @@ from featherweight.techniques.lowrank import (
     Given,
     by_axis,
     by_channel,
-    evbmf_rank,
     factors,
     free_energy,
     noise,
@@ -38,7 +37,7 @@ def test_evbmf_finds_the_rank_under_noise():
         )
         noise_alone = np.random.default_rng(seed).normal(size=(rows, columns))
         matrix = noisy(rank, rows, columns, seed) if rank else noise_alone
-        wrong += evbmf_rank(np.linalg.svd(matrix, compute_uv=False), rows, columns) != rank
+        wrong += Evbmf().counted(np.linalg.svd(matrix, compute_uv=False), rows, columns) != rank
     assert wrong <= 2
 
 
@@ -46,7 +45,7 @@ def test_evbmf_does_not_depend_on_scale_or_transposition_and_knows_zeros():
     matrix = noisy(4, 20, 33, 0)
     for other in (matrix * 1e6, matrix * 1e-6, matrix.T):
         assert Evbmf().of(other) == 4
-    assert evbmf_rank(np.zeros(3), 3, 4) == 0
+    assert Evbmf().counted(np.zeros(3), 3, 4) == 0
     assert Evbmf().of(np.zeros((3, 4))) == 1
 
 

@@ -19,7 +19,7 @@ from featherweight.task import Restricted
 from featherweight.techniques import Context, Encode, Factorize, Prune, Widen
 from featherweight.techniques.lowrank import Given
 from featherweight.techniques.saliencies import Fpgm, Hrank, Magnitude, Slimming
-from featherweight.techniques.saliencies.weights import distances
+from featherweight.techniques.saliencies.values import distances
 
 
 def task_of(make):

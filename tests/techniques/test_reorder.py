@@ -8,7 +8,7 @@ from structured_networks import Images, Joined, Plain, Residual, SmallViT
 from featherweight.formats import Astc
 from featherweight.model import Model
 from featherweight.techniques import Context, Encode, Reorder
-from featherweight.techniques.reorder import chain
+from featherweight.techniques.rearrange import chain
 
 
 @pytest.mark.parametrize("make", [Plain, Residual, Joined, SmallViT])

@@ -159,10 +159,20 @@ def test_a_layer_with_tensors_or_a_forward_of_its_own_keeps_its_shape():
 
 
 def test_what_works_alone_and_not_together_is_an_error():
-    assert failing("ab", lambda parts: "", "net") == {}
-    assert failing("abc", lambda parts: "bad" if "c" in parts else "", "net") == {"c": "bad"}
-    with pytest.raises(UnsupportedError, match="cannot change together: two"):
-        failing("ab", lambda parts: "two" if len(parts) == 2 else "", "net")
+    task, model = Images(Net, dtype=torch.float32), Model.of(random(Net))
+
+    def failed(parts, breaks):
+        def make(some):
+            if breaks(some):
+                raise ValueError("bad")
+            return model
+
+        return failing(parts, make, lambda _: model, task)
+
+    assert failed("ab", lambda some: False) == {}
+    assert failed("abc", lambda some: "c" in some) == {"c": "the changed network fails: ValueError: bad"}
+    with pytest.raises(UnsupportedError, match=r"cannot change together: .* bad"):
+        failed("ab", lambda some: len(some) == 2)
 
 
 def test_a_mask_of_torch_prune_is_named_with_the_way_out():

@@ -9,8 +9,8 @@ from structured_networks import Images, Joined, Plain, Residual, SmallViT
 
 from featherweight.model import Model
 from featherweight.techniques import Context, Prune, Widen
+from featherweight.techniques.rearrange import doubled
 from featherweight.techniques.saliencies import Magnitude
-from featherweight.techniques.widen import doubled
 
 
 @pytest.mark.parametrize("make", [Joined, SmallViT])

@@ -30,9 +30,8 @@ from featherweight.task.protocol import known_length
 from featherweight.task.training import Training, learning_rate
 from featherweight.training import loop
 from featherweight.training.gradients import straight_through
-from featherweight.training.loop import fit, minimise, number
+from featherweight.training.loop import Objective, minimise, number, of_network
 from featherweight.training.methods import Centroids, StraightThrough
-from featherweight.training.objective import Objective, of_network
 
 TASK = Tiny(size=96)
 
@@ -87,7 +86,7 @@ def plain(task, options, seed):
 ])  # fmt: skip
 def test_equals_a_plain_loop_bit_for_bit(options):
     model = Model.of(TASK.model())
-    found = fit(model, floats(model), {}, TASK, options, seed=5)
+    found = minimise(model, floats(model), {}, of_network(model, TASK, seed=5), options)
     with torch.random.fork_rng():
         expected = plain(TASK, options, 5)
     assert found.keys() == expected.keys()
@@ -356,11 +355,11 @@ def test_running_statistics_that_overflow_are_named_and_masks_of_infinity_are_no
 
 
 def rates(monkeypatch, task, options):
-    """The learning rate of every step of `fit`, and the number of steps that it said there would be."""
+    """The learning rate of every step, and the number of steps that it said there would be."""
     seen, heard = [], []
     monkeypatch.setattr(loop, "learning_rate", lambda o, e: seen.append(learning_rate(o, e)) or seen[-1])
     model = Model.of(task.model())
-    fit(model, floats(model), {}, task, options, events=heard.append)
+    minimise(model, floats(model), {}, of_network(model, task), options, events=heard.append)
     groups = 2  # tensors with weight decay, and those without
     return seen[::groups], heard[0].total
 

@@ -1,18 +1,20 @@
-"""Gauss-Newton and Fisher: of pairs of channels, what removing both costs; of each parameter, the diagonal."""
+"""Gauss-Newton and Fisher: of pairs of channels, of each parameter, and within runs of neighbouring weights."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
+from math import isfinite
 from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from featherweight.curvature.hvp import Values, check, differentiating, gradients, outputs, parameters
 from featherweight.errors import UnsupportedError
+from featherweight.formats.view import Array
 from featherweight.graph.channels import Channels, Member
 from featherweight.model import Model
 from featherweight.structure import to_call
@@ -20,18 +22,14 @@ from featherweight.task import Batch, Output, Task, call
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import singly
 
-Array = NDArray[Any]
 OUTPUTS = 4096  # a sample's Hessian in them takes 128 MiB
+TOGETHER = 16  # gradients that are multiplied at once
+AT_ONCE = 1 << 12  # blocks that are inverted at once
 
 
 def pair_matrix(
-    model: Model,
-    task: Task,
-    batches: Iterable[Batch],
-    channels: Channels,
-    draws: int | None = None,
-    seed: int = 0,
-) -> Array:
+    model: Model, task: Task, batches: Iterable[Batch], channels: Channels, draws: int | None = None, seed: int = 0
+) -> Array:  # fmt: skip
     """Return `Q[s, t] = mean over samples of (Phi theta_s)' R (Phi theta_t)`, `[channels, channels]`.
 
     `Phi` is the Jacobian of a sample's outputs, `R` the Hessian of its loss in them, `theta_s` the parameters that
@@ -61,11 +59,9 @@ def pair_matrix(
                 signs = torch.randint(0, 2, (len(roots), draws, roots.shape[1]), generator=generator)
                 roots = (2 * signs - 1).double() @ roots
             flat, rows = flat_output(output), []
-            for along in roots.unbind(1):
-                found = torch.autograd.grad(
-                    (flat.double() * along).sum(), list(gates.values()), retain_graph=True, allow_unused=True
-                )
-                rows.append(_gathered(channels, dict(zip(gates, found, strict=True)), len(flat)))
+            for root in roots.unbind(1):
+                along = (flat.double() * root).sum()
+                rows.append(_gathered(channels, along, gates, len(flat), retain_graph=True))
         derivatives = torch.stack(rows, 1)  # a' Phi theta_s of each sample and root a
         check([derivatives], task, number, batch)
         matrix = derivatives.reshape(-1, channels.count).numpy()
@@ -79,11 +75,7 @@ def gate_gradients(
 ) -> Iterator[Tensor]:
     """Yield the derivative of each sample's loss by a factor on each channel, float64 `[n, channels]` of each batch.
 
-    Args:
-        model: the network.
-        task: whose loss, a mean over the samples of a batch.
-        batches: the data.
-        channels: those that can go.
+    The task's loss is a mean over the samples of a batch.
 
     Raises:
         TaskError: a derivative holds NaN or infinity; names the batch.
@@ -92,9 +84,7 @@ def gate_gradients(
         with differentiating():
             output, gates = _gated(model, task, batch, channels)
             samples = size_of(task.inputs(batch))
-            loss = task.loss(output, batch) * samples
-            found = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-        derivatives = _gathered(channels, dict(zip(gates, found, strict=True)), samples)
+            derivatives = _gathered(channels, task.loss(output, batch) * samples, gates, samples)
         check([derivatives], task, number, batch)
         yield derivatives
 
@@ -133,11 +123,15 @@ def _scaled(channels: Channels) -> list[tuple[Member, int]]:
     ]
 
 
-def _gathered(channels: Channels, found: dict[str, Tensor | None], samples: int) -> Tensor:
-    """Sum the derivatives by factors over the places of each channel: `[n, channels]`."""
+def _gathered(
+    channels: Channels, value: Tensor, gates: dict[str, Tensor], samples: int, *, retain_graph: bool = False
+) -> Tensor:
+    """The derivatives of a sum over samples by factors, summed over the places of each channel: `[n, channels]`."""
     parts = [torch.zeros(samples, group.size, dtype=torch.float64) for group in channels.groups]
+    found = torch.autograd.grad(value, list(gates.values()), retain_graph=retain_graph, allow_unused=True)
+    by_path: dict[str, Tensor | None] = dict(zip(gates, found, strict=True))
     for member, number in _scaled(channels):
-        gradient = found.get(member.tensor.rpartition(".")[0])
+        gradient = by_path.get(member.tensor.rpartition(".")[0])
         if gradient is not None:
             if len(gradient) != samples:
                 raise UnsupportedError("its first axis is not the sample", where=member.tensor)
@@ -152,23 +146,16 @@ def flat_output(output: Output) -> Tensor:
         UnsupportedError: it is not one tensor.
     """
     if not isinstance(output, Tensor) or output.dim() < 1:
-        raise UnsupportedError(
-            "Gauss-Newton needs a network that returns one tensor",
-            got=type(output).__name__,
-            hint="use taylor or sosp_h",
-        )
+        what, got = "Gauss-Newton needs a network that returns one tensor", type(output).__name__
+        raise UnsupportedError(what, got=got, hint="use taylor or sosp_h")
     return output.flatten(1) if output.dim() > 1 else output[:, None]
 
 
 def output_hessian(task: Task, output: Output, batch: Batch) -> Tensor:
     """Return the Hessian of each sample's loss in its outputs `[n, outputs, outputs]`, in float64.
 
-    The loss is a mean over samples, each of its own outputs. For cross-entropy this is `diag(p) - p p'`.
-
-    Args:
-        task: whose loss.
-        output: of the network, of whatever shape the loss takes, the samples first.
-        batch: the data.
+    The loss is a mean over samples, each of its own outputs. For cross-entropy this is `diag(p) - p p'`. The output is
+    of whatever shape the loss takes, the samples first.
 
     Raises:
         UnsupportedError: the output is not one tensor, or too large for such a matrix.
@@ -219,11 +206,10 @@ def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) ->
                 check([hessian], task, number, batch)
                 roots = _roots(hessian)[0]
                 lengths = roots.square().sum(1)
+                leaves = list(values.values())
                 for weights in roots[lengths > lengths.max() * 1e-12]:
                     along = (flat_output(output)[0] * weights).sum()
-                    found = torch.autograd.grad(
-                        along, list(values.values()), retain_graph=True, allow_unused=True
-                    )
+                    found = torch.autograd.grad(along, leaves, retain_graph=True, allow_unused=True)
                     _add_squares(total, {n: g for n, g in zip(values, found, strict=True) if g is not None})
             count += 1
     return {name: value / count for name, value in total.items()}
@@ -232,3 +218,118 @@ def gauss_newton_diagonal(model: Model, task: Task, batches: Iterable[Batch]) ->
 def _add_squares(total: Values, gradient: Values) -> None:
     for name, value in gradient.items():
         total[name] = total.get(name, 0) + value.detach().square()
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The curvature of a weight of `n` numbers, as its matrix `[rows, cols]` has them, in runs of b.
+
+    Attributes:
+        curvature: positive definite, float32 `[runs, b, b]`; of what fills up the last run, zero.
+        damping: added to its diagonal.
+    """
+
+    curvature: Tensor
+    damping: float
+
+    def lost(self, weight: Array) -> Array:
+        """Return `w^2 / (2 [F^-1]_qq)`: the loss of removing each weight when its run compensates; of zeros 0.
+
+        Weights that are zero stay zero: they compensate nothing.
+        """
+        found = []
+        for values, curvature in self._runs(weight):
+            inverse = torch.linalg.inv(held(curvature, values != 0))
+            found.append(values.square() / (2 * inverse.diagonal(dim1=1, dim2=2)))
+        return _matrix(found, weight)
+
+    def without(self, weight: Array, gone: Array) -> Array:
+        """Return the weight with zeros where `gone: [rows, cols]` is true, and the rest of each run moved.
+
+        With Q what goes and R what stays and is not zero, R becomes `w_R + [F_RR]^-1 F_RQ w_Q`, of all changes the one
+        of least `d' F d / 2`: optimal brain surgery of all of Q at once.
+        """
+        found = []
+        out = next_of(gone, self.curvature.shape[1])
+        for values, curvature in self._runs(weight):
+            goes = next(out)
+            stays = (values != 0) & ~goes
+            pull = torch.einsum("nij,nj->ni", curvature, values * goes) * stays
+            moved = torch.linalg.solve(held(curvature, stays), pull)
+            found.append(torch.where(goes, 0, values + moved))
+        return _matrix(found, weight).astype(weight.dtype)
+
+    def _runs(self, weight: Array) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield some runs of the weight, and their damped curvature, in double precision."""
+        runs, width, _ = self.curvature.shape
+        shift = self.damping * torch.eye(width, dtype=torch.float64)
+        values = next_of(weight, width)
+        for start in range(0, runs, AT_ONCE):
+            yield next(values).double(), self.curvature[start : start + AT_ONCE].double() + shift
+
+
+def next_of(matrix: Array, width: int) -> Iterator[Tensor]:
+    """Yield the numbers of a matrix in runs, zeros at the end, `AT_ONCE` runs at a time: `[runs, width]`."""
+    flat = np.zeros(-(-matrix.size // width) * width, matrix.dtype)
+    flat[: matrix.size] = matrix.reshape(-1)
+    yield from torch.split(torch.from_numpy(flat.reshape(-1, width)), AT_ONCE)
+
+
+def held(curvature: Tensor, free: Tensor) -> Tensor:
+    """Return `curvature: [runs, b, b]` with the identity in rows and columns that are not `free: [runs, b]`."""
+    both = free[:, :, None] & free[:, None, :]
+    return torch.where(both, curvature, torch.eye(curvature.shape[1], dtype=curvature.dtype))
+
+
+def _matrix(runs: Sequence[Tensor], like: Array) -> Array:
+    whole: Array = torch.cat(list(runs)).numpy().reshape(-1)[: like.size].reshape(like.shape)
+    return whole
+
+
+def fisher_blocks(
+    model: Model, task: Task, batches: Iterable[Batch], names: Sequence[str], *, width: int, damping: float
+) -> dict[str, Blocks]:
+    """Return the mean over samples of `g g'`, g the gradient of a sample's loss, within runs of `width` weights.
+
+    Memory is `width` numbers a weight.
+
+    Args:
+        model: the network, in eval mode.
+        task: whose loss.
+        batches: the samples.
+        names: parameters.
+        width: of a run.
+        damping: times the mean diagonal of the tensor.
+
+    Raises:
+        TaskError: a gradient holds NaN or infinity; names the batch.
+        UnsupportedError: sums of their squares do; names the parameter.
+    """
+    layout = model.views
+    sums: dict[str, Tensor] = {}
+    waiting: dict[str, list[Tensor]] = {name: [] for name in names}
+    count = 0
+
+    def multiply() -> None:
+        for name, runs in waiting.items():
+            if runs:
+                g = torch.stack(runs, dim=1)
+                sums[name] = sums.get(name, torch.zeros(())) + g.transpose(1, 2) @ g
+                runs.clear()
+
+    for gradient, _ in gradients(model, task, batches, each=True):
+        for name in names:
+            matrix = layout[name].matrix(gradient[name].float().numpy())
+            waiting[name].append(torch.cat(list(next_of(matrix, width))))
+        count += 1
+        if count % TOGETHER == 0:
+            multiply()
+    multiply()
+    found = {}
+    for name, total in sums.items():
+        mean = total / count
+        diagonal = float(mean.diagonal(dim1=1, dim2=2).sum()) / max(layout[name].size, 1)
+        if not isfinite(diagonal):
+            raise UnsupportedError("squares of its gradients exceed float32", where=name)
+        found[name] = Blocks(mean, damping * diagonal if diagonal > 0 else 1.0)
+    return found

@@ -38,7 +38,7 @@ def outputs(module: nn.Module, values: Mapping[str, Tensor], inputs: Inputs) -> 
     return call(lambda *args, **named: functional_call(module, dict(values), args, named), inputs)
 
 
-def loss_of(module: nn.Module, task: Task, values: Mapping[str, Tensor], batch: Batch) -> Tensor:
+def loss_of(module: nn.Module, task: Task, batch: Batch, values: Mapping[str, Tensor]) -> Tensor:
     """Return the mean loss of a batch with these parameters."""
     return task.loss(outputs(module, values, task.inputs(batch)), batch)
 
@@ -58,13 +58,7 @@ def differentiating() -> Iterator[None]:
 def gradients(
     model: Model, task: Task, batches: Iterable[Batch], *, each: bool = False
 ) -> Iterator[tuple[Values, int]]:
-    """Return the gradient of the mean loss of each batch, and its number of samples.
-
-    Args:
-        model: the network.
-        task: whose loss.
-        batches: the data.
-        each: of each sample alone instead, and 1.
+    """Return the gradient of the mean loss of each batch, or of each sample alone, and its number of samples.
 
     Raises:
         TaskError: a gradient holds NaN or infinity; names the batch.
@@ -74,17 +68,13 @@ def gradients(
         for part in singly(task, batch) if each else [batch]:
             with differentiating():
                 values = parameters(model)
-                found = _gradient(loss_of(module, task, values, part), values)
+                found = _gradient(loss_of(module, task, part, values), values)
             check(found.values(), task, number, batch)
             yield found, size_of(task.inputs(part))
 
 
 def check(values: Iterable[Tensor], task: Task, number: int, batch: Batch) -> None:
-    """Refuse derivatives of a batch that hold NaN or infinity.
-
-    Raises:
-        TaskError: names the batch.
-    """
+    """Refuse derivatives that hold NaN or infinity; TaskError names the batch."""
     check_finite(values, _WHAT, where=task.name, batch=number, inputs=task.inputs(batch))
 
 
@@ -110,10 +100,8 @@ def hessian_product(
     for number, batch in enumerate(batches):
         count = size_of(task.inputs(batch))
         with differentiating():
-            first, second = _product(
-                lambda at, batch=batch: loss_of(module, task, at, batch),  # type: ignore[misc]
-                parameters(model), direction, task.name,
-            )  # fmt: skip
+            loss = partial(loss_of, module, task, batch)
+            first, second = _product(loss, parameters(model), direction, task.name)
         check([*first.values(), *second.values()], task, number, batch)
         for name in gradient:
             gradient[name].add_(first[name], alpha=count)
@@ -142,10 +130,9 @@ def _product(
         torch.autograd.backward([gradient for gradient, _ in along], [v for _, v in along])
         return plain, {n: torch.zeros_like(v) if v.grad is None else v.grad for n, v in values.items()}
     except RuntimeError as error:
-        if "differentiat" not in str(error) and "derivative" not in str(error):
-            raise UnsupportedError(
-                f"no second derivative: {str(error).splitlines()[0]}", where=where
-            ) from error
+        reason = str(error)
+        if "differentiat" not in reason and "derivative" not in reason:
+            raise UnsupportedError(f"no second derivative: {reason.splitlines()[0]}", where=where) from error
     return plain, central_difference(loss, values, direction)
 
 
@@ -158,23 +145,19 @@ def central_difference(
     precision = torch.finfo(next(iter(values.values())).dtype).eps
     eps = precision ** (1 / 3) * max(scale, 1.0) / (length or 1.0)
     sides = []
-    for sign in (eps, -eps):
-        moved = {
-            name: (v.detach() + sign * direction[name] if name in direction else v.detach()).requires_grad_()
-            for name, v in values.items()
-        }
-        sides.append(_gradient(loss(moved), moved))
+    for step in (eps, -eps):
+        moved = {name: v.detach() for name, v in values.items()}
+        moved |= {name: moved[name] + step * v for name, v in direction.items()}
+        leaves = {name: v.requires_grad_() for name, v in moved.items()}
+        sides.append(_gradient(loss(leaves), leaves))
     return {name: (sides[0][name] - sides[1][name]) / (2 * eps) for name in values}
 
 
 def _gradient(loss: Tensor, values: Values, *, create_graph: bool = False) -> Values:
-    found: tuple[Any, ...] = torch.autograd.grad(
-        loss, list(values.values()), create_graph=create_graph, allow_unused=True
-    )
-    return {
-        name: torch.zeros_like(value) if part is None else part
-        for (name, value), part in zip(values.items(), found, strict=True)
-    }
+    leaves = list(values.values())
+    found: tuple[Any, ...] = torch.autograd.grad(loss, leaves, create_graph=create_graph, allow_unused=True)
+    parts = dict(zip(values, found, strict=True))
+    return {n: torch.zeros_like(values[n]) if part is None else part for n, part in parts.items()}
 
 
 def fisher_by_batch(model: Model, names: Sequence[str], losses: Iterable[BatchLoss]) -> dict[str, Tensor]:
@@ -225,10 +208,8 @@ def hessian_traces(
     for number, (loss, _) in enumerate(losses):
         for _ in range(draws):
             values = _copies(model, names)
-            signs = {
-                name: torch.randint(0, 2, t.shape, generator=generator).to(t.dtype) * 2 - 1
-                for name, t in values.items()
-            }
+            draw = partial(torch.randint, 0, 2, generator=generator)
+            signs = {name: draw(t.shape).to(t.dtype) * 2 - 1 for name, t in values.items()}
             with differentiating():
                 _, product = _product(partial(_run, module, loss), values, signs, "sensitivity")
             check_finite(product.values(), _WHAT, where="sensitivity", batch=number)

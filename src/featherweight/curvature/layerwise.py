@@ -16,6 +16,7 @@ from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.model import Model, Note
 from featherweight.task import Task
+from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn_inputs
 
 LIMIT = 1 << 29  # bytes of activations that are kept between layers
@@ -43,21 +44,14 @@ class Prefix:
     @property
     def samples(self) -> int:
         """How many samples there are."""
-        return sum(length(batch) for batch in self.inputs)
+        return sum(size_of(batch) for batch in self.inputs)
 
     def notes(self, others: Iterable[str], instead: str, asked: int) -> list[Note]:
-        """Return why tensors are treated otherwise, and whether the samples are few.
-
-        Args:
-            others: tensors of no such layer.
-            instead: what was done with them.
-            asked: samples that were asked for.
-        """
+        """Return why tensors of no such layer are treated otherwise, and whether samples are fewer than asked for."""
         reasons = {name: self.without.get(name, "no operator reads it") for name in others}
         notes = [Note("chose", name, f"{instead}: {reason}") for name, reason in reasons.items()]
         if self.samples < asked:
-            few = f"only {self.samples} inputs of the {asked} asked for"
-            notes.append(Note("chose", "calibration", few))
+            notes.append(Note("chose", "calibration", f"only {self.samples} inputs of the {asked} asked for"))
         return notes
 
 
@@ -76,16 +70,10 @@ def prefix(model: Model, task: Task, samples: int, *, seed: int = 0) -> Prefix:
     size = execution.batch or max(1, int(CACHED / max(*execution.nbytes, 1)))
     parts = drawn_inputs(task, "calibration", samples=samples, at_once=size, seed=seed)
     named = (flatten_inputs(model.module, part) for part in parts)
-    inputs = tuple(part for part in named if execution.batch in (None, length(part)))
+    inputs = tuple(part for part in named if execution.batch in (None, size_of(part)))
     if not inputs:
         raise TaskError("the calibration split has no whole batch", where=task.name)
     return Prefix(execution, found, without, inputs)
-
-
-def length(batch: Tensors) -> int:
-    """Return the samples in a batch."""
-    first = next(iter(batch.values()))
-    return len(first) if first.dim() else 1
 
 
 def layerwise(
@@ -120,64 +108,48 @@ def layerwise(
     chosen = [layer for weight, layer in prefix.linear_ops.items() if weight in set(weights)]
     events(Started(name, len(chosen)))
     for number, layer in enumerate(chosen):
-        pairs = walk.to(layer, seen)
-        made |= treat(layer, pairs)
-        if sequential:
-            seen = made
+        walk.to(layer, seen)
+        made |= treat(layer, walk)
+        seen = made if sequential else seen
         events(Progress(name, number + 1))
     events(Finished(name, 0.0))
     return made
 
 
 class _Walk:
-    """Where the kept activations stand: those of the network as it was, and as it is, of each batch."""
+    """The inputs of the layer that it stands at, computed from what is kept each time they are iterated.
+
+    Kept are the activations at one position, of the network as it was and as it is, of each batch.
+    """
 
     def __init__(self, prefix: Prefix, limit: int) -> None:
         self.execution = prefix.execution
         self.limit = limit / (2 * max(prefix.samples, 1))  # bytes a sample
         self.at = 0
-        self.sizes = [length(batch) for batch in prefix.inputs]
+        self.sizes = [size_of(batch) for batch in prefix.inputs]
         self.before = [self.execution.start(batch) for batch in prefix.inputs]
         self.after = list(self.before)
 
-    def to(self, layer: LinearOp, tensors: Tensors) -> _Pairs:
-        """Go on as far as can be kept; return the inputs of a layer."""
-        position = self.execution.position(layer.edge)
-        keep = [p for p in range(self.at, position + 1) if self.execution.nbytes[p] <= self.limit]
+    def to(self, layer: LinearOp, tensors: Tensors) -> None:
+        """Go on to a layer of the network with these tensors, and as far as can be kept."""
+        self.weight, self.position, self.tensors = layer.weight, self.execution.position(layer.edge), tensors
+        keep = [p for p in range(self.at, self.position + 1) if self.execution.nbytes[p] <= self.limit]
         stop = keep[-1] if keep else self.at
         for i, (old, new) in enumerate(zip(self.before, self.after, strict=True)):
             self.before[i] = self.execution.run(old, self.at, stop)
             same = old is new and not tensors
             self.after[i] = self.before[i] if same else self.execution.run(new, self.at, stop, tensors)
         self.at = stop
-        return _Pairs(self, layer.weight, position, dict(tensors))
-
-
-@dataclass(frozen=True, eq=False)
-class _Pairs:
-    """The inputs of the layer at `position`, computed each time they are iterated.
-
-    Raises:
-        UnsupportedError: they hold NaN or infinity; names the calibration inputs.
-    """
-
-    walk: _Walk
-    weight: str
-    position: int
-    tensors: Tensors
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        run, at, seen = self.walk.execution.run, self.walk.at, 0
-        for old, new, size in zip(self.walk.before, self.walk.after, self.walk.sizes, strict=True):
-            first = second = self.walk.execution.operand(run(old, at, self.position), self.position)
+        run, operand, position, seen = self.execution.run, self.execution.operand, self.position, 0
+        for old, new, size in zip(self.before, self.after, self.sizes, strict=True):
+            first = second = operand(run(old, self.at, position), position)
             if old is not new or self.tensors:
-                second = self.walk.execution.operand(run(new, at, self.position, self.tensors), self.position)
-            for value in (first, second)[: 1 + (second is not first)]:
+                second = operand(run(new, self.at, position, self.tensors), position)
+            for value in (first,) if second is first else (first, second):
                 if not bool(torch.linalg.vector_norm(value, inf).isfinite()):
-                    raise UnsupportedError(
-                        "its inputs hold NaN or infinity",
-                        where=self.weight,
-                        got=f"on calibration inputs {seen} to {seen + size - 1}, from 0",
-                    )
+                    got = f"on calibration inputs {seen} to {seen + size - 1}, from 0"
+                    raise UnsupportedError("its inputs hold NaN or infinity", where=self.weight, got=got)
             seen += size
             yield first, second

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import ceil, prod
 from typing import Any
@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from featherweight.formats.sweep import damped
-from featherweight.graph import Graph, Node
+from featherweight.formats.view import Array
+from featherweight.graph import Graph
 from featherweight.graph.operators import operator
 
-Array = NDArray[Any]
 # Inputs of a layer, batch by batch: in the network as it was, and as it is after the changes so far.
 Pairs = Iterable[tuple[Tensor, Tensor]]
 
 MARGIN = -1  # the place of what is padded
+OPTIONS = ("groups", "stride", "padding", "dilation")  # of a convolution
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,8 @@ class LinearOp:
         """Return what the layer makes of its `inputs` by a weight and a bias."""
         if self.op == "linear":
             return F.linear(inputs, weight, bias)
-        convolution = getattr(F, self.op)
-        made: Tensor = convolution(
-            inputs, weight, bias, self.stride, self.padding, self.dilation, self.groups
-        )
+        options = self.stride, self.padding, self.dilation, self.groups
+        made: Tensor = getattr(F, self.op)(inputs, weight, bias, *options)
         return made
 
     def patches(self, inputs: Tensor, kernel: tuple[int, ...], places: int | None = None) -> Patches:
@@ -74,9 +72,8 @@ class LinearOp:
         position = F.pad(position, self._margins(kernel), value=MARGIN)
         starts = torch.arange(position.numel()).reshape(position.shape)
         taps = starts[0]
-        for axis, (k, s, d) in enumerate(
-            zip(kernel, *map(self._each, (self.stride, self.dilation)), strict=True)
-        ):
+        sizes = zip(kernel, self._each(self.stride), self._each(self.dilation), strict=True)
+        for axis, (k, s, d) in enumerate(sizes):
             span = d * (k - 1) + 1
             starts = starts.narrow(1 + axis, 0, starts.shape[1 + axis] - span + 1)
             starts = starts[(*[slice(None)] * (1 + axis), slice(None, None, s))]
@@ -110,18 +107,13 @@ def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
             if len(graph.readers(name)) > 1:
                 without[name] = "it is used more than once"
             else:
-                found[name] = _linear_op(node, roles)
+                options: dict[str, Any] = {key: node.options[key] for key in OPTIONS if key in node.options}
+                found[name] = LinearOp(name, roles.get("bias"), node.name, node.op, **options)
     for node in graph.nodes:
         for name in node.tensors:
             if name not in found:
                 without.setdefault(name, f"{node.op} does not multiply it with patches of an activation")
     return found, without
-
-
-def _linear_op(node: Node, roles: Mapping[str, str]) -> LinearOp:
-    names = ("groups", "stride", "padding", "dilation")
-    options: dict[str, Any] = {name: node.options[name] for name in names if name in node.options}
-    return LinearOp(roles["weight"], roles.get("bias"), node.name, node.op, **options)
 
 
 def thinned(values: Tensor, axes: range, most: int | None) -> Tensor:
@@ -169,32 +161,23 @@ class Patches:
         The columns are the weight's: channels, of each the taps.
         """
         taps, width = self.index.shape[1], self.lines.shape[1] // self.groups
-        if width == 1 and taps > 1:
-            return self._by_channel(others)
-        x = self.written_out()
-        z = x if others is self else others.written_out()
-        by_taps: Tensor = torch.bmm(x.transpose(1, 2), z).reshape(-1, taps, width, taps, width)
+        if width == 1 and taps > 1:  # each channel is a group: nothing need be written out
+            from featherweight.curvature.linear_ops_loop import multiply_taps
+
+            total = np.empty((self.groups, taps, taps), np.float32)
+            x, z = (np.ascontiguousarray(lines.numpy(), np.float32) for lines in (self.lines, others.lines))
+            multiply_taps(x, z if others is not self else z[:0], self.index.numpy(), total)
+            return torch.from_numpy(total)
+        left = self.written_out()
+        right = left if others is self else others.written_out()
+        by_taps: Tensor = torch.bmm(left.transpose(1, 2), right).reshape(-1, taps, width, taps, width)
         return by_taps.permute(0, 2, 1, 4, 3).reshape(-1, taps * width, taps * width)
-
-    def _by_channel(self, others: Patches) -> Tensor:
-        """Return the same where each channel is a group: nothing need be written out."""
-        from featherweight.curvature.linear_ops_loop import multiply_taps
-
-        taps = self.index.shape[1]
-        total = np.empty((self.groups, taps, taps), np.float32)
-        x, z = (np.ascontiguousarray(lines.numpy(), np.float32) for lines in (self.lines, others.lines))
-        multiply_taps(x, z if others is not self else z[:0], self.index.numpy(), total)
-        return torch.from_numpy(total)
 
 
 def second_moment(
-    layer: LinearOp,
-    inputs: Tensor,
-    kernel: tuple[int, ...],
-    others: Tensor | None = None,
-    *,
-    places: int | None = None,
-) -> Tensor:
+    layer: LinearOp, inputs: Tensor, kernel: tuple[int, ...], others: Tensor | None = None,
+    *, places: int | None = None,
+) -> Tensor:  # fmt: skip
     """Return `sum x x'` over all patches x of `inputs`, float64 `[groups, cols, cols]`.
 
     Args:
@@ -265,24 +248,20 @@ def moments(
     Raises:
         UnsupportedError: the inputs hold NaN or infinity.
     """
-    found = _summed(layer, pairs, kernel, drift=drift, places=places)
+
+    def summed(pairs: Pairs) -> Moments:
+        hessian = moved = None
+        for before, now in pairs:
+            new = second_moment(layer, now, kernel, places=places)
+            hessian = new if hessian is None else hessian + new
+            if drift and before is not now:
+                new = second_moment(layer, before - now, kernel, now, places=places)
+                moved = new if moved is None else moved + new
+        assert hessian is not None, "a prefix has inputs"
+        return Moments(hessian.numpy(), None if moved is None else moved.numpy())
+
+    found = summed(pairs)
     if not np.isfinite(found.hessian).all() or not (found.drift is None or np.isfinite(found.drift).all()):
         largest = max(float(part.abs().max()) for pair in pairs for part in pair)
-        found = _summed(
-            layer, ((a / largest, b / largest) for a, b in pairs), kernel, drift=drift, places=places
-        )
+        found = summed((a / largest, b / largest) for a, b in pairs)
     return found
-
-
-def _summed(
-    layer: LinearOp, pairs: Pairs, kernel: tuple[int, ...], *, drift: bool, places: int | None
-) -> Moments:
-    hessian = moved = None
-    for before, now in pairs:
-        new = second_moment(layer, now, kernel, places=places)
-        hessian = new if hessian is None else hessian + new
-        if drift and before is not now:
-            new = second_moment(layer, before - now, kernel, now, places=places)
-            moved = new if moved is None else moved + new
-    assert hessian is not None, "a prefix has inputs"
-    return Moments(hessian.numpy(), None if moved is None else moved.numpy())

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.formats.kernels import compiled
+from featherweight.formats.view import Array
 
-Array = NDArray[Any]
 AT_ONCE = 16  # channels: those that one line of a cache holds
 
 

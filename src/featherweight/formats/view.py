@@ -122,7 +122,9 @@ def join(units: Array, view: View, per: Per) -> Array:
 def spread(part: Array, view: View, per: Per) -> Array:
     """Expand one number per unit to one per weight, `[rows, cols]`, or one a row, `[rows, 1]`."""
     if isinstance(per, int):
-        return np.repeat(part.reshape(units_shape(view, per)), group_length(view, per), axis=1)[:, : view.cols]
+        return np.repeat(part.reshape(units_shape(view, per)), group_length(view, per), axis=1)[
+            :, : view.cols
+        ]
     return np.repeat(part.reshape(-1, 1), view.rows // max(part.size, 1), axis=0)
 
 

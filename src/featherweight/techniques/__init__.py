@@ -7,18 +7,15 @@ from typing import TYPE_CHECKING, Any, Union
 from featherweight.checked import with_plugins
 from featherweight.techniques.base import Context, Step
 from featherweight.techniques.calibrate import Calibrate
-from featherweight.techniques.correct_bias import CorrectBias
+from featherweight.techniques.corrections import CorrectBias, ReestimateBatchnorm
 from featherweight.techniques.encode import Encode
-from featherweight.techniques.equalize import Equalize
 from featherweight.techniques.factorize import Factorize
-from featherweight.techniques.fold import Fold
+from featherweight.techniques.fold import Equalize, Fold
 from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.prune import Prune
-from featherweight.techniques.reestimate_batchnorm import ReestimateBatchnorm
-from featherweight.techniques.reorder import Reorder
+from featherweight.techniques.rearrange import Reorder, Widen
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.training import Finetune, Load, Train
-from featherweight.techniques.widen import Widen
 
 STEPS: tuple[type[Step], ...] = with_plugins("featherweight.steps", (
     Train, Load, Sparsify, Prune, Factorize, Widen, Reorder, Encode, Gptq, Fold, Equalize, CorrectBias,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import cached_property, reduce
+from operator import add
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -13,18 +14,19 @@ from numpy.typing import NDArray
 
 from featherweight.activations import Affine, Quantizer
 from featherweight.events import Note
+from featherweight.formats.view import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.graph.graph import Edge
     from featherweight.graph.quantizable import Plan
-Array = NDArray[Any]
 
 # How a range is chosen; a number is a percentile: 99.9 clips a thousandth at each end that is not 0.
 Ranges = Literal["minmax", "mse", "entropy"] | Annotated[float, Meta(gt=50, le=100)]
 Scheme = Literal["affine", "symmetric"]
 Grid = Callable[[float, float], Quantizer]  # from the ends of a range to its integers
+Error = Callable[[Array, Array, Quantizer], float]  # of values, each as often as its count says
 
 POINTS = 8192  # that a search looks at
 DROPPED = 13  # bits of float32 that a bin does not tell apart: 1,024 bins from a power of two to the next
@@ -140,8 +142,7 @@ def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
     if ranges == "minmax" or not seen.counts.any():
         return grid(seen.low, seen.high)
     if not isinstance(ranges, str):
-        ends = (seen.low, seen.high) if ranges == 100 else seen.percentiles((100 - ranges, ranges))
-        return grid(*ends)
+        return grid(*((seen.low, seen.high) if ranges == 100 else seen.percentiles((100 - ranges, ranges))))
     values, counts = seen.points
     if ranges == "mse":
         return search(values, counts, seen, grid, squared_error)
@@ -150,21 +151,10 @@ def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
     return search(values[others], counts[others], seen, grid, divergence)
 
 
-def search(
-    values: Array,
-    counts: Array,
-    seen: Histogram,
-    grid: Grid,
-    error: Callable[[Array, Array, Quantizer], float],
-) -> Quantizer:
-    """Return the quantizer of least error: both ends are moved alike, then each alone; min-max is the first.
+def search(values: Array, counts: Array, seen: Histogram, grid: Grid, error: Error) -> Quantizer:
+    """Return the quantizer of least error of `values: [n]`, increasing, each as often as `counts: [n]` says.
 
-    Args:
-        values: numbers, `[n]`, increasing.
-        counts: how often each occurs, `[n]`.
-        seen: where they come from; its ends are the widest range.
-        grid: the integers.
-        error: of values, counts and a quantizer.
+    Both ends of what was seen, the widest range, are moved alike, then each alone; min-max is the first.
     """
 
     def best(ranges: list[tuple[float, float]]) -> tuple[float, float]:
@@ -244,7 +234,7 @@ def quantizers(
             groups[edge], totals[edge], chosen[edge], steps[edge] = edges, total, quantizer, step
 
     for group in plan.shared:
-        total = sum((seen[edge].histogram for edge in group[1:]), seen[group[0]].histogram)
+        total = reduce(add, (seen[edge].histogram for edge in group))
         quantizer = choose(total)
         put(set(group), total, quantizer, quantizer.scale if total.low < total.high else np.inf)
     notes = []
@@ -252,7 +242,7 @@ def quantizers(
         edges = {*join.inputs, *([join.written] if join.shares else [])}
         merged = {edge for member in edges for edge in groups[member]}
         parts = {id(groups[member]): totals[member] for member in sorted(edges)}
-        total = sum(list(parts.values())[1:], next(iter(parts.values())))
+        total = reduce(add, parts.values())
         quantizer, step = choose(total), min(steps[member] for member in edges)
         if quantizer.scale <= ALIKE * step or len(parts) == 1:
             put(merged, total, quantizer, step)
@@ -264,22 +254,14 @@ def quantizers(
 
 
 def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Quantizer]) -> dict[Edge, str]:
-    """Return the edges that integers would lose too much of, with the reason: masks, small parts, small channels.
-
-    Args:
-        plan: what is to be quantized.
-        seen: what passed over each of its edges.
-        chosen: the quantizers.
-    """
+    """Return the edges that integers would lose too much of, with the reason: small parts, small channels."""
     found = {}
     for join in plan.joins:
         for edge in join.inputs if join.op == "cat" else ():
             left = ratio(seen[edge].histogram.power, chosen[join.written])
             if left < LEAST_PART:
-                found[join.written] = (
-                    f"joins unlike ranges: {edge} {_range(seen[edge].histogram)} would keep {left:.0f} dB "
-                    f"in steps of {chosen[join.written].scale:.2g}"
-                )
+                reason = f"joins unlike ranges: {edge} {_range(seen[edge].histogram)} would keep"
+                found[join.written] = f"{reason} {left:.0f} dB in steps of {chosen[join.written].scale:.2g}"
     for edge, op in plan.readers.items():
         left = ratio(seen[edge].power, chosen[edge])
         if left < LEAST_CHANNEL:

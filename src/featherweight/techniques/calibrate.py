@@ -28,7 +28,7 @@ from featherweight.techniques.activation_quantizers import (
     masks,
     quantizer,
     quantizers,
-)  # fmt: skip
+)
 from featherweight.techniques.base import Context, Item, Step
 
 if TYPE_CHECKING:
@@ -82,17 +82,15 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     def __post_init__(self) -> None:
         """Refuse options of integers beside floating point."""
+        super().__post_init__()
         given = [name for name, usual in _OF_INTEGERS.items() if getattr(self, name) != usual]
         if self.numbers != "integers" and given:
-            raise ConfigError(
-                "belongs to integers", where=f"calibrate, {given[0]}", got=f"numbers: {self.numbers}",
-                hint="leave it out",
-            )  # fmt: skip
+            where, got = f"calibrate, {given[0]}", f"numbers: {self.numbers}"
+            raise ConfigError("belongs to integers", where=where, got=got, hint="leave it out")
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
         from featherweight.graph.quantizable import quantizable
-        from featherweight.task.samples import size_of
         from featherweight.task.sampling import drawn_inputs
 
         program = model.program(task.example())
@@ -100,19 +98,17 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         skip = matching(graph, self.keep_float)
         floats: dict[Edge, str] = {}
         plan = quantizable(graph, skip)
-        inputs = list(
-            drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
-        )
+        drawn = drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
+        inputs = list(drawn)
         seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
-        grid: Grid = partial(
-            Affine.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric"
+        ranges: Ranges = self.ranges if self.numbers == "integers" else "minmax"
+        grid: Grid = (
+            partial(Affine.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric")
+            if self.numbers == "integers"
+            else partial(FloatingPoint.of, kind=self.numbers)
         )
-        ranges = self.ranges
-        if self.numbers != "integers":
-            grid, ranges = partial(FloatingPoint.of, kind=self.numbers), "minmax"
         choose = partial(quantizer, ranges=ranges, grid=grid)
-        notes = outlying(seen, plan)
-        found = masks(seen)
+        notes, found = outlying(seen, plan), masks(seen)
         if isinstance(self.ranges, str) and self.ranges != "minmax":
             given = [edge for edge in seen if graph.node(edge).op == "input" and edge not in found]
             seen |= {edge: seen[edge].within(OUTLYING) for edge in given}
@@ -123,10 +119,9 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             found = lost(plan, seen, chosen)
             if not found:
                 break
-        count = sum(size_of(item) for item in inputs)
         for place, reason in (*floats.items(), *plan.skipped.items()):
             notes.append(Note("skipped", place, f"computes in float: {reason}"))
-        notes += [*unlike, *diagnosed(model, context.baseline, inputs, count, self.samples)]
+        notes += [*unlike, *diagnosed(model, context.baseline, inputs, self.samples)]
         return model.with_activations(chosen, notes)
 
 
@@ -152,14 +147,7 @@ def matching(graph: Graph, patterns: Iterable[str]) -> set[str]:
 def observed(
     model: Model, program: Program, plan: Plan, inputs: Iterable[Inputs], where: str
 ) -> dict[Edge, Observed]:
-    """Return what passed over every edge of `plan` while the network computed `inputs`.
-
-    Args:
-        model: the network.
-        program: the same, captured.
-        plan: what is to be quantized.
-        inputs: the data, a few samples at a time.
-        where: names them in errors.
+    """Return what passed over every edge of `plan` while the network computed `inputs`, a few samples at a time.
 
     Raises:
         TaskError: the network fails on them, or an activation is NaN; names the samples.
@@ -226,30 +214,21 @@ def outlying(seen: Mapping[Edge, Observed], plan: Plan) -> list[Note]:
         histogram = seen[edge].histogram
         most, usual = max(-histogram.low, histogram.high), histogram.magnitude(USUAL)
         if usual and OUTLYING * usual < most < MASK:
-            reason = (
-                f"{USUAL:g} % of its numbers are within {usual:.3g}, and one is {most:.3g}: "
-                f"look for wrong numbers in the data, or give a percentile for ranges"
-            )
-            found.append(Note("chose", edge, reason))
+            reason = f"{USUAL:g} % of its numbers are within {usual:.3g}, and one is {most:.3g}"
+            advice = "look for wrong numbers in the data, or give a percentile for ranges"
+            found.append(Note("chose", edge, f"{reason}: {advice}"))
     return found
 
 
-def diagnosed(
-    model: Model, baseline: Model | None, inputs: Sequence[Inputs], seen: int, asked: int
-) -> list[Note]:
-    """Return a note, with what to do, on everything strange about calibration data.
+def diagnosed(model: Model, baseline: Model | None, inputs: Sequence[Inputs], asked: int) -> list[Note]:
+    """Return a note, with what to do, on everything strange about calibration data; `asked` samples were wanted.
 
-    Args:
-        model: the network.
-        baseline: the network before batch norms were folded, if there is one.
-        inputs: the data, a few samples at a time.
-        seen: how many samples they are.
-        asked: how many were asked for.
+    Batch norms are those of `baseline`, where they were folded in the model.
     """
-    from featherweight.task.samples import leaves
-    from featherweight.techniques.reestimate_batchnorm import batch_norms
+    from featherweight.task.samples import leaves, size_of
+    from featherweight.techniques.corrections import batch_norms
 
-    found = []
+    found, seen = [], sum(size_of(item) for item in inputs)
     if seen < min(asked, FEW):
         found.append(f"only {seen} samples: ranges may be too narrow; give {FEW} or more")
     first = [leaf for leaf in leaves(inputs[0]) if leaf.is_floating_point()]
@@ -259,10 +238,8 @@ def diagnosed(
         found.append("looks like channels last read as channels first; permute(0, 3, 1, 2), not reshape")
     normalised = next((m for m in (model, baseline) if m is not None and batch_norms(m.module)), None)
     if normalised is not None and (far := distance(normalised.module, inputs)) > FAR:
-        reason = "far from the training data by the statistics of batch norm"
-        found.append(
-            f"{reason} ({far:.1f}, expected under {FAR:g}): is it normalised and ordered as that was?"
-        )
+        gap = f"({far:.1f}, expected under {FAR:g}): is it normalised and ordered as that was?"
+        found.append(f"far from the training data by the statistics of batch norm {gap}")
     return [Note("chose", "calibration data", reason) for reason in found]
 
 
@@ -300,23 +277,20 @@ def distance(module: nn.Module, inputs: Sequence[Inputs]) -> float:
     from featherweight.capture.program import eval_mode
     from featherweight.task import call
     from featherweight.task.samples import mapped
-    from featherweight.techniques.reestimate_batchnorm import batch_norms
+    from featherweight.techniques.corrections import batch_norms
 
-    found: dict[str, float] = {}
+    found: dict[int, float] = {}
 
-    def hook(path: str) -> Any:
-        def look(layer: Any, arguments: tuple[Tensor, ...]) -> None:
-            values = arguments[0].transpose(0, 1).flatten(1)
-            mean, var = layer.running_mean, layer.running_var + layer.eps
-            shift = ((values.mean(1) - mean).abs() / var.sqrt()).mean()
-            spread = ((values.var(1, correction=0) + layer.eps) / var).log2().abs().mean()
-            found[path] = float(torch.maximum(shift, spread))
-
-        return look
+    def look(layer: Any, arguments: tuple[Tensor, ...]) -> None:
+        values = arguments[0].transpose(0, 1).flatten(1)
+        mean, var = layer.running_mean, layer.running_var + layer.eps
+        shift = ((values.mean(1) - mean).abs() / var.sqrt()).mean()
+        spread = ((values.var(1, correction=0) + layer.eps) / var).log2().abs().mean()
+        found[id(layer)] = float(torch.maximum(shift, spread))
 
     copy = to_call(module)
-    for path, layer in batch_norms(copy).items():
-        layer.register_forward_pre_hook(hook(path))
+    for layer in batch_norms(copy).values():
+        layer.register_forward_pre_hook(look)
     with eval_mode(copy):
         call(copy, mapped(lambda leaf: leaf[:LOOKED_AT], inputs[0]))
     return sorted(found.values())[len(found) // 2] if found else 0.0

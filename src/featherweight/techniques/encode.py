@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
@@ -12,14 +12,15 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.events import Note
 from featherweight.formats import AnyCoder, AnyFormat, Coder, Encoded, Fixed, Format, Int, tag
 from featherweight.formats.coders import QUICK, Rans, smallest
+from featherweight.formats.floating import beyond
+from featherweight.formats.view import Array
 from featherweight.integers import Pairing
-from featherweight.task import Needs, Task
+from featherweight.task import Task
 from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.portable import bounded, fits, pairings, portable
 
 if TYPE_CHECKING:
     from featherweight.model import Model
-
-CoderChoice = Coder | Literal["smallest"]
 
 
 class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
@@ -43,7 +44,6 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
             see `featherweight.techniques.portable`. The step `gptq` loses less by it.
     """
 
-    needs: ClassVar[Needs] = "none"
     where: Where = "weights"
     format: AnyFormat = Int()
     coder: AnyCoder | Literal["smallest"] = Fixed()
@@ -60,24 +60,20 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
         if self.rate and self.portable:
             raise ConfigError("not both", where="encode", got="rate and portable", expected="one of them")
         if self.rate and isinstance(self.coder, Fixed):
-            raise ConfigError(
-                "means nothing at fixed rate", where="encode.rate", got=self.rate,
-                hint="name an entropy coder, or smallest",
-            )  # fmt: skip
+            hint = "name an entropy coder, or smallest"
+            raise ConfigError("means nothing at fixed rate", where="encode.rate", got=self.rate, hint=hint)
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these tensors encoded."""
         from featherweight.selectors import select
-        from featherweight.techniques.portable import pairings
-        from featherweight.techniques.tensors import unfit
 
-        encoded = {}
         paired = pairings(model, task) if self.portable else {}
         names = select(model, self.where)
         left = unfit(model, dict.fromkeys(names, self.format))
-        notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
+        notes, encoded = [Note("skipped", name, f"not encoded: {why}") for name, why in left.items()], {}
         for name in [name for name in names if name not in left]:
-            encoded[name] = self.written(model, name, nearest(model, name, self.format, paired))
+            rounded = nearest(model, name, self.format, paired.get(name, "none"))
+            encoded[name] = self.written(model, name, rounded)
             if old := model.weights.get(name):
                 notes.append(again(name, old, encoded[name]))
         return model.with_encoded(encoded, notes)
@@ -97,35 +93,61 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
         return recoded(cheaper, self.coder, name)
 
 
-def same(model: Model, name: str, format: Format, paired: Mapping[str, Pairing]) -> bool:
-    """Return whether a tensor has this format already, and fits the bounds of `paired`."""
-    from featherweight.techniques.portable import fits
+def unfit(model: Model, formats: Mapping[str, Format]) -> dict[str, str]:
+    """Return which tensors their formats cannot hold without clamping them, with the reason."""
+    values = {name: model.tensors[name].detach().float().numpy() for name in formats}
+    return {name: reason for name, format in formats.items() if (reason := beyond(values[name], format))}
 
+
+def same(model: Model, name: str, format: Format, kind: Pairing = "none") -> bool:
+    """Return whether a tensor has this format already, and fits the bounds of `kind`."""
     old = model.weights.get(name)
-    return old is not None and old.format == format and fits(old, paired.get(name, "none"))
+    return old is not None and old.format == format and fits(old, kind)
 
 
-def nearest(model: Model, name: str, format: Format, paired: Mapping[str, Pairing]) -> Encoded:
-    """Return a tensor rounded to the nearest numbers of `format`, within the bounds of `paired`.
+def nearest(model: Model, name: str, format: Format, kind: Pairing = "none") -> Encoded:
+    """Return a tensor rounded to the nearest numbers of `format`; one that is in this format keeps its symbols.
 
     Args:
         model: that it is of.
-        name: of the tensor; one that is in this format already keeps its symbols.
+        name: of the tensor.
         format: how its numbers are written.
-        paired: which integers of a weight are bounded together, by name.
+        kind: which integers of a weight are bounded together.
 
     Raises:
         UnsupportedError: the format cannot take the tensor; names it.
     """
-    from featherweight.techniques.portable import bounded, portable
-    from featherweight.techniques.tensors import array, encode, finite
+    if same(model, name, format, kind):
+        return model.weights[name]
+    weight, view = array(model, name), model.views[name]
+    if kind != "none" and bounded(format):
+        return portable(view.matrix(finite(weight, name)), None, format, view, kind)
+    try:
+        return format.encode(weight, view=view)
+    except UnsupportedError as error:
+        known = {"got": error.got, "expected": error.expected, "hint": error.hint}
+        raise UnsupportedError(error.what, where=name, **known) from None
 
-    kind = paired.get(name, "none")
-    if kind == "none" or not bounded(format) or same(model, name, format, paired):
-        return encode(model, name, format)
-    view = model.views[name]
-    matrix = view.matrix(finite(array(model, name), name))
-    return portable(matrix, None, format, view, kind)
+
+def array(model: Model, name: str) -> Array:
+    """Return the values of a tensor that is to be encoded.
+
+    Raises:
+        UnsupportedError: it is not float32.
+    """
+    tensor = model.tensors[name]
+    kind = str(tensor.dtype).removeprefix("torch.")
+    if kind != "float32":
+        hint = "convert the network: module.float()"
+        raise UnsupportedError("only float32 tensors are encoded", where=name, got=kind, hint=hint)
+    return tensor.detach().numpy()
+
+
+def finite(values: Array, name: str) -> Array:
+    """Return the values of a tensor, or raise `UnsupportedError` that names it: they hold NaN or infinity."""
+    if not np.isfinite(values).all():
+        raise UnsupportedError("NaN or infinity", where=name, hint="look for a diverged training run")
+    return values
 
 
 def again(name: str, old: Encoded, new: Encoded) -> Note:
@@ -133,26 +155,22 @@ def again(name: str, old: Encoded, new: Encoded) -> Note:
     had = tag(old.format)
     if old.format != new.format:
         return Note("thawed", name, f"encoded again, from its decoded {had} values")
+    keeps = f"is in this format: {had}"
     if moved := np.count_nonzero(old.symbols != new.symbols):
-        return Note(
-            "thawed", name, f"is in this format: {had}; {moved / old.symbols.size:.1%} of its symbols changed"
-        )
+        return Note("thawed", name, f"{keeps}; {moved / old.symbols.size:.1%} of its symbols changed")
     if old.coder != new.coder:
-        return Note(
-            "chose", name, f"is in this format: {had}; only its coder changed, {old.coder} to {new.coder}"
-        )
-    return Note("skipped", name, f"is in this format: {had}")
+        return Note("chose", name, f"{keeps}; only its coder changed, {old.coder} to {new.coder}")
+    return Note("skipped", name, keeps)
 
 
-def recoded(encoded: Encoded, coder: CoderChoice, where: str) -> Encoded:
+def recoded(encoded: Encoded, coder: Coder | Literal["smallest"], where: str) -> Encoded:
     """Return the same numbers under `coder`, or under the one of `QUICK` that takes fewest bytes.
 
     Raises:
         UnsupportedError: the coder cannot take the stream of the tensor named `where`.
     """
-    spec = encoded.spec
     if coder == "smallest":
-        return encoded.recoded(smallest(encoded.symbols, spec, QUICK))
-    if reason := coder.misfit(spec):
+        return encoded.recoded(smallest(encoded.symbols, encoded.spec, QUICK))
+    if reason := coder.misfit(encoded.spec):
         raise UnsupportedError(f"coder {tag(coder)} cannot take its symbols: {reason}", where=where)
     return encoded.recoded(coder)

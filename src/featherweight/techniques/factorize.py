@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import prod
 from typing import TYPE_CHECKING, Annotated
 
+import numpy as np
 from msgspec import Meta
 
 from featherweight.errors import ConfigError
 from featherweight.events import Note
+from featherweight.formats.view import Array
 from featherweight.structure import LayerSpec
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from featherweight.curvature.linear_ops import LinearOp, Pairs
     from featherweight.graph.graph import Graph
     from featherweight.model import Model
-    from featherweight.techniques.lowrank import Array
-
-Plan = dict[str, list[Factor]]
 
 DAMPING = 1e-3  # of the moments, by their mean: directions that no sample has keep a little weight
 KINDS = ("Linear", "Conv1d", "Conv2d", "Conv3d")
@@ -60,9 +59,8 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         """
         super().__post_init__()
         if self.samples and self.form != "channel":
-            raise ConfigError(
-                "weighs whole filters", where="factorize.samples", got=self.form, expected="channel"
-            )
+            where = "factorize.samples"
+            raise ConfigError("weighs whole filters", where=where, got=self.form, expected="channel")
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
@@ -73,12 +71,12 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
         """Return the model with these layers factorised."""
         import torch
 
-        from featherweight.techniques.surgery import difference, failing
+        from featherweight.selectors import select
+        from featherweight.techniques.surgery import failing
 
         graph = model.program(task.example()).graph
-        refused = obstacles(model, graph)
-        plan: Plan = {}
-        paths = selected(model, self.where)
+        refused, plan = obstacles(model, graph), dict[str, list[Factor]]()
+        paths = list(dict.fromkeys(name.rpartition(".")[0] for name in select(model, self.where)))
         roots = input_roots(model, task, paths, self.samples, context) if self.samples else {}
         for path in paths:
             layer = model.module.get_submodule(path)
@@ -91,30 +89,23 @@ class Factorize(Step, frozen=True, kw_only=True, omit_defaults=True, tag="factor
                 else:
                     refused[path] = f"its factors ({ranks(made)}) would cost no less"
 
-        def trial(paths: Sequence[str]) -> str:
-            some = {path: plan[path] for path in paths}
-            products = {
-                f"{path}.weight": torch.from_numpy(product([f.weight for f in made])).float()
-                for path, made in some.items()
-            }
-            expected = model.with_tensors(products)
-            return difference(lambda: factorised(model, some, []), expected, task.example())
+        def made_of(paths: Iterable[str], notes: Sequence[Note] = ()) -> Model:
+            return factorised(model, {path: plan[path] for path in paths}, notes)
 
-        failed = failing(plan, trial, task.name)
+        def multiplied(paths: Iterable[str]) -> Model:
+            products = {f"{path}.weight": product([factor.weight for factor in plan[path]]) for path in paths}
+            return model.with_tensors({name: torch.from_numpy(w).float() for name, w in products.items()})
+
+        failed = failing(plan, made_of, multiplied, task)
         skipped = {path: refused[path] for path in paths if path in refused} | failed
-        notes = [
-            Note("skipped", path or "network", f"not factorised: {reason}")
-            for path, reason in skipped.items()
-        ]
-        return factorised(model, {p: made for p, made in plan.items() if p not in failed}, notes)
+        notes = [Note("skipped", p or "network", f"not factorised: {why}") for p, why in skipped.items()]
+        return made_of([path for path in plan if path not in failed], notes)
 
 
 def input_roots(
     model: Model, task: Task, paths: list[str], samples: int, context: Context
 ) -> dict[str, Array]:
     """Return the Cholesky factors `[cols, cols]` of the damped second moments of what weights of layers meet."""
-    import numpy as np
-
     from featherweight.curvature.layerwise import layerwise, prefix
     from featherweight.curvature.linear_ops import moments
     from featherweight.formats.sweep import damped
@@ -131,13 +122,6 @@ def input_roots(
     weights = [name for name in ahead.linear_ops if name.rpartition(".")[0] in paths]
     layerwise(ahead, weights, look, sequential=False, events=context.events, name="factorize")
     return roots
-
-
-def selected(model: Model, where: Where) -> list[str]:
-    """Return the paths of the modules that own the selected tensors."""
-    from featherweight.selectors import select
-
-    return list(dict.fromkeys(name.rpartition(".")[0] for name in select(model, where)))
 
 
 def obstacles(model: Model, graph: Graph) -> dict[str, str]:
@@ -172,21 +156,19 @@ def ranks(made: list[Factor]) -> str:
     return f"rank {', '.join(between)}" if between else "full rank"
 
 
-def factorised(model: Model, plan: Plan, notes: list[Note]) -> Model:
+def factorised(model: Model, plan: Mapping[str, list[Factor]], notes: Sequence[Note]) -> Model:
     """Return the model with every layer of `plan` a sequence of its factors; the last one has the bias."""
     import torch
 
-    layers, values, chosen = {}, {}, []
+    layers, values, chosen = {}, {}, list(notes)
     for path, made in plan.items():
-        layers[path] = LayerSpec("Sequential")
+        layers[path], last = LayerSpec("Sequential"), len(made) - 1
         bias = model.module.get_submodule(path).bias
         for number, factor in enumerate(made):
-            last = number == len(made) - 1
-            arguments = {**factor.spec.arguments, "bias": last and bias is not None}
+            arguments = {**factor.spec.arguments, "bias": number == last and bias is not None}
             layers[f"{path}.{number}"] = LayerSpec(factor.spec.kind, arguments)
             values[f"{path}.{number}.weight"] = torch.from_numpy(factor.weight.copy()).float()
         if isinstance(bias, torch.Tensor):
-            values[f"{path}.{len(made) - 1}.bias"] = bias.detach()
+            values[f"{path}.{last}.bias"] = bias.detach()
         chosen.append(Note("chose", path, f"{len(made)} factors of {ranks(made)}"))
-    notes = [*notes, *chosen]
-    return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+    return model.with_structure(layers, values, chosen) if layers else model.with_notes(chosen)

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta, field
-from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError
 from featherweight.events import Note
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
+from featherweight.formats.sweep import Order, sweep
+from featherweight.formats.view import Array
 from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
+from featherweight.techniques.encode import again, array, finite, nearest, recoded, same, unfit
+from featherweight.techniques.portable import bounded, pairings, portable
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.curvature.linear_ops import LinearOp, Moments, Pairs
     from featherweight.model import Model
-
-Array = NDArray[Any]
-Order = Literal["given", "activation"]
 
 
 class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
@@ -83,30 +83,25 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
 
         from featherweight.curvature.layerwise import layerwise, prefix
         from featherweight.curvature.linear_ops import moments
-        from featherweight.techniques.encode import again, nearest, recoded, same
-        from featherweight.techniques.portable import pairings
-        from featherweight.techniques.tensors import array, finite, unfit
 
         wanted, had = self.chosen(model), model.weights
         left = unfit(model, wanted)
         formats = {name: format for name, format in wanted.items() if name not in left}
-        paired = pairings(model, task) if self.portable else {}
+        kinds: dict[str, Pairing] = dict.fromkeys(formats, "none")
+        kinds |= pairings(model, task) if self.portable else {}
         ahead = prefix(model, task, self.samples, seed=context.seed)
-        fresh = [name for name in formats if not same(model, name, formats[name], paired)]
+        fresh = [name for name in formats if not same(model, name, formats[name], kinds[name])]
         layers = [name for name in fresh if name in ahead.linear_ops]
-        encoded = {
-            name: nearest(model, name, formats[name], paired) for name in formats if name not in layers
-        }
+        others = [name for name in formats if name not in layers]
+        encoded = {name: nearest(model, name, formats[name], kinds[name]) for name in others}
 
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
             name = layer.weight
             weight, view = finite(array(model, name), name), model.views[name]
             drift = self.inputs == "asymmetric"
             found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
-            encoded[name] = swept(
-                view.matrix(weight), found, formats[name], view,
-                damping=self.damping, order=self.order, kind=paired.get(name, "none"),
-            )  # fmt: skip
+            settings: dict[str, Any] = {"damping": self.damping, "order": self.order, "kind": kinds[name]}
+            encoded[name] = swept(view.matrix(weight), found, formats[name], view, **settings)
             return {name: torch.from_numpy(encoded[name].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
@@ -117,9 +112,8 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         )  # fmt: skip
         written = {name: recoded(encoded[name], self.coder, name) for name in formats}
         twice = [again(name, had[name], written[name]) for name in formats if name in had]
-        others = [name for name in fresh if name not in layers]
         notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
-        notes += ahead.notes(others, "rounded to nearest", self.samples)
+        notes += ahead.notes([name for name in others if name in fresh], "rounded to nearest", self.samples)
         return model.with_encoded(written, [*notes, *twice])
 
     def chosen(self, model: Model) -> dict[str, Format]:
@@ -134,25 +128,17 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         taken: set[str] = set()
         for item, format in self.formats.items():
             names = select(model, item)
-            if wrong := [name for name in names if name in taken or name not in chosen]:
-                raise ConfigError(
-                    "selected twice, or not by where", where=f"gptq.formats.{item}", got=", ".join(wrong)
-                )
+            if wrong := ", ".join(name for name in names if name in taken or name not in chosen):
+                raise ConfigError("selected twice, or not by where", where=f"gptq.formats.{item}", got=wrong)
             chosen |= dict.fromkeys(names, format)
             taken |= set(names)
         return chosen
 
 
 def swept(
-    weight: Array,
-    moments: Moments,
-    format: Format,
-    view: View,
-    *,
-    damping: float,
-    order: Order,
-    kind: Pairing = "none",
-) -> Encoded:
+    weight: Array, moments: Moments, format: Format, view: View,
+    *, damping: float, order: Order, kind: Pairing = "none",
+) -> Encoded:  # fmt: skip
     """Return a layer's weight in `format`, at fixed rate.
 
     Args:
@@ -164,21 +150,15 @@ def swept(
         order: of the columns.
         kind: which of its integers are bounded together, if the format has 8 bits.
     """
-    from featherweight.formats.sweep import sweep
-    from featherweight.techniques.portable import bounded, portable
-
     zero = weight == 0
     target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
     importance = Importance(moments.diagonal(len(weight), damping))
     with np.errstate(over="ignore", under="ignore"):
+        settings: dict[str, Any] = {"damping": damping, "order": order}
         if kind != "none" and bounded(format):
-            return portable(
-                target, moments.hessian, format, view, kind,
-                importance=importance, damping=damping, order=order,
-            )  # fmt: skip
+            return portable(target, moments.hessian, format, view, kind, importance=importance, **settings)
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
-
-        settings: dict[str, Any] = {"width": format.width, "damping": damping, "order": order}
+        settings["width"] = format.width
         uniform = format.uniform(parts, view)
         if uniform is not None:
             held = replace(uniform, low=np.where(zero, 0, uniform.low), high=np.where(zero, 0, uniform.high))

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil, prod, sqrt
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from featherweight.checked import Options
+from featherweight.formats.view import Array
 from featherweight.structure import LayerSpec, spec_of
 
-Array = NDArray[Any]
 Form = Literal["channel", "spatial", "tucker"]
 
 GRID = 257  # points of the search over the logarithm of the variance, beside those of each interval
@@ -41,13 +40,24 @@ class Rank(Options, frozen=True, tag_field="by"):
 class Evbmf(Rank, frozen=True, tag="evbmf"):
     """As many components as outlive the noise, by empirical variational Bayes.
 
-    References: Nakajima, Sugiyama, Babacan, Tomioka, 2013, JMLR 14; for networks Kim et al., Compression of deep
+    References: Nakajima, Sugiyama, Babacan, Tomioka, Global analytic solution of fully-observed variational Bayesian
+    matrix factorization, 2013, JMLR 14, theorem 2 and eq. 22; for networks Kim et al., Compression of deep
     convolutional neural networks for fast and low power mobile applications, 2016, arXiv 1511.06530, section 3.2.
     """
 
     def counted(self, singular: Array, rows: int, columns: int) -> int:
-        """Return the rank of the signal."""
-        return evbmf_rank(singular, rows, columns)
+        """Return how many of all singular values, descending, outlive the noise.
+
+        >>> Evbmf().counted(np.array([9.0, 8.0, 0.1, 0.1, 0.1, 0.1]), 6, 20)
+        2
+        """
+        small, large = sorted((rows, columns))
+        if not singular.any():
+            return 0
+        alpha = small / large
+        edge = (1 + TAU * sqrt(alpha)) * (1 + sqrt(alpha) / TAU)
+        squares = np.square(singular / singular.max(), dtype=np.float64)
+        return int((squares > large * noise(squares, alpha, edge, large) * edge).sum())
 
 
 class Energy(Rank, frozen=True, tag="energy"):
@@ -80,30 +90,7 @@ class Given(Rank, frozen=True, tag="given"):
 
 
 RANKS: tuple[type[Rank], ...] = (Evbmf, Energy, Given)
-AnyRank = Union[Evbmf, Energy, Given]  # noqa: UP007
-
-
-def evbmf_rank(singular: Array, rows: int, columns: int) -> int:
-    """Return the number of components that outlive the noise, by empirical variational Bayes.
-
-    Args:
-        singular: all singular values, descending `[min(rows, columns)]`.
-        rows: of the matrix.
-        columns: of the matrix.
-
-    References: Nakajima, Sugiyama, Babacan, Tomioka, Global analytic solution of fully-observed variational
-    Bayesian matrix factorization, 2013, JMLR 14, theorem 2 and eq. 22.
-
-    >>> evbmf_rank(np.array([9.0, 8.0, 0.1, 0.1, 0.1, 0.1]), 6, 20)
-    2
-    """
-    small, large = sorted((rows, columns))
-    if not singular.any():
-        return 0
-    alpha = small / large
-    edge = (1 + TAU * sqrt(alpha)) * (1 + sqrt(alpha) / TAU)
-    squares = np.square(singular / singular.max(), dtype=np.float64)
-    return int((squares > large * noise(squares, alpha, edge, large) * edge).sum())
+AnyRank = Evbmf | Energy | Given
 
 
 def noise(squares: Array, alpha: float, edge: float, large: int) -> float:
@@ -128,9 +115,8 @@ def noise(squares: Array, alpha: float, edge: float, large: int) -> float:
     steps = np.log(squares[squares > 0] / (large * edge))  # where a component crosses the threshold
     ends = np.log([lower, upper])
     inside = np.unique(np.r_[ends, steps[(steps > ends[0]) & (steps < ends[1])]])
-    grid = np.unique(
-        np.r_[np.linspace(ends[0], ends[1], GRID), np.linspace(inside[:-1], inside[1:], 3).ravel()]
-    )
+    between = np.linspace(inside[:-1], inside[1:], 3).ravel()
+    grid = np.unique(np.r_[np.linspace(ends[0], ends[1], GRID), between])
     for _ in range(ZOOMS):
         best = int(free_energy(np.exp(grid), floor, alpha, edge, large).argmin())
         grid = np.linspace(grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)], 33)
@@ -167,7 +153,7 @@ def split(matrix: Array, rank: int, root: Array | None = None) -> tuple[Array, A
     >>> np.abs(left @ right - np.arange(6.0).reshape(2, 3)).max() < 1e-12
     np.True_
     """
-    target = weighed(matrix, root)
+    target = matrix if root is None else matrix @ root
     wide = len(target) <= target.shape[1]
     short = target if wide else target.T
     vectors = leading(short, rank)
@@ -176,11 +162,6 @@ def split(matrix: Array, rank: int, root: Array | None = None) -> tuple[Array, A
     scaled, rest = vectors * half, rest / np.maximum(half, TINY)[:, None]
     left, right = (scaled, rest) if wide else (rest.T, scaled.T)
     return left, right if root is None else np.linalg.solve(root.T, right.T).T
-
-
-def weighed(matrix: Array, root: Array | None) -> Array:
-    """Return a matrix, times the root of the second moment of its inputs if that is known."""
-    return matrix if root is None else matrix @ root
 
 
 def by_channel(weight: Array, rank: int, root: Array | None = None) -> tuple[Array, Array]:
@@ -243,10 +224,9 @@ def product(weights: Sequence[Array]) -> Array:
     for weight in weights[1:]:
         both = np.tensordot(weight, whole, (1, 0))  # [out, k of the second..., in, k of the first...]
         sides = [max(pair) for pair in zip(weight.shape[2:], whole.shape[2:], strict=True)]
-        axes = range(len(sides))
-        across = both.transpose(
-            0, 1 + len(sides), *(n for axis in axes for n in (1 + axis, 2 + len(sides) + axis))
-        )
+        count = len(sides)
+        pairs = [axis for side in range(count) for axis in (1 + side, 2 + count + side)]
+        across = both.transpose(0, 1 + count, *pairs)
         whole = across.reshape(len(weight), whole.shape[1], *sides)
     return whole
 
@@ -280,13 +260,9 @@ class Factor:
 
 
 def factors(
-    layer: Any,
-    form: Form,
-    rank: Rank,
-    inputs: tuple[int, ...],
-    outputs: tuple[int, ...],
+    layer: Any, form: Form, rank: Rank, inputs: tuple[int, ...], outputs: tuple[int, ...],
     root: Array | None = None,
-) -> list[Factor]:
+) -> list[Factor]:  # fmt: skip
     """Return what takes the place of a linear or convolution layer; one factor alone: its rank is full.
 
     Args:
@@ -298,16 +274,18 @@ def factors(
         root: of the second moment of what a row of the weight meets, see `split`; linear layers and `channel` alone.
     """
     weight = layer.weight.detach().double().numpy()
+    matrix = weight.reshape(len(weight), -1)
+    weighed = matrix if root is None else matrix @ root
     if weight.ndim == 2:
-        after = prod(outputs[:-1])
-        left, right = split(weight, chosen := rank.of(weighed(weight, root)), root)
+        after, chosen = prod(outputs[:-1]), rank.of(weighed)
+        left, right = split(weight, chosen, root)
         return [
             Factor(spec_of(layer, out_features=chosen, bias=False), right, after),
             Factor(spec_of(layer, in_features=chosen, bias=False), left, after),
         ]
     before, after = (shape[0] * prod(shape[2:]) for shape in (inputs, outputs))
     if prod(weight.shape[2:]) == 1 or form == "channel":
-        chosen = rank.of(weighed(weight.reshape(len(weight), -1), root))
+        chosen = rank.of(weighed)
         first, second = by_channel(weight, chosen, root)
         return [
             Factor(spec_of(layer, out_channels=chosen, bias=False), first, after),

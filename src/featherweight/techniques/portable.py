@@ -9,14 +9,15 @@ what they pair (windows over an odd number of channels: mostly the first layer),
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.formats import Encoded, Fixed, Format, Importance, Int, View
 from featherweight.formats.sweep import Order, Uniform, sweep
+from featherweight.formats.view import Array
+from featherweight.graph.operators import operator
 from featherweight.integers import (
     MOST_PAIR,
     Pairing,
@@ -25,13 +26,11 @@ from featherweight.integers import (
     paired_columns,
     pairing,
     steps_of,
-)  # fmt: skip
+)
 
 if TYPE_CHECKING:
     from featherweight.model import Model
     from featherweight.task import Task
-
-Array = NDArray[Any]
 
 GROWTH: Array = np.exp2(np.arange(9) / 8).astype(np.float32)  # of a scale; at twice the scale 7 bits remain
 AT_ONCE = 1 << 23  # numbers that are swept together
@@ -44,14 +43,11 @@ def pairings(model: Model, task: Task) -> dict[str, Pairing]:
     Raises:
         UnsupportedError: the network cannot be traced.
     """
-    from featherweight.graph.operators import operator
-
     found: dict[str, Pairing] = {}
     for node in model.program(task.example()).graph.nodes:
         name = node.roles.get("weight")
         if operator(node.op).integer == "layer" and name:
-            groups = node.options.get("groups", 1)
-            kind = pairing(tuple(model.tensors[name].shape), groups)
+            kind = pairing(tuple(model.tensors[name].shape), node.options.get("groups", 1))
             found[name] = max(kind, found.get(name, "none"), key=STRICTNESS.index)
     return found
 
@@ -72,16 +68,9 @@ def fits(encoded: Encoded, kind: Pairing) -> bool:
 
 
 def portable(
-    target: Array,
-    hessian: Array | None,
-    format: Format,
-    view: View,
-    kind: Pairing,
-    *,
-    importance: Importance | None = None,
-    damping: float = 0.01,
-    order: Order = "given",
-) -> Encoded:
+    target: Array, hessian: Array | None, format: Format, view: View, kind: Pairing,
+    *, importance: Importance | None = None, damping: float = 0.01, order: Order = "given",
+) -> Encoded:  # fmt: skip
     """Return a weight in `format` whose products cannot saturate, swept within the bounds.
 
     Args:
@@ -95,9 +84,8 @@ def portable(
         order: of the columns.
     """
     free = kind != "any"
-    parts = (format if free else msgspec.structs.replace(format, bits=7)).fit(
-        target.astype(np.float32), view=view, importance=importance
-    )
+    fitted = format if free else msgspec.structs.replace(format, bits=7)
+    parts = fitted.fit(target.astype(np.float32), view=view, importance=importance)
     grid = format.uniform(parts, view)
     assert grid is not None, format
     growths = GROWTH if free else GROWTH[:1]
@@ -117,15 +105,13 @@ def portable(
             whole = np.broadcast_to(parted, (*parted.shape[:2], times, *array.shape[1:]))
             return whole.reshape(-1, *array.shape[1:])
 
-        shape = (view.rows * times, view.cols)
+        shape, made = (view.rows * times, view.cols), np.empty((view.rows, times, view.cols))
         least, most = (repeated(np.broadcast_to(end, target.shape)[:, columns]) for end in (low, high))
-        pair = MOST_PAIR if free else None
+        width, pair = (2, MOST_PAIR) if free else (1, None)
         tried = _Tried(Uniform(shape, scales.reshape(-1, 1), least, most, pair))
-        made = np.empty((view.rows, times, view.cols))
-        width = 2 if free else 1
-        made[:, :, columns] = sweep(
-            repeated(target[:, columns]), inputs, tried, width=width, damping=damping, order=order
-        ).reshape(made.shape)
+        whole = repeated(target[:, columns])
+        found = sweep(whole, inputs, tried, width=width, damping=damping, order=order)
+        made[:, :, columns] = found.reshape(made.shape)
         return made, np.reshape(tried.errors, (view.rows, times))
 
     scale = np.broadcast_to(grid.scale, (view.rows, 1)).astype(np.float32)
@@ -136,8 +122,8 @@ def portable(
     best = errors.reshape(units, -1, len(growths)).sum(axis=1).argmin(axis=1)
     scale = scale * np.repeat(growths[best], view.rows // units)[:, None]
     made = swept(scale)[0][:, 0].astype(np.float32)
-    fitted = {**parts, "scale": scale.reshape(units, -1)[:, 0].reshape(parts["scale"].shape)}
-    return Encoded(format, Fixed(), view, format.assign(made, fitted, view=view).reshape(-1), fitted)
+    parts = {**parts, "scale": scale.reshape(units, -1)[:, 0].reshape(parts["scale"].shape)}
+    return Encoded(format, Fixed(), view, format.assign(made, parts, view=view).reshape(-1), parts)
 
 
 @dataclass(eq=False)

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from math import ceil, floor, log10
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.events import Note
 from featherweight.formats import tag
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.encode import finite
 from featherweight.techniques.saliencies import AnySaliency, Scores, Taylor
 
 if TYPE_CHECKING:
+    from featherweight.formats.view import Array
     from featherweight.graph.channels import Channels
     from featherweight.model import Model
 
-Array = NDArray[Any]
 Count = Annotated[int, Meta(ge=1)]
 
 
@@ -57,51 +58,40 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
-        from featherweight.techniques.surgery import eligible, mismatch, prunable, pruned
-        from featherweight.techniques.tensors import finite
+        from featherweight.techniques.surgery import difference, eligible, prunable, pruned, silenced
         from featherweight.training.gradients import isolated
 
         channels, fixed = eligible(model, task, self.where)
-        channels, failed = prunable(model, channels, task.example())
+        channels, failed = prunable(model, channels, task)
         notes = [*fixed, *failed]
         if not channels.groups:
             none = f"not pruned to {self.keep:g} of its {self.of}: none of its channels can go"
             return model.with_notes([*notes, Note("skipped", "prune", none)] if self.keep < 1 else notes)
         with isolated():
             scores = self.saliency.scores(model, channels, task, context.seed)
-        for values in (scores.linear, *([] if scores.pair is None else [scores.pair])):
-            finite(values, f"scores of {tag(self.saliency)}")
-        cost = self.cost(channels)
-        whole = cost(np.ones(channels.count, bool))
-        price = self.price(channels) if self.saliency.in_loss else 1.0
-        limit = self.keep * whole * (1 + 1e-12)  # a share that was rounded to float64 is still that share
+        for values in (scores.linear, scores.pair):
+            if values is not None:
+                finite(values, f"scores of {tag(self.saliency)}")
+        cost: Callable[[Array], float] = np.sum if self.of == "channels" else getattr(channels, self.of)
+        price: Array | float = 1.0
+        if self.saliency.in_loss and self.of != "channels":
+            # What each channel saves alone; one that saves nothing costs little.
+            price = np.maximum([getattr(group, self.of) for group in channels.groups], 1)[channels.group_of]
+        # A share that was rounded to float64 is still that share.
+        limit = self.keep * cost(np.ones(channels.count, bool)) * (1 + 1e-12)
         kept = select(scores, channels, cost, limit, least=self.least, multiple=self.multiple, price=price)
-        if reason := mismatch(model, channels, kept, task.example()):
+        expected = silenced(model, channels, kept)
+        if reason := difference(lambda: pruned(model, channels, kept), expected, task.example()):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
         for group, stays in zip(channels.groups, channels.split(kept), strict=True):
             notes.append(Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} channels"))
         return pruned(model, channels, kept, notes)
 
-    def cost(self, channels: Channels) -> Callable[[Array], float]:
-        """Return the cost that `of` names, of the channels that stay."""
-        return np.sum if self.of == "channels" else getattr(channels, self.of)
-
-    def price(self, channels: Channels) -> Array:
-        """Return what each channel saves alone, of the cost that `of` names; one that saves nothing costs little."""
-        saved = [1 if self.of == "channels" else getattr(group, self.of) for group in channels.groups]
-        return np.maximum(saved, 1)[channels.group_of]
-
 
 def select(
-    scores: Scores,
-    channels: Channels,
-    cost: Callable[[Array], float],
-    limit: float,
-    *,
-    least: int = 1,
-    multiple: int = 1,
-    price: Array | float = 1.0,
-) -> Array:
+    scores: Scores, channels: Channels, cost: Callable[[Array], float], limit: float,
+    *, least: int = 1, multiple: int = 1, price: Array | float = 1.0,
+) -> Array:  # fmt: skip
     """Return which channels stay `[channels.count]`: the fewest removed, in order, that bring the cost to `limit`.
 
     The last of them may have been dear: those removed before it come back, the most salient first, while there is room.
@@ -119,38 +109,25 @@ def select(
         ConfigError: the limit cannot be reached; says what can.
     """
     order = removal_order(scores, channels, least, price, multiple)
-    low, high = 0, len(order)
     lowest, whole = cost(without(order, channels, multiple)), cost(np.ones(channels.count, bool))
     if lowest > limit:
         raise ConfigError(
             "cannot be reached: other layers keep their channels, see the notes of a run that keeps more",
-            where="prune.keep", got=f"{limit / whole:.6g}",
-            expected=f"{rounded_up(lowest / whole):g} or more",
+            where="prune.keep", got=f"{limit / whole:.6g}", expected=f"{rounded_up(lowest / whole):g} or more",
         )  # fmt: skip
-    while low < high:
-        middle = (low + high) // 2
-        if cost(without(order[:middle], channels, multiple)) <= limit:
-            high = middle
-        else:
-            low = middle + 1
-    return without(less(order[:low], channels, cost, limit, multiple), channels, multiple)
 
+    def fits(removed: Array) -> bool:
+        return bool(cost(without(removed, channels, multiple)) <= limit)
 
-def less(
-    removed: Array, channels: Channels, cost: Callable[[Array], float], limit: float, multiple: int
-) -> Array:
-    """Return `removed` without those that the limit has room for, tried from the last to the first."""
-    full = np.zeros(
-        len(channels.groups), bool
-    )  # of which one more is too dear, now and after others came back
+    removed = order[: bisect_left(range(len(order)), True, key=lambda count: fits(order[:count]))]
+    full: set[int] = set()  # groups of which one more is too dear, now and after others came back
     for channel in removed[::-1]:
-        group = channels.group_of[channel]
-        fewer = removed[removed != channel]
-        if not full[group] and cost(without(fewer, channels, multiple)) <= limit:
+        group, fewer = int(channels.group_of[channel]), removed[removed != channel]
+        if group not in full and fits(fewer):
             removed = fewer
         else:
-            full[group] = True
-    return removed
+            full.add(group)
+    return without(removed, channels, multiple)
 
 
 def rounded_up(value: float) -> float:
@@ -168,15 +145,7 @@ def rounded_up(value: float) -> float:
 def removal_order(
     scores: Scores, channels: Channels, least: int, price: Array | float = 1.0, multiple: int = 1
 ) -> Array:
-    """Return the channels in the order in which they go, without those that never do.
-
-    Args:
-        scores: what removal is thought to cost.
-        channels: coupled channels.
-        least: channels of each group that never go.
-        price: what removing each channel saves.
-        multiple: of which the number that stays in a group is a multiple, as far as there are so many.
-    """
+    """Return the channels in the order in which they go, without those that never do; see `select`."""
     sizes = np.array([group.size for group in channels.groups], int)
     room = np.maximum(sizes - -(-least // multiple) * multiple, 0)
     if scores.pair is not None:
@@ -187,12 +156,9 @@ def removal_order(
 
 
 def greedy(
-    linear: Array,
-    pair: Array,
-    price: Array | float = 1.0,
-    group_of: Array | None = None,
-    room: Array | None = None,
-) -> Array:
+    linear: Array, pair: Array, price: Array | float = 1.0,
+    group_of: Array | None = None, room: Array | None = None,
+) -> Array:  # fmt: skip
     """Return channels in order, each the one that costs least for its price after those before it.
 
     Removing s after M costs `linear[s] + pair[s, s] / 2 + sum over M of pair[s, t]`.

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.events import Note
+from featherweight.formats.view import Array
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Step, Where
+from featherweight.techniques.encode import finite
 from featherweight.techniques.saliencies import Obd, SparseGpt, WoodFisher
-from featherweight.techniques.saliencies.base import chosen, together
+from featherweight.techniques.saliencies.base import chosen, masked, matrix, together
 
 if TYPE_CHECKING:
-    from featherweight.curvature.blocks import Blocks
+    from featherweight.curvature.gauss_newton import Blocks
     from featherweight.model import Model
 
-Array = NDArray[Any]
 Sparsity = Annotated[float, Meta(ge=0, le=1)]
 Scope = Literal["layer", "global", "lamp"]
 Count = Annotated[int, Meta(ge=1)]
@@ -82,22 +82,24 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with these zeros."""
-        from featherweight.techniques.tensors import masked, surgery
+        from torch import from_numpy
 
         targets = self.targets(model)
         if isinstance(self.saliency, SparseGpt):
             return model.with_tensors(*self.saliency.pruned(model, targets, self.pattern, task, context))
         saliency, curvature = self.saliencies(model, targets, task, context.seed)
+        notes, made = [], {}
         if self.scope == "layer":
-            gone = {name: chosen(matrix, targets[name], self.pattern) for name, matrix in saliency.items()}
+            gone = {name: chosen(values, targets[name], self.pattern) for name, values in saliency.items()}
         else:
             gone = together(saliency, next(iter(targets.values())), relative=self.scope == "lamp")
-        shares = {name: f"{matrix.mean():.2%} of it is zero" for name, matrix in gone.items()}
-        notes = [] if self.scope == "layer" else [Note("chose", *share) for share in shares.items()]
-        made = {
-            name: surgery(model, name, mask, curvature[name]) if curvature else masked(model, name, mask)
-            for name, mask in gone.items()
-        }
+            notes = [Note("chose", name, f"{mask.mean():.2%} of it is zero") for name, mask in gone.items()]
+        for name, mask in gone.items():
+            if curvature:
+                moved = model.views[name].tensor(curvature[name].without(matrix(model, name), mask))
+                made[name] = from_numpy(moved).to(model.tensors[name].dtype)
+            else:
+                made[name] = masked(model, name, mask)
         return model.with_tensors(made, notes)
 
     def targets(self, model: Model) -> dict[str, float]:
@@ -129,7 +131,6 @@ class Sparsify(Step, frozen=True, kw_only=True, omit_defaults=True, tag="sparsif
             UnsupportedError: a tensor holds NaN or infinity, or is no parameter and the loss is differentiated.
         """
         from featherweight.curvature.hvp import parameters
-        from featherweight.techniques.tensors import finite, matrix
         from featherweight.training.gradients import isolated
 
         matrices = {name: matrix(model, name) for name in names}

@@ -3,61 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from featherweight.capture.program import eval_mode
 from featherweight.capture.pytree import flatten_outputs
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Note
+from featherweight.formats.view import Array
 from featherweight.graph.channels import Channels, Cost, Member, couple
+from featherweight.model import Model
 from featherweight.selectors import select
 from featherweight.structure import LayerSpec, resized, to_call
 from featherweight.task import Inputs, Task, call
 from featherweight.task.samples import seeded
 from featherweight.techniques.base import Where
 
-if TYPE_CHECKING:
-    from featherweight.model import Model
-
-Array = NDArray[Any]
 Part = TypeVar("Part", bound=Hashable)
+Make = Callable[[Sequence[Part]], Model]  # makes a model of some parts of a change
 
 TOLERANCE = 1e-3  # of the output's scale; a wrong channel is far beyond, rounding far below
 
 
-def failing(parts: Iterable[Part], trial: Callable[[Sequence[Part]], str], where: str) -> dict[Part, str]:
+def failing(parts: Iterable[Part], make: Make[Part], expected: Make[Part], task: Task) -> dict[Part, str]:
     """Return the parts of a change that the network cannot take, with the reason: tried together, then one by one.
 
     Args:
         parts: what is to change: layers, or groups of channels.
-        trial: how the network with some of them changed differs from what it should compute; empty: it does not.
-        where: name of the network.
+        make: the network with some of them changed.
+        expected: a network that computes what that one should.
+        task: gives the example on which they are compared.
 
     Raises:
         UnsupportedError: the others work one by one, not together.
     """
+
+    def trial(some: Sequence[Part]) -> str:
+        return difference(lambda: make(some), expected(some), task.example())
+
     parts = tuple(parts)
     if not parts or not trial(parts):
         return {}
     failed = {part: reason for part in parts if (reason := trial([part]))}
     rest = [part for part in parts if part not in failed]
     if rest and (reason := trial(rest)):
-        raise UnsupportedError(f"its layers cannot change together: {reason}", where=where)
+        raise UnsupportedError(f"its layers cannot change together: {reason}", where=task.name)
     return failed
 
 
 def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> str:
-    """Return how a changed network differs from what it should compute on `example`, or an empty string.
+    """Return how the network that `make` makes differs on `example` from one that computes what it should, or nothing.
 
-    Args:
-        make: makes the changed network; what it raises is a difference.
-        expected: a network that computes what the changed one should.
-        example: inputs.
+    What `make` raises is a difference.
     """
     try:
         found = computed(make(), example)
@@ -75,7 +75,7 @@ def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> s
     return ""
 
 
-def computed(model: Model, example: Inputs) -> tuple[torch.Tensor, ...]:
+def computed(model: Model, example: Inputs) -> tuple[Tensor, ...]:
     """Return the outputs of a model on `example`, flat; scores that are masked may be infinite.
 
     Raises:
@@ -113,9 +113,8 @@ def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Not
     notes = []
     for name in names:
         layer, _, role = name.rpartition(".")
-        reason = reasons.get(
-            name, channels.fixed.get(layer) or graph.rigid.get(name) or "no layer reads them alone"
-        )
+        fixed = channels.fixed.get(layer) or graph.rigid.get(name) or "no layer reads them alone"
+        reason = reasons.get(name, fixed)
         if reason and model.tensors[name].dim() > 1:
             place = layer if role == "weight" and layer else name
             notes.append(Note("skipped", place, f"keeps its channels: {reason}"))
@@ -123,14 +122,7 @@ def eligible(model: Model, task: Task, where: Where) -> tuple[Channels, list[Not
 
 
 def pruned(model: Model, channels: Channels, kept: Array, notes: Iterable[Note] = ()) -> Model:
-    """Return the model without the channels that are not kept, their layers rebuilt smaller.
-
-    Args:
-        model: the network.
-        channels: its coupled channels.
-        kept: `[channels.count]`, which of them stay.
-        notes: what to note on the result.
-    """
+    """Return the model without the channels that are not `kept: [channels.count]`, their layers rebuilt smaller."""
     values = {}
     for name, groups in _touched(channels, kept).items():
         value = model.tensors[name].detach()
@@ -179,26 +171,19 @@ def _touched(channels: Channels, kept: Array) -> dict[str, list[tuple[Member, Ar
     return found
 
 
-def prunable(model: Model, channels: Channels, example: Inputs) -> tuple[Channels, list[Note]]:
+def prunable(model: Model, channels: Channels, task: Task) -> tuple[Channels, list[Note]]:
     """Return the groups that can be pruned, and notes on the others: each loses a channel, as a trial.
 
     Raises:
         UnsupportedError: they can go one by one, not together.
     """
 
-    def trial(numbers: Sequence[int]) -> str:
+    def without_last(numbers: Sequence[int]) -> tuple[Model, Channels, Array]:
         some = channels.only(numbers)
-        parts = [np.arange(group.size) < max(group.size - 1, 1) for group in some.groups]
-        return mismatch(model, some, np.concatenate(parts), example)
+        kept = [np.arange(group.size) < max(group.size - 1, 1) for group in some.groups]
+        return model, some, np.concatenate(kept)
 
-    every = range(len(channels.groups))
-    failed = failing(every, trial, type(model.module).__name__)
-    notes = [
-        Note("skipped", channels.groups[n].name, f"keeps its channels: {why}") for n, why in failed.items()
-    ]
+    groups, every = channels.groups, range(len(channels.groups))
+    failed = failing(every, lambda n: pruned(*without_last(n)), lambda n: silenced(*without_last(n)), task)
+    notes = [Note("skipped", groups[n].name, f"keeps its channels: {why}") for n, why in failed.items()]
     return channels.only([number for number in every if number not in failed]), notes
-
-
-def mismatch(model: Model, channels: Channels, kept: Array, example: Inputs) -> str:
-    """Return how the pruned network differs from the one with silent channels on `example`, or an empty string."""
-    return difference(lambda: pruned(model, channels, kept), silenced(model, channels, kept), example)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
@@ -15,7 +15,7 @@ from featherweight.task import Needs, Task, training
 from featherweight.task.protocol import failures
 from featherweight.task.training import Training
 from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.encode import recoded
+from featherweight.techniques.encode import nearest, recoded, unfit
 from featherweight.training.losses import AnyLoss, TaskLoss
 from featherweight.training.methods import AnyMethod, StraightThrough
 from featherweight.training.methods.base import Surrogate
@@ -62,14 +62,13 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         try:
             Training(**self.given())
         except ConfigError as error:
-            raise ConfigError(
-                error.what, where=f"{self.__struct_config__.tag}.{error.where}", got=error.got
-            ) from None
+            where = f"{self.__struct_config__.tag}.{error.where}"
+            raise ConfigError(error.what, where=where, got=error.got) from None
 
     def given(self) -> dict[str, Any]:
         """Return the options that are not left open."""
-        own = {name: getattr(self, name) for name in Training.__struct_fields__}
-        return {name: value for name, value in own.items() if value is not None}
+        names = Training.__struct_fields__
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def options(self, task: Task) -> Training:
         """Return the options, complete.
@@ -89,36 +88,32 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             raise ConfigError(str(error)) from None
 
     def trained(
-        self,
-        model: Model,
-        floats: Iterable[str],
-        surrogates: Mapping[str, Surrogate],
-        task: Task,
-        context: Context,
-    ) -> dict[str, Tensor]:
-        """Train, and return the trained floats and the buffers by canonical name.
+        self, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, context: Context
+    ) -> dict[str, Tensor]:  # fmt: skip
+        """Return floats and buffers after training, by canonical name; `surrogates` replace other parameters."""
+        from featherweight.training.loop import minimise, of_network
 
-        Args:
-            model: where training starts.
-            floats: canonical names of the parameters that train as floats.
-            surrogates: replace other parameters.
-            task: gives the training batches.
-            context: gives seed, events, scratch folder and teachers.
-        """
-        from featherweight.training.loop import fit
-
-        loss = (self.loss or TaskLoss()).of(task, context.baseline or model, context.steps)
-        return fit(
-            model, floats, surrogates, task, self.options(task), loss=loss, seed=context.seed,
+        options, loss = self.options(task), self.loss or TaskLoss()
+        minimised = loss.of(task, context.baseline or model, context.steps)
+        return minimise(
+            model, floats, surrogates, of_network(model, task, minimised, seed=context.seed), options,
             events=context.events, scratch=context.scratch, name=str(self.__struct_config__.tag),
         )  # fmt: skip
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the options that the task offers for those left open here."""
-        offered = getattr(task, "training", None)
-        if offered is None:
-            return {}
+        offered = getattr(task, "training", None) or {}
         return dict(offered) if isinstance(offered, Mapping) else msgspec.to_builtins(offered)
+
+
+def trainable(model: Model) -> tuple[list[str], list[Note]]:
+    """Return the parameters that training may change, and a note for each of the others."""
+    from torch import nn
+
+    moves = {name: t.requires_grad for name, t in model.tensors.items() if isinstance(t, nn.Parameter)}
+    still = "does not require gradients: not trained"
+    notes = [Note("skipped", name, still) for name, trains in moves.items() if not trains]
+    return [name for name, trains in moves.items() if trains], notes
 
 
 class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
@@ -129,8 +124,6 @@ class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the trained model."""
-        from featherweight.techniques.tensors import trainable
-
         names, notes = trainable(model)
         return model.with_tensors(self.trained(model, names, {}, task, context), notes)
 
@@ -167,9 +160,8 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 if getattr(self, name) is not None:
                     raise ConfigError("means nothing without a format", where=f"finetune.{name}")
         elif self.method is not None and (reason := self.method.misfit(self.format)):
-            raise ConfigError(
-                f"{tag(self.method)} cannot train {tag(self.format)}: {reason}", where="finetune.method"
-            )
+            what = f"{tag(self.method)} cannot train {tag(self.format)}: {reason}"
+            raise ConfigError(what, where="finetune.method")
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
@@ -178,15 +170,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with the selected tensors encoded and everything else trained."""
-        from featherweight.techniques.tensors import trainable
         from featherweight.training.gradients import isolated
 
         names, notes = trainable(model)
+        encoded = {}
         with isolated():
             surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
             floats = [name for name in names if name not in surrogates and name not in model.weights]
             values = self.trained(model, floats, surrogates, task, context)
-            encoded = {}
             for name, surrogate in surrogates.items():
                 with failures(name):
                     frozen = surrogate.freeze()
@@ -206,7 +197,6 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         from torch import nn
 
         from featherweight.selectors import select
-        from featherweight.techniques.tensors import encode, unfit
 
         if self.format is None:
             return {}, []
@@ -222,7 +212,7 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         chosen = [name for name in selected if name in names and name not in left]
         made = {}
         for name in chosen:
-            weight, entry = model.tensors[name], encode(model, name, self.format)
+            weight, entry = model.tensors[name], nearest(model, name, self.format)
             if keep_zeros and weight.dim() > 1 and entry.spec.zero is None and bool((weight == 0).any()):
                 raise UnsupportedError(
                     f"keep_zeros: {tag(self.format)} has no exact zero to keep", where=name,
@@ -249,7 +239,6 @@ class Load(Step, frozen=True, kw_only=True, tag="load"):
         sha256: what the bytes of the file have to hash to, so that a recipe always means the same weights.
     """
 
-    needs: ClassVar[Needs] = "none"
     file: Annotated[str, msgspec.Meta(min_length=1)]
     sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 

@@ -4,54 +4,89 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from featherweight.capture.memory_format import channels_last, trains_channels_last
 from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
-from featherweight.model import Model
-from featherweight.task import Batch, Task
-from featherweight.task.protocol import failures, known_length
-from featherweight.task.samples import seed_generators, seeded
+from featherweight.model import Model, share
+from featherweight.task import Batch, Output, Task, call
+from featherweight.task.protocol import Guarded, failures, known_length
+from featherweight.task.samples import mapped, seed_generators, seeded
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
 from featherweight.training.methods.base import Surrogate
-from featherweight.training.objective import Loss, Objective, of_network
-from featherweight.training.state import Checkpoint, Position, State, run_key
+from featherweight.training.state import Checkpoint, Position, State, places, run_key
+
+Values = dict[str, Tensor]
+Loss = Callable[[Output, Batch], Tensor]
 
 REPORT_STEPS = 50
 SLOWER = "try a lower lr, warmup, or clip"
 _END = object()
 
 
-def fit(
-    model: Model,
-    floats: Iterable[str],
-    surrogates: Mapping[str, Surrogate],
-    task: Task,
-    options: Training,
-    *,
-    loss: Loss | None = None,
-    seed: int = 0,
-    events: Events = silent,
-    scratch: Path | None = None,
-    save_seconds: float = 20.0,
-    name: str = "train",
-) -> dict[str, Tensor]:
-    """Train a whole network on a task's training split; `minimise` tells of the other arguments.
+@dataclass(frozen=True)
+class Objective:
+    """A loss as a function of a network's tensors; the loop knows nothing else of what it trains.
 
-    The task gives the batches, and the loss unless `loss` is given, a scalar of (output, batch). `seed` is that of
-    shuffling, augmentation and dropout.
+    Attributes:
+        name: what errors call it.
+        batches: of an epoch, given its number.
+        forward: what is computed of a batch with these values of all tensors of the network, by canonical name;
+            buffers that it moves on (running statistics) it puts into the values.
+        loss: scalar of (output, batch).
+        seed: of shuffling, augmentation and dropout.
     """
-    return minimise(
-        model, floats, surrogates, of_network(model, task, loss, seed=seed), options,
-        events=events, scratch=scratch, save_seconds=save_seconds, name=name,
-    )  # fmt: skip
+
+    name: str
+    batches: Callable[[int], Iterable[Batch]]
+    forward: Callable[[Values, Batch], Output]
+    loss: Loss
+    seed: int = 0
+
+
+def of_network(model: Model, task: Task, loss: Loss | None = None, *, seed: int = 0) -> Objective:
+    """Return the loss of a whole network, in training mode, on the training split of a task.
+
+    Args:
+        model: the network; it stays as it is.
+        task: gives the batches, and the loss unless `loss` is given.
+        loss: scalar of (output, batch).
+        seed: of shuffling, augmentation and dropout.
+
+    Raises:
+        TaskError: the network fails on the task's example.
+    """
+    where = f"{task.name}, network"
+    with isolated(), failures(where):
+        last = trains_channels_last(model.module, task.example())
+    module, (slots, _) = share(model.module).train(), places(model)
+
+    def batches(epoch: int) -> Iterable[Batch]:
+        return Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
+
+    def forward(values: Values, batch: Batch) -> Output:
+        named = {slot: values[name] for slot, name in slots.items()}
+        with failures(where):
+            inputs = task.inputs(batch)
+            output = call(
+                lambda *args, **kwargs: functional_call(module, named, args, kwargs, tie_weights=False),
+                mapped(channels_last, inputs) if last else inputs,
+            )
+        # Most networks write into a buffer; some put a new one in its place.
+        values.update((name, named[slot]) for slot, name in slots.items())
+        return output
+
+    return Objective(task.name, batches, forward, loss or task.loss, seed)
 
 
 def minimise(
@@ -88,8 +123,7 @@ def minimise(
         TaskError: no batches, a loss that is not a finite scalar of the trained parameters, or a tensor that
             is no longer finite.
     """
-    began = time.monotonic()
-    floats = list(floats)
+    began, floats, losses = time.monotonic(), list(floats), list[float]()
     if not (floats or surrogates):
         raise UnsupportedError(
             "nothing is left to train", where=name,
@@ -97,38 +131,33 @@ def minimise(
         )  # fmt: skip
     with isolated():
         state = State.of(model, floats, surrogates, options)
-        checkpoint = None
-        if scratch:
-            key = run_key(options, objective.seed, state)
-            checkpoint = Checkpoint(scratch / "training.safetensors", key)
-        watch = Watch(name, options.epochs, events)
-        for position, length, batch in steps(
-            objective, state, options.epochs, checkpoint, save_seconds, events
-        ):
+        file = scratch / "training.safetensors" if scratch else None
+        checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None
+        following = steps(objective, state, options.epochs, checkpoint, save_seconds, events)
+        for begun, (position, length, batch) in enumerate(following):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
                 values = state.values()
                 value = objective.loss(objective.forward(values, batch), batch)
-            state.buffers.update((name, values[name].detach()) for name in state.buffers)
-            loss_now = check_loss(value, objective.name, position, batch)
-            descend(state, value, options, epoch, position.taken + 1)
-            watch.stepped(position, length, loss_now)
-    tensors = model.tensors
-    check_finite((key, new) for key, new in state.buffers.items() if key in tensors and finite(tensors[key]))
+            state.buffers.update((key, values[key].detach()) for key in state.buffers)
+            losses.append(check_loss(value, objective.name, position, batch))
+            done = position.taken + 1
+            descend(state, value, options, epoch, done)
+            if not begun:
+                events(Started(name, options.epochs * length))
+            if done % REPORT_STEPS == 0 or position.batch + 1 == length:
+                figures = {"loss": sum(losses) / len(losses), "epoch": position.epoch + 1}
+                events(Progress(name, done, figures))
+                losses.clear()
+    kept = {key: tensor for key, tensor in {**state.floats, **state.buffers}.items() if key in model.tensors}
+    check_finite((key, kept[key]) for key in state.buffers if key in kept and finite(model.tensors[key]))
     events(Finished(name, time.monotonic() - began))
-    return {
-        key: tensor.detach() for key, tensor in {**state.floats, **state.buffers}.items() if key in tensors
-    }
+    return {key: tensor.detach() for key, tensor in kept.items()}
 
 
 def steps(
-    objective: Objective,
-    state: State,
-    epochs: int,
-    checkpoint: Checkpoint | None = None,
-    save_seconds: float = 20.0,
-    events: Events = silent,
-) -> Iterator[tuple[Position, int, Batch]]:
+    objective: Objective, state: State, epochs: int, checkpoint: Checkpoint | None, save_seconds: float, events: Events
+) -> Iterator[tuple[Position, int, Batch]]:  # fmt: skip
     """Yield position, number of batches in the epoch, and batch of every step that is still to be taken.
 
     A checkpoint is written before a step, never after the last one: what follows the last step is not
@@ -136,14 +165,6 @@ def steps(
     changes with every step. What a loader and what training (dropout) draw from torch's generator are separate
     streams: a resumed run reads the batches it has already taken without training on them, and sees the same of
     both.
-
-    Args:
-        objective: gives the batches, and the seed of the run.
-        state: what training changes; a checkpoint restores it.
-        epochs: how many.
-        checkpoint: where the run is saved to and restored from; None: nowhere.
-        save_seconds: time between checkpoints.
-        events: hears of a checkpoint that cannot be used.
     """
     resumed = checkpoint.restore(state, events) if checkpoint else None
     start, generator = resumed or (Position(), None)
@@ -151,7 +172,10 @@ def steps(
     for epoch in range(start.epoch, epochs):
         seed_generators(number(seed, epoch))
         batches = objective.batches(epoch)
-        length, count = known_length(batches) or counted or count_batches(objective), 0
+        length, count = known_length(batches) or counted, 0
+        if not length:
+            with seeded(seed, 0):
+                length = sum(1 for _ in objective.batches(0))
         counted = length
         for count, batch in enumerate(drawing_apart(batches, number(seed, epoch, 1)), 1):
             position = Position(epoch, count - 1, taken)
@@ -173,12 +197,6 @@ def steps(
             )  # fmt: skip
 
 
-def count_batches(objective: Objective) -> int:
-    """Return the number of batches of the first epoch by reading them."""
-    with seeded(objective.seed, 0):
-        return sum(1 for _ in objective.batches(0))
-
-
 def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
     """Yield batches; what making them draws from torch's generator comes from a stream of its own, seeded here."""
     outside = torch.get_rng_state()
@@ -196,11 +214,7 @@ def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
 
 
 def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int) -> None:
-    """Take one step down the gradient of `loss`, which was computed `epoch` epochs after the start.
-
-    Raises:
-        TaskError: it ends in a tensor that is not finite.
-    """
+    """Take one step down the gradient of `loss`, computed `epoch` epochs after the start; TaskError if it diverges."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
     for surrogate in state.surrogates.values():
@@ -219,17 +233,7 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
 
 
 def check_loss(value: Tensor, where: str, position: Position, batch: Batch) -> float:
-    """Return the loss of a batch as a number.
-
-    Args:
-        value: the loss.
-        where: name of the objective.
-        position: of the step.
-        batch: that it is of.
-
-    Raises:
-        TaskError: it is not a finite scalar that depends on what is trained.
-    """
+    """Return the loss of a batch, or raise `TaskError`: it is not a finite scalar that depends on what is trained."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() > 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TaskError("the loss is not a scalar", where=where, got=got, hint="take the mean over the batch")
@@ -259,23 +263,3 @@ def finite(tensor: Tensor) -> bool:
     known = tensor if tensor.dtype.itemsize > 1 else tensor.float()  # torch cannot tell of 8 bits
     # A sum is quick, but may overflow.
     return bool(torch.isfinite(known.sum()) or torch.isfinite(known).all())
-
-
-class Watch:
-    """Tells `events` the mean loss every so many steps."""
-
-    def __init__(self, name: str, epochs: int, events: Events) -> None:
-        self.name, self.epochs, self.events = name, epochs, events
-        self.losses: list[float] | None = None
-
-    def stepped(self, position: Position, length: int, loss: float) -> None:
-        """Count one step."""
-        if self.losses is None:
-            self.events(Started(self.name, self.epochs * length))
-            self.losses = []
-        self.losses.append(loss)
-        done = position.taken + 1
-        if done % REPORT_STEPS == 0 or position.batch + 1 == length:
-            mean = sum(self.losses) / len(self.losses)
-            self.events(Progress(self.name, done, {"loss": mean, "epoch": position.epoch + 1}))
-            self.losses.clear()

@@ -1,7 +1,4 @@
-"""Losses: what training minimises, and the teachers of distillation. No torch until one is computed.
-
-`AnyLoss` is the union of built-ins and plug-ins.
-"""
+"""Losses: what training minimises, and the teachers of distillation. No torch yet. `AnyLoss`: their union."""
 
 from __future__ import annotations
 
@@ -34,12 +31,6 @@ class Teacher(Options, frozen=True, kw_only=True, tag_field="teacher"):
             steps: the model after each step so far.
         """
         raise NotImplementedError
-
-    def network(self, task: Task, original: Model, steps: Sequence[Model]) -> nn.Module:
-        """Return the network of `module` in eval mode, with buffers of its own."""
-        from featherweight.structure import to_call
-
-        return to_call(self.module(task, original, steps))
 
 
 class Original(Teacher, frozen=True, tag="original"):
@@ -89,11 +80,6 @@ class InFile(Teacher, frozen=True, kw_only=True, tag="file"):
 
 TEACHERS: tuple[type[Teacher], ...] = (Original, AfterStep, InFile)
 
-if TYPE_CHECKING:
-    AnyTeacher = Teacher
-else:
-    AnyTeacher: Any = Union[TEACHERS]  # noqa: UP007
-
 
 class Loss(Options, frozen=True, kw_only=True, tag_field="loss", omit_defaults=True):
     """A scalar of (output, batch) that training minimises; its fields are its options.
@@ -139,7 +125,7 @@ class Distillation(Loss, frozen=True, kw_only=True, tag="distillation"):
         temperature: T; above 1 the classes that the teacher did not choose count more.
     """
 
-    teacher: AnyTeacher | None = None
+    teacher: Original | AfterStep | InFile | None = None
     weight: Annotated[float, Meta(gt=0, le=1)] = 1.0
     temperature: Annotated[float, Meta(gt=0)] = 4.0
 
@@ -152,9 +138,10 @@ class Distillation(Loss, frozen=True, kw_only=True, tag="distillation"):
         """Return the loss as a function of (output, batch)."""
         import torch
 
+        from featherweight.structure import to_call
         from featherweight.task import call
 
-        teacher = (self.teacher or Original()).network(task, original, steps)
+        teacher = to_call((self.teacher or Original()).module(task, original, steps))
 
         def loss(output: Output, batch: Batch) -> Tensor:
             with torch.no_grad():

@@ -49,12 +49,8 @@ class State:
         """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
         _, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
-        buffers, constants = {}, {}
-        for name, tensor in tensors.items():
-            if isinstance(tensor, nn.Parameter):
-                constants[name] = tensor.detach()
-            else:
-                buffers[name] = tensor.detach().clone()
+        constants = {name: t.detach() for name, t in tensors.items() if isinstance(t, nn.Parameter)}
+        buffers = {name: t.detach().clone() for name, t in tensors.items() if name not in constants}
         groups = [
             Group([p for p in trained.values() if p.dim() > 1]),
             Group([p for p in trained.values() if p.dim() <= 1], decays=False),
@@ -85,10 +81,7 @@ class State:
             flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
-        return {
-            name: tensor.detach().clone(memory_format=torch.contiguous_format)
-            for name, tensor in flat.items()
-        }
+        return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in flat.items()}
 
     def restore(self, flat: Mapping[str, Tensor]) -> None:
         """Take over what `flat` returned.
@@ -135,15 +128,10 @@ def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:
 def make_optimizer(groups: Iterable[Group], options: Training) -> torch.optim.Optimizer:
     """Return the optimizer of `options` over `groups`; each keeps its `lr_scale` beside its settings."""
     settings = [
-        {
-            "params": group.parameters,
-            "lr": options.lr * group.lr_scale,
-            "lr_scale": group.lr_scale,
-            "weight_decay": options.weight_decay if group.decays else 0.0,
-        }
-        for group in groups
-        if group.parameters
-    ]
+        {"params": group.parameters, "lr": options.lr * group.lr_scale, "lr_scale": group.lr_scale,
+         "weight_decay": options.weight_decay if group.decays else 0.0}
+        for group in groups if group.parameters
+    ]  # fmt: skip
     if options.optimizer == "adam":
         return torch.optim.Adam(settings, betas=(options.momentum, 0.999))
     if options.optimizer == "adamw":
@@ -194,23 +182,16 @@ class Checkpoint:
             return None
 
     def _read(self, state: State) -> tuple[Position, Tensor]:
-        """Put `state` where the file left it; return position and generator state.
-
-        Raises:
-            IntegrityError: the file is damaged, or another run's.
-        """
         try:
             with safetensors.safe_open(self.path, "pt") as file:
                 metadata: dict[str, Any] = file.metadata() or {}
                 flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a mapping
             position = msgspec.json.decode(metadata["position"], type=Position)
+            generator = flat.pop("generator")
         except (safetensors.SafetensorError, KeyError, msgspec.MsgspecError, OSError) as error:
             raise IntegrityError(f"not a checkpoint: {error}", where=str(self.path)) from error
         if metadata.get("key") != self.key:
             raise IntegrityError("a checkpoint of another run", where=str(self.path))
-        if "generator" not in flat:
-            raise IntegrityError("a checkpoint without a generator", where=str(self.path))
-        generator = flat.pop("generator")
         state.restore(flat)
         return position, generator
 

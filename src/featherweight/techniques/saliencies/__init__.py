@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any, Union
 from featherweight.checked import with_plugins
 from featherweight.techniques.saliencies.base import Saliency, Scores
 from featherweight.techniques.saliencies.derivatives import Fisher, Obd, SospH, SospI, Taylor
-from featherweight.techniques.saliencies.hrank import Hrank
 from featherweight.techniques.saliencies.surgeon import SparseGpt, WoodFisher
-from featherweight.techniques.saliencies.weights import Fpgm, Magnitude, Slimming
+from featherweight.techniques.saliencies.values import Fpgm, Hrank, Magnitude, Slimming
 
 SALIENCIES: tuple[type[Saliency], ...] = with_plugins(
     "featherweight.saliencies", (Magnitude, Fpgm, Slimming, Hrank, Taylor, Fisher, Obd, SospI, SospH)

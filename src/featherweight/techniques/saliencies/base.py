@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from featherweight.checked import Options
+from featherweight.formats.view import Array
 from featherweight.task import Needs, Task
+from featherweight.techniques.encode import finite
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from featherweight.graph.channels import Channels, Member
     from featherweight.model import Model
 
-Array = NDArray[Any]
 # [n, m]: of every m neighbours in a row at most n are not zero.
 Pattern = tuple[int, int]
 
@@ -57,9 +57,7 @@ class Saliency(Options, frozen=True, tag_field="saliency", omit_defaults=True):
 def per_channel(channels: Channels, values: Mapping[str, Tensor]) -> Array:
     """Return the sum of `values` over the parameters that make each channel `[channels.count]`, in float64.
 
-    Args:
-        channels: coupled channels.
-        values: one tensor a parameter, of its shape; what is missing counts as zero.
+    `values` has a tensor of its shape for each parameter; what is missing counts as zero.
     """
     sums = []
     for group in channels.groups:
@@ -73,9 +71,7 @@ def per_channel(channels: Channels, values: Mapping[str, Tensor]) -> Array:
 
 def rows(member: Member, value: Tensor) -> Array:
     """Return what a tensor holds of each channel `[channels, ...]`, flattened."""
-    found: Array = (
-        value.movedim(member.axis, 0).flatten(1).numpy() if value.dim() > 1 else value.numpy()[:, None]
-    )
+    found: Array = value.movedim(member.axis, 0).reshape(value.shape[member.axis], -1).numpy()
     return found[member.index].reshape(len(member.index), -1)
 
 
@@ -94,14 +90,24 @@ def only_makers(channels: Channels, values: Mapping[str, Tensor]) -> dict[str, T
     return found
 
 
-def chosen(saliency: Array, sparsity: float, pattern: Pattern | None) -> Array:
-    """Return where the weights are that go, of `saliency: [rows, cols]`.
+def matrix(model: Model, name: str) -> Array:
+    """Return a tensor as the matrix of its view, float32 `[rows, cols]`.
 
-    Args:
-        saliency: how much each matters.
-        sparsity: share that goes.
-        pattern: in its place, where there is one.
+    Raises:
+        UnsupportedError: it holds NaN or infinity.
     """
+    return model.views[name].matrix(finite(model.tensors[name].detach().float().numpy(), name))
+
+
+def masked(model: Model, name: str, gone: Array) -> Tensor:
+    """Return a tensor with zeros where `gone: [rows, cols]` of its matrix is true."""
+    from torch import from_numpy
+
+    return model.tensors[name].detach().masked_fill(from_numpy(model.views[name].tensor(gone)), 0.0)
+
+
+def chosen(saliency: Array, sparsity: float, pattern: Pattern | None) -> Array:
+    """Return where the `sparsity` share of least `saliency: [rows, cols]` is; or what is outside the pattern."""
     return least(saliency, sparsity) if pattern is None else outside_pattern(saliency, *pattern)
 
 
@@ -118,19 +124,10 @@ def least(saliency: Array, sparsity: float) -> Array:
 
 
 def together(saliency: Mapping[str, Array], sparsity: float, *, relative: bool) -> dict[str, Array]:
-    """Return where the `sparsity` share of least saliency of all tensors is, tensor by tensor.
-
-    Args:
-        saliency: magnitudes, one array a tensor.
-        sparsity: share of all of them together.
-        relative: compare LAMP scores.
-    """
-    flat = [(lamp(matrix) if relative else matrix).reshape(-1) for matrix in saliency.values()]
-    ends = np.cumsum([part.size for part in flat])
-    masks = np.split(least(np.concatenate(flat), sparsity), ends[:-1])
-    return {
-        name: mask.reshape(matrix.shape) for (name, matrix), mask in zip(saliency.items(), masks, strict=True)
-    }
+    """Return where the `sparsity` share of least saliency of all tensors is; `relative`: of least LAMP scores."""
+    flat = [(lamp(values) if relative else values).reshape(-1) for values in saliency.values()]
+    masks = np.split(least(np.concatenate(flat), sparsity), np.cumsum([part.size for part in flat])[:-1])
+    return {name: mask.reshape(saliency[name].shape) for name, mask in zip(saliency, masks, strict=True)}
 
 
 def lamp(magnitude: Array) -> Array:

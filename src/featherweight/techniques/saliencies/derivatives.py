@@ -139,10 +139,8 @@ class SospH(Sampled, frozen=True, tag="sosp_h"):
         channels = channels.scaled_once()
         theta = only_makers(channels, dict(model.module.named_parameters()))
         found = hessian_product(model, task, self.drawn(task, seed), theta)
-        first, second = (
-            np.abs(per_channel(channels, {name: value * by[name] for name, value in theta.items()}))
-            for by in found
-        )
+        along = [{name: value * by[name] for name, value in theta.items()} for by in found]
+        first, second = (np.abs(per_channel(channels, values)) for values in along)
         return Scores(first + second / 2)
 
 

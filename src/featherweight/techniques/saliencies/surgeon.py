@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from featherweight.checked import Options
 from featherweight.events import Note
+from featherweight.formats.sweep import by_rows, in_turn, sweep
+from featherweight.formats.view import Array
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context
-from featherweight.techniques.saliencies.base import Pattern, chosen
+from featherweight.techniques.saliencies.base import Pattern, chosen, masked, matrix
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from featherweight.curvature.blocks import Blocks
+    from featherweight.curvature.gauss_newton import Blocks
     from featherweight.curvature.linear_ops import LinearOp, Moments, Pairs
     from featherweight.model import Model
 
-Array = NDArray[Any]
 LAZY = 128  # columns in which weights compete: B of the paper
 
 
@@ -57,13 +57,8 @@ class SparseGpt(
     damping: Annotated[float, Meta(gt=0)] = 0.01
 
     def pruned(
-        self,
-        model: Model,
-        targets: Mapping[str, float],
-        pattern: Pattern | None,
-        task: Task,
-        context: Context,
-    ) -> tuple[dict[str, Tensor], list[Note]]:
+        self, model: Model, targets: Mapping[str, float], pattern: Pattern | None, task: Task, context: Context
+    ) -> tuple[dict[str, Tensor], list[Note]]:  # fmt: skip
         """Return sparser tensors, layer by layer; those that no layer multiplies by magnitude, with a note.
 
         Args:
@@ -73,23 +68,21 @@ class SparseGpt(
             task: whose calibration split is seen.
             context: of the step.
         """
-        import torch
+        from torch import from_numpy
 
         from featherweight.curvature.layerwise import layerwise, prefix
         from featherweight.curvature.linear_ops import moments
-        from featherweight.techniques.tensors import masked, matrix
 
         ahead = prefix(model, task, self.samples, seed=context.seed)
         others = [name for name in targets if name not in ahead.linear_ops]
-        saliency = {name: np.abs(matrix(model, name)) for name in others}
-        gone = {name: chosen(saliency[name], targets[name], pattern) for name in others}
+        gone = {name: chosen(np.abs(matrix(model, name)), targets[name], pattern) for name in others}
         by_magnitude = {name: masked(model, name, mask) for name, mask in gone.items()}
 
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
             name, tensor = layer.weight, model.tensors[layer.weight]
             found = moments(layer, pairs, tensor.shape[2:], drift=True, places=self.places)
             left = zeroed(matrix(model, name), found, targets[name], pattern, damping=self.damping)
-            return {name: torch.from_numpy(model.views[name].tensor(left)).to(tensor.dtype)}
+            return {name: from_numpy(model.views[name].tensor(left)).to(tensor.dtype)}
 
         layers = [name for name in targets if name in ahead.linear_ops]
         made = layerwise(ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt")
@@ -99,17 +92,7 @@ class SparseGpt(
 def zeroed(
     weight: Array, moments: Moments, sparsity: float, pattern: Pattern | None, *, damping: float
 ) -> Array:
-    """Return a layer's weight with more zeros; the other weights compensate.
-
-    Args:
-        weight: `[rows, cols]`.
-        moments: of the layer's inputs.
-        sparsity: share of zeros.
-        pattern: replaces it.
-        damping: of the Hessian.
-    """
-    from featherweight.formats.sweep import sweep
-
+    """Return a layer's weight, `[rows, cols]`, with a share of zeros or in a pattern; the other weights compensate."""
     zero = weight == 0
     target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
     free = np.cumsum((~zero).sum(axis=0))
@@ -117,9 +100,8 @@ def zeroed(
     share = more / max(weight.size - int(zero.sum()), 1)
     quota = np.diff(np.rint(share * free), prepend=0)
     width, lazy = (1, LAZY) if pattern is None else (pattern[1], pattern[1])
-    return sweep(
-        target, moments.hessian, Zeros(zero, quota, pattern), width=width, damping=damping, lazy=lazy
-    )
+    zeros = Zeros(zero, quota, pattern)
+    return sweep(target, moments.hessian, zeros, width=width, damping=damping, lazy=lazy)
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,8 +127,6 @@ class Zeros:
                 diagonal is that of the inverse Hessian of a column and all after it.
             columns: which they are, `[k]`.
         """
-        from featherweight.formats.sweep import by_rows, in_turn
-
         zero = self.zero[:, columns]
         cost = by_rows(left / np.einsum("gii->gi", corner)[:, :, None]) ** 2
         count = zero.sum() + self.quota[columns].sum()
@@ -186,7 +166,7 @@ class WoodFisher(
 
     def blocks(self, model: Model, names: Sequence[str], task: Task, seed: int) -> dict[str, Blocks]:
         """Return the curvature of some parameters."""
-        from featherweight.curvature.blocks import fisher_blocks
+        from featherweight.curvature.gauss_newton import fisher_blocks
         from featherweight.task.sampling import drawn
 
         batches = drawn(task, self.split, samples=self.samples, seed=seed)

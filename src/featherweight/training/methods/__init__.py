@@ -8,8 +8,7 @@ from featherweight.checked import with_plugins
 from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
-from featherweight.training.methods.project import Project
-from featherweight.training.methods.straight_through import StraightThrough
+from featherweight.training.methods.latent import Project, StraightThrough
 
 METHODS: tuple[type[Method], ...] = with_plugins(
     "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks)

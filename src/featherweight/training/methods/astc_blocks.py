@@ -50,35 +50,25 @@ class AstcBlocks(Method, frozen=True, tag="astc_blocks"):
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
         if not isinstance(format, Astc):
             return "only ASTC tensors have blocks"
-        return (
-            "Arm's encoder uses two planes and modes that do not train" if format.preset == "astcenc" else ""
-        )
+        arm = "Arm's encoder uses two planes and modes that do not train"
+        return arm if format.preset == "astcenc" else ""
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> TrainedBlocks:
         """Return the blocks of `encoded`."""
-        return TrainedBlocks(encoded, self.lr_scale, self.every, self.share)
+        return TrainedBlocks(encoded, self)
 
 
 class TrainedBlocks(Surrogate):
-    """Ends `[n, 8 or 16]` and grids of weights `[n, points]` that train, 0 to 1; layouts beside them.
+    """Ends `[n, 8 or 16]` and grids of weights `[n, points]` that train, 0 to 1; beside them what is `STAYING`."""
 
-    Attributes:
-        mode: of each block `[n]`; also `partitions` and `seed`.
-    """
-
-    mode: Tensor
-    partitions: Tensor
-    seed: Tensor
-
-    def __init__(self, encoded: Encoded, lr_scale: float, every: int, share: float) -> None:
+    def __init__(self, encoded: Encoded, method: AstcBlocks) -> None:
         from torch import from_numpy, nn
 
         from featherweight.formats.astc.blocks import Blocks
         from featherweight.formats.astc.trainable_blocks import levels
 
         assert isinstance(encoded.format, Astc)
-        self.encoded, self.format = encoded, encoded.format
-        self.lr_scale, self.every, self.share = lr_scale, every, share
+        self.encoded, self.format, self.method = encoded, encoded.format, method
         view, channels = encoded.view, self.format.channels
         self.texels = view.rows, -(-view.cols // channels), channels
         self.start = Blocks.unpack(encoded.symbols.reshape(-1, 16), self.format.footprint)
@@ -93,10 +83,8 @@ class TrainedBlocks(Surrogate):
     @property
     def layout(self) -> Blocks:
         """The modes and partitions now, with the endpoints and weights of the start."""
-        own = {name: getattr(self, name).numpy() for name in STAYING}
-        return replace(
-            self.start, **{name: part.astype(getattr(self.start, name).dtype) for name, part in own.items()}
-        )
+        own = {name: getattr(self, name).numpy().astype(getattr(self.start, name).dtype) for name in STAYING}
+        return replace(self.start, **own)
 
     @property
     def blocks(self) -> Blocks:
@@ -127,15 +115,20 @@ class TrainedBlocks(Surrogate):
 
     def groups(self) -> list[Group]:
         """Return ends and weights, at a learning rate of their own and without decay."""
-        return [Group([self.ends, self.grid], self.lr_scale, decays=False)]
+        return [Group([self.ends, self.grid], self.method.lr_scale, decays=False)]
 
     def after_step(self, step: int) -> None:
         """Clamp the parameters to 0 to 1; search every so many steps."""
         self.ends.clamp_(0, 1)
         self.grid.clamp_(0, 1)
         if self.format.channels == 4:
-            put_in_order(self.ends)
-        if self.share and step % self.every == 0:
+            # ASTC reads ends in the opposite order differently: red, green and blue of the first may not sum to more
+            # than those of the second. The nearest valid ends have equal sums.
+            colours = self.ends.view(len(self.ends), 2, 4, 2)[:, :, :3]
+            excess = (colours[..., 0] - colours[..., 1]).sum(dim=2, keepdim=True).clamp_(min=0) / 6
+            colours[..., 0] -= excess
+            colours[..., 1] += excess
+        if self.method.share and step % self.method.every == 0:
             self.search()
 
     def search(self) -> None:
@@ -146,11 +139,9 @@ class TrainedBlocks(Surrogate):
         from featherweight.formats.astc.trainable_blocks import levels, searched
 
         ends, grid = self.ends.detach().numpy(), self.grid.detach().numpy()
-        best = self.format.preset == "best"
-        plan = plan_of(
-            self.format.footprint, self.format.channels, self.format.mode, "best" if best else "fast"
-        )
-        places, found = searched(self.layout, ends, grid, self.texels, self.share, plan)
+        preset = "best" if self.format.preset == "best" else "fast"
+        plan = plan_of(self.format.footprint, self.format.channels, self.format.mode, preset)
+        places, found = searched(self.layout, ends, grid, self.texels, self.method.share, plan)
         for name in STAYING:
             getattr(self, name)[places] = from_numpy(getattr(found, name).astype(np.int32))
         for own, real in zip((ends, grid), levels(found, self.texels[2]), strict=True):
@@ -159,14 +150,3 @@ class TrainedBlocks(Surrogate):
     def freeze(self) -> Encoded:
         """Return the blocks as bytes."""
         return replace(self.encoded, symbols=self.blocks.pack().reshape(-1))
-
-
-def put_in_order(ends: Tensor) -> None:
-    """Make the red, green and blue of the first ends `[n, 16]` sum to no more than those of the second, in place.
-
-    ASTC reads ends in the opposite order differently. The nearest valid ends have equal sums.
-    """
-    colours = ends.view(len(ends), 2, 4, 2)[:, :, :3]
-    excess = (colours[..., 0] - colours[..., 1]).sum(dim=2, keepdim=True).clamp_(min=0) / 6
-    colours[..., 0] -= excess
-    colours[..., 1] += excess

@@ -1,27 +1,20 @@
 """A method: a frozen value that replaces a weight by a trainable surrogate. Imports torch only then.
 
-A method and its surrogate are one file, named by the method. What a paper trains (a float weight, a codebook, steps
-and ranges) are the parameters of the surrogate; `featherweight.training.gradients` gives the rounding its gradient.
+A method and its surrogate stand in one file. What a paper trains (a float weight, a codebook, steps and ranges) are
+the parameters of the surrogate; `featherweight.training.gradients` gives the rounding its gradient.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from featherweight.checked import Options
-from featherweight.errors import TaskError
 from featherweight.formats import Encoded, Format
-from featherweight.formats.floating import beyond
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-Array = NDArray[Any]
 
 
 class Method(Options, frozen=True, tag_field="method"):
@@ -46,13 +39,7 @@ class Method(Options, frozen=True, tag_field="method"):
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters with the same optimizer settings.
-
-    Attributes:
-        parameters: the tensors.
-        lr_scale: factor on the learning rate.
-        decays: whether weight decay applies.
-    """
+    """Parameters with one factor on the learning rate, `lr_scale`, to which weight decay applies or not."""
 
     parameters: list[nn.Parameter]
     lr_scale: float = 1.0
@@ -107,54 +94,3 @@ class Surrogate:
                     value.copy_(state[name])
             else:
                 setattr(self, name, state[name].clone())
-
-
-class Latent(Surrogate):
-    """A float weight that trains, and the parts (scale, codebook) that it was last encoded with."""
-
-    def __init__(self, weight: Tensor, encoded: Encoded) -> None:
-        from torch import nn
-
-        self.weight = nn.Parameter(weight.detach().clone())
-        self.format, self.view = encoded.format, encoded.view
-        self.hold(encoded.parts)
-
-    def hold(self, parts: Mapping[str, Array]) -> None:
-        """Keep these parts for the steps to come."""
-        self.parts = {name: np.array(part) for name, part in parts.items()}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the weight and the parts."""
-        from torch import from_numpy
-
-        return super().state() | {f"part_{name}": from_numpy(part) for name, part in self.parts.items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take over what `state` returned; a codebook may have another length."""
-        from torch import no_grad
-
-        with no_grad():
-            self.weight.copy_(state["weight"])
-        self.hold({name: state[f"part_{name}"].numpy() for name in self.parts})
-
-    def freeze(self) -> Encoded:
-        """Return the weight encoded with newly fitted parts, or with those held if they are closer.
-
-        Fitted to a weight that is decoded already, parts need not be those it decodes from: the range of
-        `Int` by min-max shrinks each time.
-
-        Raises:
-            TaskError: the format has no scale, and the weight is beyond its range.
-        """
-        weight = self.weight.detach().numpy()
-        if reason := beyond(weight, self.format):
-            raise TaskError(
-                f"training has left the range: {reason}", hint="try a lower lr, or another format"
-            )
-        fitted = self.format.encode(weight, view=self.view)
-        held = self.format.encode(weight, view=self.view, parts=self.parts)
-        encoded = min(
-            held, fitted, key=lambda entry: float(np.square(entry.decode() - weight, dtype=np.float64).sum())
-        )
-        self.hold(encoded.parts)
-        return encoded

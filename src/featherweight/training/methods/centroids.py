@@ -52,22 +52,21 @@ class Codebook(Surrogate):
 
     def __call__(self) -> Tensor:
         """Return the centroid of every weight."""
-        from torch import from_numpy
+        from torch import bincount, from_numpy
 
         from featherweight.training.gradients import with_gradient
 
-        values = self.codebook.detach()[from_numpy(self.codes)]
-        return with_gradient(values, (self.codebook,), lambda gradient: (self.summed(gradient),))
+        codes = from_numpy(self.codes)
 
-    def summed(self, gradient: Tensor) -> Tensor:
-        """Return the sum of each code's gradients `[k]`, summed in float64; none for a pinned zero."""
-        from torch import bincount, from_numpy
+        def summed(gradient: Tensor) -> tuple[Tensor]:
+            """The gradients of each code, summed in float64; none for a pinned zero."""
+            weights = gradient.reshape(-1).double()
+            total = bincount(codes.reshape(-1), weights, minlength=len(self.codebook)).to(gradient.dtype)
+            if self.encoded.spec.zero is not None:
+                total[0] = 0.0
+            return (total,)
 
-        codes, weights = from_numpy(self.codes).reshape(-1), gradient.reshape(-1).double()
-        total = bincount(codes, weights, minlength=len(self.codebook)).to(gradient.dtype)
-        if self.encoded.spec.zero is not None:
-            total[0] = 0.0
-        return total
+        return with_gradient(self.codebook.detach()[codes], (self.codebook,), summed)
 
     def groups(self) -> list[Group]:
         """Return the codebook, at a learning rate of its own and without decay."""

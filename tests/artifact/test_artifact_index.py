@@ -40,6 +40,11 @@ def test_rows_say_how_a_tensor_is_kept():
     assert (b.format, b.options, b.coder, b.symbols, b.sparsity) == ("raw", {"dtype": "f32"}, "", 0, 0.5)
 
 
+def test_a_notebook_shows_one_line():
+    shown = repr(artifact(w=Raw.of(np.zeros(4, np.float32))))
+    assert shown.startswith("Artifact(1 tensors, ") and len(shown) < 80
+
+
 def test_encoded_tensors_by_name():
     loaded = artifact(w=Int(bits=4).encode(numbers((4, 10))), b=Raw.of(np.float32([0])))
     assert loaded.encoded("w").format == Int(bits=4)

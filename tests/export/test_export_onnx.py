@@ -269,6 +269,26 @@ def test_what_differs_is_named():
         export(Noisy().eval(), torch.randn(2, 4))
 
 
+class Chosen(nn.Module):
+    """The mean over the rows that pass a test: of some made-up values none does, and the mean is NaN."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        rows = self.fc(x)
+        return rows[rows.sum(1) > 0].mean(0, keepdim=True).expand(len(x), -1)
+
+
+def test_made_up_values_of_which_the_network_computes_nan_say_nothing():
+    torch.manual_seed(0)
+    module, x = Chosen().eval(), torch.randn(64, 8)
+    passing = x[module.fc(x).sum(1) > 0][:2]
+    session = Session.of(export(module, passing), arrays(module))
+    assert np.abs(session.run(x.numpy()) - module(x).detach().numpy()).max() < 1e-5
+
+
 def test_a_strided_example_makes_the_same_graph():
     module, example, stored = exported("residual")
     assert export(module, example.to(memory_format=torch.channels_last)) == stored

@@ -171,6 +171,9 @@ class Artifact:
     activations: Mapping[str, Quantizer]
     facts: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Artifact({len(self.lazy)} tensors, {self.nbytes:,} bytes, sha256 {self.sha256[:12]})"
+
     @property
     def names(self) -> tuple[str, ...]:
         """Canonical names of the tensors, in the module's order."""

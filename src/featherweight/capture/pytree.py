@@ -102,7 +102,10 @@ def _nest(value: Any, tensors: list[Tensor], where: str) -> Nest:
         return {key: _nest(part, tensors, f"{where}.{key}") for key, part in value.items()}
     if isinstance(value, (tuple, list)):
         return [_nest(part, tensors, f"{where}.{index}") for index, part in enumerate(value)]
+    kind = type(value).__name__
+    cache = "cache" in f"{where}.{kind}".lower()
     raise UnsupportedError(
-        "the network returns something else than tensors", where=where, got=type(value).__name__,
+        "the network returns something else than tensors", where=where, got=kind,
         expected="tensors, None, or tuples, lists, dictionaries or dataclasses of them",
+        hint="turn the cache off: network.config.use_cache = False in transformers" if cache else "",
     )  # fmt: skip

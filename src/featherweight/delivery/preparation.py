@@ -108,7 +108,7 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
         graph = export(model.module, task.example(), dynamic=axes, captured=captured)
         _run(graph, model, batches)
     except FeatherweightError as error:
-        reason = str(error).split("\n")[0]
+        reason = "; ".join(part for part in (str(error).split("\n")[0], error.hint) if part)
         if model.activations:
             raise UnsupportedError(
                 "activations are quantized, and no runtime can run the network", where=task.name, got=reason,

@@ -15,6 +15,9 @@ from featherweight.doctor import diagnose, kernels, speed_findings
 from featherweight.doctor.speed import named
 from featherweight.engines import openvino_core
 from featherweight.errors import IntegrityError
+from featherweight.export import build_onnx
+from featherweight.export.check import arrays
+from featherweight.export.onnx import export
 
 
 def quantized(*, activation=np.uint8, weights=np.int8, clamp=False, quantize_input=True):
@@ -138,6 +141,16 @@ def test_a_layer_that_an_activation_is_fused_into_keeps_its_name():
     assert found.kind == "float" and found.where == layers
 
 
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.Sigmoid, nn.Tanh, nn.GELU])
+def test_every_linear_layer_counts_whatever_follows_it(activation):
+    module = nn.Sequential(
+        nn.Linear(6, 8), activation(), nn.Linear(8, 8), activation(), nn.Linear(8, 2)
+    ).eval()
+    model = build_onnx(export(module, torch.randn(2, 6)), arrays(module))
+    (finding,) = speed_findings(model, ["onnxruntime"])
+    assert finding.kind == "float" and finding.where == ["0", "2", "4"]
+
+
 def test_a_runtime_that_refuses_a_graph_is_a_finding():
     model = quantized()
     model.graph.node.append(onnx.helper.make_node("Unheard", ["y"], ["z"], domain="nowhere"))
@@ -180,9 +193,6 @@ def test_weights_that_saturate_without_vnni_are_named(monkeypatch):
 
 
 def test_layers_are_named_by_their_modules():
-    from featherweight.export import build_onnx
-    from featherweight.export.check import arrays
-    from featherweight.export.onnx import export
 
     network = Pooled().eval()
     model = build_onnx(export(network, torch.randn(2, 3, 8, 8)), arrays(network))
@@ -191,9 +201,6 @@ def test_layers_are_named_by_their_modules():
 
 
 def test_a_module_that_is_used_twice_has_a_name_for_each_use():
-    from featherweight.export import build_onnx
-    from featherweight.export.check import arrays
-    from featherweight.export.onnx import export
 
     layer = nn.Linear(4, 4)
     network = nn.Sequential(layer, nn.ReLU(), layer).eval()

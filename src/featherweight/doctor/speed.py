@@ -28,7 +28,6 @@ WEIGHTED = (
     "DynamicQuantizeMatMul", "MatMulNBits", "Convolution", "Deconvolution", "FullyConnected",
 )  # fmt: skip
 _INTEGER = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul")
-_FUSED = ("Relu", "Clip", "LeakyRelu", "Sigmoid", "HardSigmoid", "Tanh")
 _PRECISIONS = {"u8": "int8", "i8": "int8", "f32": "float32", "bf16": "bfloat16", "f16": "float16"}
 
 
@@ -90,14 +89,15 @@ def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int, wide: boo
 
 
 def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
-    """Return the given name of a node that ONNX Runtime renamed: after its output, or with a suffix.
+    """Return the given name of a node that ONNX Runtime renamed: after its output, or with a prefix or suffix.
 
-    A layer that does an activation's work too has that one's name.
+    A node of a new name is known by what it writes. A layer that does the work of what follows it too, of an
+    activation for instance, has that one's name or writes that one's output.
     """
     name = re.sub(r"(_token_\d+|_nchwc)+$", "", node.name)
-    given = nodes.get(name)
-    while given is not None and node.op_type in WEIGHTED and given.op_type in _FUSED:
-        given = nodes.get(given.input[0])
+    given = nodes.get(name) or nodes.get(node.output[0])
+    while given is not None and node.op_type in WEIGHTED and given.op_type not in WEIGHTED:
+        given = next((nodes[value] for value in given.input if value in nodes), None)
     return name if given is None else given.name
 
 

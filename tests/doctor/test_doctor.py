@@ -193,7 +193,6 @@ def test_weights_that_saturate_without_vnni_are_named(monkeypatch):
 
 
 def test_layers_are_named_by_their_modules():
-
     network = Pooled().eval()
     model = build_onnx(export(network, torch.randn(2, 3, 8, 8)), arrays(network))
     (found,) = speed_findings(model, ["onnxruntime"])
@@ -201,7 +200,6 @@ def test_layers_are_named_by_their_modules():
 
 
 def test_a_module_that_is_used_twice_has_a_name_for_each_use():
-
     layer = nn.Linear(4, 4)
     network = nn.Sequential(layer, nn.ReLU(), layer).eval()
     model = build_onnx(export(network, torch.randn(2, 4)), arrays(network))

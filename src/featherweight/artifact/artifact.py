@@ -208,15 +208,15 @@ class Artifact:
         return lazy.open()
 
     def weight(self, name: str) -> Array:
-        """Return one tensor decoded: float32 if encoded, of its own type if raw."""
+        """Return one tensor decoded: float32 if encoded, of its own type if raw; `IntegrityError` if damaged."""
         return self.lazy[name].decode()
 
     def weights(self) -> dict[str, Array]:
-        """Return every tensor decoded, by every name; tied names share one array."""
+        """Return every tensor decoded, by every name; tied names share one array; `IntegrityError` if one is damaged."""
         return self.opened()[0]
 
     def opened(self) -> tuple[dict[str, Array], dict[str, Encoded]]:
-        """Return every tensor decoded, by every name, and the encoded ones, each read once."""
+        """Return every tensor decoded, by every name, and the encoded ones, each read once; raises as `weights` does."""
         values: dict[str, Array] = {}
         encoded: dict[str, Encoded] = {}
         for name, tensor in self.lazy.items():

@@ -212,11 +212,11 @@ class Artifact:
         return self.lazy[name].decode()
 
     def weights(self) -> dict[str, Array]:
-        """Return every tensor decoded, by every name; tied names share one array; `IntegrityError` if one is damaged."""
+        """Return every tensor decoded, by every name; tied names share one array. `IntegrityError` if one is damaged."""
         return self.opened()[0]
 
     def opened(self) -> tuple[dict[str, Array], dict[str, Encoded]]:
-        """Return every tensor decoded, by every name, and the encoded ones, each read once; raises as `weights` does."""
+        """Return every tensor decoded, by every name, and the encoded ones, each read once; see `weights`."""
         values: dict[str, Array] = {}
         encoded: dict[str, Encoded] = {}
         for name, tensor in self.lazy.items():

@@ -212,7 +212,7 @@ class Artifact:
         return self.lazy[name].decode()
 
     def weights(self) -> dict[str, Array]:
-        """Return every tensor decoded, by every name; tied names share one array. `IntegrityError` if one is damaged."""
+        """Return every tensor decoded, by every name; tied names share one array. A damaged one: `IntegrityError`."""
         return self.opened()[0]
 
     def opened(self) -> tuple[dict[str, Array], dict[str, Encoded]]:

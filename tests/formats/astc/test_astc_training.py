@@ -6,6 +6,7 @@ import torch
 from astc_oracle import oracle, random_blocks, read_astc
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tiny import Tiny
 
 from featherweight.artifact import Contents, dumps, loads
@@ -142,7 +143,7 @@ def test_a_search_lays_blocks_out_anew_where_that_is_nearer():
     wished = [parameter.detach().clone() for parameter in surrogate.parameters()]
     names = ("mode", "partitions", "seed")
     before = [getattr(surrogate, name).clone() for name in names]
-    surrogate.share = 0.5
+    surrogate.method = replace(surrogate.method, share=0.5)
     with torch.no_grad():
         surrogate.search()
     moved = (wished[0] != surrogate.ends).any(1) | (wished[1] != surrogate.grid).any(1)

@@ -71,11 +71,7 @@ class Compressed:
     content: bytes
 
     def __repr__(self) -> str:
-        s = self.summary
-        return (
-            f"Compressed({s.task}: {s.file_bytes:,} bytes, {s.ratio:.1f}x smaller; "
-            f"{s.primary} on test {s.test[s.primary]:.4f}, float {s.baseline['test'][s.primary]:.4f})"
-        )
+        return f"Compressed({self.summary})"
 
     def _repr_html_(self) -> str:
         """Return a line for a notebook."""

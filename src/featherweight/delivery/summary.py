@@ -123,6 +123,7 @@ class Summary(msgspec.Struct, frozen=True):
         test: metrics of the reloaded file on test, computed by `runtime`.
         paired: these against the float network, sample by sample; None if the task does not know the metric of each.
         validation: metrics of the decoded network on validation.
+        runtime: what ran the file.
         difference: largest difference between runtime and decoded module on the example, relative; None without graph.
         rows: the tensors.
         stages: the float network, and then each step.
@@ -130,6 +131,8 @@ class Summary(msgspec.Struct, frozen=True):
         points: verified allocations (search only).
         sensitivity: the table behind them (search only).
         recipe: TOML of the steps that made the file.
+        seed: of everything random.
+        threads: compute threads.
         environment: what decides the bytes, and the machine.
         seconds: wall time of the whole.
     """
@@ -160,6 +163,16 @@ class Summary(msgspec.Struct, frozen=True):
     threads: int
     environment: dict[str, str]
     seconds: float
+
+    def __str__(self) -> str:
+        """Return the file's bytes, ratio and primary metric."""
+        return (
+            f"{self.task}: {self.file_bytes:,} bytes, {self.ratio:.1f}x smaller; "
+            f"{self.primary} on test {self.test[self.primary]:.4f}, float {self.baseline['test'][self.primary]:.4f}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Summary({self})"
 
 
 def rows_of(lines: Sequence[Line], notes: Sequence[Note], floats: Sequence[str]) -> list[Row]:

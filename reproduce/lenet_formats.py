@@ -63,7 +63,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 
 def plot(rows: Sequence[Row]) -> Plot:
     """Return accuracy against ratio."""
-    return front(rows, 2.5)
+    return front(rows, 3)
 
 
 def _row(outcome: Outcome) -> Row:

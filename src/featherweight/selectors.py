@@ -29,9 +29,8 @@ def select(model: Model, where: Where) -> list[str]:
     for item in items:
         taken = item.removeprefix("!")
         matched = _matching(model, taken)
-        if not matched and (
-            item == taken or not _globbed(model, taken)
-        ):  # to take counters away is no mistake
+        counters = item != taken and _globbed(model, taken)  # to take those away is no mistake
+        if not matched and not counters:
             raise _nothing(model, taken)
         chosen = chosen - matched if item.startswith("!") else chosen | matched
     if not chosen:

@@ -151,6 +151,16 @@ def test_every_linear_layer_counts_whatever_follows_it(activation):
     assert finding.kind == "float" and finding.where == ["0", "2", "4"]
 
 
+def test_a_node_may_have_the_name_of_the_value_that_it_reads():
+    """Of another tool's graph: names of nodes and of values are two spaces."""
+    module = nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(), nn.Linear(8, 2)).eval()
+    model = build_onnx(export(module, torch.randn(2, 6)), arrays(module))
+    activation = next(node for node in model.graph.node if node.op_type == "LeakyRelu")
+    activation.name = activation.input[0]
+    (finding,) = speed_findings(model, ["onnxruntime"])
+    assert finding.where == ["0", "2"]
+
+
 def test_a_runtime_that_refuses_a_graph_is_a_finding():
     model = quantized()
     model.graph.node.append(onnx.helper.make_node("Unheard", ["y"], ["z"], domain="nowhere"))

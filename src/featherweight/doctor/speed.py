@@ -79,25 +79,25 @@ def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int, wide: boo
         path = Path(folder) / "optimized.onnx"
         onnxruntime_session(content, threads, wide=wide, optimized=path)
         optimized = onnx.load(path)
-    nodes = {value: node for node in model.graph.node for value in (*node.output, node.name)}
+    known, made = {node.name: node for node in model.graph.node}, OnnxGraph(model).makers
     found = []
     for node in optimized.graph.node:
         op = node.op_type
         precision = "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
-        found.append(Kernel((_given(node, nodes),), op, precision))
+        found.append(Kernel((_given(node, known, made),), op, precision))
     return found
 
 
-def _given(node: NodeProto, nodes: Mapping[str, NodeProto]) -> str:
+def _given(node: NodeProto, known: Mapping[str, NodeProto], made: Mapping[str, NodeProto]) -> str:
     """Return the given name of a node that ONNX Runtime renamed: after its output, or with a prefix or suffix.
 
     A node of a new name is known by what it writes. A layer that does the work of what follows it too, of an
     activation for instance, has that one's name or writes that one's output.
     """
     name = re.sub(r"(_token_\d+|_nchwc)+$", "", node.name)
-    given = nodes.get(name) or nodes.get(node.output[0])
+    given = known.get(name) or made.get(name) or made.get(node.output[0])
     while given is not None and node.op_type in WEIGHTED and given.op_type not in WEIGHTED:
-        given = next((nodes[value] for value in given.input if value in nodes), None)
+        given = next((made[value] for value in given.input if value and value in made), None)
     return name if given is None else given.name
 
 

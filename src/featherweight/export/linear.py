@@ -63,12 +63,13 @@ def build_linear(
     """
     model = build_onnx(graph, tensors)
     table, writer, floats = swap_weights(model.graph, graph.initialisers), Writer(), {}
+    quantized = set[str]()
     for node in model.graph.node:
         encoded, reason = _weight(node, table, weights, linear)
         if reason:
             floats[node.name or node.output[0]] = reason
         if encoded is not None:
-            _layer(writer, node, encoded, linear)
+            _layer(writer, node, encoded, linear, quantized)
         elif not write_rows(writer, node, table, weights, node.output[0]):
             writer.nodes.append(node)
     if not writer.tensors:
@@ -101,8 +102,8 @@ def _weight(
     return (None, reason) if reason else (encoded, "")
 
 
-def _layer(writer: Writer, node: NodeProto, encoded: Encoded, linear: Linear) -> None:
-    """Write a linear layer in integers."""
+def _layer(writer: Writer, node: NodeProto, encoded: Encoded, linear: Linear, quantized: set[str]) -> None:
+    """Write a linear layer in integers; `quantized` are the values that have been, which layers share."""
     (x, _, *bias), result, add = node.input, node.output[0], writer.add
     y = f"{result}/product" if any(bias) else result
     if linear == "dynamic":
@@ -110,9 +111,9 @@ def _layer(writer: Writer, node: NodeProto, encoded: Encoded, linear: Linear) ->
         weight = writer.constant(layer.weight.T, f"{y}/weight")
         scale = writer.constant(layer.scale, f"{y}/weight/scale")
         parts = [f"{x}/integer", f"{x}/scale", f"{x}/zero"]
-        quantize = helper.make_node("DynamicQuantizeLinear", [x], parts)
-        if quantize not in writer.nodes:
-            writer.nodes.append(quantize)
+        if x not in quantized:
+            writer.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], parts))
+            quantized.add(x)
         total = add("MatMulInteger", [parts[0], weight, parts[2]], f"{y}/sum")
         steps = add("Cast", [total], f"{y}/steps", to=TensorProto.FLOAT)
         add("Mul", [steps, add("Mul", [parts[1], scale], f"{y}/step")], y)

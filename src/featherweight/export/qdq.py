@@ -98,7 +98,8 @@ def build_qdq(
     plan = integer_plan(operators(OnnxGraph(model), table), weights, {**constants, **tensors}, activations)
     merge_padding(model)
     builder = _Builder(OnnxGraph(model), pool_means(model, activations), table, weights, plan)
-    floats = {builder.layer_of(edge): reason for edge, reason in plan.floats.items()}
+    layers = builder.layers()
+    floats = {layers.get(edge, edge): reason for edge, reason in plan.floats.items()}
     builder.build()
     if beyond := sorted({_called(quantizer) for quantizer in builder.activations.values()} - {""}):
         helper.set_model_props(model, {ROUNDS: ", ".join(beyond)})
@@ -124,11 +125,10 @@ class _Builder:
     plan: IntegerPlan
     writer: Writer = field(default_factory=Writer)
 
-    def layer_of(self, edge: str) -> str:
-        """Return the name of the layer that writes a value, perhaps with the bias behind it; else the value's."""
+    def layers(self) -> dict[str, str]:
+        """Return the names of layers by the value that they write, perhaps with the bias behind them."""
         named = [node for node in self.graph.model.graph.node if node.name]
-        written = {(bias_behind(node, self.graph, self.table) or node).output[0]: node.name for node in named}
-        return str(written.get(edge, edge))
+        return {(bias_behind(node, self.graph, self.table) or node).output[0]: node.name for node in named}
 
     def build(self) -> None:
         """Put the new nodes and initialisers into the graph."""

@@ -38,6 +38,7 @@ def simplify(
     values = [model.graph.initializers.pop(name) for name in weights]
     for value in values:
         value.const_value = None
+    _order_loops(model.graph)
     inputs = len(model.graph.inputs)
     outputs, kept = len(model.graph.outputs), _kept(model.graph, edges)
     model.graph.inputs.extend(values)  # inputs while constants are folded, so that nothing of theirs is
@@ -97,6 +98,34 @@ def _drop_absent(graph: ir.Graph) -> None:
             for reader, place in list(node.outputs[0].uses()):
                 reader.replace_input_with(place, None)
             graph.remove(node, safe=True)
+
+
+def _order_loops(graph: ir.Graph) -> None:
+    """Put what loops carry in the order in which bodies compute it: the exporter orders it by hashes of strings."""
+    for node in list(graph):
+        body = node.attributes["body"].as_graph() if node.op_type == "Loop" else None
+        if body is None:
+            continue
+        places = {value: place for place, inner in enumerate(body) for value in inner.outputs}
+        carried = range(len(node.inputs) - 2)
+        order = sorted(carried, key=lambda n: places.get(body.outputs[n + 1], -1))
+        if order == list(carried):
+            continue
+        given, results = list(node.inputs[2:]), list(node.outputs)
+        body.inputs[2:] = [body.inputs[n + 2] for n in order]
+        body.outputs[1 : 1 + len(order)] = [body.outputs[n + 1] for n in order]
+        moved = [results[n] for n in order] + results[len(order) :]
+        made = [ir.Value(name=value.name, type=value.type, shape=value.shape) for value in moved]
+        loop = ir.node(
+            "Loop",
+            [*node.inputs[:2], *(given[n] for n in order)],
+            node.attributes,
+            outputs=made,
+            name=node.name,
+        )
+        graph.insert_after(node, loop)
+        ir.convenience.replace_all_uses_with(moved, made, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
 
 
 def _drop_zero_biases(graph: ir.Graph) -> None:

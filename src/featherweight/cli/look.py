@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
-Target = Literal["onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "astc"]
+Target = Literal[
+    "onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert", "litert-int8",
+    "litert-16x8", "astc",
+]  # fmt: skip
+_SUFFIXES = (".xml", ".bin", ".tflite")
 RuntimeOption = Annotated[
     list[str] | None,
     typer.Option("--runtime", help="Which, see list runtimes; may be repeated. Default: all that run here."),
@@ -104,6 +108,9 @@ def export(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="File or folder to write. Default: beside FILE.")
     ] = None,
+    size: Annotated[
+        list[str] | None, typer.Option("--size", help="litert: size of a free axis, NAME=N; may be repeated.")
+    ] = None,
     reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -116,6 +123,10 @@ def export(
     onnx-dynamic: linear layers in integers, with ranges that are found at run time.
 
     onnx-nbits: linear layers with weights of 4 bits.
+
+    openvino, openvino-int8: OpenVINO IR, float or in integers.
+
+    litert, litert-int8, litert-16x8: a LiteRT file, float, in integers, or with activations of 16 bits.
 
     astc: textures for GPUs.
     """
@@ -130,6 +141,9 @@ def export(
     artifact = _load(file)
     if to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
+        return
+    if not to.startswith("onnx"):
+        _export_target(artifact, to, file, out, _sizes(size or []), json)
         return
     model, floats = _graph(artifact, file, to)
     content = serialized(model)
@@ -147,6 +161,27 @@ def export(
         what = f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]})"
         say(f"{what}: {PORTABLE}; or set session.x64quantprecision=1 in ONNX Runtime")
     for layer, reason in floats.items():
+        say(f"{layer} computes in float: {reason}")
+
+
+def _export_target(
+    artifact: Artifact, to: Any, file: Path, out: Path | None, sizes: dict[str, int], json: bool
+) -> None:
+    from featherweight.targets import write
+
+    kind = to.partition("-")[2]
+    name = f"{file.stem}.{kind}" if kind else file.stem
+    base = file.with_name(name)
+    if out:
+        base = out / name if out.is_dir() else out.with_suffix("") if out.suffix in _SUFFIXES else out
+    made = write(artifact, to, base, sizes=sizes)
+    if json:
+        paths = [str(path) for path in made.paths]
+        emit({"files": paths, "bytes": made.nbytes, "float": made.floats, "checked": made.checked})
+        return
+    say(f"{', '.join(map(str, made.paths))}: {made.nbytes:,} bytes")
+    say(made.checked)
+    for layer, reason in made.floats.items():
         say(f"{layer} computes in float: {reason}")
 
 

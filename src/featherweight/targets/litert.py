@@ -1,0 +1,142 @@
+"""LiteRT files (`.tflite`) from ONNX graphs, float or in integers: the same integers, scales and zero points."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import NodeProto, numpy_helper
+
+from featherweight.errors import UnsupportedError
+from featherweight.export.float_graph import rewriting
+from featherweight.export.onnx_graph import OnnxGraph, attributes
+from featherweight.targets.litert_file import LitertFile
+from featherweight.targets.litert_graph import LAST, Edge, Order, Stored, Translation, inferred, place
+from featherweight.targets.litert_operators import OPERATORS
+
+Array = NDArray[Any]
+_FOLDED = 1 << 16  # elements: larger constants are not computed in advance
+
+
+@dataclass(frozen=True, eq=False)
+class Litert:
+    """A LiteRT graph.
+
+    Attributes:
+        file: its tensors and operators.
+        inputs: their names, and how their axes lie: axis k of the tensor is axis `order[k]` of the value.
+        outputs: the same of outputs.
+        named: by tensor, the integers of activations that it holds, and how their axes lie.
+        floats: layers that compute in float between integers, with the reason.
+    """
+
+    file: LitertFile
+    inputs: Sequence[tuple[str, Order]]
+    outputs: Sequence[tuple[str, Order]]
+    named: Mapping[int, tuple[str, Order]]
+    floats: Mapping[str, str]
+
+
+@rewriting("for LiteRT")
+def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Litert:
+    """Return an ONNX graph as a LiteRT graph.
+
+    Inputs and outputs of four axes are channels last, `[n, h, w, c]`, as LiteRT users expect; types and names are the
+    caller's. The first axis of an input stays free where it was.
+
+    Args:
+        model: a complete graph, float or with QuantizeLinear and DequantizeLinear.
+        sizes: of free axes by name, which are then fixed.
+
+    Raises:
+        UnsupportedError: an operator, a shape or a quantizer that LiteRT does not have; names the operator.
+    """
+    t = Translation(OnnxGraph(model), *inferred(model, sizes or {}))
+    t.constants |= {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for value in model.graph.input:
+        if value.name not in t.constants:
+            order = order_of(t, value.name)
+            t.edges[value.name] = Edge(t.room(value.name, order), order)
+            t.file.inputs.append(t.edges[value.name].tensor)
+    for node in model.graph.node:
+        if id(node) not in t.done:
+            _node(t, node)
+    for value in model.graph.output:
+        order = order_of(t, value.name)
+        number = t.activation(value.name, order)
+        t.file.outputs.append(number)
+        t.file.names[number] = value.name
+    given = [value.name for value in model.graph.input if value.name in t.edges]
+    inputs, outputs = (
+        [(name, order_of(t, name)) for name in names]
+        for names in (given, [value.name for value in model.graph.output])
+    )
+    return Litert(t.file, inputs, outputs, t.named, t.floats)
+
+
+def order_of(t: Translation, value: str) -> tuple[int, ...]:
+    """Return how the axes of an input or output lie."""
+    rank = len(t.shapes[value])
+    return LAST if rank == 4 else tuple(range(rank))
+
+
+def _node(t: Translation, node: NodeProto) -> None:
+    given = attributes(node)
+    missing = [value for value in node.output if value and value not in t.shapes]
+    if node.op_type == "Constant":
+        t.constants[node.output[0]] = numpy_helper.to_array(given["value"])
+    elif node.op_type == "DequantizeLinear" and isinstance(t.constants.get(node.input[0]), np.ndarray):
+        integers, (scale, zero) = (
+            t.number(node.input[0]),
+            [t.number(name) for name in (*node.input[1:], "")][:2],
+        )
+        assert integers is not None and scale is not None
+        zero = np.zeros(1, integers.dtype) if zero is None else zero
+        t.constants[node.output[0]] = Stored(
+            integers, scale.reshape(-1), zero.reshape(-1), given.get("axis", 1)
+        )
+    elif node.op_type == "QuantizeLinear":
+        _quantize(t, node)
+    elif node.op_type in ("DequantizeLinear", "Identity", "Dropout"):
+        if node.input[0] in t.constants:
+            t.constants[node.output[0]] = t.constants[node.input[0]]
+        else:
+            t.edges[node.output[0]] = t.edges[node.input[0]]
+    elif (folded := _folded(t, node)) is not None:
+        t.constants |= dict(zip(node.output, folded, strict=True))
+    elif node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
+        raise UnsupportedError(
+            "not an operator that the LiteRT export knows", where=place(node), got=node.op_type
+        )
+    elif missing:
+        raise UnsupportedError("its shape is not known before the network runs", where=place(node))
+    else:
+        OPERATORS[node.op_type](t, node, given)
+
+
+def _quantize(t: Translation, node: NodeProto) -> None:
+    """Let the integers of a value be read; write them, unless what made the value wrote them already."""
+    source, quantized, result = t.edges[node.input[0]], t.quantizer(node), node.output[0]
+    tensor = t.requantized(source.tensor, quantized)
+    t.edges[result] = Edge(tensor, source.order, quantized)
+    t.named.setdefault(tensor, (result, source.order))
+
+
+def _folded(t: Translation, node: NodeProto) -> list[Array] | None:
+    """Return what a node computes of constants alone; sizes of values without free axes are known."""
+    if node.op_type == "Shape" and node.input[0] in t.shapes and node.input[0] not in t.free:
+        return [
+            np.array(t.shapes[node.input[0]], np.int64)[
+                attributes(node).get("start", 0) : attributes(node).get("end")
+            ]
+        ]
+    numbers = {name: t.number(name) for name in node.input if name}
+    if not numbers or any(found is None or found.size > _FOLDED for found in numbers.values()):
+        return None
+    from onnx.reference import ReferenceEvaluator
+
+    return [np.asarray(found) for found in ReferenceEvaluator(node).run(None, numbers)]

@@ -1,0 +1,619 @@
+"""How each operator of ONNX is said in LiteRT's; what it cannot say is refused by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import NodeProto
+
+from featherweight.errors import UnsupportedError
+from featherweight.targets.litert_file import Quantized, Tensor
+from featherweight.targets.litert_graph import LAST, Order, Stored, Translation, place
+
+Array = NDArray[Any]
+Given = Mapping[str, Any]
+
+SAME, VALID = 0, 1
+_BIAS = {"int8": "int32", "int16": "int64"}
+_AROUND = {"constant": "PAD", "reflect": "MIRROR_PAD"}
+
+
+def _refuse(node: NodeProto, what: str, got: Any) -> UnsupportedError:
+    return UnsupportedError(f"LiteRT has no {what}", where=place(node), got=got)
+
+
+# Layers
+
+
+def conv(t: Translation, node: NodeProto, given: Given) -> None:
+    """Convolution: CONV_2D, or DEPTHWISE_CONV_2D where a group reads one channel."""
+    x, shape = node.input[0], t.shapes[node.input[0]]
+    if len(shape) != 4:
+        raise _refuse(node, "convolution of other than two places", list(shape))
+    group, weights = given.get("group", 1), t.known(node.input[1], node, "the weight")
+    deep = group > 1 and weights.shape[1] == 1 and group == shape[1]
+    order = (1, 2, 3, 0) if deep else (0, 2, 3, 1)
+    strides, spread = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    activation, result = t.clamped(node)
+    quantized, operands = _operands(t, node, result, order, order.index(0))
+    tensor = t.activation(x, LAST, real=quantized is None)
+    tensor, padding = _padded(t, tensor, given, weights.shape[2:], node)
+    options = {
+        "padding": padding, "strideH": strides[0], "strideW": strides[1], "dilationHFactor": spread[0],
+        "dilationWFactor": spread[1], "fusedActivationFunction": activation,
+    }  # fmt: skip
+    if deep:
+        options["depthMultiplier"] = weights.shape[0] // group
+    t.write(
+        "DEPTHWISE_CONV_2D" if deep else "CONV_2D", [tensor, *operands], result, LAST, quantized, **options
+    )
+
+
+def transposed_conv(t: Translation, node: NodeProto, given: Given) -> None:
+    """Transposed convolution without groups; what LiteRT does not cut off itself is sliced away."""
+    shape = t.shapes[node.output[0]]
+    spread, strides = given.get("dilations", [1, 1]), given.get("strides", [1, 1])
+    pads, extra = given.get("pads", [0] * 4), given.get("output_padding", [0, 0])
+    if len(shape) != 4 or given.get("group", 1) != 1 or {*spread} != {1} or any(extra):
+        raise _refuse(node, "transposed convolution with groups, dilation or output padding", dict(given))
+    if t.free.get(node.output[0]):
+        hint = "its sizes are constants of the file: fix the batch, --size n0=1"
+        raise UnsupportedError(
+            "LiteRT has no transposed convolution of a free batch", where=place(node), hint=hint
+        )
+    result, order = node.output[0], (1, 2, 3, 0)
+    quantized, operands = _operands(t, node, result, order, 0)
+    full = [shape[2] + pads[0] + pads[2], shape[3] + pads[1] + pads[3]]
+    tensor = t.activation(node.input[0], LAST, real=quantized is None)
+    sizes, options = t.integers([shape[0], *full, shape[1]]), {"strideH": strides[0], "strideW": strides[1]}
+    inputs = [sizes, operands[0], tensor, operands[1]]
+    if not any(pads):
+        t.write("TRANSPOSE_CONV", inputs, result, LAST, quantized, padding=VALID, **options)
+        return
+    dtype = quantized.dtype if quantized else "float32"
+    whole = t.file.tensor(Tensor(f"{result}/whole", (shape[0], *full, shape[1]), dtype, quantized))
+    t.file.add("TRANSPOSE_CONV", inputs, [whole], padding=VALID, **options)
+    cut = [[0, pads[0], pads[1], 0], [shape[0], pads[0] + shape[2], pads[1] + shape[3], shape[1]], [1] * 4]
+    t.write("STRIDED_SLICE", [whole, *map(t.integers, cut)], result, LAST, quantized)
+
+
+def linear(t: Translation, node: NodeProto, given: Given) -> None:
+    """Matrix product: FULLY_CONNECTED by stored weights, with the bias behind it; or of two activations."""
+    x, rank = node.input[0], len(t.shapes[node.input[0]])
+    weights = t.number(node.input[1])
+    if given.get("transA") or given.get("alpha", 1) != 1 or given.get("beta", 1) != 1:
+        raise _refuse(node, "product of scaled or transposed matrices", dict(given))
+    if weights is None or weights.ndim != 2:
+        if node.op_type == "Gemm":
+            raise _refuse(node, "Gemm of computed weights", node.input[1])
+        t.write("BATCH_MATMUL", [t.activation(name) for name in node.input], node.output[0])
+        return
+    order: Order = (0, 1) if given.get("transB") else (1, 0)
+    behind = _bias_behind(t, node)
+    activation, result = t.clamped(behind or node)
+    quantized, operands = _operands(t, node, result, order, 0, behind)
+    tensor = t.activation(x, real=quantized is None)
+    t.write(
+        "FULLY_CONNECTED", [tensor, *operands], result, None, quantized, keepNumDims=rank != 2,
+        fusedActivationFunction=activation,
+    )  # fmt: skip
+
+
+def _bias_behind(t: Translation, node: NodeProto) -> NodeProto | None:
+    """Return the Add of a stored vector that alone reads a MatMul; it is then part of it."""
+    readers = t.graph.readers.get(node.output[0], [])
+    if (
+        node.op_type != "MatMul"
+        or len(readers) != 1
+        or readers[0].op_type != "Add"
+        or node.output[0] in t.graph.outputs
+    ):
+        return None
+    others = [t.number(name) for name in readers[0].input if name != node.output[0]]
+    if len(others) != 1 or others[0] is None or others[0].shape != t.shapes[node.output[0]][-1:]:
+        return None
+    t.done.add(id(readers[0]))
+    return readers[0]
+
+
+def _operands(
+    t: Translation, node: NodeProto, result: str, order: Order, axis: int, behind: NodeProto | None = None
+) -> tuple[Quantized | None, list[int]]:
+    """Return what a layer's result is quantized to, and its weight and bias in the file; None: it computes in float.
+
+    Args:
+        t: the translation.
+        node: the layer.
+        result: the value that it writes.
+        order: of the axes of the weight in the file.
+        axis: of the weight in the file, that its outputs are.
+        behind: an Add that holds the bias.
+    """
+    read, target = t.quantized(node.input[0]), t.target(result)
+    stored, name = t.constants[node.input[1]], node.input[1].removesuffix("/real")
+    source = behind if behind is not None else node
+    names = [n for n in source.input if n != node.output[0]] if behind is not None else list(node.input[2:3])
+    bias = t.constants.get(names[0]) if names and names[0] else None
+    if names and names[0] and bias is None:
+        raise _refuse(node, "layer whose bias is computed", names[0])
+    integer = isinstance(stored, Stored) and stored.integers.dtype == np.int8 and not stored.zero.any()
+    if read is None or target is None or not integer:
+        if read is not None or integer:
+            reason = "its weight is float" if not integer else "nothing quantizes what it writes"
+            t.floats[node.name or result] = reason if read is not None else "nothing quantizes what it reads"
+        if integer:
+            assert isinstance(stored, Stored)
+            moved = Stored(stored.integers.transpose(order), stored.scale, stored.zero, axis)
+            weight = t.dequantized(moved, name)
+        else:
+            weight = t.file.constant(t.known(node.input[1], node, "the weight").transpose(order), name)
+        numbers = (
+            t.number(names[0])
+            if bias is not None
+            else np.zeros(t.file.tensors[weight].shape[axis], np.float32)
+        )
+        return None, [weight, t.file.constant(numbers, f"{result}/bias")]
+    assert isinstance(stored, Stored)
+    scale = np.broadcast_to(stored.scale, (stored.integers.shape[order[axis]],))
+    kept = Quantized("int8", tuple(scale.tolist()), 0, axis)
+    weight = t.file.constant(stored.integers.transpose(order), name, kept)
+    steps = scale * np.float32(read.scale[0])
+    if isinstance(bias, Stored):
+        integers = bias.integers.reshape(-1)
+    else:
+        integers = np.zeros(len(steps)) if bias is None else np.rint(bias.reshape(-1) / steps)
+    dtype = _BIAS[read.dtype]
+    told = Quantized(dtype, tuple(steps.tolist()), 0, 0)
+    return target, [weight, t.file.constant(integers.astype(dtype), f"{result}/bias", told)]
+
+
+# Windows
+
+
+def _padded(
+    t: Translation, tensor: int, given: Given, kernel: Any, node: NodeProto, fill: float = 0.0
+) -> tuple[int, int]:
+    """Return what a window slides over, and LiteRT's padding: SAME where that is what ONNX asks for, else a PAD before.
+
+    Args:
+        t: the translation.
+        tensor: channels last.
+        given: attributes of the operator.
+        kernel: its window.
+        node: the operator.
+        fill: 0, or minus infinity.
+    """
+    auto, source = given.get("auto_pad", b"NOTSET"), t.file.tensors[tensor]
+    strides, spread = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
+    pads = list(given.get("pads", [0] * 4))
+    if auto == b"SAME_UPPER":
+        return tensor, SAME
+    if auto not in (b"NOTSET", b"VALID", b""):
+        raise _refuse(node, "such padding", auto)
+    if not any(pads):
+        return tensor, VALID
+    ends = []
+    for n, k, s, d in zip(source.shape[1:3], kernel, strides, spread, strict=True):
+        whole = max((-(-n // s) - 1) * s + (k - 1) * d + 1 - n, 0)
+        ends.append((whole // 2, whole - whole // 2))
+    if pads == [ends[0][0], ends[1][0], ends[0][1], ends[1][1]]:
+        return tensor, SAME
+    around = [[0, 0], [pads[0], pads[2]], [pads[1], pads[3]], [0, 0]]
+    return _pad(t, tensor, around, fill), VALID
+
+
+def _pad(t: Translation, tensor: int, around: list[list[int]], fill: float) -> int:
+    """Return a tensor with numbers around it."""
+    source, key = t.file.tensors[tensor], ("pad", tensor, str(around), fill)
+    if key not in t._read:
+        shape = tuple(n + sum(ends) for n, ends in zip(source.shape, around, strict=True))
+        made = t.file.tensor(
+            Tensor(f"{source.name}/padded", shape, source.dtype, source.quantized, free=source.free)
+        )
+        inputs = [tensor, t.integers(around)]
+        if fill:
+            inputs.append(t.file.constant(_as_held(fill, source), "fill", source.quantized))
+        t.file.add("PADV2" if fill else "PAD", inputs, [made])
+        t._read[key] = made
+    return t._read[key]
+
+
+def _as_held(number: float, tensor: Tensor) -> Array:
+    """Return a number as a tensor holds it: its nearest integer, or itself."""
+    if tensor.quantized is None:
+        return np.asarray(np.clip(number, np.finfo(np.float32).min, np.finfo(np.float32).max), tensor.dtype)
+    ends = np.iinfo(tensor.dtype)
+    with np.errstate(over="ignore"):
+        steps = np.rint(np.float64(number) / tensor.quantized.scale[0]) + tensor.quantized.zero
+    return np.asarray(np.clip(steps, ends.min, ends.max), tensor.dtype)
+
+
+def pool(t: Translation, node: NodeProto, given: Given, *, most: bool) -> None:
+    """Pooling over windows. An average in other steps than its input's is a convolution by ones: one rounding."""
+    x, result, kernel = node.input[0], node.output[0], given["kernel_shape"]
+    strides, quantized, target = given.get("strides", [1, 1]), t.quantized(x), t.target(node.output[0])
+    if (
+        len(t.shapes[x]) != 4
+        or given.get("ceil_mode")
+        or {*given.get("dilations", [1])} != {1}
+        or len(node.output) > 1
+    ):
+        raise _refuse(node, "such pooling", {key: given[key] for key in sorted(given)})
+    integer = quantized is not None and (most or target is not None)
+    tensor = t.activation(x, LAST, real=not integer)
+    options = {
+        "strideH": strides[0],
+        "strideW": strides[1],
+        "filterHeight": kernel[0],
+        "filterWidth": kernel[1],
+    }
+    if most:
+        tensor, padding = _padded(t, tensor, given, kernel, node, -np.inf)
+        t.write("MAX_POOL_2D", [tensor], result, LAST, quantized, padding=padding, **options)
+        return
+    tensor, padding = _padded(t, tensor, given, kernel, node)
+    if (padding == SAME or tensor != t.activation(x, LAST, real=not integer)) and any(given.get("pads", ())):
+        counted = given.get("count_include_pad", 0)
+        if bool(counted) == (padding == SAME):
+            raise _refuse(
+                node, "average with such padding", {"pads": given.get("pads"), "count_include_pad": counted}
+            )
+    if not integer or quantized == target:
+        t.write(
+            "AVERAGE_POOL_2D",
+            [tensor],
+            result,
+            LAST,
+            quantized if integer else None,
+            padding=padding,
+            **options,
+        )
+        return
+    if padding == SAME:
+        raise _refuse(node, "average in other steps with such padding", given.get("pads"))
+    assert quantized is not None
+    channels, step = t.shapes[x][1], float(np.float32(1) / np.float32(kernel[0] * kernel[1]))
+    ones = Quantized("int8", (step,) * channels, 0, 3)
+    weight = t.file.constant(np.ones((1, *kernel, channels), np.int8), f"{result}/ones", ones)
+    dtype = _BIAS[quantized.dtype]
+    zeros = Quantized(dtype, (float(np.float32(step) * np.float32(quantized.scale[0])),) * channels)
+    bias = t.file.constant(np.zeros(channels, dtype), f"{result}/zeros", zeros)
+    t.write(
+        "DEPTHWISE_CONV_2D", [tensor, weight, bias], result, LAST, target, padding=padding, depthMultiplier=1,
+        strideH=strides[0], strideW=strides[1],
+    )  # fmt: skip
+
+
+def reduce(t: Translation, node: NodeProto, given: Given, *, kind: str) -> None:
+    """Mean, sum or extremum over axes."""
+    x, result = node.input[0], node.output[0]
+    order, rank = t.edges[x].order, len(t.shapes[x])
+    if node.op_type.startswith("Global"):
+        axes, keep = list(range(2, rank)), True
+    else:
+        named = [*node.input, ""][1]
+        axes = t.known(named, node, "the axes").tolist() if named else list(given.get("axes", range(rank)))
+        keep = bool(given.get("keepdims", 1))
+    axes = sorted(axis % rank for axis in axes)
+    target = t.target(result) if kind == "MEAN" else t.quantized(x) if kind == "REDUCE_MAX" else None
+    quantized = target if t.quantized(x) is not None else None
+    tensor = t.activation(x, order, real=quantized is None)
+    left = order if keep else tuple(axis for axis in order if axis not in axes)
+    left = left if keep else tuple(sorted(left).index(axis) for axis in left)
+    places = t.integers(sorted(order.index(axis) for axis in axes))
+    t.write(kind, [tensor, places], result, left, quantized, keepDims=keep)
+
+
+# Elementwise
+
+
+def binary(t: Translation, node: NodeProto, given: Given, *, kind: str, integer: bool = False) -> None:
+    """Two operands, broadcast; in integers where both and the result are."""
+    ranks = [len(t.shapes[name]) for name in node.input]
+    held = [name for name in node.input if name not in t.constants]
+    result, rank = node.output[0], max(ranks)
+    order = next((t.edges[name].order for name in held if len(t.shapes[name]) == rank), None)
+    if any(len(t.shapes[name]) != rank for name in held):
+        order = None  # trailing axes are broadcast in their own order
+    activation, written = t.clamped(node) if kind in ("ADD", "SUB", "MUL", "DIV") else (0, result)
+    target = t.target(written) if integer and len(held) == 2 else None
+    exact = target is not None and all(t.quantized(name) is not None for name in node.input)
+    inputs = []
+    for name in node.input:
+        wanted = order if name in t.constants or len(t.shapes[name]) == rank else None
+        if name in t.constants and wanted is None:
+            wanted = tuple(range(len(t.shapes[name])))
+        inputs.append(t.activation(name, wanted, real=not exact))
+    options: dict[str, Any] = (
+        {"fusedActivationFunction": activation} if kind in ("ADD", "SUB", "MUL", "DIV") else {}
+    )
+    if kind in ("ADD", "SUB"):
+        options["potScaleInt16"] = False
+    t.write(kind, inputs, written, order, target if exact else None, **options)
+
+
+def unary(t: Translation, node: NodeProto, given: Given, *, kind: str, **options: Any) -> None:
+    """One operand, in float, whatever its axes' order."""
+    order = t.edges[node.input[0]].order
+    t.write(kind, [t.activation(node.input[0], order)], node.output[0], order, None, **options)
+
+
+def leaky(t: Translation, node: NodeProto, given: Given) -> None:
+    """ReLU with a slope below 0."""
+    unary(t, node, given, kind="LEAKY_RELU", alpha=given.get("alpha", 0.01))
+
+
+def gelu(t: Translation, node: NodeProto, given: Given) -> None:
+    """GELU, exact or by tanh."""
+    unary(t, node, given, kind="GELU", approximate=given.get("approximate", b"none") == b"tanh")
+
+
+def clamp(t: Translation, node: NodeProto, given: Given) -> None:
+    """ReLU or Clip that is part of no other operator; integers between two equal quantizers are compared as such."""
+    x, ends, (order, quantized) = (
+        node.input[0],
+        t.ends(node),
+        (t.edges[node.input[0]].order, t.quantized(node.input[0])),
+    )
+    if ends is None:
+        raise _refuse(node, "clamp to computed ends", list(node.input))
+    exact = quantized is not None and t.target(node.output[0]) == quantized
+    tensor, quantized = t.activation(x, order, real=not exact), quantized if exact else None
+    source = t.file.tensors[tensor]
+    if ends == (0.0, np.inf):
+        t.write("RELU", [tensor], node.output[0], order, quantized)
+        return
+    bounds = [(kind, end) for kind, end in zip(("MAXIMUM", "MINIMUM"), ends, strict=True) if np.isfinite(end)]
+    for number, (kind, end) in enumerate(bounds):
+        bound = t.file.constant(_as_held(end, source), f"{end}", source.quantized)
+        if number + 1 < len(bounds):
+            made = t.room(node.output[0], order, quantized)
+            t.file.add(kind, [tensor, bound], [made])
+            tensor = made
+        else:
+            t.write(kind, [tensor, bound], node.output[0], order, quantized)
+
+
+def hard_sigmoid(t: Translation, node: NodeProto, given: Given) -> None:
+    """`max(0, min(1, alpha x + beta))`."""
+    order, result = t.edges[node.input[0]].order, node.output[0]
+    slope, shift = (
+        t.file.constant(np.float32(given.get(k, n)), k) for k, n in (("alpha", 0.2), ("beta", 0.5))
+    )
+    steps = [t.room(result, order) for _ in range(3)]
+    t.file.add("MUL", [t.activation(node.input[0], order), slope], steps[:1])
+    t.file.add("ADD", [steps[0], shift], steps[1:2], potScaleInt16=False)
+    t.file.add("MAXIMUM", [steps[1], t.file.constant(np.float32(0), "0")], steps[2:])
+    t.write("MINIMUM", [steps[2], t.file.constant(np.float32(1), "1")], result, order)
+
+
+def batch_norm(t: Translation, node: NodeProto, given: Given) -> None:
+    """A batch norm that was not folded: a product and a sum, a channel each."""
+    scale, bias, mean, var = (
+        t.known(name, node, "a parameter").astype(np.float64) for name in node.input[1:5]
+    )
+    order, result = t.edges[node.input[0]].order, node.output[0]
+    slope = scale / np.sqrt(var + given.get("epsilon", 1e-5))
+    shape = [-1 if axis == 1 else 1 for axis in order]
+    product = t.room(result, order)
+    factors = t.file.constant(slope.astype(np.float32).reshape(shape), f"{result}/slope")
+    t.file.add("MUL", [t.activation(node.input[0], order), factors], [product])
+    activation, written = t.clamped(node)
+    shift = t.file.constant((bias - mean * slope).astype(np.float32).reshape(shape), f"{result}/shift")
+    t.write(
+        "ADD", [product, shift], written, order, None, fusedActivationFunction=activation, potScaleInt16=False
+    )
+
+
+def softmax(t: Translation, node: NodeProto, given: Given, *, kind: str, **options: Any) -> None:
+    """Softmax over one axis, which LiteRT wants last."""
+    rank = len(t.shapes[node.input[0]])
+    axis = given.get("axis", -1) % rank
+    order = (*(k for k in range(rank) if k != axis), axis)
+    t.write(kind, [t.activation(node.input[0], order)], node.output[0], order, None, **options)
+
+
+def cast(t: Translation, node: NodeProto, given: Given) -> None:
+    """Another type."""
+    unary(t, node, given, kind="CAST")
+
+
+# What moves numbers
+
+
+def reshape(t: Translation, node: NodeProto, given: Given) -> None:
+    """Another shape of the same numbers, in the order of ONNX."""
+    result = node.output[0]
+    shape, free = t.shapes[result], t.free.get(result, ())
+    if len(free) > 1:
+        raise _refuse(node, "reshape with two free axes", list(shape))
+    sizes = [-1 if k in free else n for k, n in enumerate(shape)]
+    t.write(
+        "RESHAPE",
+        [t.linear(node.input[0]), t.integers(sizes)],
+        result,
+        None,
+        t.quantized(node.input[0]),
+        newShape=sizes,
+    )
+
+
+def transpose(t: Translation, node: NodeProto, given: Given) -> None:
+    """Another order of axes: nothing moves before someone reads it in an order of his own."""
+    edge = t.edges[node.input[0]]
+    moved = list(given.get("perm", range(len(edge.order))[::-1]))
+    t.edges[node.output[0]] = type(edge)(
+        edge.tensor, tuple(moved.index(axis) for axis in edge.order), edge.quantized
+    )
+
+
+def concat(t: Translation, node: NodeProto, given: Given) -> None:
+    """Concatenation; integers are brought to the steps of the result first."""
+    result, rank = node.output[0], len(t.shapes[node.output[0]])
+    held = [name for name in node.input if name not in t.constants]
+    order, target = t.edges[held[0]].order, t.target(result)
+    exact = target is not None and len(held) == len(node.input) and None not in [t.quantized(n) for n in held]
+    inputs = [t.activation(name, order, real=not exact) for name in node.input]
+    if exact:
+        assert target is not None
+        inputs = [t.requantized(tensor, target) for tensor in inputs]
+    t.write(
+        "CONCATENATION",
+        inputs,
+        result,
+        order,
+        target if exact else None,
+        axis=order.index(given["axis"] % rank),
+    )
+
+
+def pad(t: Translation, node: NodeProto, given: Given) -> None:
+    """Padding by a constant, or by reflection."""
+    x, result, order = node.input[0], node.output[0], t.edges[node.input[0]].order
+    names, mode = [*node.input, "", "", ""][1:4], given.get("mode", b"constant").decode()
+    rank, edge = len(order), t.edges[x]
+    if mode not in _AROUND:
+        raise _refuse(node, f"padding of mode {mode}", mode)
+    amounts = t.known(names[0], node, "the amount").reshape(2, -1).tolist()
+    axes = t.known(names[2], node, "the axes").tolist() if names[2] else range(rank)
+    around = {axis % rank: ends for axis, ends in zip(axes, zip(*amounts, strict=True), strict=True)}
+    if min(map(min, amounts)) < 0:
+        raise _refuse(node, "negative padding", amounts)
+    ends = t.integers([around.get(axis, (0, 0)) for axis in order])
+    fill = t.known(names[1], node, "the value").reshape(()) if names[1] else np.float32(0)
+    if fill.dtype.kind in "iu" and edge.quantized is not None:  # padded by the integer that stands for 0
+        fill = np.float32(0)
+    if mode == "reflect":
+        t.write("MIRROR_PAD", [edge.tensor, ends], result, order, edge.quantized, mode=0)
+    elif not fill:
+        t.write("PAD", [edge.tensor, ends], result, order, edge.quantized)
+    else:
+        held = t.file.constant(_as_held(float(fill), t.file.tensors[edge.tensor]), "fill", edge.quantized)
+        t.write("PADV2", [edge.tensor, ends, held], result, order, edge.quantized)
+
+
+def cut(t: Translation, node: NodeProto, given: Given) -> None:
+    """Slice: from, to and by constants."""
+    x, rank = node.input[0], len(t.shapes[node.input[0]])
+    starts, ends, *more = (
+        t.known(name, node, "an end").reshape(-1).tolist() for name in node.input[1:] if name
+    )
+    axes = more[0] if more else list(range(len(starts)))
+    steps = more[1] if len(more) > 1 else [1] * len(starts)
+    if min(steps) < 1:
+        raise _refuse(node, "slice of negative step", steps)
+    _slice(
+        t,
+        x,
+        node.output[0],
+        {axis % rank: part for axis, *part in zip(axes, starts, ends, steps, strict=True)},
+    )
+
+
+def split(t: Translation, node: NodeProto, given: Given) -> None:
+    """Slices of one axis."""
+    axis, first = given.get("axis", 0) % len(t.shapes[node.input[0]]), 0
+    for result in node.output:
+        size = t.shapes[result][axis]
+        _slice(t, node.input[0], result, {axis: [first, first + size, 1]})
+        first += size
+
+
+def _slice(t: Translation, value: str, result: str, parts: Mapping[int, Any]) -> None:
+    edge, shape = t.edges[value], t.shapes[value]
+    begin, end, step, whole = [], [], [], 0
+    for k, axis in enumerate(edge.order):
+        first, last, by = parts.get(axis, (0, shape[axis], 1))
+        n = shape[axis]
+        begin.append(min(first + n if first < 0 else first, n))
+        end.append(min(max(last + n if last < 0 else last, 0), n))
+        step.append(by)
+        whole |= (axis not in parts) << k
+    t.write(
+        "STRIDED_SLICE", [edge.tensor, *map(t.integers, (begin, end, step))], result, edge.order, edge.quantized,
+        endMask=whole,
+    )  # fmt: skip
+
+
+def gather(t: Translation, node: NodeProto, given: Given) -> None:
+    """Rows of a table, or of an activation."""
+    table, rank = node.input[0], len(t.shapes[node.input[0]])
+    quantized = t.quantized(table)
+    source = t.activation(table, real=quantized is None)
+    indices = t.number(node.input[1])
+    if indices is not None and np.any(indices < 0):
+        indices = np.where(indices < 0, indices + t.shapes[table][given.get("axis", 0)], indices)
+    places = t.activation(node.input[1]) if indices is None else t.integers(indices)
+    t.write("GATHER", [source, places], node.output[0], None, quantized, axis=given.get("axis", 0) % rank)
+
+
+def resize(t: Translation, node: NodeProto, given: Given) -> None:
+    """Resizing of places, nearest or bilinear."""
+    x, shape, way = (
+        node.input[0],
+        t.shapes[node.output[0]],
+        given.get("coordinate_transformation_mode", b"half_pixel"),
+    )
+    mode, nearest = given.get("mode", b"nearest"), given.get("nearest_mode", b"round_prefer_floor")
+    kinds = {b"nearest": "RESIZE_NEAREST_NEIGHBOR", b"linear": "RESIZE_BILINEAR"}
+    ways = {
+        b"half_pixel": (False, True),
+        b"pytorch_half_pixel": (False, True),
+        b"align_corners": (True, False),
+        b"asymmetric": (False, False),
+    }
+    if (
+        len(shape) != 4
+        or mode not in kinds
+        or way not in ways
+        or (mode == b"nearest" and way == b"asymmetric" and nearest != b"floor")
+    ):
+        raise _refuse(node, "such resizing", {"mode": mode, "coordinates": way, "nearest": nearest})
+    corners, half = ways[way]
+    quantized = t.quantized(x) if mode == b"nearest" else None
+    tensor = t.activation(x, LAST, real=quantized is None)
+    t.write(
+        kinds[mode], [tensor, t.integers(shape[2:])], node.output[0], LAST, quantized, alignCorners=corners,
+        halfPixelCenters=half,
+    )  # fmt: skip
+
+
+def depth_to_space(t: Translation, node: NodeProto, given: Given) -> None:
+    """Channels to places; where ONNX counts channels first, they are put in LiteRT's order before."""
+    x, block, quantized = node.input[0], given["blocksize"], t.quantized(node.input[0])
+    tensor = t.activation(x, LAST, real=quantized is None)
+    if given.get("mode", b"DCR") == b"CRD":
+        source = t.file.tensors[tensor]
+        channels = np.arange(source.shape[3]).reshape(-1, block * block).T.reshape(-1)
+        made = t.file.tensor(
+            Tensor(f"{x}/reordered", source.shape, source.dtype, quantized, free=source.free)
+        )
+        t.file.add("GATHER", [tensor, t.integers(channels)], [made], axis=3)
+        tensor = made
+    t.write("DEPTH_TO_SPACE", [tensor], node.output[0], LAST, quantized, blockSize=block)
+
+
+OPERATORS: dict[str, Callable[[Translation, NodeProto, Given], None]] = {
+    "Conv": conv, "ConvTranspose": transposed_conv, "Gemm": linear, "MatMul": linear,
+    "MaxPool": partial(pool, most=True), "AveragePool": partial(pool, most=False),
+    "GlobalAveragePool": partial(reduce, kind="MEAN"), "ReduceMean": partial(reduce, kind="MEAN"),
+    "GlobalMaxPool": partial(reduce, kind="REDUCE_MAX"), "ReduceMax": partial(reduce, kind="REDUCE_MAX"),
+    "ReduceSum": partial(reduce, kind="SUM"),
+    "Add": partial(binary, kind="ADD", integer=True), "Mul": partial(binary, kind="MUL", integer=True),
+    "Sub": partial(binary, kind="SUB", integer=True), "Div": partial(binary, kind="DIV"),
+    "Pow": partial(binary, kind="POW"),
+    "Relu": clamp, "Clip": clamp, "LeakyRelu": leaky, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
+    "PRelu": partial(binary, kind="PRELU"), "Elu": partial(unary, kind="ELU"),
+    "Sigmoid": partial(unary, kind="LOGISTIC"), "Tanh": partial(unary, kind="TANH"),
+    "HardSwish": partial(unary, kind="HARD_SWISH"), "Exp": partial(unary, kind="EXP"),
+    "Sqrt": partial(unary, kind="SQRT"), "Abs": partial(unary, kind="ABS"), "Neg": partial(unary, kind="NEG"),
+    "Cast": cast, "BatchNormalization": batch_norm,
+    "Softmax": partial(softmax, kind="SOFTMAX", beta=1.0), "LogSoftmax": partial(softmax, kind="LOG_SOFTMAX"),
+    "Reshape": reshape, "Flatten": reshape, "Squeeze": reshape, "Unsqueeze": reshape, "Transpose": transpose,
+    "Concat": concat, "Pad": pad, "Slice": cut, "Split": split, "Gather": gather, "Resize": resize,
+    "DepthToSpace": depth_to_space,
+}  # fmt: skip

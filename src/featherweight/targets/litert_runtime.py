@@ -1,0 +1,94 @@
+"""LiteRT files run in LiteRT, and compared with ONNX Runtime: every operator in integers by itself, then the whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from featherweight.engines import refusals
+from featherweight.errors import MissingExtraError
+from featherweight.targets.base import Made
+from featherweight.targets.check import Parity, check_parities, compare, made_up, reference
+from featherweight.targets.litert import build_litert
+
+Array = NDArray[Any]
+
+
+def make_litert(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
+    """Return a graph as a LiteRT file that ran in LiteRT, on one thread.
+
+    Every operator in integers is compared by itself, fed with the integers of ONNX Runtime; then the outputs.
+
+    Args:
+        model: a complete graph, float or in integers.
+        sizes: of free axes, which are then fixed.
+
+    Raises:
+        MissingExtraError: LiteRT is not installed.
+        UnsupportedError: LiteRT cannot say the graph, or computes it otherwise.
+    """
+    made = build_litert(model, sizes)
+    content, inputs = made.file.serialized(), made_up(model, sizes)
+    tensors = made.file.tensors
+    held = {n: found for n, found in made.named.items() if tensors[n].quantized is not None}
+    expected = reference(model, inputs, [name for name, _ in held.values()])
+    given = {n: as_held(expected[name], order, tensors[n].dtype) for n, (name, order) in held.items()}
+    fed = [as_held(inputs[name], order) for name, order in made.inputs]
+    given |= dict(zip(made.file.inputs, fed, strict=True))
+    produced = {number for operator in made.file.operators for number in operator.outputs}
+    parities = []
+    for number, (name, _) in held.items():
+        if number in produced:
+            part, read = made.file.part((n for n in given if n != number), number)
+            (integers,) = opened_litert(part.serialized())([given[n] for n in read])
+            parities.append(Parity.of(name, given[number], integers))
+    said = [check_parities("LiteRT", parities)] if parities else []
+    names, wanted = (
+        [name for name, _ in made.outputs],
+        [as_held(expected[name], k) for name, k in made.outputs],
+    )
+    apart = compare("LiteRT", names, wanted, opened_litert(content)(fed), integers=bool(parities))
+    said.append(f"outputs {apart:.1e} from ONNX Runtime")
+    return Made({".tflite": content}, made.floats, "; ".join(said))
+
+
+def as_held(values: Array, order: Sequence[int], dtype: str = "") -> Array:
+    """Return values of the ONNX graph as the file holds them: their axes in another order, and of int8 signed ones."""
+    moved = np.ascontiguousarray(values.transpose(order))
+    return (moved ^ 0x80).view(np.int8) if moved.dtype == np.uint8 and dtype == "int8" else moved
+
+
+def opened_litert(content: bytes, threads: int = 1) -> Callable[[Sequence[Array]], list[Array]]:
+    """Return what a LiteRT file computes of its inputs, in order; free axes are those of the arrays.
+
+    Raises:
+        MissingExtraError: LiteRT is not installed.
+        UnsupportedError: LiteRT refuses the file or the inputs.
+    """
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ModuleNotFoundError as error:
+        hint = "pip install 'featherweight[litert]'"
+        raise MissingExtraError("not installed", where="LiteRT", hint=hint) from error
+    with refusals("LiteRT cannot open the file"):
+        used = Interpreter(model_content=content, num_threads=threads)
+    places = [entry["index"] for entry in used.get_input_details()]
+    shapes: list[tuple[int, ...]] = []
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        with refusals("LiteRT stopped"):
+            if [array.shape for array in inputs] != shapes:
+                shapes[:] = [array.shape for array in inputs]
+                for place, shape in zip(places, shapes, strict=True):
+                    used.resize_tensor_input(place, shape, strict=True)
+                used.allocate_tensors()
+            for place, array in zip(places, inputs, strict=True):
+                used.set_tensor(place, array)
+            used.invoke()
+            return [used.get_tensor(entry["index"]) for entry in used.get_output_details()]
+
+    return run

@@ -1,0 +1,53 @@
+"""OpenVINO IR: the model as a `.xml` of operators and a `.bin` of weights, read back and compared."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from featherweight.engines import openvino_core
+from featherweight.errors import UnsupportedError
+from featherweight.export import serialized
+from featherweight.runtime.backend import onnx_backend
+from featherweight.targets.base import Made
+from featherweight.targets.check import compare, in_integers, made_up, reference
+
+
+def make_openvino(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
+    """Return a graph as OpenVINO IR. Weights keep their type: none becomes float16.
+
+    The IR computes what OpenVINO computes of the graph itself, bit for bit; and what ONNX Runtime does, but for
+    roundings.
+
+    Args:
+        model: a complete graph, float or in integers.
+        sizes: of free axes to try it with.
+
+    Raises:
+        MissingExtraError: OpenVINO is not installed.
+        UnsupportedError: it cannot run the graph, or not exactly on this processor; or its file computes otherwise.
+    """
+    used = onnx_backend("openvino")
+    inputs = made_up(model, sizes)
+    direct = used.compute(model, threads=1)(inputs)
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.xml"
+        openvino.save_model(openvino_core().read_model(serialized(model)), path, compress_to_fp16=False)
+        files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
+        options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        compiled = openvino_core().compile_model(path, "CPU", options)
+        results = compiled(inputs)
+        got = [np.array(results[port]) for port in compiled.outputs]
+    names = [value.name for value in model.graph.output]
+    for name, ours, theirs in zip(names, direct, got, strict=True):
+        if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
+            raise UnsupportedError("OpenVINO reads its file as another network", where=name)
+    expected = reference(model, inputs)
+    apart = compare(used.title, names, [expected[name] for name in names], got, integers=in_integers(model))
+    return Made(files, {}, f"equal to the graph in OpenVINO, {apart:.1e} from ONNX Runtime")

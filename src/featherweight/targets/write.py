@@ -1,0 +1,106 @@
+"""Files for other runtimes, from a `.fw` file: made, run in their runtime, compared, and only then written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import onnx
+
+from featherweight.activations import Affine, Quantizer
+from featherweight.artifact import Artifact
+from featherweight.errors import UnsupportedError
+from featherweight.export import build_onnx, build_qdq, opened
+from featherweight.files import write_whole
+from featherweight.targets.base import Made
+from featherweight.targets.litert_runtime import make_litert
+from featherweight.targets.openvino import make_openvino
+
+Name = Literal["openvino", "openvino-int8", "litert", "litert-int8", "litert-16x8"]
+NAMES: tuple[Name, ...] = get_args(Name)
+_MAKERS: dict[str, Callable[[onnx.ModelProto, Mapping[str, int]], Made]] = {
+    "openvino": make_openvino, "litert": make_litert,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was written.
+
+    Attributes:
+        paths: the files.
+        nbytes: of all of them.
+        floats: layers that compute in float where integers were asked for, with the reason.
+        checked: what was compared, in words.
+    """
+
+    paths: tuple[Path, ...]
+    nbytes: int
+    floats: Mapping[str, str]
+    checked: str
+
+
+def write(
+    artifact: Artifact, to: Name, path: str | Path, *, sizes: Mapping[str, int] | None = None
+) -> Written:
+    """Write a file for another runtime, where it computes what ONNX Runtime does of the same graph; else nothing.
+
+    Args:
+        artifact: a loaded file.
+        to: which: a runtime alone takes the float network; `-int8` the integers of the file; `-16x8` activations in
+            16 bits over the ranges that the file has, weights as they are.
+        path: of the file, without its suffix: that is the runtime's.
+        sizes: of free axes by name. LiteRT fixes all but the first of its inputs.
+
+    Raises:
+        UnsupportedError: the file has no graph or no quantizers, or the runtime cannot say the network, or computes
+            it otherwise.
+        MissingExtraError: the runtime is not installed.
+        WriteError: a file cannot be written.
+    """
+    runtime, _, kind = to.partition("-")
+    model, floats = graph_for(artifact, kind)
+    made = _MAKERS[runtime](model, sizes or {})
+    written, base = [], Path(path)
+    for suffix, content in made.files.items():
+        written.append(write_whole(base.with_name(base.name + suffix), content))
+    total = sum(map(len, made.files.values()))
+    return Written(tuple(written), total, {**floats, **made.floats}, made.checked)
+
+
+def graph_for(artifact: Artifact, kind: str) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """Return the ONNX graph that a target is made from, and its layers in float: `int8`, `16x8`, or float (empty)."""
+    graph, tensors, weights = opened(artifact)
+    if not kind:
+        return build_onnx(graph, tensors), {}
+    activations = artifact.activations
+    if not activations:
+        hint = "add the step calibrate to its recipe"
+        raise UnsupportedError("no quantizers of activations", where="the file", hint=hint)
+    if kind == "16x8":
+        activations = {edge: widened(quantizer) for edge, quantizer in activations.items()}
+    elif wrong := [edge for edge, one in activations.items() if not isinstance(one, Affine) or one.bits != 8]:
+        what = "its activations are no integers of 8 bits"
+        raise UnsupportedError(
+            what, where=wrong[0], got=type(activations[wrong[0]]).__name__, hint="calibrate with bits = 8"
+        )
+    made = build_qdq(graph, tensors, weights, activations)
+    return made.onnx, made.floats
+
+
+def widened(quantizer: Quantizer) -> Affine:
+    """Return the integers of 16 bits, zero point 0, that hold the range of a quantizer.
+
+    >>> widened(Affine.of(0, 6))
+    Affine(scale=0.00018311105202883482, zero_point=0, bits=16, signed=True)
+    """
+    low, high = quantizer.range
+    if isinstance(quantizer, Affine) and (quantizer.bits, quantizer.signed, quantizer.zero_point) == (
+        16,
+        True,
+        0,
+    ):
+        return quantizer
+    return Affine.of(-max(-low, high), max(-low, high), bits=16, signed=True, symmetric=True)

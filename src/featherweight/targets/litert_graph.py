@@ -70,6 +70,7 @@ class Translation:
         named: by tensor, the value whose integers it holds, and the order of its axes.
         floats: layers that compute in float between integers, with the reason.
         done: nodes that are part of another.
+        reused: tensors that were made of others (reordered, requantized, padded), by what made them.
     """
 
     graph: OnnxGraph
@@ -82,7 +83,7 @@ class Translation:
     named: dict[int, tuple[str, Order]] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
     done: set[int] = field(default_factory=set)
-    _read: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    reused: dict[tuple[Any, ...], int] = field(default_factory=dict)
 
     # Constants
 
@@ -127,7 +128,7 @@ class Translation:
         if edge.order == order or len(order) < 2:
             return edge.tensor
         key = (edge.tensor, edge.order, order)
-        if key not in self._read:
+        if key not in self.reused:
             source = self.file.tensors[edge.tensor]
             moves = tuple(edge.order.index(axis) for axis in order)
             shape = tuple(source.shape[k] for k in moves)
@@ -140,8 +141,8 @@ class Translation:
                 )
             else:
                 self.file.add("TRANSPOSE", [edge.tensor, self.integers(moves)], [made])
-            self._read[key] = made
-        return self._read[key]
+            self.reused[key] = made
+        return self.reused[key]
 
     def linear(self, value: str) -> int:
         """Return a tensor that holds a value's integers or numbers in the value's own order, whatever its shape."""
@@ -160,13 +161,13 @@ class Translation:
 
     def _converted(self, kind: str, tensor: int, quantized: Quantized | None) -> int:
         key = (kind, tensor, quantized)
-        if key not in self._read:
+        if key not in self.reused:
             source = self.file.tensors[tensor]
             dtype = quantized.dtype if quantized is not None else "float32"
             made = Tensor(source.name, source.shape, dtype, quantized, free=source.free)
-            self._read[key] = self.file.tensor(made)
-            self.file.add(kind, [tensor], [self._read[key]])
-        return self._read[key]
+            self.reused[key] = self.file.tensor(made)
+            self.file.add(kind, [tensor], [self.reused[key]])
+        return self.reused[key]
 
     def dequantized(self, stored: Stored, name: str) -> int:
         """Return the numbers of a constant that the file keeps as integers."""

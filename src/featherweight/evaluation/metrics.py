@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.capture.memory_format import channels_last, takes_channels_last
 from featherweight.capture.pytree import flatten_outputs
+from featherweight.capture.rounding import TOLERANCE, rounding
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.paired_test import Paired, paired
-from featherweight.export.check import TOLERANCE, arrays, rounding
+from featherweight.export.check import arrays
 from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Session

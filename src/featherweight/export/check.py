@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -19,6 +19,7 @@ from featherweight.capture.execution import Execution
 from featherweight.capture.program import Program
 from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import cause_of
+from featherweight.capture.rounding import OFF, TOLERANCE, rounding
 from featherweight.capture.trace import canonical_names
 from featherweight.engines import onnxruntime_session, said
 from featherweight.errors import UnsupportedError
@@ -27,9 +28,6 @@ from featherweight.graph.graph import Edge, Node
 
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]
-TOLERANCE = 1e-5  # of the largest magnitude of an output
-OFF = 8.0  # times the error of float32 that another order of it may err ...
-MOST_OFF = 1e-3  # ... but never more than this share of the largest magnitude
 MORE = (1, 2, 4, 8, 16, 32)  # by which free axes behind the first are made longer
 
 
@@ -80,9 +78,8 @@ def undefined_alike(expected: Tensor, got: Array) -> Array:
 def bound(program: Program, inputs: Named, computed: tuple[Tensor, ...]) -> float:
     """Return how far from `computed`, the network's outputs, right ones may be: a share of the largest of each.
 
-    Another order of the same float32 operations errs as much as this one: `OFF` times how far the network's own
-    outputs are from those in float64, at least `TOLERANCE` and at most `MOST_OFF`. Without oneDNN in the place of
-    float64, where the network's code fixes its types.
+    Another order of the same float32 operations errs as much as this one: see `rounding`. Without oneDNN in the place
+    of float64, where the network's code fixes its types.
     """
     try:
         wide = program.of(copy.deepcopy(program.flat.module).double())
@@ -91,16 +88,6 @@ def bound(program: Program, inputs: Named, computed: tuple[Tensor, ...]) -> floa
         with torch.backends.mkldnn.flags(enabled=False):
             exact = program.run(inputs)
     return rounding(computed, exact)
-
-
-def rounding(computed: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
-    """Return `bound` from what float32 made and what float64 makes of the same inputs."""
-    gaps = [TOLERANCE]
-    for ours, theirs in zip(computed, exact, strict=True):
-        if ours.is_floating_point() and ours.shape == theirs.shape and ours.numel():
-            scale = float(theirs.abs().max()) or 1.0
-            gaps.append(OFF * float((ours.double() - theirs.double()).abs().max()) / scale)
-    return min(max(gap for gap in gaps if gap == gap), MOST_OFF)
 
 
 @contextmanager

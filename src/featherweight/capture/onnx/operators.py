@@ -1,0 +1,105 @@
+"""ONNX operators by name, as functions of torch, and those that are refused, with what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from featherweight.capture.onnx.elementwise import ELEMENTWISE, gelu, swish
+from featherweight.capture.onnx.moves import MOVES
+from featherweight.capture.onnx.resize import resize
+from featherweight.capture.onnx.spatial import SPATIAL
+from featherweight.capture.onnx.values import Value, tensor
+
+_INTEGERS = "the file is quantized: give the float model that it was made of"
+_DATA = "the size of its result depends on the data"
+_REFUSED = {
+    **dict.fromkeys((
+        "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
+        "MatMulNBits", "QLinearAdd", "QLinearMul", "QLinearSigmoid", "QLinearConcat", "QLinearGlobalAveragePool",
+        "QLinearAveragePool", "QLinearLeakyRelu", "QGemm", "QAttention", "DynamicQuantizeMatMul",
+        "DynamicQuantizeLSTM", "MatMulBnb4", "QMoE", "DequantizeLinear",
+    ), _INTEGERS),
+    "NonMaxSuppression": "cut the file before it (onnx.utils.extract_model), and choose boxes behind the network",
+    **dict.fromkeys(("Unique", "NonZero"), _DATA),
+    **dict.fromkeys(("Loop", "Scan"), "unroll the loop, or cut the file around it (onnx.utils.extract_model)"),
+}  # fmt: skip
+
+
+def refused(op: str) -> str:
+    """Return what to do about an operator that cannot be read; an empty string where nothing is known."""
+    return _REFUSED.get(op, "")
+
+
+def matmul(a: Value, b: Value, bias: Value = None) -> Tensor:
+    """MatMul."""
+    made = tensor(a) @ tensor(b)
+    return made if bias is None else made + tensor(bias)
+
+
+def gemm(
+    a: Value,
+    b: Value,
+    c: Value = None,
+    *,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+) -> Tensor:
+    """Gemm: `alpha * a @ b + beta * c`."""
+    left, right = tensor(a), tensor(b)
+    made = (left.T if transA else left) @ (right.T if transB else right)
+    made = made if alpha == 1 else alpha * made
+    if c is None:
+        return made
+    return made + (tensor(c) if beta == 1 else beta * tensor(c))
+
+
+OPERATORS: dict[str, Callable[..., Any]] = {
+    **ELEMENTWISE, **MOVES, **SPATIAL, "MatMul": matmul, "Gemm": gemm, "Resize": resize,
+    "Upsample": partial(resize),
+}  # fmt: skip
+
+
+def bias_gelu(x: Tensor, bias: Value) -> Tensor:
+    """BiasGelu of ONNX Runtime."""
+    return F.gelu(x + tensor(bias))
+
+
+def fast_gelu(x: Tensor, bias: Value = None) -> Tensor:
+    """FastGelu of ONNX Runtime."""
+    return F.gelu(x if bias is None else x + tensor(bias), approximate="tanh")
+
+
+def quick_gelu(x: Tensor, *, alpha: float = 1.702) -> Value:
+    """QuickGelu of ONNX Runtime."""
+    return swish(x, alpha=alpha)
+
+
+def fused_matmul(
+    a: Value,
+    b: Value,
+    *,
+    alpha: float = 1.0,
+    transA: int = 0,
+    transB: int = 0,
+    transBatchA: int = 0,
+    transBatchB: int = 0,
+) -> Tensor:
+    """FusedMatMul of ONNX Runtime."""
+    left, right = tensor(a), tensor(b)
+    left = left.transpose(-1, -2) if transA else left
+    right = right.transpose(-1, -2) if transB else right
+    made: Tensor = left @ right
+    return made if alpha == 1 else made.mul(alpha)
+
+
+CONTRIBUTED: dict[str, Callable[..., Any]] = {
+    "Gelu": gelu, "BiasGelu": bias_gelu, "FastGelu": fast_gelu, "QuickGelu": quick_gelu, "FusedMatMul": fused_matmul,
+    "TransposeMatMul": fused_matmul,
+}  # fmt: skip

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, say, table, warn
+from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, folder, say, table, warn
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact
@@ -17,7 +17,7 @@ FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=F
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
     "onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert", "litert-int8",
-    "litert-16x8", "astc",
+    "litert-16x8", "astc", "c",
 ]  # fmt: skip
 _SUFFIXES = (".xml", ".bin", ".tflite")
 RuntimeOption = Annotated[
@@ -129,6 +129,8 @@ def export(
     litert, litert-int8, litert-16x8: a LiteRT file, float, in integers, or with activations of 16 bits.
 
     astc: textures for GPUs.
+
+    c: a header in C99 for microcontrollers, with all that runs it; without quantizers of activations, decoders alone.
     """
     from featherweight.errors import ConfigError
     from featherweight.export import serialized
@@ -141,6 +143,9 @@ def export(
     artifact = _load(file)
     if to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
+        return
+    if to == "c":
+        _export_c(artifact, folder(out or file.with_name(f"{file.stem}-c")), json)
         return
     if not to.startswith("onnx"):
         _export_target(artifact, to, file, out, _sizes(size or []), json)
@@ -217,6 +222,26 @@ def _export_textures(artifact: Artifact, folder: Path, json: bool) -> None:
     say(f"\n{folder / SIDECAR} says what they mean")
     if said["elsewhere"]:
         say(f"not in ASTC blocks, left in the .fw file: {', '.join(said['elsewhere'])}")
+
+
+def _export_c(artifact: Artifact, folder: Path, json: bool) -> None:
+    from featherweight.export.c import c_of
+    from featherweight.files import write_whole
+
+    made = c_of(artifact)
+    for name, text in reversed([*made.files.items()]):  # the header comes last
+        write_whole(folder / name, text)
+    header = folder / next(iter(made.files))
+    if json:
+        said = {"kind": made.kind, "files": list(made.files), "flash": made.flash, "ram": made.ram}
+        emit({"folder": str(folder), **said, "notes": made.notes})
+        return
+    what = "decoders of tensors; no quantizers of activations, so it does not run (add the step calibrate)"
+    say(f"{header}: " + (what if made.kind == "weights" else f"a network that runs: make -C {folder}"))
+    rows = [["flash", name, f"{size:,}"] for name, size in made.flash.items()]
+    table(["memory", "of", "bytes"], rows + [["RAM", name, f"{size:,}"] for name, size in made.ram.items()])
+    for note in made.notes:
+        say(note)
 
 
 def list_(what: Annotated[Listed, typer.Argument(help="Which list.")], json: JsonFlag = False) -> None:

@@ -310,13 +310,15 @@ FORMATS = {
 }  # fmt: skip
 
 
-def weights_of(formats, coder):
+def weights_of(formats, coder, **buffers):
     """A file of a tensor for each format, and one of whole numbers; of shapes that no group divides."""
     task = Agreement(nn.Linear(2, 2), train=torch.zeros(2, 2), test=torch.zeros(2, 2))
     torch.manual_seed(3)
     network = nn.Module()
     for name in formats:
         network.register_parameter(name, nn.Parameter(torch.randn(5, 3, 6) * 0.1))
+    for name, buffer in buffers.items():
+        network.register_buffer(name, buffer)
     network.register_buffer("count", torch.tensor([-(2**63), 7]))
     model = Model.of(network)
     for name, form in formats.items():
@@ -365,6 +367,8 @@ def test_formats_and_coders_without_a_decoder_are_named_at_once():
         c_of(weights_of({"a": Int(bits=4), "b": Clustered()}, lambda _: Zstd()))
     with pytest.raises(UnsupportedError, match=r"tensors whose format .* a \(log2 4\)\nhint"):
         c_of(weights_of({"a": Log2(), "b": Clustered()}, lambda _: Rans()))
+    with pytest.raises(UnsupportedError, match=r"tensors whose format .* c \(raw f64\)\nhint"):
+        c_of(weights_of({"b": Clustered()}, lambda _: Rans(), c=torch.zeros(2, dtype=torch.float64)))
 
 
 def test_operators_without_a_kernel_are_named_at_once():

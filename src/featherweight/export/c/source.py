@@ -75,7 +75,7 @@ def _network(artifact: Artifact, program: Program, codes: Mapping[str, Code]) ->
     about = [
         f"A network of {len(program.steps)} steps in integers, its weights as they are stored.",
         spent(flash, "scales, biases and codebooks"),
-        f"RAM: {whole:,} bytes of arena (activations, decoding), {inputs:,} of input, {4 * outputs:,} of scores; stack.",
+        f"RAM: {whole:,} bytes of arena (activations, decoding), {inputs:,} of input, {4 * outputs:,} of scores.",
         *program.notes,
     ]
     ends = ", ".join(str(byte(quantizer, q)) for q in (quantizer.zero_point, *quantizer.grid))

@@ -55,7 +55,7 @@ def _as_numbers(tensor: Encoded) -> bool:
 def _obstacle(tensor: Encoded | Raw) -> str:
     """Return why a tensor has no numbers in C, or an empty string."""
     if isinstance(tensor, Raw):
-        return "float64" if tensor.dtype == "F64" else ""
+        return f"raw {tensor.dtype}" if tensor.dtype in ("f64", "bf16") else ""
     if _as_numbers(tensor):
         return ""
     form = tensor.format

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from featherweight.capture.onnx.recurrent import CELL, HIDDEN, recurrent
 from featherweight.capture.onnx.spatial import (
     cropped,
     even,
@@ -21,7 +22,7 @@ from featherweight.capture.onnx.spatial import (
     spatial,
     transposed_padding,
 )
-from featherweight.capture.onnx.values import Value, tensor
+from featherweight.capture.onnx.values import Value, constant, tensor
 from featherweight.errors import UnsupportedError
 
 Array = NDArray[Any]
@@ -88,12 +89,12 @@ def given(node: ir.Node, place: int) -> bool:
 
 
 def attributes_of(node: ir.Node) -> dict[str, Any]:
-    """Return the attributes of a node as Python's values, tensors as tensors of torch."""
+    """Return the attributes of a node as Python's values, tensors as known numbers."""
     found = {}
     for name, attribute in node.attributes.items():
         value = attribute.value
         if isinstance(value, ir.TensorProtocol):
-            value = torch.from_numpy(np.array(value.numpy()))
+            value = constant(value.numpy())
         found[name] = list(value) if isinstance(value, tuple | list) else value
     return found
 
@@ -346,13 +347,22 @@ def _clip(node: ir.Node, _: Weights) -> Layer | None:
     return Layer(nn.ReLU() if ends[1] is None else nn.ReLU6(), weight=None)
 
 
+def _recurrent(node: ir.Node, weights: Weights) -> Layer | None:
+    arrays = [value_of(node, 1), value_of(node, 2), _bias(node, 3)]
+    if arrays[0] is None or arrays[1] is None:
+        return None
+    module, tensors, call = recurrent(node, attributes_of(node), arrays)
+    states = tuple(place for place in (HIDDEN, CELL) if place < len(node.inputs))
+    return Layer(_fill(module, weights, **tensors), (0, *states), call)
+
+
 LAYERS: dict[str, Callable[[ir.Node, Weights], Layer | None]] = {
     "Conv": _convolution, "ConvTranspose": _transposed, "Gemm": _gemm, "MatMul": _matmul,
     "BatchNormalization": _batch_norm, "LayerNormalization": _layer_norm, "RMSNormalization": _layer_norm,
     "GroupNormalization": _group_norm, "InstanceNormalization": _instance_norm, "PRelu": _prelu,
     "Gather": _embedding, "Relu": _activation(nn.ReLU), "LeakyRelu": _leaky, "Sigmoid": _activation(nn.Sigmoid),
     "Tanh": _activation(nn.Tanh), "Gelu": _gelu, "Swish": _swish, "HardSwish": _activation(nn.Hardswish),
-    "HardSigmoid": _hard_sigmoid, "Clip": _clip,
+    "HardSigmoid": _hard_sigmoid, "Clip": _clip, **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }  # fmt: skip
 
 

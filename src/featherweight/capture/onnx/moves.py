@@ -243,7 +243,7 @@ def tile(x: Value, repeats: Value) -> Tensor:
 
 def filled(sizes: Value, *, value: Any = None) -> Value:
     """ConstantOfShape: small whole numbers stay known."""
-    fill, dtype = (0.0, torch.float32) if value is None else (value.reshape(-1)[0].item(), value.dtype)
+    fill, dtype = (0.0, torch.float32) if value is None else (value.ints()[0], value.dtype)
     wanted = numbers(sizes)
     small = len(wanted) <= 1 and all(isinstance(n, int) for n in wanted) and sum(wanted) <= _MOST_KNOWN
     if small and not dtype.is_floating_point:

@@ -44,8 +44,11 @@ def paths_of(sources: Mapping[ir.Node, ir.Value | None]) -> dict[ir.Node, str]:
 
 
 def _parts(name: str) -> list[str]:
-    """Return the parts of a name, of letters, digits and `_` alone; `/blocks/blocks.0` says `blocks` twice."""
-    scopes = re.split(r"/|::", name)
+    """Return the parts of a name, of letters, digits and `_` alone; `/blocks/blocks.0` says `blocks` twice.
+
+    Torch's older exporter puts the branch of an If before the names in it.
+    """
+    scopes = re.split(r"/|::", re.sub(r"^.*__Inline_\d+__", "", name))
     said = [a for a, b in zip(scopes, [*scopes[1:], ""], strict=True) if not b.startswith(f"{a}.")]
     parts = [
         re.sub(r"\W+", "_", part, flags=re.ASCII).strip("_") for scope in said for part in scope.split(".")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +13,7 @@ from featherweight.capture.onnx.moves import MOVES
 from featherweight.capture.onnx.resize import resize
 from featherweight.capture.onnx.spatial import SPATIAL
 from featherweight.capture.onnx.values import Value, tensor
+from featherweight.errors import UnsupportedError
 
 _INTEGERS = "the file is quantized: give the float model that it was made of"
 _DATA = "the size of its result depends on the data"
@@ -60,9 +60,14 @@ def gemm(
     return made + (tensor(c) if beta == 1 else beta * tensor(c))
 
 
+def computed_weights(*_: Value, **__: Any) -> Value:
+    """LSTM, GRU or RNN whose weights are no constants."""
+    raise UnsupportedError("a recurrent layer whose weights are computed")
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE, **MOVES, **SPATIAL, "MatMul": matmul, "Gemm": gemm, "Resize": resize,
-    "Upsample": partial(resize),
+    "Upsample": resize, **dict.fromkeys(("LSTM", "GRU", "RNN"), computed_weights),
 }  # fmt: skip
 
 

@@ -70,6 +70,10 @@ class Branch:
     outputs: tuple[str, ...]
 
 
+# Operators that leave numbers about as large as they are.
+_KEEP = {"Reshape", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Flatten", "Cast", "Slice", "ReduceMean"}
+
+
 class OnnxNetwork(nn.Module):
     """A network as an ONNX file has it, of stock layers.
 
@@ -123,6 +127,19 @@ class OnnxNetwork(nn.Module):
             )
             for value in self.inputs
         }
+
+    @property
+    def shares(self) -> set[str]:
+        """Outputs of a sigmoid, tanh or softmax: runtimes compute them to 1e-7 of 1, not of themselves."""
+        makers = {name: step for step in self._steps for name in step.outputs}
+        found = set()
+        for value, name in zip(self.outputs, self._results, strict=True):
+            step = makers.get(name)
+            while step is not None and step.op in _KEEP:
+                step = makers.get(step.inputs[0])
+            if step is not None and step.op in ("Sigmoid", "Tanh", "Softmax", "HardSigmoid"):
+                found.add(value.name)
+        return found
 
     def _run(self, steps: Sequence[Step], values: dict[str, Any]) -> None:
         for step in steps:

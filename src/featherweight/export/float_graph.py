@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.artifact.container import error_context
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
+from featherweight.export.signature import signed
 from featherweight.formats import Encoded
 
 Array = NDArray[Any]
@@ -270,7 +271,7 @@ def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:
 def onnx_of(artifact: Artifact) -> onnx.ModelProto:
     """Return the complete float ONNX model of a file; raises as `opened` does."""
     graph, tensors, _ = opened(artifact)
-    return build_onnx(graph, tensors)
+    return signed(build_onnx(graph, tensors), graph.outputs)
 
 
 def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str, Encoded]]:

@@ -15,6 +15,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.export.float_graph import build_onnx, opened, rewriting
 from featherweight.export.onnx_graph import MICROSOFT, Writer, layer_weight, replace, swap_weights
 from featherweight.export.qdq import Qdq, write_rows
+from featherweight.export.signature import signed
 from featherweight.formats import Encoded, Int
 from featherweight.integers import integer_layer, obstacle, steps_of
 
@@ -38,7 +39,10 @@ def linear_of(artifact: Artifact, linear: Linear) -> Qdq:
         UnsupportedError: the file holds no graph, or no linear layer has a weight that fits.
         IntegrityError: the graph or a tensor is damaged.
     """
-    return build_linear(*opened(artifact), linear)
+    graph, tensors, weights = opened(artifact)
+    made = build_linear(graph, tensors, weights, linear)
+    signed(made.onnx, graph.outputs)
+    return made
 
 
 @rewriting("with linear layers in integers")

@@ -21,6 +21,7 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from featherweight.artifact.contents import Initialiser, StoredGraph
+from featherweight.capture.onnx import OnnxNetwork
 from featherweight.capture.program import Dynamic, Program, capture, eval_mode
 from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import refusal
@@ -28,6 +29,7 @@ from featherweight.capture.trace import canonical_names, origin, path_of, type_o
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
 from featherweight.export.float_graph import check_size
+from featherweight.export.signature import Named, Signature, sign
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
 from featherweight.task import Inputs
@@ -97,8 +99,19 @@ def _convert(module: nn.Module, program: Program) -> StoredGraph:
     proto = ir.serde.serialize_model(model)
     del proto.graph.value_info[:]
     _note_types(proto, weights)
+    nest = _renumbered(program.outputs, outputs)
+    if isinstance(module, OnnxNetwork):
+        sign(proto, _signature(module, nest))
     content = proto.SerializeToString(deterministic=True)
-    return StoredGraph(content, initialisers, _renumbered(program.outputs, outputs))
+    return StoredGraph(content, initialisers, nest)
+
+
+def _signature(network: OnnxNetwork, nest: Nest) -> Signature:
+    """Return what the file that a network was read from calls its inputs and outputs."""
+    places = nest if isinstance(nest, dict) else {network.outputs[0].name: nest}
+    inputs = (Named(value.name, network.identifiers[value.name], value.shape) for value in network.inputs)
+    outputs = (Named(value.name, str(places[value.name]), value.shape) for value in network.outputs)
+    return Signature(tuple(inputs), tuple(outputs))
 
 
 def _translate(module: nn.Module, program: Program) -> tuple[torch.onnx.ONNXProgram, Marks]:

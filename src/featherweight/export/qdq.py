@@ -30,6 +30,7 @@ from featherweight.export.onnx_graph import (
     replace,
     swap_weights,
 )
+from featherweight.export.signature import signed
 from featherweight.formats import Encoded, Int
 from featherweight.formats.floating import MOST
 from featherweight.integers import IntegerLayer, IntegerPlan, integer_plan, steps_of
@@ -61,7 +62,10 @@ class Qdq:
 
 def qdq_of(artifact: Artifact) -> Qdq:
     """Return the graph of a file in integers; raises as `opened` and `build_qdq` do."""
-    return build_qdq(*opened(artifact), artifact.activations)
+    graph, tensors, weights = opened(artifact)
+    made = build_qdq(graph, tensors, weights, artifact.activations)
+    signed(made.onnx, graph.outputs)
+    return made
 
 
 def model_of(artifact: Artifact) -> onnx.ModelProto:
@@ -102,7 +106,7 @@ def build_qdq(
     floats = {layers.get(edge, edge): reason for edge, reason in plan.floats.items()}
     builder.build()
     if beyond := sorted({_called(quantizer) for quantizer in builder.activations.values()} - {""}):
-        helper.set_model_props(model, {ROUNDS: ", ".join(beyond)})
+        model.metadata_props.add(key=ROUNDS, value=", ".join(beyond))
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     return Qdq(model, floats, plan)
 

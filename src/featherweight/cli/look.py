@@ -17,9 +17,9 @@ FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=F
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
     "onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert", "litert-int8",
-    "litert-16x8", "astc", "c",
+    "litert-16x8", "executorch", "executorch-int8", "astc", "c",
 ]  # fmt: skip
-_SUFFIXES = (".xml", ".bin", ".tflite")
+_SUFFIXES = (".xml", ".bin", ".tflite", ".pte")
 RuntimeOption = Annotated[
     list[str] | None,
     typer.Option("--runtime", help="Which, see list runtimes; may be repeated. Default: all that run here."),
@@ -109,7 +109,8 @@ def export(
         Path | None, typer.Option("--out", "-o", help="File or folder to write. Default: beside FILE.")
     ] = None,
     size: Annotated[
-        list[str] | None, typer.Option("--size", help="litert: size of a free axis, NAME=N; may be repeated.")
+        list[str] | None,
+        typer.Option("--size", help="litert, executorch: size of a free axis, NAME=N; may be repeated."),
     ] = None,
     reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,
@@ -127,6 +128,8 @@ def export(
     openvino, openvino-int8: OpenVINO IR, float or in integers.
 
     litert, litert-int8, litert-16x8: a LiteRT file, float, in integers, or with activations of 16 bits.
+
+    executorch, executorch-int8: an ExecuTorch program for XNNPACK, float or in integers.
 
     astc: textures for GPUs.
 

@@ -24,8 +24,8 @@ APART, EQUAL = 1, 0.7
 FINE = 2  # steps that integers of 16 bits may be apart: a hundredth of a step of 8 bits
 EXACT = 1e-4  # of the greatest magnitude of an output in float: what another order of sums may make
 # Root of the mean square, of outputs behind many layers in integers: where each rounds alike but for a step
-# now and then, they are 0.1 to 8 % apart; a wrong graph is over 50.
-NOISE = 0.2
+# now and then, they are up to 3 % apart; a wrong graph is over 50.
+NOISE = 0.1
 
 
 @dataclass(frozen=True)

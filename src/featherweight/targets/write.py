@@ -15,13 +15,16 @@ from featherweight.errors import UnsupportedError
 from featherweight.export import build_onnx, build_qdq, opened
 from featherweight.files import write_whole
 from featherweight.targets.base import Made
+from featherweight.targets.executorch import make_executorch
 from featherweight.targets.litert_runtime import make_litert
 from featherweight.targets.openvino import make_openvino
 
-Name = Literal["openvino", "openvino-int8", "litert", "litert-int8", "litert-16x8"]
+Name = Literal[
+    "openvino", "openvino-int8", "litert", "litert-int8", "litert-16x8", "executorch", "executorch-int8"
+]
 NAMES: tuple[Name, ...] = get_args(Name)
 _MAKERS: dict[str, Callable[[onnx.ModelProto, Mapping[str, int]], Made]] = {
-    "openvino": make_openvino, "litert": make_litert,
+    "openvino": make_openvino, "litert": make_litert, "executorch": make_executorch,
 }  # fmt: skip
 
 
@@ -52,7 +55,8 @@ def write(
         to: which: a runtime alone takes the float network; `-int8` the integers of the file; `-16x8` activations in
             16 bits over the ranges that the file has, weights as they are.
         path: of the file, without its suffix: that is the runtime's.
-        sizes: of free axes by name. LiteRT fixes all but the first of its inputs.
+        sizes: of free axes by name. LiteRT fixes all but the batch, ExecuTorch all (the batch
+            at 1).
 
     Raises:
         UnsupportedError: the file has no graph or no quantizers, or the runtime cannot say the network, or computes

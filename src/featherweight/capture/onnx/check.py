@@ -83,4 +83,6 @@ def largest_difference(ours: Array, theirs: Array, least: float = 0.0) -> float:
     with np.errstate(invalid="ignore"):
         gaps = np.where((a == b) | (np.isnan(a) & np.isnan(b)), 0.0, np.abs(a - b))
     finite = np.abs(b[np.isfinite(b)])
-    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0)) / (max(float(finite.max(initial=0.0)), least) or 1.0)
+    return float(np.nan_to_num(gaps, nan=np.inf).max(initial=0.0)) / (
+        max(float(finite.max(initial=0.0)), least) or 1.0
+    )

@@ -23,7 +23,9 @@ _ACTIVATIONS = {"LSTM": ["sigmoid", "tanh", "tanh"], "GRU": ["sigmoid", "tanh"],
 LENGTHS, HIDDEN, CELL = 4, 5, 6  # places of inputs
 
 
-def recurrent(node: ir.Node, options: dict[str, Any], arrays: list[Array | None]) -> tuple[nn.Module, dict[str, Array], Any]:
+def recurrent(
+    node: ir.Node, options: dict[str, Any], arrays: list[Array | None]
+) -> tuple[nn.Module, dict[str, Array], Any]:
     """Return a recurrent layer without weights, these by name, and how it is called.
 
     Args:
@@ -50,7 +52,11 @@ def recurrent(node: ir.Node, options: dict[str, Any], arrays: list[Array | None]
         else ""
     )  # fmt: skip
     if odd:
-        hint = "torch's layers know none; keras: reset_after=True" if "reset" in odd else "torch's layers know none"
+        hint = (
+            "torch's layers know none; keras: reset_after=True"
+            if "reset" in odd
+            else "torch's layers know none"
+        )
         raise UnsupportedError(f"a recurrent layer with {odd}", hint=hint)
     hidden, both = recurrence.shape[2], weight.shape[0] == 2
     extra = {"nonlinearity": "relu"} if relu else {}
@@ -80,7 +86,11 @@ def _run(
     states = [state.transpose(0, 1) for state in states] if batch_first else states
     lstm = isinstance(module, nn.LSTM)
     if states and lstm and len(states) < 2:
-        states = [tensor(hidden), torch.zeros_like(states[0])] if cell is None else [torch.zeros_like(states[0]), *states]
+        states = (
+            [tensor(hidden), torch.zeros_like(states[0])]
+            if cell is None
+            else [torch.zeros_like(states[0]), *states]
+        )
     if not states:
         made, last = module(x)
     else:
@@ -95,4 +105,3 @@ def _run(
     if batch_first:
         made, ends = made.permute(2, 0, 1, 3), [end.transpose(0, 1) for end in ends]
     return made, *ends
-

@@ -327,7 +327,7 @@ ELEMENTWISE: dict[str, Function] = {
     "Elu": lambda x, alpha=1.0: F.elu(x, alpha), "Celu": lambda x, alpha=1.0: F.celu(x, alpha),
     "Selu": lambda x, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875: gamma * F.elu(x, alpha),
     "Mish": F.mish, "Gelu": gelu, "Swish": swish, "HardSwish": F.hardswish, "HardSigmoid": hard_sigmoid,
-    "Softplus": F.softplus, "Softsign": F.softsign,
+    "Softplus": _tensors(F.softplus), "Softsign": F.softsign,
     "ThresholdedRelu": lambda x, alpha=1.0: torch.where(x > alpha, x, torch.zeros_like(x)),
     "Shrink": shrink, "Dropout": dropout,
     "Softmax": softmax, "LogSoftmax": partial(softmax, function=torch.log_softmax), "Hardmax": hardmax,

@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 from onnxscript import optimizer
 
+from featherweight.capture.onnx.operators import OPERATORS, refused
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
 
 Array = NDArray[Any]
@@ -23,6 +25,7 @@ Array = NDArray[Any]
 OLDEST = 11  # version of the operators
 _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 HALF = "half precision is computed in float32; inputs and outputs keep their types"
+_CONTROL = ("If", "Loop", "Scan")
 _ROUNDS = 4  # of folding: a branch that is taken may make another known
 # Folded by onnxscript's optimizer where their inputs are constants, however large.
 _FOLDED = {
@@ -65,6 +68,7 @@ def opened(path: Path, settings: Mapping[str, Array]) -> tuple[ir.Model, list[st
     with _reading(path):
         common.InlinePass()(model)
         common.RemoveInitializersFromInputsPass()(model)
+        model = _expanded(model)
         for node in model.graph.all_nodes():  # what a file says of sizes may not be so
             for value in node.outputs:
                 if not value.is_graph_output():
@@ -75,6 +79,37 @@ def opened(path: Path, settings: Mapping[str, Array]) -> tuple[ir.Model, list[st
         _widen(model, notes)
         common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
     return model, notes
+
+
+def _expanded(model: ir.Model) -> ir.Model:
+    """Write operators that have no function here, but are defined by others in ONNX itself, as those."""
+    while names := sorted(
+        {(node.domain, node.op_type) for node in model.graph.all_nodes() if _defined(node)}
+    ):
+        weights = list(model.graph.initializers.values())
+        kept = {value.name: value.const_value for value in weights}
+        model.graph.initializers.clear()
+        model.graph.inputs.extend(weights)  # so that no weight is copied
+        proto = onnx.inliner.inline_selected_functions(
+            ir.serde.serialize_model(model), names, inline_schema_functions=True
+        )
+        model = ir.serde.deserialize_model(proto)
+        held = [value for value in model.graph.inputs if value.name in kept]
+        del model.graph.inputs[len(model.graph.inputs) - len(held) :]
+        for value in held:
+            value.const_value = kept[value.name]
+            model.graph.initializers[str(value.name)] = value
+    return model
+
+
+def _defined(node: ir.Node) -> bool:
+    """Return whether ONNX defines an operator by others, and nothing here computes it."""
+    if node.domain not in ("", "ai.onnx") or node.op_type in OPERATORS or refused(node.op_type):
+        return False
+    if node.op_type in _CONTROL or not onnx.defs.has(node.op_type, node.domain):
+        return False
+    schema = onnx.defs.get_schema(node.op_type, domain=node.domain)
+    return bool(schema.has_function or schema.has_context_dependent_function)
 
 
 @contextmanager

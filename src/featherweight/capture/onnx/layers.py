@@ -251,7 +251,7 @@ def _batch_norm(node: ir.Node, weights: Weights) -> Layer | None:
 
 def _layer_norm(node: ir.Node, weights: Weights) -> Layer | None:
     scale, bias, options = value_of(node, 1), _bias(node, 2), attributes_of(node)
-    if scale is None or any(value.uses() for value in node.outputs[1:]):
+    if scale is None or any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
         return None
     axis, axes = options.get("axis", -1), rank(node.inputs[0])
     count = -axis if axis < 0 else None if axes is None else axes - axis

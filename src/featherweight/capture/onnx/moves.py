@@ -207,7 +207,8 @@ def scatter_nd(x: Tensor, places: Value, updates: Tensor, *, reduction: str = "n
         rows = rows * x.shape[axis] + index[..., axis]
     flat = x.reshape(-1, *x.shape[depth:])
     values = updates.reshape(-1, *x.shape[depth:])
-    return flat.index_reduce(0, rows.reshape(-1), values, _REDUCTIONS[reduction]).reshape(x.shape)
+    at = rows.reshape([-1] + [1] * (values.dim() - 1)).expand(values.shape)
+    return flat.scatter_reduce(0, at, values, _REDUCTIONS[reduction]).reshape(x.shape)
 
 
 _REDUCTIONS = {"add": "sum", "mul": "prod", "max": "amax", "min": "amin"}
@@ -312,10 +313,11 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
     return parts.reshape(n, depth, h * blocksize, w * blocksize)
 
 
-def space_to_depth(x: Tensor, *, blocksize: int) -> Tensor:
-    """SpaceToDepth."""
+def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
+    """SpaceToDepth: blocks of depth (DCR), or depth of blocks (CRD)."""
     n, c, h, w = x.shape
-    parts = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize).permute(0, 3, 5, 1, 2, 4)
+    parts = x.reshape(n, c, h // blocksize, blocksize, w // blocksize, blocksize)
+    parts = parts.permute(0, 3, 5, 1, 2, 4) if mode == "DCR" else parts.permute(0, 1, 3, 5, 2, 4)
     return parts.reshape(n, c * blocksize**2, h // blocksize, w // blocksize)
 
 

@@ -153,6 +153,9 @@ class OnnxNetwork(nn.Module):
                 except FeatherweightError as error:
                     where = f"node {step.name} ({step.op})"
                     raise UnsupportedError(error.what, where=where, hint=error.hint) from error
+                except (NotImplementedError, IndexError, TypeError) as error:  # a type, or an index, of torch
+                    where = f"node {step.name} ({step.op})"
+                    raise UnsupportedError(f"torch cannot compute it: {error}", where=where) from error
             many = isinstance(made, tuple | list)
             values.update(zip(step.outputs, made if many else [made], strict=False))
             for name in step.last:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,7 +13,7 @@ from featherweight.capture.onnx.elementwise import ELEMENTWISE, gelu, swish
 from featherweight.capture.onnx.moves import MOVES
 from featherweight.capture.onnx.resize import resize
 from featherweight.capture.onnx.spatial import SPATIAL
-from featherweight.capture.onnx.values import Value, tensor
+from featherweight.capture.onnx.values import Known, Value, constant, tensor
 from featherweight.errors import UnsupportedError
 
 _INTEGERS = "the file is quantized: give the float model that it was made of"
@@ -65,9 +66,17 @@ def computed_weights(*_: Value, **__: Any) -> Value:
     raise UnsupportedError("a recurrent layer whose weights are computed")
 
 
+def stored(**values: Any) -> Value:
+    """Constant: of one attribute, which is its value."""
+    value = next(iter(values.values()), None)
+    if value is None:
+        raise UnsupportedError("a constant without a value")
+    return value if isinstance(value, Known) else constant(np.asarray(value))
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     **ELEMENTWISE, **MOVES, **SPATIAL, "MatMul": matmul, "Gemm": gemm, "Resize": resize,
-    "Upsample": resize, **dict.fromkeys(("LSTM", "GRU", "RNN"), computed_weights),
+    "Upsample": resize, "Constant": stored, **dict.fromkeys(("LSTM", "GRU", "RNN"), computed_weights),
 }  # fmt: skip
 
 

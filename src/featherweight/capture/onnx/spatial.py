@@ -109,6 +109,9 @@ def cropped(x: Tensor, pads: Sequence[Any]) -> Value:
     for axis in range(half):
         before, behind = pads[axis], pads[axis + half]
         dim = x.dim() - half + axis
+        if isinstance(behind, int) and behind < 0:  # an output larger than what is computed: zeros
+            x = F.pad(x, [0, 0] * (x.dim() - 1 - dim) + [0, -behind])
+            behind = 0
         x = x.narrow(dim, before, x.shape[dim] - before - behind)
     return x
 
@@ -282,13 +285,22 @@ def batch_norm(
     spatial: int = 1, training_mode: int = 0,
 ) -> Value:  # fmt: skip
     """BatchNormalization, of tensors that are computed."""
+    if training_mode:
+        raise UnsupportedError("batch norm in training mode")
     return F.batch_norm(x, tensor(mean), tensor(variance), tensor(scale), tensor(bias), False, 0.1, epsilon)
 
 
 def layer_norm(
     x: Tensor, scale: Value, bias: Value = None, *, axis: int = -1, epsilon: float = 1e-5, stash_type: int = 1,
+    outputs: int = 1,
 ) -> Value:  # fmt: skip
-    """LayerNormalization, over all axes from `axis` on."""
+    """LayerNormalization, over all axes from `axis` on; perhaps with the mean and the inverse of the deviation."""
+    if outputs > 1:
+        over = list(range(axis % x.dim(), x.dim()))
+        mean = x.mean(over, keepdim=True)
+        inverse = torch.rsqrt(x.var(over, correction=0, keepdim=True) + epsilon)
+        made = (x - mean) * inverse * tensor(scale)
+        return (made if bias is None else made + tensor(bias), mean, inverse)[:outputs]
     shape = list(x.shape[axis % x.dim() :])
     scale = tensor(scale)
     if list(scale.shape) != shape:
@@ -304,7 +316,8 @@ def rms_norm(x: Tensor, scale: Value, *, axis: int = -1, epsilon: float = 1e-5, 
 
 def lp_normalization(x: Tensor, *, axis: int = -1, p: int = 2) -> Value:
     """LpNormalization."""
-    return x / x.norm(p, axis, keepdim=True)
+    size = x.norm(p, axis, keepdim=True)
+    return x / torch.where(size == 0, 1, size)
 
 
 def mean_variance_normalization(x: Tensor, *, axes: list[int] | None = None) -> Value:

@@ -178,8 +178,8 @@ class Explicit:
         for group in channels.groups:
             for channel in range(group.size):
                 row = torch.zeros_like(self.theta)
-                for member in group.members:
-                    if not member.reads and member.tensor in self.offsets:
+                for member in group.makers:
+                    if member.tensor in self.offsets:
                         mask = torch.zeros(self.shapes[member.tensor], dtype=self.theta.dtype)
                         for place in member.index[channel]:
                             mask.select(member.axis, int(place)).fill_(1)

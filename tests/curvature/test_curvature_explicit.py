@@ -5,8 +5,10 @@ from functools import cache, partial
 import numpy as np
 import pytest
 import torch
+from attention_networks import TinyVit
 from structured_networks import Images, Joined, Mlp, Plain, Residual, SmallViT, coupled, explicit, random
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from featherweight.capture import trace
 from featherweight.curvature.gauss_newton import fisher_diagonal, gauss_newton_diagonal, pair_matrix
@@ -19,7 +21,7 @@ from featherweight.techniques.prune import greedy
 from featherweight.techniques.saliencies import Fisher, Obd, SospH, SospI, Taylor
 from featherweight.techniques.saliencies.base import only_makers, per_channel
 
-NETWORKS = [Mlp, Plain, Residual, Joined]
+NETWORKS = [Mlp, Plain, Residual, Joined, TinyVit]
 EXACT = {"rtol": 1e-9, "atol": 1e-12}
 
 
@@ -27,7 +29,8 @@ EXACT = {"rtol": 1e-9, "atol": 1e-12}
 def case(make):
     task = Images(make)
     model = Model.of(task.model())
-    whole = explicit(model, task)
+    with sdpa_kernel(SDPBackend.MATH):  # which can be differentiated twice
+        whole = explicit(model, task)
     return model, task, coupled(make), whole, whole.structures(coupled(make))
 
 

@@ -11,7 +11,7 @@ from networks import NETWORKS
 from structured_networks import Joined, Plain, Residual, Sloped, SmallViT, coupled, random
 
 from featherweight.capture.program import trace
-from featherweight.graph.channel_rules import Labels, reshaped
+from featherweight.graph.channel_labels import Labels, reshaped
 from featherweight.graph.channels import couple
 from featherweight.model import Model
 from featherweight.techniques.surgery import computed, pruned, silenced
@@ -117,7 +117,7 @@ REASONS = {
     "excite": ("conv", "the network returns it"),
     "norms": ("conv", "group_norm"),
     "lstm": ("words", "lstm"),
-    "windows": ("qkv", "split at fixed places"),
+    "windows": ("qkv", "sums over it"),
 }
 
 
@@ -141,10 +141,29 @@ def test_reshaping_against_labels_of_every_element(data):
     found = reshaped(labels, axes, old, new)
     shape = [-1 if number == axis else 1 for number in range(len(old))]
     every = np.broadcast_to(np.arange(old[axis]).reshape(shape), old).reshape(new)
-    labelled = [number for number, found_axis in enumerate(found) if found_axis is not None]
-    if labelled:
-        (place,) = labelled
-        along = found[place].reshape([-1 if number == place else 1 for number in range(len(new))])
-        assert (every == along).all()
+    component, fixed = labels.components()
+    going = [n for n, of in enumerate(found) if of is not None and not set(component[of]) <= fixed.keys()]
+    assert len(going) == (given_labels is not None)
+    for place in going:
+        along = component[found[place]].reshape([-1 if number == place else 1 for number in range(len(new))])
+        assert (component[given_labels][every] == along).all()
+
+
+@given(st.lists(st.integers(2, 4), min_size=2, max_size=4), st.data())
+def test_of_an_axis_that_is_cut_one_part_can_go_and_back_together_the_same_elements(sizes, data):
+    """The part that nothing fixes; the first, where there are several; none, where all are fixed."""
+    labels, count = Labels(), int(np.prod(sizes))
+    whole = labels.fresh(count)
+    parts = reshaped(labels, (None, whole), (5, count), (5, *sizes))
+    (again,) = reshaped(labels, parts[1:], sizes, (count,))
+    fixed_parts = data.draw(st.sets(st.integers(0, len(sizes) - 1)))
+    for number in fixed_parts:
+        labels.fix(parts[1 + number], f"reason {number}")
+    component, fixed = labels.components()
+    free = [number for number in range(len(sizes)) if number not in fixed_parts]
+    if free:
+        lines = np.moveaxis(component[whole].reshape(sizes), free[0], 0).reshape(sizes[free[0]], -1)
+        assert (lines == lines[:, :1]).all() and len(set(lines[:, 0])) == sizes[free[0]]
+        assert (component[whole] == component[again]).all() and not fixed.keys() & set(component[whole])
     else:
-        assert given_labels is None or labels.stay
+        assert all("reason 0; reason 1" in fixed[number] for number in component[[*whole, *again]])

@@ -22,6 +22,8 @@ from featherweight.task import Batch, Output, Task, call
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import singly
 
+Place = tuple[str, bool]  # path of a layer, and whether its input is meant, not its output
+
 OUTPUTS = 4096  # a sample's Hessian in them takes 128 MiB
 TOGETHER = 16  # gradients that are multiplied at once
 AT_ONCE = 1 << 12  # blocks that are inverted at once
@@ -89,21 +91,35 @@ def gate_gradients(
         yield derivatives
 
 
-def _gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[str, Tensor]]:
-    """Return the network's output, and factors of one on each sample's output of the layers that make channels."""
-    module, gates = to_call(model.module), dict[str, Tensor]()
+def _gated(model: Model, task: Task, batch: Batch, channels: Channels) -> tuple[Output, dict[Place, Tensor]]:
+    """Return the network's output, and factors of one on each sample's channels, where layers make or read them."""
+    module, gates = to_call(model.module), dict[Place, Tensor]()
 
-    def scale(path: str, layer: nn.Module, _: Any, out: Tensor) -> Tensor:
-        axis = out.dim() - 1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
-        sizes = [out.shape[0], *(out.shape[a] if a == axis else 1 for a in range(1, out.dim()))]
-        gate = gates.setdefault(path, torch.ones(sizes, dtype=out.dtype, requires_grad=True))
+    def scaled(place: Place, layer: nn.Module, value: Tensor) -> Tensor:
+        axis = value.dim() - 1 if isinstance(layer, nn.Linear | nn.Embedding) else 1
+        sizes = [value.shape[0], *(value.shape[a] if a == axis else 1 for a in range(1, value.dim()))]
+        gate = gates.setdefault(place, torch.ones(sizes, dtype=value.dtype, requires_grad=True))
         if list(gate.shape) != sizes:
-            raise UnsupportedError("is called with inputs of several shapes", where=path)
-        return out * gate
+            raise UnsupportedError("is called with inputs of several shapes", where=place[0])
+        return value * gate
 
-    for path in dict.fromkeys(member.tensor.rpartition(".")[0] for member, _ in _scaled(channels)):
-        module.get_submodule(path).register_forward_hook(partial(scale, path))
+    def before(place: Place, layer: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return scaled(place, layer, inputs[0]), *inputs[1:]
+
+    def after(place: Place, layer: nn.Module, _: Any, out: Tensor) -> Tensor:
+        return scaled(place, layer, out)
+
+    for place in dict.fromkeys(_place(member) for member, _ in _scaled(channels)):
+        layer = module.get_submodule(place[0])
+        if place[1]:
+            layer.register_forward_pre_hook(partial(before, place))
+        else:
+            layer.register_forward_hook(partial(after, place))
     return call(module, task.inputs(batch)), gates
+
+
+def _place(member: Member) -> Place:
+    return member.tensor.rpartition(".")[0], member.reads
 
 
 def _roots(hessian: Tensor) -> Tensor:
@@ -114,7 +130,7 @@ def _roots(hessian: Tensor) -> Tensor:
 
 
 def _scaled(channels: Channels) -> list[tuple[Member, int]]:
-    """Members whose layers' outputs scale with a channel, one a layer, and the number of their group."""
+    """Members whose layers' outputs, or inputs, scale with a channel, one a layer, and the number of their group."""
     return [
         (member, number)
         for number, group in enumerate(channels.groups)
@@ -124,14 +140,14 @@ def _scaled(channels: Channels) -> list[tuple[Member, int]]:
 
 
 def _gathered(
-    channels: Channels, value: Tensor, gates: dict[str, Tensor], samples: int, *, retain_graph: bool = False
+    channels: Channels, value: Tensor, gates: dict[Place, Tensor], samples: int, *, retain_graph: bool = False
 ) -> Tensor:
     """The derivatives of a sum over samples by factors, summed over the places of each channel: `[n, channels]`."""
     parts = [torch.zeros(samples, group.size, dtype=torch.float64) for group in channels.groups]
     found = torch.autograd.grad(value, list(gates.values()), retain_graph=retain_graph, allow_unused=True)
-    by_path: dict[str, Tensor | None] = dict(zip(gates, found, strict=True))
+    by_place: dict[Place, Tensor | None] = dict(zip(gates, found, strict=True))
     for member, number in _scaled(channels):
-        gradient = by_path.get(member.tensor.rpartition(".")[0])
+        gradient = by_place.get(_place(member))
         if gradient is not None:
             if len(gradient) != samples:
                 raise UnsupportedError("its first axis is not the sample", where=member.tensor)

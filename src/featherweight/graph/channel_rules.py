@@ -7,133 +7,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from math import prod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from featherweight.graph.channel_labels import WHOLE, Array, Axes, Axis, Labels, reshaped
 from featherweight.graph.graph import Graph, Node, Operand
 from featherweight.graph.operators import rule
 
-Array = NDArray[Any]
-# Labels `[size]` of one axis; None: an axis whose size stays (batch, pixels, channels of an image).
-Axis = Array | None
-Axes = tuple[Axis, ...]
+SUMMED = "a product of activations sums over it"
 
 
 @dataclass(frozen=True, eq=False)
-class Slot:
-    """Axis number `axis` of a parameter or buffer (its canonical name), as a source of `labels: [size]`."""
+class Product:
+    """A product of two activations.
 
-    tensor: str
-    axis: int
-    labels: Array
-
-
-@dataclass(eq=False)
-class Labels:
-    """Labels and what is known of them: which are tied, which must stay and why, which a weight sums over.
-
-    Filled by following a network, then read by `components`.
+    Attributes:
+        macs: its multiply-accumulates of a sample.
+        heads: labels of the axes along which it is many products, one beside the other.
+        sizes: labels of its axes that may lose indices; `macs` is proportional to the size of each.
     """
 
-    slots: list[Slot] = field(default_factory=list)
-    count: int = 0
-    ties: list[tuple[Array, Array]] = field(default_factory=list)
-    stay: list[tuple[Array, str]] = field(default_factory=list)
-    read: list[Array] = field(default_factory=list)
-
-    def fresh(self, size: int) -> Array:
-        """Return `size` new labels."""
-        self.count += size
-        return np.arange(self.count - size, self.count)
-
-    def source(self, tensor: str, shape: Sequence[int]) -> Axes:
-        """Return new labels for a parameter or buffer; an axis of one index has none."""
-        axes = tuple(self.fresh(size) if size > 1 else None for size in shape)
-        self.slots += [Slot(tensor, number, axis) for number, axis in enumerate(axes) if axis is not None]
-        return axes
-
-    def fix(self, axis: Axis, reason: str) -> None:
-        """Say that every index of `axis` must stay."""
-        if axis is not None:
-            self.stay.append((axis, reason))
-
-    def tie(self, axes: Sequence[Axis], reason: str) -> Axis:
-        """Say that axes of one size stand and fall together; one that stays fixes the others, for `reason`."""
-        labelled = [axis for axis in axes if axis is not None]
-        if len(labelled) < len(axes):
-            for axis in labelled:
-                self.fix(axis, reason)
-            return None
-        self.ties += [(labelled[0], other) for other in labelled[1:]]
-        return labelled[0] if labelled else None
-
-    def contract(self, axis: Axis, weight: Axis) -> None:
-        """Say that an axis of a weight is summed over together with one of an activation."""
-        self.tie([axis, weight], "it reads an input of fixed size")
-        if weight is not None:
-            self.read.append(weight)
-
-    def components(self) -> tuple[Array, dict[int, str]]:
-        """Return the component of each label `[count]`, and those that must stay with the reason."""
-        pairs = [np.concatenate(side) for side in zip(*self.ties, strict=True)] or [np.zeros(0, int)] * 2
-        edges = coo_array((np.ones(pairs[0].size, bool), tuple(pairs)), shape=(self.count, self.count))
-        component = connected_components(edges, directed=False)[1]
-        fixed: dict[int, str] = {}
-        for labels, reason in self.stay:
-            for number in np.unique(component[labels]).tolist():
-                fixed.setdefault(number, reason)
-        return component, fixed
-
-
-def reshaped(labels: Labels, axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:
-    """Return the labels after `old` sizes became `new` ones, row-major.
-
-    Axes that merge repeat their labels; a labelled axis that is cut must stay.
-
-    >>> two = Labels()
-    >>> channels = two.fresh(2)
-    >>> reshaped(two, (None, channels, None), (5, 2, 3), (5, 6))[1].tolist()
-    [0, 0, 0, 1, 1, 1]
-    """
-    found: list[Axis] = [None] * len(new)
-    for before, after in blocks(old, new):
-        labelled = [axis for axis in before if axes[axis] is not None]
-        if len(labelled) == 1 and len(after) == 1:
-            axis, sizes = labelled[0], [old[a] for a in before]
-            shape = [old[a] if a == axis else 1 for a in before]
-            found[after[0]] = np.broadcast_to(np.reshape(axes[axis], shape), sizes).reshape(-1)  # type: ignore[arg-type]
-        else:
-            for axis in labelled:
-                labels.fix(axes[axis], "it is reshaped into several axes")
-    return tuple(found)
-
-
-def blocks(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return runs of axes of `old` and `new` that hold the same elements, as short as they can be.
-
-    Axes of size 1 hold nothing and are left out.
-
-    >>> blocks((2, 1, 3, 4), (6, 2, 2))
-    [([0, 2], [0]), ([3], [1, 2])]
-    """
-    left = [axis for axis, size in enumerate(old) if size != 1]
-    right = [axis for axis, size in enumerate(new) if size != 1]
-    found = []
-    while left and right:
-        before, after = [left.pop(0)], [right.pop(0)]
-        while (a := prod(old[n] for n in before)) != (b := prod(new[n] for n in after)):
-            if a < b:
-                before.append(left.pop(0))
-            else:
-                after.append(right.pop(0))
-        found.append((before, after))
-    return found
+    macs: int
+    heads: tuple[Array, ...]
+    sizes: tuple[Array, ...]
 
 
 class Follower:
@@ -141,10 +39,11 @@ class Follower:
 
     Attributes:
         labels: what has been found out.
+        products: of activations.
     """
 
     def __init__(self, graph: Graph) -> None:
-        self.labels = Labels()
+        self.labels, self.products = Labels(), list[Product]()
         self._axes: dict[tuple[str, str], Axes] = {}
         for name in dict.fromkeys((*graph.parameters, *graph.views)):  # parameters first: they name groups
             self._axes["stored", name] = self.labels.source(name, graph.views[name].shape)
@@ -162,8 +61,13 @@ class Follower:
 
     def merge(self, operands: Sequence[Operand], dims: int) -> Axes:
         """Return the labels of what is combined element by element; axes align at the end, size 1 gives way."""
+        return self.aligned([self.of(operand) for operand in operands], [o.shape for o in operands], dims)
+
+    def aligned(self, axes: Sequence[Axes], shapes: Sequence[Sequence[int]], dims: int) -> Axes:
+        """Return the labels of `dims` axes that are combined element by element, as `merge`."""
+        pairs = list(zip(axes, shapes, strict=True))
         return tuple(
-            self.merged([self.of(o)[back] for o in operands if len(o.shape) >= -back and o.shape[back] != 1])
+            self.merged([of[back] for of, shape in pairs if len(shape) >= -back and shape[back] != 1])
             for back in range(-dims, 0)
         )
 
@@ -183,7 +87,17 @@ class Follower:
         return self._along(node, "it is normalised over")
 
     def _pieces(self, node: Node) -> Axes:
-        return self._along(node, "it is split at fixed places")
+        """Equal pieces lose the same indices, which `chunk` takes; others are cut at fixed places."""
+        source, dim = node.operands[0], int(node.options.get("dim", 0)) % len(node.shape)
+        axes, size, whole = list(self.of(source)), node.shape[dim], source.shape[dim]
+        given = node.options.get("split_size", node.options.get("split_sizes"))
+        equal = all(piece == size for piece in given) if isinstance(given, tuple) else given == size
+        if axes[dim] is None:
+            return tuple(axes)
+        if not equal or whole % size or size == 1:
+            return self._along(node, "it is split at fixed places")
+        axes[dim] = self._every(axes[dim], whole // size)
+        return tuple(axes)
 
     def _along(self, node: Node, reason: str) -> Axes:
         """Return the labels behind what mixes the indices of `dim` and nothing else."""
@@ -269,6 +183,61 @@ class Follower:
         x, slopes = map(self.of, node.operands)
         return x if node.operands[1].shape == (1,) else (x[0], self.merged([x[1], slopes[0]]), *x[2:])
 
+    def _product(self, node: Node) -> Axes:
+        """`[..., n, k]` by `[..., k, m]`, and something added."""
+        *added, a, b = node.operands
+        if min(len(a.shape), len(b.shape)) < 2:
+            return self._unknown(node)
+        left, right, dims = self.keep(a, [-1], SUMMED), self.keep(b, [-2], SUMMED), len(node.shape)
+        batch = self.aligned([left[:-2], right[:-2]], [a.shape[:-2], b.shape[:-2]], dims - 2)
+        axes = self._multiplied(node.macs, batch, (left[-2], right[-1]))
+        return self.aligned([axes, *map(self.of, added)], [node.shape, *(o.shape for o in added)], dims)
+
+    def _attention(self, node: Node) -> Axes:
+        """Queries `[..., n, e]`, keys and values of as many heads or fewer, each for several; a mask."""
+        query, key, value, *mask = node.operands
+        axes = [self.keep(query, [-1], SUMMED), self.keep(key, [-2, -1], SUMMED), self.keep(value, [-2], SUMMED)]
+        for operand, own in zip((key, value), axes[1:], strict=True):
+            several = query.shape[-3] // operand.shape[-3] if len(query.shape) > 2 else 1
+            if several > 1 and own[-3] is not None:
+                own[-3] = np.repeat(own[-3], several)
+        lead, shapes = [own[:-2] for own in axes], [query.shape[:-2]] * 3
+        for operand in mask:
+            lead.append(self.keep(operand, range(-min(2, len(operand.shape)), 0), "a mask of positions")[:-2])
+            shapes.append(operand.shape[:-2])
+        batch = self.aligned(lead, shapes, len(query.shape) - 2)
+        part = (node.macs or 0) * query.shape[-1] // (query.shape[-1] + value.shape[-1])
+        self._multiplied(part, batch, (axes[0][-2], None))
+        return self._multiplied((node.macs or 0) - part, batch, (axes[0][-2], axes[2][-1]))
+
+    def _einsum(self, node: Node) -> Axes:
+        """Indices that are in the result and in several operands are heads; those that are not are summed over."""
+        equation = str(node.options["equation"]).replace(" ", "")
+        read, arrow, made = equation.partition("->")
+        terms = list(zip(read.split(","), node.operands, strict=True))
+        if not arrow or "." in equation or any(len(set(term)) < len(term) for term, _ in terms):
+            return self._unknown(node)
+        found: dict[str, list[Axis]] = {index: [] for index in made}
+        for term, operand in terms:
+            gone = [place for place, index in enumerate(term) if index not in made]
+            for index, axis in zip(term, self.keep(operand, gone, SUMMED), strict=True):
+                found.setdefault(index, []).append(axis)
+        several = [index for index in made if len(found[index]) > 1]
+        single = [index for index in made if index not in several]
+        axes = {index: self.merged(found[index]) for index in made}
+        self._multiplied(node.macs, [axes[i] for i in several], [axes[i] for i in single])
+        return tuple(axes[index] for index in made)
+
+    def _multiplied(self, macs: int | None, heads: Sequence[Axis], rest: Sequence[Axis]) -> Axes:
+        """Note a product of activations, whose heads go as wholes; return its axes."""
+        several = tuple(axis for axis in heads if axis is not None)
+        if several:
+            for axis in rest:
+                self.labels.fix(axis, WHOLE)
+            rest = [None] * len(rest)
+        self.products.append(Product(macs or 0, several, several or tuple(a for a in rest if a is not None)))
+        return (*heads, *rest)
+
     def _layer_norm(self, node: Node) -> Axes:
         x, *others = (operand for operand in node.operands if operand.shape)
         count, dims = len(node.options["normalized_shape"]), len(x.shape)
@@ -330,6 +299,27 @@ class Follower:
     def _select(self, node: Node) -> Axes:
         axes = self.keep(node.operands[0], [int(node.options["dim"])], "it is taken at a fixed place")
         del axes[int(node.options["dim"])]
+        return tuple(axes)
+
+    def _unbind(self, node: Node) -> Axes:
+        dim = int(node.options.get("dim", 0))
+        axes = self.keep(node.operands[0], [dim], "it is taken at a fixed place")
+        del axes[dim]
+        return tuple(axes)
+
+    def _stack(self, node: Node) -> Axes:
+        axes = list(self.merge(node.operands, len(node.operands[0].shape)))
+        axes.insert(int(node.options.get("dim", 0)) % len(node.shape), None)
+        return tuple(axes)
+
+    def _repetition(self, node: Node) -> Axes:
+        """Each index several times, in a row."""
+        dim, repeats = node.options.get("dim"), node.options.get("repeats")
+        if not isinstance(dim, int) or not isinstance(repeats, int):
+            return self._unknown(node)
+        axes = list(self.of(node.operands[0]))
+        if axes[dim] is not None:
+            axes[dim] = np.repeat(axes[dim], repeats)
         return tuple(axes)
 
     def _permutation(self, node: Node) -> Axes:

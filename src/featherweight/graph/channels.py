@@ -13,7 +13,8 @@ from math import prod
 
 import numpy as np
 
-from featherweight.graph.channel_rules import Array, Follower, Labels
+from featherweight.graph.channel_labels import Array, Labels
+from featherweight.graph.channel_rules import Follower, Product
 from featherweight.graph.graph import Edge, Graph
 from featherweight.graph.operators import operator
 
@@ -31,13 +32,15 @@ class Cost:
         shapes: of each parameter and buffer, by canonical name.
         trained: the parameters among them.
         uses: weight and number of places, for each use of a weight by a layer.
-        rest: multiply-accumulates of everything else (attention, products of activations).
+        products: of activations: multiply-accumulates, and axes of tensors to whose sizes they are proportional.
+        rest: multiply-accumulates of everything else.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
     trained: tuple[str, ...]
     uses: tuple[tuple[str, int], ...]
     rest: int = 0
+    products: tuple[tuple[int, tuple[tuple[str, int], ...]], ...] = ()
 
     def numel(self, name: str, sizes: Sizes) -> int:
         """Return the number of elements of a tensor, some of whose axes have new sizes."""
@@ -50,7 +53,14 @@ class Cost:
         >>> cost.macs({}), cost.macs({("w", 0): 2})
         (120, 60)
         """
-        return self.rest + sum(places * self.numel(name, sizes) for name, places in self.uses)
+        layers = sum(places * self.numel(name, sizes) for name, places in self.uses)
+        return self.rest + layers + sum(self._product(macs, axes, sizes) for macs, axes in self.products)
+
+    def _product(self, macs: int, axes: Sequence[tuple[str, int]], sizes: Sizes) -> int:
+        """Return the multiply-accumulates of a product of activations, some of whose heads are gone."""
+        for name, axis in axes:
+            macs = macs * sizes.get((name, axis), self.shapes[name][axis]) // self.shapes[name][axis]
+        return macs
 
     def parameters(self, sizes: Sizes) -> int:
         """Return the number of parameters, where some axes have new sizes."""
@@ -64,7 +74,7 @@ class Member:
     Attributes:
         tensor, axis: canonical name, and number of the axis.
         index: `[channels, n]`: the indices on that axis that belong to each channel; n is 1 but for a layer
-            that reads a flattened image, or a grouped convolution.
+            that reads a flattened image, a grouped convolution, or heads of attention.
         reads: whether the axis is summed over (a later layer's input). Otherwise these parameters make the
             channel: rows of weights, biases, scales and shifts.
     """
@@ -83,12 +93,16 @@ class Group:
         name: path of the first layer that makes them.
         members: every place where they stand.
         parameters, macs: what goes with one channel while all others stay; multiply-accumulates of a sample.
+        heads: whether each is a head of attention: what makes query, key and value, and what reads the result.
+        gates: the members along which one factor scales a channel, where these are not all that make it.
     """
 
     name: str
     members: tuple[Member, ...]
     parameters: int = 0
     macs: int = 0
+    heads: bool = False
+    gates: tuple[Member, ...] = ()
 
     @property
     def size(self) -> int:
@@ -96,9 +110,14 @@ class Group:
         return len(self.members[0].index)
 
     @property
+    def kind(self) -> str:
+        """What its channels are called."""
+        return "heads" if self.heads else "channels"
+
+    @property
     def makers(self) -> tuple[Member, ...]:
         """Members whose parameters make the channel: theta_s."""
-        return tuple(member for member in self.members if not member.reads)
+        return self.gates or tuple(member for member in self.members if not member.reads)
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,11 +160,15 @@ class Channels:
         """Return the same with those makers alone whose derivative is that of one factor on the channel.
 
         A weight and the batch norm that follows it both scale the channel. Removing it takes one of them to zero; along
-        both, every order of the loss counts the channel more than once. So those are left out that are `inner`.
+        both, every order of the loss counts the channel more than once. So those are left out that are `inner`. What
+        makes queries and keys scales no head: a factor on the columns that read its output does.
         """
-        kept = [tuple(m for m in g.members if m.reads or m.tensor not in self.inner) for g in self.groups]
-        groups = zip(self.groups, kept, strict=True)
-        return replace(self, groups=tuple(replace(group, members=members) for group, members in groups))
+        gates = [
+            tuple(m for m in g.members if (m.reads if g.heads else not m.reads and m.tensor not in self.inner))
+            for g in self.groups
+        ]
+        groups = zip(self.groups, gates, strict=True)
+        return replace(self, groups=tuple(replace(group, gates=own) for group, own in groups))
 
     def sizes(self, kept: Array) -> dict[tuple[str, int], int]:
         """Return the sizes of axes (tensor and number of axis) that change."""
@@ -182,18 +205,21 @@ def couple(graph: Graph) -> Channels:
     Only tensors of plain layers of `torch.nn` that stand in one place change their shape, so that the result can be
     written as data. What the trace cannot show (a size written out in code) is for the caller to try.
     """
-    labels = Follower(graph).labels
+    follower = Follower(graph)
+    labels = follower.labels
     for slot in labels.slots:
         if slot.tensor in graph.rigid:
-            labels.fix(slot.labels, graph.rigid[slot.tensor])
+            labels.fix(slot.labels, f"{slot.tensor} stays: {graph.rigid[slot.tensor]}")
     component, fixed = labels.components()
-    groups = gathered(labels, component, fixed)
+    heads = [component[axis] for product in follower.products for axis in product.heads]
+    groups = gathered(labels, component, fixed, np.unique(np.concatenate([*heads, np.zeros(0, int)])))
     inner = inner_makers(graph, groups)
-    return Channels(groups, stays(labels, component, fixed), cost_of(graph), inner).measured()
+    cost = cost_of(graph, products_of(labels, component, fixed, follower.products))
+    return Channels(groups, stays(labels, component, fixed), cost, inner).measured()
 
 
-def cost_of(graph: Graph) -> Cost:
-    """Return what the network costs."""
+def cost_of(graph: Graph, products: Sequence[tuple[int, tuple[tuple[str, int], ...]]]) -> Cost:
+    """Return what the network costs; `products`: see `Cost`."""
     uses: list[tuple[str, int]] = []
     rest = 0
     for node in graph.nodes:
@@ -203,11 +229,31 @@ def cost_of(graph: Graph) -> Cost:
         else:
             rest += node.macs or 0
     shapes = {name: view.shape for name, view in graph.views.items()}
-    return Cost(shapes, graph.parameters, tuple(uses), rest)
+    rest -= sum(macs for macs, _ in products)
+    return Cost(shapes, graph.parameters, tuple(uses), rest, tuple(products))
 
 
-def gathered(labels: Labels, component: Array, fixed: dict[int, str]) -> tuple[Group, ...]:
-    """Return the components that can go, those that run through the same axes in one group."""
+def products_of(
+    labels: Labels, component: Array, fixed: dict[int, str], products: Sequence[Product]
+) -> list[tuple[int, tuple[tuple[str, int], ...]]]:
+    """Return the products of activations that cost less when channels go: see `Cost`."""
+    places: dict[tuple[int, ...], tuple[str, int]] = {}
+    for slot in labels.slots:
+        places.setdefault(tuple(np.unique(component[slot.labels]).tolist()), (slot.tensor, slot.axis))
+    found = []
+    for product in products:
+        axes = [np.unique(component[axis]).tolist() for axis in product.sizes]
+        axes = [axis for axis in axes if not any(number in fixed for number in axis)]
+        known = tuple(places[tuple(axis)] for axis in axes if tuple(axis) in places)
+        if known:
+            found.append((product.macs, known))
+    return found
+
+
+def gathered(
+    labels: Labels, component: Array, fixed: dict[int, str], heads: Array = np.zeros(0, int)
+) -> tuple[Group, ...]:
+    """Return the components that can go, those that run through the same axes in one group; `heads`: which are heads."""
     numbers = np.setdiff1d(component, list(fixed))
     if not numbers.size:
         return ()
@@ -217,7 +263,7 @@ def gathered(labels: Labels, component: Array, fixed: dict[int, str]) -> tuple[G
     numbers, counts = numbers[useful], counts[useful]
     kind = np.unique(counts, axis=0, return_inverse=True)[1].reshape(-1)
     return tuple(
-        _group(labels, component, numbers[kind == k], read, np.flatnonzero(counts[kind == k][0]))
+        _group(labels, component, numbers[kind == k], read, np.flatnonzero(counts[kind == k][0]), heads)
         for k in dict.fromkeys(kind.tolist())
     )
 
@@ -236,7 +282,9 @@ def _reads(labels: Labels) -> Array:
     return np.array([bool(summed[slot.labels].any()) for slot in labels.slots], bool)
 
 
-def _group(labels: Labels, component: Array, numbers: Array, read: Array, slots: Array) -> Group:
+def _group(
+    labels: Labels, component: Array, numbers: Array, read: Array, slots: Array, heads: Array
+) -> Group:
     """Return the group of these components, which stand in these slots."""
     members = []
     for place in slots.tolist():
@@ -245,7 +293,7 @@ def _group(labels: Labels, component: Array, numbers: Array, read: Array, slots:
         index = places[np.argsort(of[places], kind="stable")].reshape(len(numbers), -1)
         members.append(Member(slot.tensor, slot.axis, index, bool(read[place])))
     name = next(member.tensor for member in members if not member.reads).rpartition(".")[0]
-    return Group(name, tuple(members))
+    return Group(name, tuple(members), heads=bool(np.isin(numbers, heads).any()))
 
 
 def stays(labels: Labels, component: Array, fixed: dict[int, str]) -> dict[str, str]:

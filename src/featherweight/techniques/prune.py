@@ -27,11 +27,12 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
-    """Remove whole channels, least salient first, over all layers together, until a share of the cost is left.
+    """Remove whole channels and heads, least salient first, over all layers together, until a share of the cost is left.
 
     A saliency that tells what is lost is taken for what is saved: per multiply-accumulate, or per parameter. A channel
-    is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. Layers are rebuilt
-    smaller, so that every runtime is faster; encoded tensors of theirs are thawed. Several of these steps, each
+    is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. A head of attention
+    goes from query, key, value and what reads the result. Layers are rebuilt smaller, so that every runtime is faster;
+    encoded tensors of theirs are thawed. Several of these steps, each
     followed by `finetune`, prune little by little. A layer whose channels cannot go is noted.
 
     Attributes:
@@ -40,8 +41,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         saliency: how much a channel matters. By default `taylor`, which any network can have; `sosp_i` led it where
             it fits in memory.
         where: which weights' output channels may go; see `featherweight.selectors`.
-        least: channels that stay in every group of coupled channels.
-        multiple: of which their number stays a multiple, as far as there are so many.
+        least: channels, or heads, that stay in every group of coupled ones.
+        multiple: of which the number of channels stays a multiple, as far as there are so many; of heads any number does.
     """
 
     keep: Annotated[float, Meta(gt=0, le=1)]
@@ -79,18 +80,19 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             price = np.maximum([getattr(group, self.of) for group in channels.groups], 1)[channels.group_of]
         # A share that was rounded to float64 is still that share.
         limit = self.keep * cost(np.ones(channels.count, bool)) * (1 + 1e-12)
-        kept = select(scores, channels, cost, limit, least=self.least, multiple=self.multiple, price=price)
+        multiple = np.array([1 if group.heads else self.multiple for group in channels.groups])
+        kept = select(scores, channels, cost, limit, least=self.least, multiple=multiple, price=price)
         expected = silenced(model, channels, kept)
-        if reason := difference(lambda: pruned(model, channels, kept), expected, task.example()):
+        if reason := difference(lambda: pruned(model, channels, kept), expected, task.example(), exact=True):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
         for group, stays in zip(channels.groups, channels.split(kept), strict=True):
-            notes.append(Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} channels"))
+            notes.append(Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} {group.kind}"))
         return pruned(model, channels, kept, notes)
 
 
 def select(
     scores: Scores, channels: Channels, cost: Callable[[Array], float], limit: float,
-    *, least: int = 1, multiple: int = 1, price: Array | float = 1.0,
+    *, least: int = 1, multiple: int | Array = 1, price: Array | float = 1.0,
 ) -> Array:  # fmt: skip
     """Return which channels stay `[channels.count]`: the fewest removed, in order, that bring the cost to `limit`.
 
@@ -102,7 +104,7 @@ def select(
         cost: of the network with some channels; it never rises as channels go.
         limit: what it may cost.
         least: channels that every group keeps, so that no layer collapses.
-        multiple: of which the number that stays in a group is a multiple, as far as there are so many.
+        multiple: of which the number that stays in a group is a multiple, as far as there are so many; of each group.
         price: what removing each channel saves `[channels.count]`, 1 or more; those go first that lose least for it.
 
     Raises:
@@ -143,7 +145,7 @@ def rounded_up(value: float) -> float:
 
 
 def removal_order(
-    scores: Scores, channels: Channels, least: int, price: Array | float = 1.0, multiple: int = 1
+    scores: Scores, channels: Channels, least: int, price: Array | float = 1.0, multiple: int | Array = 1
 ) -> Array:
     """Return the channels in the order in which they go, without those that never do; see `select`."""
     sizes = np.array([group.size for group in channels.groups], int)
@@ -211,7 +213,7 @@ def ranks(order: Array, channels: Channels) -> Array:
     return found
 
 
-def without(removed: Array, channels: Channels, multiple: int = 1) -> Array:
+def without(removed: Array, channels: Channels, multiple: int | Array = 1) -> Array:
     """Return which channels stay when `removed` go, but for the last of each group that make no whole multiple."""
     sizes = np.array([group.size for group in channels.groups], int)
     gone = np.bincount(channels.group_of[removed], minlength=len(sizes))

@@ -45,7 +45,7 @@ class Reorder(Step, frozen=True, kw_only=True, omit_defaults=True, tag="reorder"
                 notes.append(Note("skipped", group.name, f"keeps its order: {reason}"))
             else:
                 model = moved
-                notes.append(Note("chose", group.name, f"{group.size} channels in another order"))
+                notes.append(Note("chose", group.name, f"{group.size} {group.kind} in another order"))
         return model.with_notes(notes)
 
 
@@ -120,7 +120,7 @@ class Widen(Step, frozen=True, tag="widen"):
             if number in failed:
                 notes.append(Note("skipped", group.name, f"keeps its width: {failed[number]}"))
             else:
-                notes.append(Note("chose", group.name, f"{group.size} channels became {2 * group.size}"))
+                notes.append(Note("chose", group.name, f"{group.size} {group.kind} became {2 * group.size}"))
         wide = [number for number in every if number not in failed]
         return (made(wide) if wide else model).with_notes(notes)
 

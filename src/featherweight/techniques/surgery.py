@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from featherweight.capture.program import eval_mode
-from featherweight.capture.pytree import flatten_outputs
+from featherweight.capture.pytree import flatten_inputs, flatten_outputs, rebuild
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Note
 from featherweight.formats.view import Array
 from featherweight.graph.channels import Channels, Cost, Member, couple
 from featherweight.model import Model
 from featherweight.selectors import select
-from featherweight.structure import LayerSpec, resized, to_call
+from featherweight.structure import LayerSpec, copied, resized, to_call
 from featherweight.task import Inputs, Task, call
 from featherweight.task.samples import seeded
 from featherweight.techniques.base import Where
@@ -25,10 +25,14 @@ from featherweight.techniques.base import Where
 Part = TypeVar("Part", bound=Hashable)
 Make = Callable[[Sequence[Part]], Model]  # makes a model of some parts of a change
 
-TOLERANCE = 1e-3  # of the output's scale; a wrong channel is far beyond, rounding far below
+# Of the output's scale. A network that computes something else is beyond the first but where its branches say
+# little, rounding below the second but in deep networks; between them float64 tells one from the other.
+TOLERANCE, ROUNDING = 1e-3, 1e-5
 
 
-def failing(parts: Iterable[Part], make: Make[Part], expected: Make[Part], task: Task) -> dict[Part, str]:
+def failing(
+    parts: Iterable[Part], make: Make[Part], expected: Make[Part], task: Task, *, exact: bool = False
+) -> dict[Part, str]:
     """Return the parts of a change that the network cannot take, with the reason: tried together, then one by one.
 
     Args:
@@ -36,13 +40,14 @@ def failing(parts: Iterable[Part], make: Make[Part], expected: Make[Part], task:
         make: the network with some of them changed.
         expected: a network that computes what that one should.
         task: gives the example on which they are compared.
+        exact: whether they compute the same but for the order of sums.
 
     Raises:
         UnsupportedError: the others work one by one, not together.
     """
 
     def trial(some: Sequence[Part]) -> str:
-        return difference(lambda: make(some), expected(some), task.example())
+        return difference(lambda: make(some), expected(some), task.example(), exact=exact)
 
     parts = tuple(parts)
     if not parts or not trial(parts):
@@ -54,25 +59,48 @@ def failing(parts: Iterable[Part], make: Make[Part], expected: Make[Part], task:
     return failed
 
 
-def difference(make: Callable[[], Model], expected: Model, example: Inputs) -> str:
+def difference(
+    make: Callable[[], Model], expected: Model, example: Inputs, *, exact: bool = False
+) -> str:
     """Return how the network that `make` makes differs on `example` from one that computes what it should, or nothing.
 
-    What `make` raises is a difference.
+    What `make` raises is a difference. `exact`: they have the same weights and differ in the order of sums alone.
     """
     try:
-        found = computed(make(), example)
+        model = make()
+        found = computed(model, example)
     except Exception as error:  # the network is anyone's code
         reason = (str(error).strip().splitlines() or [""])[0][:160]
         return f"the changed network fails: {type(error).__name__}: {reason}"
-    for a, b in zip(found, computed(expected, example), strict=True):
+    wanted = computed(expected, example)
+    for a, b in zip(found, wanted, strict=True):
         if a.shape != b.shape:
             return f"an output would have the shape {tuple(a.shape)}, not {tuple(b.shape)}"
+    same = equal(found, wanted, TOLERANCE)
+    if same and exact and not equal(found, wanted, ROUNDING):
+        try:
+            same = equal(computed_double(model, example), computed_double(expected, example), ROUNDING / 100)
+        except Exception:  # a network may hold numbers of float32 that meet no others
+            same = True
+    return "" if same else "the changed network does not compute the same"
+
+
+def equal(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float) -> bool:
+    """Return whether tensors of the same shapes are equal, within a share of the scale of each."""
+    for a, b in zip(found, wanted, strict=True):
         a, b = (t if t.is_floating_point() else t.double() for t in (a, b))
         finite = b[b.isfinite()]
         scale = float(finite.abs().max()) if finite.numel() else 0.0
-        if not torch.allclose(a, b, rtol=0, atol=TOLERANCE * max(scale, 1e-6)):
-            return "the changed network does not compute the same"
-    return ""
+        if not torch.allclose(a, b, rtol=0, atol=tolerance * max(scale, 1e-6)):
+            return False
+    return True
+
+
+def computed_double(model: Model, example: Inputs) -> tuple[Tensor, ...]:
+    """Return the outputs of a model in float64."""
+    tensors = flatten_inputs(model.module, example).values()
+    inputs = rebuild(example, iter([t.double() if t.is_floating_point() else t for t in tensors]))
+    return computed(Model(copied(model.module, {}).double()), inputs)
 
 
 def computed(model: Model, example: Inputs) -> tuple[Tensor, ...]:
@@ -171,6 +199,12 @@ def _touched(channels: Channels, kept: Array) -> dict[str, list[tuple[Member, Ar
     return found
 
 
+HINT = (
+    " (where a forward holds the number of heads, or the width of all, they cannot be fewer:"
+    " write -1 for the number in view and reshape, chunk for split)"
+)
+
+
 def prunable(model: Model, channels: Channels, task: Task) -> tuple[Channels, list[Note]]:
     """Return the groups that can be pruned, and notes on the others: each loses a channel, as a trial.
 
@@ -184,6 +218,10 @@ def prunable(model: Model, channels: Channels, task: Task) -> tuple[Channels, li
         return model, some, np.concatenate(kept)
 
     groups, every = channels.groups, range(len(channels.groups))
-    failed = failing(every, lambda n: pruned(*without_last(n)), lambda n: silenced(*without_last(n)), task)
-    notes = [Note("skipped", groups[n].name, f"keeps its channels: {why}") for n, why in failed.items()]
+    made, expected = (lambda n, how=how: how(*without_last(n)) for how in (pruned, silenced))
+    failed = failing(every, made, expected, task, exact=True)
+    notes = [
+        Note("skipped", groups[n].name, f"keeps its {groups[n].kind}: {why}{HINT if groups[n].heads else ''}")
+        for n, why in failed.items()
+    ]
     return channels.only([number for number in every if number not in failed]), notes

@@ -175,6 +175,11 @@ def maps(graph: Graph, channels: Channels) -> Places:
     shapes = {node.name: node.shape for node in graph.nodes}
     found: Places = {}
     for number, group in enumerate(channels.groups):
+        if group.heads:
+            raise UnsupportedError(
+                "its channels are heads of attention, which have no feature map", where=group.name,
+                hint="leave the layer out of `where`",
+            )  # fmt: skip
         for member in group.makers:
             for node in graph.readers(member.tensor) if member.tensor.endswith(".weight") else ():
                 edge = activated(graph, node.name)

@@ -76,7 +76,9 @@ class GptBlock(nn.Module):
 
     def forward(self, x):
         b, n, _ = x.shape
-        q, k, v = (part.view(b, n, -1, self.size).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        q, k, v = (
+            part.view(b, n, -1, self.size).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1)
+        )
         scores = (q @ k.transpose(-2, -1)) * self.size**-0.5
         scores = scores.masked_fill(~self.mask[:, :, :n, :n], float("-inf")).softmax(-1)
         x = x + self.out((scores @ v).transpose(1, 2).reshape(b, n, -1))

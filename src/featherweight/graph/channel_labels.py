@@ -43,12 +43,14 @@ class Cut:
         parts: labels of the several.
         sizes: of the several.
         divides: whether the one becomes the several, not the several the one.
+        place: where the several are: the edge, and their axes on it.
     """
 
     whole: Array
     parts: Axes
     sizes: tuple[int, ...]
     divides: bool
+    place: tuple[str, tuple[int, ...]] = ("", ())
 
     def free(self, stays: Array) -> list[int]:
         """Return which of the several axes can lose indices; `stays`: which labels must stay `[count]`."""
@@ -121,18 +123,20 @@ class Labels:
             shape = [size if number in labelled else 1 for number, size in enumerate(sizes)]
             return np.broadcast_to(axes[labelled[0]].reshape(shape), sizes).reshape(-1) if labelled else None  # type: ignore[union-attr]
         whole = self.fresh(prod(sizes))
-        self.cuts.append(Cut(whole, tuple(axes), tuple(sizes), divides=False))
+        self.cuts.append(Cut(whole, tuple(axes), tuple(sizes), False))
         return whole
 
-    def divided(self, whole: Array, sizes: Sequence[int]) -> Axes:
-        """Return the labels of several axes that hold the elements of one, row-major."""
+    def divided(
+        self, whole: Array, sizes: Sequence[int], place: tuple[str, tuple[int, ...]] = ("", ())
+    ) -> Axes:
+        """Return the labels of several axes that hold the elements of one, row-major; `place`: where they are."""
         grid = whole.reshape(sizes)
         lines = [np.moveaxis(grid, axis, 0).reshape(size, -1) for axis, size in enumerate(sizes)]
         varied = [axis for axis, line in enumerate(lines) if (line != line[0]).any()]
         if len(varied) < 2:
             return tuple(lines[axis][:, 0] if axis in varied else None for axis in range(len(sizes)))
         parts = tuple(self.fresh(size) if axis in varied else None for axis, size in enumerate(sizes))
-        self.cuts.append(Cut(whole, parts, tuple(sizes), divides=True))
+        self.cuts.append(Cut(whole, parts, tuple(sizes), True, place))
         return parts
 
     def components(self) -> tuple[Array, dict[int, str]]:
@@ -148,7 +152,11 @@ class Labels:
                 return component, fixed
             stays = np.isin(component, list(fixed))
             free = {cut: cut.free(stays) for cut in cuts}
-            now = [cut for cut in cuts if len(free[cut]) < 2] or [cut for cut in cuts if cut.divides] or cuts[:1]
+            now = (
+                [cut for cut in cuts if len(free[cut]) < 2]
+                or [cut for cut in cuts if cut.divides]
+                or cuts[:1]
+            )
             for cut in now:
                 more = cut.settled(free[cut], self._reason(cut, component, fixed))
                 ties, stay = ties + more[0], stay + more[1]
@@ -172,8 +180,8 @@ class Labels:
         return "; ".join(dict.fromkeys(fixed.get(int(component[axis[0]]), "") for axis in axes))
 
 
-def reshaped(labels: Labels, axes: Axes, old: Sequence[int], new: Sequence[int]) -> Axes:
-    """Return the labels after `old` sizes became `new` ones, row-major.
+def reshaped(labels: Labels, axes: Axes, old: Sequence[int], new: Sequence[int], edge: str = "") -> Axes:
+    """Return the labels after `old` sizes became `new` ones, row-major, on `edge`.
 
     An axis that merges with one that has no labels repeats its own; see `Cut` for one that is cut.
 
@@ -186,7 +194,8 @@ def reshaped(labels: Labels, axes: Axes, old: Sequence[int], new: Sequence[int])
     for before, after in blocks(old, new):
         whole = labels.joined([axes[axis] for axis in before], [old[axis] for axis in before])
         if whole is not None:
-            for axis, part in zip(after, labels.divided(whole, [new[axis] for axis in after]), strict=True):
+            parts = labels.divided(whole, [new[axis] for axis in after], (edge, tuple(after)))
+            for axis, part in zip(after, parts, strict=True):
                 found[axis] = part
     return tuple(found)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -189,21 +188,27 @@ class Follower:
         if min(len(a.shape), len(b.shape)) < 2:
             return self._unknown(node)
         left, right, dims = self.keep(a, [-1], SUMMED), self.keep(b, [-2], SUMMED), len(node.shape)
-        batch = self.aligned([left[:-2], right[:-2]], [a.shape[:-2], b.shape[:-2]], dims - 2)
+        batch = self.aligned([tuple(left[:-2]), tuple(right[:-2])], [a.shape[:-2], b.shape[:-2]], dims - 2)
         axes = self._multiplied(node.macs, batch, (left[-2], right[-1]))
         return self.aligned([axes, *map(self.of, added)], [node.shape, *(o.shape for o in added)], dims)
 
     def _attention(self, node: Node) -> Axes:
         """Queries `[..., n, e]`, keys and values of as many heads or fewer, each for several; a mask."""
         query, key, value, *mask = node.operands
-        axes = [self.keep(query, [-1], SUMMED), self.keep(key, [-2, -1], SUMMED), self.keep(value, [-2], SUMMED)]
+        axes = [
+            self.keep(query, [-1], SUMMED),
+            self.keep(key, [-2, -1], SUMMED),
+            self.keep(value, [-2], SUMMED),
+        ]
         for operand, own in zip((key, value), axes[1:], strict=True):
             several = query.shape[-3] // operand.shape[-3] if len(query.shape) > 2 else 1
-            if several > 1 and own[-3] is not None:
-                own[-3] = np.repeat(own[-3], several)
-        lead, shapes = [own[:-2] for own in axes], [query.shape[:-2]] * 3
+            heads = own[-3] if several > 1 else None
+            if heads is not None:
+                own[-3] = np.repeat(heads, several)
+        lead, shapes = [tuple(own[:-2]) for own in axes], [query.shape[:-2]] * 3
         for operand in mask:
-            lead.append(self.keep(operand, range(-min(2, len(operand.shape)), 0), "a mask of positions")[:-2])
+            kept = self.keep(operand, range(-min(2, len(operand.shape)), 0), "a mask of positions")
+            lead.append(tuple(kept[:-2]))
             shapes.append(operand.shape[:-2])
         batch = self.aligned(lead, shapes, len(query.shape) - 2)
         part = (node.macs or 0) * query.shape[-1] // (query.shape[-1] + value.shape[-1])
@@ -318,8 +323,8 @@ class Follower:
         if not isinstance(dim, int) or not isinstance(repeats, int):
             return self._unknown(node)
         axes = list(self.of(node.operands[0]))
-        if axes[dim] is not None:
-            axes[dim] = np.repeat(axes[dim], repeats)
+        several = axes[dim]
+        axes[dim] = None if several is None else np.repeat(several, repeats)
         return tuple(axes)
 
     def _permutation(self, node: Node) -> Axes:
@@ -338,7 +343,8 @@ class Follower:
         return (*[None] * (len(node.shape) - len(old)), *kept)
 
     def _reshape(self, node: Node) -> Axes:
-        return reshaped(self.labels, self.of(node.operands[0]), node.operands[0].shape, node.shape)
+        source = node.operands[0]
+        return reshaped(self.labels, self.of(source), source.shape, node.shape, node.name)
 
     def _lookup(self, node: Node) -> Axes:
         weight, indices = node.operands

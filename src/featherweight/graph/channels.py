@@ -95,6 +95,7 @@ class Group:
         parameters, macs: what goes with one channel while all others stay; multiply-accumulates of a sample.
         heads: whether each is a head of attention: what makes query, key and value, and what reads the result.
         gates: the members along which one factor scales a channel, where these are not all that make it.
+        cuts: edges and their axes that an axis of channels is cut into, where they go; with how many of each channel.
     """
 
     name: str
@@ -103,6 +104,7 @@ class Group:
     macs: int = 0
     heads: bool = False
     gates: tuple[Member, ...] = ()
+    cuts: tuple[tuple[Edge, int, int], ...] = ()
 
     @property
     def size(self) -> int:
@@ -164,7 +166,9 @@ class Channels:
         makes queries and keys scales no head: a factor on the columns that read its output does.
         """
         gates = [
-            tuple(m for m in g.members if (m.reads if g.heads else not m.reads and m.tensor not in self.inner))
+            tuple(
+                m for m in g.members if (m.reads if g.heads else not m.reads and m.tensor not in self.inner)
+            )
             for g in self.groups
         ]
         groups = zip(self.groups, gates, strict=True)
@@ -250,10 +254,8 @@ def products_of(
     return found
 
 
-def gathered(
-    labels: Labels, component: Array, fixed: dict[int, str], heads: Array = np.zeros(0, int)
-) -> tuple[Group, ...]:
-    """Return the components that can go, those that run through the same axes in one group; `heads`: which are heads."""
+def gathered(labels: Labels, component: Array, fixed: dict[int, str], heads: Array) -> tuple[Group, ...]:
+    """Return the components that can go, those that run through the same axes in one group; `heads`: which are such."""
     numbers = np.setdiff1d(component, list(fixed))
     if not numbers.size:
         return ()
@@ -293,7 +295,22 @@ def _group(
         index = places[np.argsort(of[places], kind="stable")].reshape(len(numbers), -1)
         members.append(Member(slot.tensor, slot.axis, index, bool(read[place])))
     name = next(member.tensor for member in members if not member.reads).rpartition(".")[0]
-    return Group(name, tuple(members), heads=bool(np.isin(numbers, heads).any()))
+    return Group(
+        name,
+        tuple(members),
+        heads=bool(np.isin(numbers, heads).any()),
+        cuts=_cuts(labels, component, numbers),
+    )
+
+
+def _cuts(labels: Labels, component: Array, numbers: Array) -> tuple[tuple[Edge, int, int], ...]:
+    """Return where axes are cut into several, one of which loses the indices of these components."""
+    found = []
+    for cut in labels.cuts:
+        for axis, part in zip(cut.place[1], cut.parts, strict=False):
+            if part is not None and np.isin(component[part], numbers).all():
+                found.append((cut.place[0], axis, len(part) // len(numbers)))
+    return tuple(found)
 
 
 def stays(labels: Labels, component: Array, fixed: dict[int, str]) -> dict[str, str]:

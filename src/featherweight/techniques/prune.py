@@ -27,7 +27,7 @@ Count = Annotated[int, Meta(ge=1)]
 
 
 class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
-    """Remove whole channels and heads, least salient first, over all layers together, until a share of the cost is left.
+    """Remove whole channels and heads, least salient first, over all layers, until a share of the cost is left.
 
     A saliency that tells what is lost is taken for what is saved: per multiply-accumulate, or per parameter. A channel
     is removed everywhere it runs: what makes it, its batch norms, what adds to it, what reads it. A head of attention
@@ -42,7 +42,7 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             it fits in memory.
         where: which weights' output channels may go; see `featherweight.selectors`.
         least: channels, or heads, that stay in every group of coupled ones.
-        multiple: of which the number of channels stays a multiple, as far as there are so many; of heads any number does.
+        multiple: of which the number of channels stays a multiple, as far as there are so many; not of heads.
     """
 
     keep: Annotated[float, Meta(gt=0, le=1)]

@@ -14,7 +14,8 @@ from featherweight.capture.pytree import flatten_inputs, flatten_outputs, rebuil
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Note
 from featherweight.formats.view import Array
-from featherweight.graph.channels import Channels, Cost, Member, couple
+from featherweight.graph.channels import Channels, Cost, Group, Member, couple
+from featherweight.graph.graph import Graph
 from featherweight.model import Model
 from featherweight.selectors import select
 from featherweight.structure import LayerSpec, copied, resized, to_call
@@ -59,9 +60,7 @@ def failing(
     return failed
 
 
-def difference(
-    make: Callable[[], Model], expected: Model, example: Inputs, *, exact: bool = False
-) -> str:
+def difference(make: Callable[[], Model], expected: Model, example: Inputs, *, exact: bool = False) -> str:
     """Return how the network that `make` makes differs on `example` from one that computes what it should, or nothing.
 
     What `make` raises is a difference. `exact`: they have the same weights and differ in the order of sums alone.
@@ -200,9 +199,24 @@ def _touched(channels: Channels, kept: Array) -> dict[str, list[tuple[Member, Ar
 
 
 HINT = (
-    " (where a forward holds the number of heads, or the width of all, they cannot be fewer:"
-    " write -1 for the number in view and reshape, chunk for split)"
+    " (a forward that holds the number of heads, or the width of all, cannot do with fewer:"
+    " write -1 for the number in view and reshape, and chunk for split)"
 )
+
+
+def miscounted(group: Group, graph: Graph, before: Graph) -> str:
+    """Return where a network that lost one channel of a group divides the rest into other ones, or nothing.
+
+    Channels regrouped in heads of another size can compute nearly the same, so that only their number tells.
+    """
+    names = {node.name for node in graph.nodes}
+    for edge, axis, each in group.cuts if group.size > 1 else ():
+        wanted = before.node(edge).shape[axis] - each
+        found = graph.node(edge).shape[axis] if edge in names else wanted
+        if found != wanted:
+            node = before.node(edge)
+            return f"with one fewer, {node.op} in {node.module or 'the network'} makes {found} of them, not {wanted}"
+    return ""
 
 
 def prunable(model: Model, channels: Channels, task: Task) -> tuple[Channels, list[Note]]:
@@ -218,10 +232,17 @@ def prunable(model: Model, channels: Channels, task: Task) -> tuple[Channels, li
         return model, some, np.concatenate(kept)
 
     groups, every = channels.groups, range(len(channels.groups))
-    made, expected = (lambda n, how=how: how(*without_last(n)) for how in (pruned, silenced))
-    failed = failing(every, made, expected, task, exact=True)
+
+    def made(numbers: Sequence[int]) -> Model:
+        return pruned(*without_last(numbers))
+
+    failed = failing(every, made, lambda n: silenced(*without_last(n)), task, exact=True)
+    rest = [n for n in every if n not in failed and groups[n].cuts]
+    if rest:
+        before, graph = (m.program(task.example()).graph for m in (model, made(rest)))
+        failed |= {n: reason for n in rest if (reason := miscounted(groups[n], graph, before))}
     notes = [
-        Note("skipped", groups[n].name, f"keeps its {groups[n].kind}: {why}{HINT if groups[n].heads else ''}")
+        Note("skipped", groups[n].name, f"keeps its {groups[n].kind}: {why}{HINT if groups[n].cuts else ''}")
         for n, why in failed.items()
     ]
     return channels.only([number for number in every if number not in failed]), notes

@@ -1,6 +1,7 @@
 """Headers in C: compiled and run, they compute what a session computes, bit for bit; and what is refused."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -82,7 +83,7 @@ class Residual(nn.Module):
 
 
 class Everything(nn.Module):
-    """Padding apart, groups, dilation, clamps, a sum without a clamp, a concatenation, both pools, a softmax."""
+    """Padding apart, groups, dilation, clamps, sums, parts, concatenations of several steps, pools, a softmax."""
 
     def __init__(self):
         super().__init__()
@@ -90,13 +91,16 @@ class Everything(nn.Module):
         self.stem = nn.Conv2d(3, 8, (3, 2), stride=(2, 1))
         self.grouped = nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=2, bias=False)
         self.wide = nn.Conv2d(8, 8, 1)
-        self.last = nn.Conv2d(16, 5, 2)
+        self.loud = nn.Conv2d(8, 8, 1)
+        nn.init.uniform_(self.loud.weight, -3, 3)
+        self.last = nn.Conv2d(32, 5, (1, 2))
 
     def forward(self, x):
         x = F.relu6(self.stem(self.pad(x)))
         x = F.hardtanh(self.grouped(x), -0.3, 0.4) + x
         x = x + self.wide(x)
-        x = torch.cat([F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2)], 1)
+        some = F.pad(x[:, 1:7, ::2, -8::2], (0, 0, 0, 0, 1, 1))
+        x = torch.cat([F.max_pool2d(x, 3, 2, 1), F.avg_pool2d(x, 2), some, self.loud(some)], 1)
         return F.relu(self.last(x)).flatten(1).softmax(1)
 
 
@@ -208,6 +212,20 @@ def test_it_computes_what_a_session_computes(name, tmp_path):
         np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
     assert np.mean(np.abs(scores - simulated) <= 1e-5 * np.abs(simulated).max()) > 0.9
     assert np.mean(classes == simulated.argmax(1)) > 0.99
+
+
+@needs_gcc
+@pytest.mark.parametrize("name", [name for name in CASES if "lenet5" not in name])
+def test_the_code_is_about_as_large_as_is_said(name, tmp_path):
+    source, text = c_of(made(name)[2]), "int run(const uint8_t *x, float *y, void *z)"
+    (tmp_path / "model.h").write_text(source.files["model.h"])
+    (tmp_path / "one.c").write_text(f'#include "model.h"\n{text};\n{text} {{ return fw_run(x, y, z); }}\n')
+    subprocess.run([GCC, "-std=c99", "-Os", "-c", "one.c"], cwd=tmp_path, check=True)
+    told = subprocess.run(
+        ["size", "-A", "one.o"], cwd=tmp_path, check=True, capture_output=True, text=True
+    ).stdout
+    found = sum(int(line.split()[1]) for line in told.splitlines() if line.startswith(".text"))
+    assert 0.7 * source.flash["code"] < found < 2.5 * source.flash["code"]
 
 
 @needs_gcc
@@ -389,7 +407,8 @@ def test_operators_without_a_kernel_are_named_at_once():
     with pytest.raises(UnsupportedError) as refusal:
         c_of(artifact)
     text = str(refusal.value)
-    assert "Sigmoid" in text
+    for kind in ("Sigmoid", "Mul", "Tanh"):
+        assert re.search(rf"{kind} \w+ \(not among the kernels\)", text), text
     assert "hint: " in text
 
 

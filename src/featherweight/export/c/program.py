@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from featherweight.activations import Affine
 from featherweight.export.c.sums import LayerSums
+from featherweight.formats.view import Array
 
 
 @dataclass(frozen=True)
@@ -23,13 +24,14 @@ class Step:
     """One call.
 
     Attributes:
-        op: `layer`, `max_pool`, `average_pool`, `add`, `concat`, `clamp` or `floats`.
+        op: `layer`, `max_pool`, `average_pool`, `add`, `join`, `move`, `clamp` or `floats`.
         name: of the node.
         inputs: what it reads.
         output: what it writes.
         numbers: what the kernel needs, by the names of its fields.
         weight: canonical name of a layer's weight.
         sums: how a layer sums and rounds.
+        tables: of a join, for each input, the bytes `[256]` that take the place of its own; None: they stay.
     """
 
     op: str
@@ -39,6 +41,7 @@ class Step:
     numbers: Mapping[str, int] = field(default_factory=dict)
     weight: str = ""
     sums: LayerSums | None = None
+    tables: tuple[Array | None, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,12 +9,24 @@ from featherweight.artifact import Artifact
 from featherweight.export.c.program import Program, Step, arena, byte
 from featherweight.export.c.steps import program_of
 from featherweight.export.c.streams import Code, codes_of
-from featherweight.export.c.text import CSource, Text, comment, dimensions, header, literal, spent, template
+from featherweight.export.c.text import (
+    CSource,
+    Text,
+    comment,
+    dimensions,
+    flash_of,
+    header,
+    literal,
+    parts_of,
+    spent,
+    template,
+)
 from featherweight.export.c.weights import weights_of
 from featherweight.export.float_graph import opened
 
 _KERNELS = {
     "max_pool": {"pool", "max_pool"}, "average_pool": {"pool", "average_pool"}, "add": {"add"}, "clamp": {"clamp"},
+    "move": {"move"},
 }  # fmt: skip
 # The fields of structures in C, in order, that are numbers of a step.
 _LAYER = (
@@ -24,6 +36,10 @@ _LAYER = (
 _POOL = (
     "channels", "height", "width", "out_height", "out_width", "kernel_h", "kernel_w", "stride_h", "stride_w",
     "dilation_h", "dilation_w", "pad_top", "pad_left", "zero", "out_zero", "least", "most", "shift", "multiplier",
+)  # fmt: skip
+_MOVE = (
+    "channels", "height", "width", "out_channels", "out_height", "out_width", "start_c", "start_h", "start_w",
+    "step_c", "step_h", "step_w", "zero",
 )  # fmt: skip
 _ADD = ("count", "multiplier_a", "multiplier_b", "shift", "zero_a", "zero_b", "out_zero", "least", "most")
 
@@ -60,9 +76,11 @@ def _network(artifact: Artifact, program: Program, codes: Mapping[str, Code]) ->
     calls = []
     for number, (step, scratch) in enumerate(zip(program.steps, scratches, strict=True)):
         calls.append(_call(text, number, step, places, scratch, codes, numbers))
-    parts = {"requantize", "scores", *({"stream", "rows", "layer"} if codes else ())}
+    parts = {"scores", *parts_of(codes.values()), *({"rows", "layer"} if codes else ())}
     for step in program.steps:
         parts |= _KERNELS.get(step.op, set())
+        if any(table is not None for table in step.tables):
+            parts.add("lookup")
         if step.sums:
             parts.add("layer_int8" if step.sums.codebook is None else "layer_codebook")
     inputs, outputs, quantizer = (
@@ -71,7 +89,7 @@ def _network(artifact: Artifact, program: Program, codes: Mapping[str, Code]) ->
         program.input.quantizer,
     )
     assert quantizer is not None
-    flash = {"payload": sum(len(code.payload) for code in codes.values()), "tables": text.nbytes}
+    flash = flash_of(codes.values(), text, parts)
     about = [
         f"A network of {len(program.steps)} steps in integers, its weights as they are stored.",
         spent(flash, "scales, biases and codebooks"),
@@ -84,7 +102,7 @@ def _network(artifact: Artifact, program: Program, codes: Mapping[str, Code]) ->
         read=dimensions(program.input.shape), written=dimensions(program.output.shape),
         scale=literal(quantizer.scale),
     )  # fmt: skip
-    text_of = header(artifact, about, codes.values(), parts, body)
+    text_of = header(artifact, about, parts, body)
     files = {"model.h": text_of, "main.c": template("main.c"), "Makefile": template("Makefile")}
     ram = {"arena": whole, "input": inputs, "scores": 4 * outputs}
     return CSource("network", files, flash, ram, program.notes)
@@ -153,12 +171,20 @@ def _call(
         pointer = "int32_t" if kind == "codebook" else "int8_t"
         memory = f"({pointer} *)(void *)(memory + {scratch}), memory + {scratch + row}, {work}"
         return f"{about}    if (!fw_layer_{kind}(&{name}, {reads[0]}, {writes}, {memory}))\n        return 0;"
-    if step.op == "concat":
-        sizes, lines, at = [prod(value.shape) for value in step.inputs], [], 0
-        for source, size in zip(reads, sizes, strict=True):
-            lines.append(f"    memcpy({writes} + {at}, {source}, {size});")
+    if step.op == "join":
+        lines, at = [], 0
+        for place, (value, table) in enumerate(zip(step.inputs, step.tables, strict=True)):
+            size, call = prod(value.shape), f"{writes} + {at}, {reads[place]}"
+            if table is not None:
+                given = text.table(f"fw_table_{number}_{place}", table, step.name)
+                lines.append(f"    fw_lookup({reads[place]}, {writes} + {at}, {size}, {given});")
+            else:
+                lines.append(f"    memcpy({call}, {size});")
             at += size
         return about + "\n".join(lines)
+    if step.op == "move":
+        text.lines.append(f"static const fw_move {name} = {{{_listed(known, _MOVE)}}};")
+        return f"{about}    fw_move_bytes(&{name}, {reads[0]}, {writes});"
     if step.op == "clamp":
         return f"{about}    fw_clamp_bytes({reads[0]}, {writes}, {known['count']}, {known['least']}, {known['most']});"
     if step.op == "floats":

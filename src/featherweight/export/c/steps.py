@@ -16,7 +16,7 @@ from featherweight.activations import Affine, Quantizer
 from featherweight.artifact import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.c.program import Program, Step, Value, byte
-from featherweight.export.c.sums import Pairs, averages, codebook_sums, integer_sums, pairs
+from featherweight.export.c.sums import Pairs, averages, codebook_sums, integer_sums, pairs, translation
 from featherweight.export.float_graph import build_onnx, rewriting
 from featherweight.export.onnx_graph import (
     CLAMPS,
@@ -25,6 +25,7 @@ from featherweight.export.onnx_graph import (
     bias_behind,
     merge_padding,
     operators,
+    pads_zeros,
     pool_means,
     swap_weights,
 )
@@ -35,6 +36,10 @@ Array = NDArray[Any]
 
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
 _NORMALISES = ("Softmax", "LogSoftmax")  # leave the order of scores as it is
+_KERNELS = (
+    *_MOVES, *_NORMALISES, *CLAMPS, "Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Add",
+    "Concat", "Slice", "Pad",
+)  # fmt: skip
 _MOST_SIZE = (1 << 16) - 1
 
 
@@ -117,8 +122,12 @@ class _Builder:
         self.values[names[0]] = given
         for node in graph.node:
             reads = [value for value in node.input if value and value not in self.graph.stored]
-            if node.output[0] in self.values or any(value not in self.values for value in reads):
-                continue  # done with the node before, or behind one that is refused
+            if node.output[0] in self.values:  # done with the node before
+                continue
+            if any(value not in self.values for value in reads):  # behind one that is refused
+                if node.op_type not in _KERNELS:
+                    refused.append(f"{node.op_type} {node.name or node.output[0]} (not among the kernels)")
+                continue
             try:
                 self._node(node, [self.values[value] for value in reads])
             except _Refusal as reason:
@@ -142,7 +151,10 @@ class _Builder:
         if any(value.quantizer is None for value in inputs) and kind not in (*_MOVES, *_NORMALISES):
             raise _Refusal("it reads floats")
         if kind in _MOVES:
-            self.values[name] = self._same(name, inputs[0].buffer, inputs[0])
+            changed = self.activations.get(name, inputs[0].quantizer) != inputs[0].quantizer
+            self.values[name] = self._same(name, inputs[0].buffer, inputs[0]) if not changed else inputs[0]
+            if changed:
+                self._join(name, inputs)
         elif kind in CLAMPS:
             self._clamp(node, inputs[0])
         elif kind == "MaxPool":
@@ -153,7 +165,13 @@ class _Builder:
         elif kind == "Add" and len(inputs) == 2:
             self._add(node, inputs)
         elif kind == "Concat":
-            self._concat(node, inputs)
+            if attributes(node)["axis"] not in (1, -len(self.shapes[name]) + 1) or len(inputs) < len(
+                node.input
+            ):
+                raise _Refusal("it joins along another axis than channels, or what is stored")
+            self._join(name, inputs)
+        elif kind in ("Slice", "Pad"):
+            self._move(node, inputs[0])
         elif kind in _NORMALISES and name in self.graph.outputs:
             self.notes.append(f"scores are what {kind} reads: their order is the same")
             self.values[name] = inputs[0]
@@ -251,14 +269,56 @@ class _Builder:
         }  # fmt: skip
         self._put(Step("add", name, (a, b), value, numbers), name, written)
 
-    def _concat(self, node: NodeProto, inputs: list[Value]) -> None:
-        name = node.output[0]
-        value = self._same(name, self._buffer(self._size(name)), inputs[0])
-        if attributes(node)["axis"] not in (1, -len(self.shapes[name]) + 1):
-            raise _Refusal("it joins along another axis than channels")
-        if len({x.quantizer for x in inputs}) > 1 or len(inputs) < len(node.input):
-            raise _Refusal("what it joins has several quantizers")
-        self._put(Step("concat", name, tuple(inputs), value), name)
+    def _join(self, name: str, inputs: list[Value]) -> None:
+        """Write activations one behind another, their bytes as those of the quantizer of the result."""
+        shared = {x.quantizer for x in inputs}
+        quantizer = self._byte(name) or (shared.pop() if len(shared) == 1 else None)
+        if quantizer is None:
+            raise _Refusal("nothing quantizes what it writes")
+        tables = tuple(
+            translation(x.quantizer, quantizer) if x.quantizer not in (None, quantizer) else None
+            for x in inputs
+        )
+        value = Value(self._buffer(self._size(name)), self._shape(name), quantizer)
+        self._put(Step("join", name, tuple(inputs), value, tables=tables), name)
+
+    def _move(self, node: NodeProto, x: Value) -> None:
+        """Write part of an activation, or it with zeros around."""
+        name, rank = node.output[0], len(x.shape) + 1
+        value = self._same(name, self._buffer(self._size(name)), x)
+        assert x.quantizer is not None
+        starts, steps = [0] * rank, [1] * rank
+        stored = [None if not given else self.graph.numbers(given) for given in node.input[1:]]
+        if node.op_type == "Pad":
+            if not pads_zeros(node, self.graph) or stored[0] is None or any(node.input[3:]):
+                raise _Refusal("padding other than by zeros")
+            starts = [-int(n) for n in stored[0][:rank]]
+        else:
+            if stored[0] is None or (len(stored) > 2 and stored[2] is None):
+                raise _Refusal("parts that are computed")
+            given = [*stored, None, None][2:4]
+            axes = range(len(stored[0])) if given[0] is None else given[0].tolist()
+            lengths = (1, *x.shape)
+            for place, axis in enumerate(axes):
+                start, length = int(stored[0][place]), lengths[axis]
+                starts[axis] = min(max(start + length if start < 0 else start, 0), length)
+                steps[axis] = 1 if given[1] is None else int(given[1][place])
+        if starts[0] or min(steps) < 1:
+            raise _Refusal("samples apart, or backwards")
+        before, after = (
+            _planes((*shape, 1, 1)[:3]) if len(shape) < 2 else _planes(shape)
+            for shape in (x.shape, value.shape)
+        )
+        numbers = (
+            before
+            | {f"out_{key}": size for key, size in after.items()}
+            | {"zero": byte(x.quantizer, x.quantizer.zero_point)}
+        )
+        for key, fill, found in (("start", 0, starts), ("step", 1, steps)):
+            c, *places = found[1:]
+            h, w = [fill, fill, *places][-2:]
+            numbers |= {f"{key}_c": c, f"{key}_h": h, f"{key}_w": w}
+        self._put(Step("move", name, (x,), value, numbers), name)
 
     def _clamp(self, node: NodeProto, x: Value) -> None:
         name = node.output[0]

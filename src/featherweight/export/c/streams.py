@@ -104,7 +104,7 @@ def _work(coder: Coder, payload: bytes, spec: StreamSpec) -> tuple[int, int]:
         return size, size
     distinct = int(read_frequencies(Bits(payload), spec)[0].symbols.size)
     if isinstance(coder, Rans):
-        size = _room(distinct + 1, 4) + _room(distinct, 2)
+        size = _room(distinct + 1, 4) + _room(distinct, 2) + _room(256, 2)
         return size, size
     if distinct == 1:
         return 8, 8

@@ -121,6 +121,13 @@ def pairs(a: Affine, b: Affine, y: Affine) -> Pairs:
     return Pairs(first, second, shift, int((_shifted(sums, shift, y) != _rounded(real, y)).sum()))
 
 
+def translation(x: Affine, y: Affine) -> Array:
+    """Return the byte in one quantizer for each of another, uint8 `[256]`: its number, rounded."""
+    integers = np.arange(256) - 128 * x.signed
+    numbers = x.dequantize(np.clip(integers, *x.grid))
+    return (y.quantize(numbers).astype(np.int16) + 128 * y.signed).astype(np.uint8)
+
+
 def _multiplier(ratio: float) -> tuple[int, int]:
     """Return integers m, of about 30 bits, and s with m / 2**s nearest to a positive ratio; s from 0 to 62."""
     shift = min(max(MULTIPLIER_BITS - frexp(ratio)[1], 0), 62)

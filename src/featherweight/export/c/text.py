@@ -17,10 +17,17 @@ from featherweight.formats.view import Array
 _TYPES = {"u1": "uint8_t", "i1": "int8_t", "u2": "uint16_t", "i2": "int16_t", "u4": "uint32_t", "i4": "int32_t",
           "u8": "uint64_t", "i8": "int64_t"}  # fmt: skip
 _LINE = 110
+# Bytes of code of each part, about: Thumb-2, gcc 12 -Os; what is not here is small, or counts with another part.
+_CODE = {
+    "scores": 300, "stream": 300, "layer": 700, "tensor": 400, "fixed": 100, "rans": 1000, "huffman": 2200,
+    "cabac": 1400, "sparse": 900, "max_pool": 200, "average_pool": 230, "add": 150, "move": 200, "lookup": 30, "clamp": 50,
+}  # fmt: skip
+_DECODERS = ("fixed", "rans", "huffman", "cabac", "sparse")
+_ALWAYS = ("base", "requantize")
 # Templates, in the order in which they come; each is there only if it is needed.
 _ORDER = (
     "base", "requantize", "bits", "fixed", "rans", "huffman", "cabac", "stream", "tensor", "rows", "layer",
-    "layer_int8", "layer_codebook", "pool", "max_pool", "average_pool", "add", "clamp", "scores",
+    "layer_int8", "layer_codebook", "pool", "max_pool", "average_pool", "add", "clamp", "move", "lookup", "scores",
 )  # fmt: skip
 
 
@@ -31,7 +38,7 @@ class CSource:
     Attributes:
         kind: `network`: it computes scores; `weights`: it decodes tensors.
         files: text by name: `model.h`, and of a network `main.c` and `Makefile`.
-        flash: bytes of `payload` (coded weights) and `tables` (scales, biases, codebooks); code comes on top.
+        flash: bytes of `payload` (coded weights), `tables` (scales, biases, codebooks) and, about, `code` (Thumb-2).
         ram: bytes: of a network the `arena` (activations, and what decoding takes), `input` and `scores`; of weights,
             `work` (what decoding takes).
         notes: what is not as in the simulation.
@@ -104,7 +111,20 @@ def _wrapped(words: Iterable[str]) -> Iterable[str]:
 
 def spent(flash: Mapping[str, int], tables: str) -> str:
     """Return what a header takes of flash, as a sentence; `tables`: what those are of."""
-    return f"Flash: {flash['payload']:,} bytes of coded weights, {flash['tables']:,} of {tables}; then code."
+    known = f"{flash['payload']:,} bytes of coded weights, {flash['tables']:,} of {tables}"
+    return f"Flash: {known}; about {flash['code']:,} of code (Thumb-2, -Os)."
+
+
+def flash_of(codes: Iterable[Code], text: Text, parts: set[str]) -> dict[str, int]:
+    """Return what a header takes of flash; see `CSource`."""
+    code = sum(size for part, size in _CODE.items() if part in parts)
+    return {"payload": sum(len(code.payload) for code in codes), "tables": text.nbytes, "code": code}
+
+
+def parts_of(codes: Iterable[Code]) -> set[str]:
+    """Return the parts that decoding takes."""
+    decoders = {part for code in codes for part in code.parts}
+    return decoders | ({"stream"} if decoders else set()) | ({"bits"} if decoders - {"fixed"} else set())
 
 
 def comment(text: str) -> str:
@@ -135,15 +155,11 @@ def dimensions(shape: Iterable[int]) -> str:
     return " x ".join(map(str, shape)) or "1"
 
 
-def header(
-    artifact: Artifact, about: Iterable[str], codes: Iterable[Code], parts: set[str], body: str
-) -> str:
+def header(artifact: Artifact, about: Iterable[str], parts: set[str], body: str) -> str:
     """Return the text of `model.h`."""
-    decoders = {part for code in codes for part in code.parts}
-    parts |= decoders - {"sparse"} | {"base"} | ({"bits"} if decoders - {"fixed"} else set())
-    said = "\n   ".join([f"Written by featherweight, of the file {artifact.sha256}.", *map(str, about)])
-    switches = [f"#define FW_HAS_{part.upper()}" for part in sorted(decoders)]
-    templates = [template(f"{name}.h") for name in _ORDER if name in parts]
+    said = "\n   ".join([f"Written by featherweight, of the file {artifact.sha256}.", *about])
+    switches = [f"#define FW_HAS_{part.upper()}" for part in _DECODERS if part in parts]
+    templates = [template(f"{name}.h") for name in _ORDER if name in parts or name in _ALWAYS]
     guard = ["#ifndef FW_MODEL_H", "#define FW_MODEL_H", "", *switches, ""]
     return "\n".join([f"/* {said} */", *guard, *templates, body, "#endif\n"])
 

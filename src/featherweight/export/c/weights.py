@@ -7,7 +7,17 @@ import numpy as np
 from featherweight.artifact import Artifact, Raw
 from featherweight.errors import UnsupportedError
 from featherweight.export.c.streams import Code, codes_of
-from featherweight.export.c.text import CSource, Text, comment, dimensions, header, identifier, spent
+from featherweight.export.c.text import (
+    CSource,
+    Text,
+    comment,
+    dimensions,
+    flash_of,
+    header,
+    identifier,
+    parts_of,
+    spent,
+)
 from featherweight.formats import Clustered, Encoded, Float, Int, tag
 from featherweight.formats.view import Array, group_length
 
@@ -32,17 +42,15 @@ def weights_of(artifact: Artifact) -> CSource:
             values = tensor.decode() if isinstance(tensor, Encoded) else tensor.numpy()
             _define_numbers(text, name, safe, values, shape)
     work = max((code.work for code in codes.values()), default=0)
-    flash = {"payload": sum(len(code.payload) for code in codes.values()), "tables": text.nbytes}
+    parts = {*parts_of(codes.values()), *({"tensor"} if codes else ())}
+    flash = flash_of(codes.values(), text, parts)
     about = [
         f"{len(tensors)} tensors as they are stored; activations have no quantizers, so the network does not run.",
         spent(flash, "scales, codebooks and plain numbers"),
         f"RAM: {work:,} bytes of work to decode a tensor, and its numbers.",
     ]
     body = f"\n#define FW_WORK {work}u /* bytes that decoding works in */\n\n{text}"
-    parts = {"requantize", *({"stream", "tensor"} if codes else ())}
-    return CSource(
-        "weights", {"model.h": header(artifact, about, codes.values(), parts, body)}, flash, {"work": work}
-    )
+    return CSource("weights", {"model.h": header(artifact, about, parts, body)}, flash, {"work": work})
 
 
 def _as_numbers(tensor: Encoded) -> bool:

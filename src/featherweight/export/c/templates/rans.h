@@ -7,6 +7,7 @@ typedef struct fw_rans {
     uint64_t state;
     uint32_t distinct;
     uint32_t *starts;  /* [distinct + 1], of 2^24 */
+    uint16_t *first;   /* [256], by the highest 8 of 24 bits: the symbol there, by its number */
     uint16_t *symbols; /* [distinct] */
 } fw_rans;
 
@@ -26,7 +27,7 @@ static inline int fw_rans_open(
 {
     fw_bits bits;
     fw_table table;
-    uint32_t i, symbol, share, sum = 0, behind;
+    uint32_t i, at, symbol, share, sum = 0, behind;
     bits.bytes = bytes;
     bits.size = 8u * size;
     bits.at = 0;
@@ -38,7 +39,8 @@ static inline int fw_rans_open(
         return 0;
     code->starts = (uint32_t *)fw_take(space, table.distinct + 1u, 4);
     code->symbols = (uint16_t *)fw_take(space, table.distinct, 2);
-    if (!code->starts || !code->symbols)
+    code->first = (uint16_t *)fw_take(space, 256, 2);
+    if (!code->starts || !code->symbols || !code->first)
         return 0;
     for (i = 0; i < table.distinct; i++) {
         if (!fw_table_next(&table, &symbol, &share))
@@ -51,6 +53,11 @@ static inline int fw_rans_open(
         code->starts[i] = (uint32_t)(((uint64_t)code->starts[i] << 24) / sum);
     code->starts[table.distinct] = (uint32_t)1 << 24;
     code->distinct = table.distinct;
+    for (i = at = 0; i < 256u; i++) {
+        while (code->starts[at + 1u] <= i << 16)
+            at++;
+        code->first[i] = (uint16_t)at;
+    }
     behind = (bits.at + 7u) / 8u;
     if (table.distinct == 1u)
         return behind == size;
@@ -67,21 +74,16 @@ static inline int fw_rans_open(
 
 static inline uint32_t fw_rans_next(fw_rans *code)
 {
-    uint32_t low = 0, high = code->distinct, middle, share;
-    uint32_t q = (uint32_t)(code->state & 0xFFFFFFu);
+    uint32_t q = (uint32_t)(code->state & 0xFFFFFFu), at, share;
     if (code->distinct == 1u)
         return code->symbols[0];
-    while (high - low > 1u) {
-        middle = (low + high) / 2u;
-        if (code->starts[middle] <= q)
-            low = middle;
-        else
-            high = middle;
-    }
-    share = code->starts[low + 1u] - code->starts[low];
-    code->state = (code->state >> 24) * share + (q - code->starts[low]);
+    at = code->first[q >> 16];
+    while (code->starts[at + 1u] <= q)
+        at++;
+    share = code->starts[at + 1u] - code->starts[at];
+    code->state = (code->state >> 24) * share + (q - code->starts[at]);
     fw_rans_refill(code);
-    return code->symbols[low];
+    return code->symbols[at];
 }
 
 /* Whether all symbols were read and no word is left. */

@@ -17,6 +17,7 @@ from featherweight.artifact import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.c.program import Program, Step, Value, byte
 from featherweight.export.c.sums import Pairs, averages, codebook_sums, integer_sums, pairs, translation
+from featherweight.export.c.windows import ONE, Refusal, checked, ends, planes, windows
 from featherweight.export.float_graph import build_onnx, rewriting
 from featherweight.export.onnx_graph import (
     CLAMPS,
@@ -40,7 +41,6 @@ _KERNELS = (
     *_MOVES, *_NORMALISES, *CLAMPS, "Conv", "Gemm", "MatMul", "MaxPool", "AveragePool", "GlobalAveragePool", "Add",
     "Concat", "Slice", "Pad",
 )  # fmt: skip
-_MOST_SIZE = (1 << 16) - 1
 
 
 @rewriting("as steps in integers")
@@ -87,10 +87,6 @@ def _shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     return {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
 
 
-class _Refusal(Exception):
-    """Why a node has no form in C."""
-
-
 @dataclass(eq=False)
 class _Builder:
     """Walks over the nodes of a graph."""
@@ -130,7 +126,7 @@ class _Builder:
                 continue
             try:
                 self._node(node, [self.values[value] for value in reads])
-            except _Refusal as reason:
+            except Refusal as reason:
                 refused.append(f"{node.op_type} {node.name or node.output[0]} ({reason})")
         if refused:
             what = f"operators without a form in C: {'; '.join(refused)}"
@@ -149,7 +145,7 @@ class _Builder:
             self._layer(node, inputs)
             return
         if any(value.quantizer is None for value in inputs) and kind not in (*_MOVES, *_NORMALISES):
-            raise _Refusal("it reads floats")
+            raise Refusal("it reads floats")
         if kind in _MOVES:
             changed = self.activations.get(name, inputs[0].quantizer) != inputs[0].quantizer
             self.values[name] = self._same(name, inputs[0].buffer, inputs[0]) if not changed else inputs[0]
@@ -168,7 +164,7 @@ class _Builder:
             if attributes(node)["axis"] not in (1, -len(self.shapes[name]) + 1) or len(inputs) < len(
                 node.input
             ):
-                raise _Refusal("it joins along another axis than channels, or what is stored")
+                raise Refusal("it joins along another axis than channels, or what is stored")
             self._join(name, inputs)
         elif kind in ("Slice", "Pad"):
             self._move(node, inputs[0])
@@ -176,7 +172,7 @@ class _Builder:
             self.notes.append(f"scores are what {kind} reads: their order is the same")
             self.values[name] = inputs[0]
         else:
-            raise _Refusal("not among the kernels")
+            raise Refusal("not among the kernels")
 
     def _layer(self, node: NodeProto, inputs: list[Value]) -> None:
         """Write a layer, with the clamp behind it that alone reads it."""
@@ -184,63 +180,63 @@ class _Builder:
         edge = (behind or node).output[0]
         layer = self.layers.get(edge)
         if layer is None or len(inputs) != 1:
-            raise _Refusal("it multiplies no stored weight")
+            raise Refusal("it multiplies no stored weight")
         x, encoded = inputs[0], self.weights.get(layer.weight)
         shared = isinstance(encoded.format, Clustered) if encoded else False
         if x.quantizer is None or (edge in self.plan.floats and not (shared and not layer.obstacle)):
-            raise _Refusal(self.plan.floats.get(edge, "what it reads has no quantizer of 8-bit integers"))
+            raise Refusal(self.plan.floats.get(edge, "what it reads has no quantizer of 8-bit integers"))
         assert encoded is not None
         if encoded.view.permutation != tuple(range(len(encoded.view.shape))):
-            raise _Refusal("its weight is stored in another order of axes")
+            raise Refusal("its weight is stored in another order of axes")
         written, low, high = self._behind(edge)
         value = self._written(written)
         numbers = self._window(node, x, value, encoded.view.shape)
-        numbers |= _ends(value.quantizer, low, high)
+        numbers |= ends(value.quantizer, low, high)
         bias = self.tensors[layer.bias] if layer.bias else None
         if shared:
             sums = codebook_sums(encoded, bias, x.quantizer, value.quantizer)
         else:
             sums = integer_sums(encoded, self.plan.layers[edge], x.quantizer, value.quantizer)
         if isinstance(sums, str):
-            raise _Refusal(sums)
+            raise Refusal(sums)
         self._put(Step("layer", node.name or edge, (x,), value, numbers, layer.weight, sums), edge, written)
 
     def _window(self, node: NodeProto, x: Value, y: Value, weight: tuple[int, ...]) -> dict[str, int]:
         """Return the fields of a layer that say which inputs meet which weights."""
         if node.op_type != "Conv":
             if len(x.shape) != 1:
-                raise _Refusal("linear layers over more than one vector")
+                raise Refusal("linear layers over more than one vector")
             found = {"channels": weight[1], "height": 1, "width": 1, "out_channels": weight[0]}
-            return _checked(found | {"out_height": 1, "out_width": 1, "groups": 1} | _ONE)
+            return checked(found | {"out_height": 1, "out_width": 1, "groups": 1} | ONE)
         given = attributes(node)
         if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise _Refusal("padding by auto_pad")
+            raise Refusal("padding by auto_pad")
         groups = int(given.get("group", 1))
-        found = {**_planes(x.shape), **_planes(y.shape, "out_"), "groups": groups}
-        return _checked(found | _windows(given, len(x.shape) - 1, weight[2:]))
+        found = {**planes(x.shape), **planes(y.shape, "out_"), "groups": groups}
+        return checked(found | windows(given, len(x.shape) - 1, weight[2:]))
 
     def _pool(self, node: NodeProto, x: Value, y: Value) -> dict[str, int]:
         given = attributes(node)
         if given.get("auto_pad", b"NOTSET") not in (b"NOTSET", b"VALID"):
-            raise _Refusal("padding by auto_pad")
-        planes = {**_planes(x.shape), **_planes(y.shape, "out_")}
-        del planes["out_channels"]
+            raise Refusal("padding by auto_pad")
+        sizes = {**planes(x.shape), **planes(y.shape, "out_")}
+        del sizes["out_channels"]
         kernel = given.get("kernel_shape", x.shape[1:])
-        return _checked(planes | _windows(given, len(x.shape) - 1, tuple(kernel)))
+        return checked(sizes | windows(given, len(x.shape) - 1, tuple(kernel)))
 
     def _average(self, node: NodeProto, x: Value) -> None:
         name, given = node.output[0], attributes(node)
         written, low, high = self._behind(name)
         value = self._written(written)
         if value.quantizer is None or x.quantizer is None:
-            raise _Refusal("nothing quantizes what it writes")
+            raise Refusal("nothing quantizes what it writes")
         if (
             any(given.get("pads", ()))
             or given.get("ceil_mode")
             or any(n != 1 for n in given.get("dilations", ()))
         ):
-            raise _Refusal("windows that reach beyond what it reads")
-        numbers = self._pool(node, x, value) | _ends(value.quantizer, low, high)
+            raise Refusal("windows that reach beyond what it reads")
+        numbers = self._pool(node, x, value) | ends(value.quantizer, low, high)
         count = numbers["kernel_h"] * numbers["kernel_w"]
         multiplier, shift, apart = averages(x.quantizer, value.quantizer, count)
         if apart:
@@ -255,9 +251,9 @@ class _Builder:
         written, low, high = self._behind(name)
         value = self._written(written)
         if a.shape != b.shape:
-            raise _Refusal("it repeats what it reads along an axis")
+            raise Refusal("it repeats what it reads along an axis")
         if a.quantizer is None or b.quantizer is None or value.quantizer is None:
-            raise _Refusal("nothing quantizes what it writes")
+            raise Refusal("nothing quantizes what it writes")
         found: Pairs = pairs(a.quantizer, b.quantizer, value.quantizer)
         if found.apart:
             self.notes.append(
@@ -265,7 +261,7 @@ class _Builder:
             )
         numbers = {
             "count": prod(a.shape), "multiplier_a": found.a, "multiplier_b": found.b, "shift": found.shift,
-            **_ends(value.quantizer, low, high),
+            **ends(value.quantizer, low, high),
         }  # fmt: skip
         self._put(Step("add", name, (a, b), value, numbers), name, written)
 
@@ -274,7 +270,7 @@ class _Builder:
         shared = {x.quantizer for x in inputs}
         quantizer = self._byte(name) or (shared.pop() if len(shared) == 1 else None)
         if quantizer is None:
-            raise _Refusal("nothing quantizes what it writes")
+            raise Refusal("nothing quantizes what it writes")
         tables = tuple(
             translation(x.quantizer, quantizer) if x.quantizer not in (None, quantizer) else None
             for x in inputs
@@ -291,11 +287,11 @@ class _Builder:
         stored = [None if not given else self.graph.numbers(given) for given in node.input[1:]]
         if node.op_type == "Pad":
             if not pads_zeros(node, self.graph) or stored[0] is None or any(node.input[3:]):
-                raise _Refusal("padding other than by zeros")
+                raise Refusal("padding other than by zeros")
             starts = [-int(n) for n in stored[0][:rank]]
         else:
             if stored[0] is None or (len(stored) > 2 and stored[2] is None):
-                raise _Refusal("parts that are computed")
+                raise Refusal("parts that are computed")
             given = [*stored, None, None][2:4]
             axes = range(len(stored[0])) if given[0] is None else given[0].tolist()
             lengths = (1, *x.shape)
@@ -304,9 +300,9 @@ class _Builder:
                 starts[axis] = min(max(start + length if start < 0 else start, 0), length)
                 steps[axis] = 1 if given[1] is None else int(given[1][place])
         if starts[0] or min(steps) < 1:
-            raise _Refusal("samples apart, or backwards")
+            raise Refusal("samples apart, or backwards")
         before, after = (
-            _planes((*shape, 1, 1)[:3]) if len(shape) < 2 else _planes(shape)
+            planes((*shape, 1, 1)[:3]) if len(shape) < 2 else planes(shape)
             for shape in (x.shape, value.shape)
         )
         numbers = (
@@ -323,8 +319,8 @@ class _Builder:
     def _clamp(self, node: NodeProto, x: Value) -> None:
         name = node.output[0]
         value = self._same(name, self._buffer(self._size(name)), x)
-        ends = _ends(value.quantizer, *self._limits(node))
-        self._put(Step("clamp", name, (x,), value, {"count": prod(x.shape), **ends}), name)
+        numbers = {"count": prod(x.shape), **ends(value.quantizer, *self._limits(node))}
+        self._put(Step("clamp", name, (x,), value, numbers), name)
 
     def _put(self, step: Step, *names: str) -> None:
         self.steps.append(step)
@@ -339,13 +335,13 @@ class _Builder:
         return edge, -np.inf, np.inf
 
     def _limits(self, node: NodeProto) -> tuple[float, float]:
-        ends = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
+        found = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
         for place, name in enumerate(node.input[1:3]):
             number = self.graph.numbers(name) if name else None
             if name and number is None:
-                raise _Refusal("a clamp whose ends are computed")
-            ends[place] = ends[place] if number is None else float(number)
-        return ends[0], ends[1]
+                raise Refusal("a clamp whose ends are computed")
+            found[place] = found[place] if number is None else float(number)
+        return found[0], found[1]
 
     def _written(self, name: str) -> Value:
         """Return a new value: bytes, or, where only the caller reads it, floats."""
@@ -353,7 +349,7 @@ class _Builder:
         if quantizer is not None:
             return Value(self._buffer(self._size(name)), self._shape(name), quantizer)
         if not self._ends_network(name):
-            raise _Refusal("nothing quantizes what it writes")
+            raise Refusal("nothing quantizes what it writes")
         return Value(self._buffer(0), self._shape(name), None)
 
     def _ends_network(self, name: str) -> bool:
@@ -367,7 +363,7 @@ class _Builder:
     def _same(self, name: str, buffer: int, x: Value) -> Value:
         """Return a value with the quantizer of what it was moved from."""
         if self.activations.get(name, x.quantizer) != x.quantizer:
-            raise _Refusal("it changes the step of what it moves")
+            raise Refusal("it changes the step of what it moves")
         return replace(x, buffer=buffer, shape=self._shape(name))
 
     def _byte(self, name: str) -> Affine | None:
@@ -379,53 +375,15 @@ class _Builder:
     def _shape(self, name: str) -> tuple[int, ...]:
         shape = self.shapes.get(name, ())
         if len(shape) < 2 or shape[0] != 1:
-            raise _Refusal("its first axis is not the batch")
+            raise Refusal("its first axis is not the batch")
         return shape[1:]
 
     def _size(self, name: str) -> int:
         size = prod(self._shape(name))
         if not size:
-            raise _Refusal("its size is free")
+            raise Refusal("its size is free")
         return size
 
     def _buffer(self, size: int) -> int:
         self.sizes.append(size)
         return len(self.sizes) - 1
-
-
-_ONE = {
-    "kernel_h": 1, "kernel_w": 1, "stride_h": 1, "stride_w": 1, "dilation_h": 1, "dilation_w": 1,
-    "pad_top": 0, "pad_left": 0,
-}  # fmt: skip
-
-
-def _planes(shape: tuple[int, ...], prefix: str = "") -> dict[str, int]:
-    if len(shape) not in (2, 3):
-        raise _Refusal(f"{len(shape) - 1} axes of places")
-    channels, *places = shape
-    height, width = [1, *places][-2:]
-    return {f"{prefix}channels": channels, f"{prefix}height": height, f"{prefix}width": width}
-
-
-def _windows(given: Mapping[str, Any], axes: int, kernel: tuple[int, ...]) -> dict[str, int]:
-    """Return the fields of windows over one or two axes."""
-    pairs = {"kernel": kernel, "stride": given.get("strides"), "dilation": given.get("dilations")}
-    found = {}
-    for name, numbers in pairs.items():
-        found[f"{name}_h"], found[f"{name}_w"] = [1, 1, *(numbers or [1] * axes)][-2:]
-    found["pad_top"], found["pad_left"] = [0, 0, *(given.get("pads") or [0] * axes)[:axes]][-2:]
-    return found
-
-
-def _checked(numbers: dict[str, int]) -> dict[str, int]:
-    if not all(0 <= n <= _MOST_SIZE for n in numbers.values()):
-        raise _Refusal(f"a size beyond {_MOST_SIZE}")
-    return numbers
-
-
-def _ends(quantizer: Affine | None, low: float, high: float) -> dict[str, int]:
-    """Return the least and greatest byte of a range within a quantizer, and what stands for 0."""
-    if quantizer is None:
-        return {"out_zero": 0, "least": 0, "most": 0}
-    least, most = (byte(quantizer, int(q)) for q in quantizer.quantize(np.array([low, high], np.float32)))
-    return {"out_zero": byte(quantizer, quantizer.zero_point), "least": least, "most": most}

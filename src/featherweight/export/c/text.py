@@ -20,7 +20,7 @@ _LINE = 110
 # Bytes of code of each part, about: Thumb-2, gcc 12 -Os; what is not here is small, or counts with another part.
 _CODE = {
     "scores": 300, "stream": 300, "layer": 700, "tensor": 400, "fixed": 100, "rans": 1000, "huffman": 2200,
-    "cabac": 1400, "sparse": 900, "max_pool": 200, "average_pool": 230, "add": 150, "move": 200, "lookup": 30, "clamp": 50,
+    "cabac": 1400, "sparse": 900, "max_pool": 200, "average_pool": 230, "add": 150, "move": 200, "clamp": 50,
 }  # fmt: skip
 _DECODERS = ("fixed", "rans", "huffman", "cabac", "sparse")
 _ALWAYS = ("base", "requantize")

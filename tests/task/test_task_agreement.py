@@ -138,3 +138,34 @@ def test_recipes_without_training_run_without_labels(tmp_path, recipe):
 def test_auto_runs_without_labels(tmp_path):
     found = compress(Agreement(network(), train=X, test=X), max_drop=5, threads=1, store=Store(tmp_path))
     assert found.summary.ratio > 1 and isinstance(found.recipe, Recipe)
+
+
+def test_keyword_arguments_as_tokenizers_give_them():
+    class Both(nn.Module):
+        def forward(self, words, mask):
+            return torch.stack([words * mask, words + mask], -1).sum(1)
+
+    words, mask = torch.randn(20, 4), torch.ones(20, 4)
+    alone = Agreement(
+        Both(), train={"words": words, "mask": mask}, test={"words": words.numpy(), "mask": mask}
+    )
+    paired = Agreement(
+        Both(), train=({"words": words, "mask": mask}, None), test=({"words": words, "mask": mask}, None)
+    )
+    assert alone.fingerprint() == paired.fingerprint()
+    assert alone.metrics(alone.model(), "test")["agreement"] == 1
+    loader = DataLoader([{"words": w, "mask": m} for w, m in zip(words, mask, strict=True)], batch_size=5)
+    streamed = Agreement(Both(), train=loader, test=loader)
+    assert sorted(streamed.example()) == ["mask", "words"]
+    with pytest.raises(TaskError, match="not as many labels as inputs"):
+        Agreement(Both(), train={"words": words, "mask": mask[:3]}, test={"words": words, "mask": mask})
+
+
+def test_labels_among_keyword_arguments_are_labels():
+    class Scores(nn.Module):
+        def forward(self, x):
+            return x
+
+    x, y = torch.eye(6), torch.arange(6)
+    task = Classification(Scores(), train={"x": x, "labels": y}, test={"x": x, "labels": y})
+    assert scores(task.model(), task, "test")["accuracy"] == 1

@@ -123,7 +123,7 @@ def export(
 
     onnx-dynamic: linear layers in integers, with ranges that are found at run time.
 
-    onnx-nbits: linear layers with weights of 4 bits.
+    onnx-nbits: linear layers with weights of 2, 4 or 8 bits, multiplied as integers by activations of 8.
 
     openvino, openvino-int8: OpenVINO IR, float or in integers.
 

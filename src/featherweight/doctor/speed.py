@@ -17,7 +17,7 @@ from featherweight.doctor.size import Finding
 from featherweight.engines import onnxruntime_session, openvino_model, said
 from featherweight.errors import UnsupportedError
 from featherweight.export import serialized
-from featherweight.export.onnx_graph import OnnxGraph
+from featherweight.export.onnx_graph import OnnxGraph, attributes
 from featherweight.runtime.backend import onnx_backend
 from featherweight.runtime.saturation import PORTABLE, saturable, with_own_weights
 
@@ -83,7 +83,8 @@ def _onnxruntime(model: onnx.ModelProto, content: bytes, threads: int, wide: boo
     found = []
     for node in optimized.graph.node:
         op = node.op_type
-        precision = "int4" if op == "MatMulNBits" else "int8" if op.startswith(_INTEGER) else "float32"
+        nbits = f"int{attributes(node).get('bits', 4)}" if op == "MatMulNBits" else ""
+        precision = nbits or ("int8" if op.startswith(_INTEGER) else "float32")
         found.append(Kernel((_given(node, known, made),), op, precision))
     return found
 

@@ -125,12 +125,32 @@ class Writer:
         array = np.asarray(values)
         name = name or f"{array.dtype}:{array.item()!r}"
         if array.nbytes > _SMALL:
-            head = f"{array.dtype.str} {array.shape} ".encode()
-            known = self._names.setdefault(sha256(head + array.tobytes()).digest(), name)
+            known = self._names.setdefault(_content(array), name)
             if known != name:
                 return known
         self.tensors[name] = numpy_helper.from_array(array, name)
         return name
+
+    def transposed(self, matrix: Array, name: str) -> str:
+        """Return the name of a matrix: of an initialiser, or of what a Transpose makes of one that is there already.
+
+        Runtimes transpose it once, when they open the file.
+        """
+        known = self._names.get(_content(matrix.T)) if matrix.nbytes > _SMALL else None
+        if known is None or known in (name, f"{name}/turned"):
+            return self.constant(matrix, name)
+        return self.add("Transpose", [known], f"{name}/turned", perm=[1, 0])
+
+
+def _content(array: Array) -> bytes:
+    """Return a hash of type, shape and numbers."""
+    head = f"{array.dtype.str} {array.shape} ".encode()
+    return sha256(head + array.tobytes()).digest()
+
+
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a model names."""
+    return max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=1)
 
 
 def attributes(node: NodeProto) -> dict[str, Any]:

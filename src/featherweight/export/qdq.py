@@ -21,19 +21,20 @@ from featherweight.export.onnx_graph import (
     MICROSOFT,
     OnnxGraph,
     Writer,
-    attributes,
     bias_behind,
     merge_padding,
     operators,
+    opset_of,
     pads_zeros,
     pool_means,
     replace,
     swap_weights,
 )
+from featherweight.export.rows import tied_tables, write_rows
 from featherweight.export.signature import signed
-from featherweight.formats import Encoded, Int
+from featherweight.formats import Encoded
 from featherweight.formats.floating import MOST
-from featherweight.integers import IntegerLayer, IntegerPlan, integer_plan, steps_of
+from featherweight.integers import IntegerLayer, IntegerPlan, integer_plan
 
 Array = NDArray[Any]
 
@@ -137,6 +138,8 @@ class _Builder:
     def build(self) -> None:
         """Put the new nodes and initialisers into the graph."""
         graph, self.absorbed = self.graph.model.graph, self._absorbed()
+        heads = tied_tables(graph.node, self.table)
+        self.rows: dict[str, Any] = {"opset": opset_of(self.graph.model), "heads": heads}
         for value in graph.input:
             self._quantize(value.name, value.name)
         for node in graph.node:
@@ -175,7 +178,7 @@ class _Builder:
         behind = bias_behind(node, self.graph, self.table)
         edge = (behind or node).output[0]
         layer = self.plan.layers.get(edge)
-        if not write_rows(self.writer, node, self.table, self.weights, outputs[0]):
+        if not write_rows(self.writer, node, self.table, self.weights, outputs[0], **self.rows):
             if layer is not None and node.op_type == "Add":
                 bias = self.writer.constant(layer.biases, f"{edge}/bias")
                 inputs = [bias if value in self.graph.stored else value for value in inputs]
@@ -251,50 +254,6 @@ class _Builder:
         parts = {"": integers, "/scale": scale}
         if integers.ndim == 2:  # ONNX Runtime merges no Gemm without zero points
             parts["/zero"] = np.zeros(scale.shape, integers.dtype)
-        inputs = [self.writer.constant(array, f"{name}{part}") for part, array in parts.items()]
+        stored = self.writer.transposed if integers.ndim == 2 else self.writer.constant
+        inputs = [stored(integers, name), *(self.writer.constant(parts[p], f"{name}{p}") for p in parts if p)]
         return self.writer.add("DequantizeLinear", inputs, f"{name}/real", axis=axis)
-
-
-def write_rows(
-    writer: Writer, node: NodeProto, table: Mapping[str, Initialiser], weights: Mapping[str, Encoded],
-    result: str,
-) -> bool:  # fmt: skip
-    """Look rows up in a table of integers, in the place of a Gather of the float table; return whether that is done.
-
-    The numbers are those of the decoded table, bit for bit: rows are scaled after they are gathered.
-
-    Args:
-        writer: gets the nodes, the integers and their scales.
-        node: any node.
-        table: where the initialisers of the graph come from.
-        weights: encoded tensors by canonical name.
-        result: the value to write.
-    """
-    gathers = node.op_type == "Gather" and not attributes(node).get("axis")
-    entry = table.get(node.input[0]) if gathers else None
-    encoded = weights.get(entry.tensor) if entry and not entry.shape and not entry.permutation else None
-    if encoded is None or not isinstance(encoded.format, Int) or encoded.format.bits > 8:
-        return False
-    view, scale = encoded.view, encoded.parts["scale"].astype(np.float32)
-    groups = max(scale.size // view.rows, 1)
-    even = scale.size in (1, view.rows * groups) and view.cols % groups == 0
-    if not even or np.any(encoded.parts.get("zero_point", 0)) or view.permutation != (0, 1):
-        return False
-    (name, indices), shape = node.input, (view.rows, groups, -1) if groups > 1 else view.shape
-    steps = steps_of(encoded).astype(np.int8).reshape(shape)
-    rows = writer.constant(steps, f"{name}/rows")
-    integers = writer.add("Gather", [rows, indices], f"{result}/rows", name=node.name)
-    step = scale.reshape(*steps.shape[:-1], 1) if scale.size > 1 else scale.reshape(())
-    scales = writer.constant(step, f"{name}/scale")
-    if scale.size == 1:
-        writer.add("DequantizeLinear", [integers, scales], result)
-        return True
-    scales = writer.add("Gather", [scales, indices], f"{result}/rows/scale")
-    numbers = writer.add("Cast", [integers], f"{result}/rows/steps", to=TensorProto.FLOAT)
-    product = writer.add("Mul", [numbers, scales], f"{result}/rows/groups" if groups > 1 else result)
-    if groups > 1:
-        places = writer.add("Shape", [indices], f"{result}/rows/places")
-        width = writer.constant(np.array([view.cols], np.int64), f"{name}/width")
-        sizes = writer.add("Concat", [places, width], f"{result}/rows/shape", axis=0)
-        writer.add("Reshape", [product, sizes], result)
-    return True

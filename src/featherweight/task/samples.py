@@ -32,6 +32,7 @@ from featherweight.task.protocol import Guarded
 HASHED_TENSORS = 1 << 28  # bytes that a fingerprint reads at most, of a split in memory
 HASHED_ITEMS = 1 << 26  # and of one whose samples have to be made
 PROBES = 16
+LABELS = "labels"  # among the keyword arguments of a network: what it is to answer
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,6 +255,8 @@ def _samples(data: Any, where: str) -> Samples:
         return data
     if isinstance(data, Tensor | np.ndarray):
         return Tensors(tensor(data), None)
+    if isinstance(data, Mapping):
+        return tensors(*pair(data), where=where)
     if isinstance(data, tuple) and len(data) == 2:
         labels = data[1]
         listed = isinstance(labels, list) and labels and all(isinstance(one, int | float) for one in labels)
@@ -277,7 +280,7 @@ def _samples(data: Any, where: str) -> Samples:
         raise TaskError("can be read only once", where=where, got=kind, hint=hint)
     if isinstance(data, Iterable) and not isinstance(data, IterableDataset | Mapping | str):
         return Stream(data)
-    expected = "(inputs, labels), a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches"
+    expected = "(inputs, labels), a dict of inputs, a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches"
     raise TaskError("not data", where=where, got=kind, expected=expected)
 
 
@@ -314,9 +317,17 @@ def tensor(values: Any) -> Tensor:
 
 
 def pair(batch: Any) -> tuple[Any, Any]:
-    """Return a batch as `(inputs, labels)`; a tensor alone has no labels."""
+    """Return a batch as `(inputs, labels)`; a tensor alone has no labels.
+
+    Of keyword arguments, as tokenizers give them, the entry `labels` has the labels.
+
+    >>> pair({"input_ids": torch.zeros(1), "labels": torch.ones(1)})
+    ({'input_ids': tensor([0.])}, tensor([1.]))
+    """
     if isinstance(batch, Tensor):
         return batch, None
+    if isinstance(batch, Mapping):
+        return {name: part for name, part in batch.items() if name != LABELS}, batch.get(LABELS)
     if isinstance(batch, tuple | list) and len(batch) == 2:
         inputs, labels = batch
         if isinstance(labels, int | float | str):

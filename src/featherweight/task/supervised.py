@@ -44,10 +44,10 @@ class Supervised(ABC):
             returns one (called under a fixed seed).
         train: a pair of tensors or arrays `(inputs, labels)`; or a map-style `Dataset`; or a `DataLoader` or
             any other re-iterable of `(inputs, labels)` batches. Inputs are a tensor, a tuple (positional
-            arguments) or a dict (keyword arguments). Of a loader that visits each item of a map-style data
-            set once, the data set, the collate function, the batch size and the workers are taken, and the
-            order is ours; any other is iterated as it is, and then its own shuffling decides whether two runs
-            are equal.
+            arguments) or a dict (keyword arguments); a dict alone, as tokenizers give it, may hold `labels`. Of a
+            loader that visits each item of a map-style data set once, the data set, the collate function, the
+            batch size and the workers are taken, and the order is ours; any other is iterated as it is, and then
+            its own shuffling decides whether two runs are equal.
         test: as `train`; read once, for the report.
         validation: as `train`; without it a tenth of the training set is held out, always the same. Pass it if
             the network was trained on all of `train`: on memorised samples every loss looks smaller than it is.

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from featherweight import Agreement, Classification, compress
 from featherweight.errors import ConfigError, TaskError
-from featherweight.evaluation.metrics import scores
+from featherweight.evaluation.metrics import predictor, scores
 from featherweight.model import Model
 from featherweight.recipe import Recipe, Store
 from featherweight.task import Restricted
@@ -168,4 +168,4 @@ def test_labels_among_keyword_arguments_are_labels():
 
     x, y = torch.eye(6), torch.arange(6)
     task = Classification(Scores(), train={"x": x, "labels": y}, test={"x": x, "labels": y})
-    assert scores(task.model(), task, "test")["accuracy"] == 1
+    assert task.metrics(predictor(task.model()), "test")["accuracy"] == 1

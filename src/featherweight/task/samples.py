@@ -280,7 +280,9 @@ def _samples(data: Any, where: str) -> Samples:
         raise TaskError("can be read only once", where=where, got=kind, hint=hint)
     if isinstance(data, Iterable) and not isinstance(data, IterableDataset | Mapping | str):
         return Stream(data)
-    expected = "(inputs, labels), a dict of inputs, a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches"
+    expected = (
+        "(inputs, labels), a dict, a Dataset, a DataLoader, or a re-iterable of (inputs, labels) batches"
+    )
     raise TaskError("not data", where=where, got=kind, expected=expected)
 
 

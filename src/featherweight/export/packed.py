@@ -57,10 +57,15 @@ def packed(encoded: Encoded, whole: int = WHOLE, *, least: int = 1) -> Packed:
     else:
         block = whole or -(-view.cols * bits // BITS) * BITS // bits
     blocks = -(-view.cols // block)
-    scale, point = (_by_block(encoded, name, blocks) for name in ("scale", "zero_point"))
-    half, steps = 1 << bits - 1, encoded.symbols.astype(np.int16).reshape(view.rows, view.cols)
-    steps = np.pad(steps, [(0, 0), (0, blocks * block - view.cols)]).reshape(view.rows, blocks, block)
-    zero = np.zeros((view.rows, blocks), np.int16) if point is None else point.astype(np.int16)
+    half = 1 << bits - 1
+    steps: Array = encoded.symbols.astype(np.int16).reshape(view.rows, view.cols)
+    filled: Array = np.pad(steps, [(0, 0), (0, blocks * block - view.cols)])
+    steps, scale = (
+        filled.reshape(view.rows, blocks, block),
+        _by_block(encoded, encoded.parts["scale"], blocks),
+    )
+    point = encoded.parts.get("zero_point", np.zeros(1))
+    zero = _by_block(encoded, point, blocks).astype(np.int16)
     steps = np.where(steps > grid(own)[1] - zero[..., None], steps - (1 << own), steps)
     codes = joined((steps + zero[..., None] + half).astype(np.uint8), bits)
     return Packed(
@@ -97,17 +102,12 @@ def joined(codes: Array, bits: int) -> Array:
     share = BITS // bits
     padding = [(0, 0)] * (codes.ndim - 1) + [(0, -codes.shape[-1] % share)]
     parts = np.pad(codes, padding).reshape(*codes.shape[:-1], -1, share)
-    return np.bitwise_or.reduce(parts << (bits * np.arange(share, dtype=np.uint8)), axis=-1)
+    made: Array = np.bitwise_or.reduce(parts << (bits * np.arange(share, dtype=np.uint8)), axis=-1)
+    return made
 
 
-def _by_block(encoded: Encoded, name: str, blocks: int) -> Array | None:
-    """Return scales or zero points, one a block `[rows, blocks]`; None where there are none."""
-    if name not in encoded.parts:
-        return None
-    view, values = encoded.view, encoded.parts[name]
-    each = isinstance(encoded.format.per, int)  # type: ignore[attr-defined]
-    shape = (view.rows, -1) if each else (-1, 1)
-    values = values.reshape(shape)
-    return np.ascontiguousarray(
-        np.broadcast_to(np.repeat(values, view.rows // len(values), 0), (view.rows, blocks))
-    )
+def _by_block(encoded: Encoded, values: Array, blocks: int) -> Array:
+    """Return scales or zero points, one a block `[rows, blocks]`."""
+    view, each = encoded.view, isinstance(encoded.format.per, int)  # type: ignore[attr-defined]
+    values = values.reshape((view.rows, -1) if each and values.size > 1 else (-1, 1))
+    return np.broadcast_to(np.repeat(values, view.rows // len(values), 0), (view.rows, blocks))

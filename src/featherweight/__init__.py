@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "artifact": "Artifact load",
+    "capture.onnx_task": "from_onnx",
     "delivery": "Compressed",
     "errors": "FeatherweightError",
     "files": "Store",
@@ -36,11 +37,12 @@ _HOMES = {name: f"featherweight.{home}" for home, names in _NAMES.items() for na
 __all__ = [
     "Agreement", "Artifact", "Bitmask", "Cabac", "Classification", "Clustered", "Compressed", "FeatherweightError",
     "Fixed", "Float", "Gaps", "Huffman", "Int", "Log2", "Model", "Option", "Rans", "Recipe", "Regression", "Store",
-    "Task", "View", "Zstd", "__version__", "compress", "load", "run", "session",
+    "Task", "View", "Zstd", "__version__", "compress", "from_onnx", "load", "run", "session",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact, load
+    from featherweight.capture.onnx_task import from_onnx
     from featherweight.delivery import Compressed
     from featherweight.errors import FeatherweightError
     from featherweight.files import Store

@@ -129,8 +129,8 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
     Args:
         module: the network.
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
-        dynamic: axes that may change in size by input name; by default axis 0 of every input where that
-            works, and none where it does not.
+        dynamic: axes that may change in size by input name; by default those that the network says by a method
+            `dynamic_shapes`, else axis 0 of every input, each where that works, and none where it does not.
 
     Raises:
         UnsupportedError: the network cannot be captured; names the layer and why.
@@ -162,9 +162,12 @@ def _traced(
 
 
 def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dynamic) -> Program:
-    """Try the dynamic shapes that were asked for; by default axis 0, and then none."""
+    """Try the dynamic shapes that were asked for; by default the network's own, then axis 0, and then none."""
     if dynamic is not None:
         return _functional(flat, named, outputs, _asked(named, dynamic))
+    if hasattr(flat.module, "dynamic_shapes"):
+        with contextlib.suppress(UnsupportedError):
+            return _functional(flat, named, outputs, _asked(named, flat.module.dynamic_shapes()))
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from featherweight.cli.output import JsonFlag, TaskOption, ThreadsOption, emit, folder, say, table, warn
+from featherweight.cli.output import JsonFlag, ThreadsOption, emit, folder, say, table, warn
+from featherweight.cli.source import (
+    AxisOption,
+    BgrOption,
+    InputsOption,
+    MeanOption,
+    OnnxOption,
+    OutputsOption,
+    SizeOption,
+    StdOption,
+    TaskOption,
+    source,
+)
 
 if TYPE_CHECKING:
     from featherweight.artifact import Artifact
@@ -49,18 +61,28 @@ def inspect(file: FileArgument, json: JsonFlag = False) -> None:
 
 def evaluate(
     file: FileArgument,
-    task: TaskOption,
+    task: TaskOption = None,
     split: Annotated[Literal["validation", "test"], typer.Option(help="Which data.")] = "test",
     runtime: Annotated[str, typer.Option(help="What runs it, see list runtimes.")] = "onnxruntime",
+    onnx: OnnxOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
+    axis: AxisOption = None,
+    image_size: SizeOption = None,
+    mean: MeanOption = "0",
+    std: StdOption = "1",
+    bgr: BgrOption = False,
     json: JsonFlag = False,
     threads: ThreadsOption = None,
 ) -> None:
-    """Run a file in its runtime on a task's data and print the metrics."""
+    """Run a file in its runtime on the data of a task, or on inputs of an ONNX file, and print the metrics."""
     from featherweight.evaluation.metrics import metrics, reloaded_predictor
     from featherweight.processors import usable_processors
-    from featherweight.zoo.tasks import resolve
 
-    chosen, artifact = resolve(task), _load(file)
+    artifact = _load(file)
+    chosen = source(
+        task, onnx, inputs, outputs=outputs, axis=axis, size=image_size, mean=mean, std=std, bgr=bgr
+    )
     _warn_of_another_task(artifact, chosen)
     predict, used = reloaded_predictor(artifact, chosen, threads or usable_processors(), runtime)
     found = metrics(predict, chosen, split)

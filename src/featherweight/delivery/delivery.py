@@ -110,7 +110,7 @@ def deliver(recipe: Recipe, workspace: Workspace, searched: Searched | None = No
         test, runtime, difference, checked = check(artifact, model, evaluator)
     searched, index, paired = searched or Searched(), artifact.index(), test.against(before["test"])
     parameters = sum(p.numel() for p in base.module.parameters())
-    notes = [*model.notes, *checked, *memorised(before, workspace)]
+    notes = [*getattr(task, "notes", ()), *model.notes, *checked, *memorised(before, workspace)]
     held_out = getattr(task, "held_out", False) and getattr(task, "training", None) is None
     summary = Summary(
         task=task.name, fingerprint=workspace.fingerprint, primary=task.primary, parameters=parameters,

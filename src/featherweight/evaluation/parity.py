@@ -22,7 +22,7 @@ from featherweight.model import Model, Note
 from featherweight.runtime import BACKENDS, OnnxBackend, Session, usable
 from featherweight.simulation import execution, fake_quantize
 from featherweight.task import Inputs, Output, Predict, Task
-from featherweight.task.outputs import logits, outputs_of
+from featherweight.task.outputs import outputs_of, scores_of
 from featherweight.task.samples import mapped, size_of
 from featherweight.task.sampling import drawn
 
@@ -176,7 +176,9 @@ def agreement(first: Predict, second: Predict, task: Task) -> str:
         what = f"values (within {NEAR} steps)"
         if outputs_of(task, ours) == "classes":
             what = "top-1 class"
-            near = [(logits(ours).argmax(1) == logits(theirs).argmax(1)).numpy().reshape(-1)]
+            near = [
+                (scores_of(task, ours).argmax(1) == scores_of(task, theirs).argmax(1)).numpy().reshape(-1)
+            ]
         same += near
         seen += size_of(inputs)
     shares = zip(numbers / max(numbers.sum(), 1), ("0", "1", "2", "3 or more"), strict=True)

@@ -25,7 +25,7 @@ from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
 from featherweight.structure import to_call
 from featherweight.task import Predict, Task
-from featherweight.task.outputs import logits
+from featherweight.task.outputs import scores_of
 from featherweight.task.protocol import failures
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn
@@ -248,7 +248,7 @@ def _losses(task: Task, batches: int, generator: torch.Generator | None = None) 
 
     def loss(run: Predict, batch: Any, inputs: Any) -> Tensor:
         output = run(inputs)
-        return task.loss(output, batch) if generator is None else own_loss(logits(output), generator)
+        return task.loss(output, batch) if generator is None else own_loss(scores_of(task, output), generator)
 
     for batch in drawn(task, "validation", batches=batches):
         inputs = task.inputs(batch)

@@ -27,8 +27,9 @@ def outputs_of(task: Any, output: Output) -> Outputs:
         return said
     if isinstance(output, Mapping) and "logits" in output:
         output = output["logits"]
-    tensors = tensors_of(output)
-    scores = len(tensors) == 1 and tensors[0].ndim == 2 and tensors[0].shape[1] > 1
+    tensors = all_tensors(output)
+    single = len(tensors) == 1 and tensors[0].is_floating_point()
+    scores = single and tensors[0].ndim == 2 and tensors[0].shape[1] > 1
     return "classes" if scores else "values"
 
 
@@ -41,6 +42,30 @@ def logits(output: Output) -> Tensor:
             expected="a tensor [n, classes], alone, first in a tuple, or `logits` of a dict",
         )  # fmt: skip
     return found
+
+
+def scores_of(task: Any, output: Output) -> Tensor:
+    """Return the scores `[n, classes, ...]` of what a task's network returned, in nats.
+
+    The classes stand along axis 1, or where the task says so by an attribute `axis`. Probabilities become their
+    logarithms, which are scores of the same softmax.
+    """
+    found = logits(output)
+    axis = getattr(task, "axis", 1)
+    if not -found.ndim <= axis < found.ndim:
+        raise TaskError(
+            "no such axis of scores", where="axis", got=axis, expected=f"one of {tuple(found.shape)}"
+        )
+    found = found.movedim(axis, 1)
+    return found.clamp_min(torch.finfo(found.dtype).tiny).log() if are_probabilities(found, 1) else found
+
+
+def are_probabilities(found: Tensor, axis: int) -> bool:
+    """Return whether numbers are of a softmax along an axis of two or more: none negative, sums of 1."""
+    if not found.is_floating_point() or found.ndim < 2 or found.shape[axis] < 2 or not found.numel():
+        return False
+    sums = found.float().sum(axis)
+    return bool((found >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all())
 
 
 def main_output(output: Output) -> Tensor | None:
@@ -72,12 +97,16 @@ def described(output: Output) -> str:
 
 def tensors_of(output: Output) -> list[Tensor]:
     """Return the floating-point tensors of any nesting, in order."""
-    arrays = [leaf for leaf in leaves(plain(output)) if hasattr(leaf, "__array__")]
-    floats = [tensor for tensor in map(torch.as_tensor, arrays) if tensor.is_floating_point()]
+    floats = [tensor for tensor in all_tensors(output) if tensor.is_floating_point()]
     if not floats:
         got, expected = type(output).__name__, "what the network returns"
         raise TaskError("no floating-point tensor", got=got, expected=expected)
     return floats
+
+
+def all_tensors(output: Output) -> list[Tensor]:
+    """Return the tensors of any nesting, in order, arrays as tensors."""
+    return [torch.as_tensor(leaf) for leaf in leaves(plain(output)) if hasattr(leaf, "__array__")]
 
 
 def plain(output: Output) -> Output:
@@ -85,9 +114,9 @@ def plain(output: Output) -> Output:
     return vars(output) if is_dataclass(output) and not isinstance(output, Mapping | tuple) else output
 
 
-def paired(output: Output, answer: Output) -> list[tuple[Tensor, Tensor]]:
-    """Return the tensors of two outputs of one network side by side."""
-    ours, theirs = tensors_of(output), tensors_of(answer)
+def paired(output: Output, answer: Output, *, integers: bool = False) -> list[tuple[Tensor, Tensor]]:
+    """Return the floating-point tensors of two outputs of one network side by side, or all of them."""
+    ours, theirs = map(all_tensors if integers else tensors_of, (output, answer))
     shapes = [[tuple(tensor.shape) for tensor in side] for side in (ours, theirs)]
     if shapes[0] != shapes[1]:
         raise TaskError("outputs are not of the shapes of the answers", got=shapes[0], expected=shapes[1])

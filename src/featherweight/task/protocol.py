@@ -36,8 +36,9 @@ class Task(Protocol):
     is free; without it the first axis of every input is, where the network allows), `scores(predict, split)`
     (the primary metric of each sample `[n]`, in one order, whose mean is that of `metrics`: by it two networks are
     compared sample by sample; without it their means alone are), `outputs` (`classes` or `values`: what the
-    network returns; without it see `featherweight.task.outputs`) and `steady` (False: its data differ from run to
-    run, which reports say).
+    network returns; without it see `featherweight.task.outputs`), `axis` (of the classes; without it 1), `whole` (True:
+    a batch is neither cut nor put together with others), `notes` (what reports are to say of it) and `steady` (False:
+    its data differ from run to run, which reports say).
     """
 
     @property
@@ -166,6 +167,16 @@ class Restricted:
     def outputs(self) -> Any:
         """What the network returns, where the task says so: `classes` or `values`."""
         return getattr(self.task, "outputs", None)
+
+    @property
+    def axis(self) -> int:
+        """The axis of the outputs along which the classes stand."""
+        return getattr(self.task, "axis", 1)
+
+    @property
+    def whole(self) -> bool:
+        """Whether batches are neither cut nor put together."""
+        return getattr(self.task, "whole", False)
 
     def model(self) -> nn.Module:
         """Return the network of the task."""

@@ -41,7 +41,7 @@ def drawn(
 def drawn_inputs(task: Task, split: Split, *, samples: int, at_once: int, seed: int = 0) -> Iterator[Inputs]:
     """Yield exactly so many inputs of a split, or all there are, a few at a time; labels are not read.
 
-    A batch whose tensors are not all of one length is not cut.
+    A batch whose tensors are not all of one length is not cut, nor is any of a task whose batches are whole.
 
     Args:
         task: whose data.
@@ -54,7 +54,7 @@ def drawn_inputs(task: Task, split: Split, *, samples: int, at_once: int, seed: 
         inputs = task.inputs(batch)
         count = min(size_of(inputs), samples)
         samples -= count
-        if len({leaf.shape[:1] for leaf in leaves(inputs)}) > 1:
+        if getattr(task, "whole", False) or len({leaf.shape[:1] for leaf in leaves(inputs)}) > 1:
             yield inputs
             continue
         for start in range(0, count, at_once):
@@ -63,7 +63,10 @@ def drawn_inputs(task: Task, split: Split, *, samples: int, at_once: int, seed: 
 
 
 def singly(task: Task, batch: Batch) -> Iterator[Batch]:
-    """Return the samples of a batch as batches of one."""
+    """Return the samples of a batch as batches of one; a batch that is whole as it is."""
+    if getattr(task, "whole", False):
+        yield batch
+        return
     for number in range(size_of(task.inputs(batch))):
         yield mapped(partial(_sample, number=number), batch)
 

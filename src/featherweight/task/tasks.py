@@ -21,6 +21,7 @@ from featherweight.task.outputs import (
     main_output,
     outputs_of,
     paired,
+    scores_of,
     spread,
 )
 from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call
@@ -164,8 +165,9 @@ class Agreement(Supervised):
 
     `agreement` is 1 for the network itself. Of scores of classes it is the share of samples with the same top-1
     class. Of values it is the explained variance: 1 - squared error / variance, for each channel (axis 1) of each
-    output on its own, and the mean of these, so that outputs of small numbers count as much as those of large.
-    `loss` is the cross-entropy to the network's own top-1 class in nats; of values 1 - agreement.
+    output on its own, and the mean of these, so that outputs of small numbers count as much as those of large; of
+    integers the share that are equal. `loss` is the cross-entropy to the network's own top-1 class in nats; of
+    values 1 - agreement.
 
     >>> import torch
     >>> task = Agreement(torch.nn.Linear(4, 3), train=torch.randn(100, 4), test=torch.randn(50, 4))
@@ -176,6 +178,7 @@ class Agreement(Supervised):
         model: see `Supervised`, as for everything that is not listed here. The network comes trained.
         outputs: `classes` if the network returns scores `[n, classes, ...]` (as `Classification` takes them), or
             `values`. By default a single tensor `[n, 2 or more]` has scores, and everything else has values.
+        axis: along which the classes stand: -1 for a network that returns scores `[n, time, classes]`.
         options: further arguments of `Supervised`. Data are inputs alone, or as there: labels are not read.
             `(inputs, None)` stands for several inputs of a network.
 
@@ -186,14 +189,14 @@ class Agreement(Supervised):
     primary: str = "agreement"
     labelled: bool = False
 
-    def __init__(self, model: Any, *, outputs: Outputs | None = None, **options: Any) -> None:
+    def __init__(self, model: Any, *, outputs: Outputs | None = None, axis: int = 1, **options: Any) -> None:
         if options.get("training") is not None:
             raise ConfigError(
                 "an untrained network has no answers to agree with", where="training",
                 hint="train it first, by a task with labels, and hand over the result",
             )  # fmt: skip
         super().__init__(model, **options)
-        self._given = outputs
+        self._given, self.axis = outputs, axis
         self._answers: dict[str, Output] = {}
 
     @classmethod
@@ -229,7 +232,7 @@ class Agreement(Supervised):
         """Return the cross-entropy to the network's own top-1 class; of values the squared error over the variance."""
         answer = self.answer(batch)
         if self.outputs == "classes":
-            return cross_entropy(logits(output), logits(answer).argmax(1))
+            return cross_entropy(scores_of(self, output), scores_of(self, answer).argmax(1))
         return distance(output, answer)
 
     def metrics(self, predict: Predict, split: Split) -> Mapping[str, float]:
@@ -247,7 +250,9 @@ class Agreement(Supervised):
             pairs = [(predict(inputs), answer) for inputs, answer in self._answered(split)]
             if not pairs:
                 raise TaskError("no samples", where=f"{self.name}, {split} split")
-            return _same(pairs) if self.outputs == "classes" else _explained(pairs)
+            if self.outputs == "classes":
+                return _same([(scores_of(self, output), scores_of(self, answer)) for output, answer in pairs])
+            return _explained(pairs)
 
     def _answered(self, split: Split) -> Iterator[tuple[Inputs, Output]]:
         """Yield the inputs of a split with the network's answers, each computed once."""
@@ -258,20 +263,30 @@ class Agreement(Supervised):
             yield inputs, self._answers[key]
 
 
-def _same(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
+def _same(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, float]:
     same, loss = [], 0.0
-    for output, answer in pairs:
-        scores, top = logits(output), logits(answer).argmax(1)
+    for scores, answer in pairs:
+        top = answer.argmax(1)
         same.append((scores.argmax(1) == top).reshape(len(top), -1).double().mean(1))
         loss += float(cross_entropy(scores, top)) * len(top)
     every = torch.cat(same)
     return every, loss / len(every)
 
 
+def _by_sample(tensors: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """Return outputs with samples along axis 0: those of one call whose first axes differ are of one sample."""
+    if all(ours.ndim for ours, _ in tensors) and len({len(ours) for ours, _ in tensors}) == 1:
+        return tensors
+    return [(ours.reshape(1, 1, -1), theirs.reshape(1, 1, -1)) for ours, theirs in tensors]
+
+
 def _explained(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
-    parts = [paired(output, answer) for output, answer in pairs]
+    parts = [_by_sample(paired(output, answer, integers=True)) for output, answer in pairs]
     found = []
     for tensors in zip(*parts, strict=True):  # one output of the network, in every batch
+        if not tensors[0][1].is_floating_point():
+            found.append(torch.cat([(a == b).reshape(len(a), -1).double().mean(1) for a, b in tensors]))
+            continue
         ours, theirs = ([by_channel(side.double()) for side in sides] for sides in zip(*tensors, strict=True))
         if len({side.shape[1] for side in theirs}) > 1:  # a free axis
             ours, theirs = ([side.flatten(1)[:, None] for side in sides] for sides in (ours, theirs))

@@ -249,8 +249,11 @@ def constant(inputs: Sequence[Inputs]) -> bool:
 
     from featherweight.task.samples import leaves
 
+    def equal(leaf: Tensor, one: Tensor) -> bool:
+        return leaf.shape[1:] == one.shape[1:] and torch.equal(leaf, one.expand_as(leaf))
+
     columns = zip(*(list(leaves(item)) for item in inputs), strict=True)
-    return all(all(torch.equal(leaf, column[0][:1].expand_as(leaf)) for leaf in column) for column in columns)
+    return all(all(equal(leaf, column[0][:1]) for leaf in column) for column in columns)
 
 
 def interleaved(images: Tensor) -> bool:

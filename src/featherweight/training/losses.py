@@ -168,16 +168,16 @@ def divergence(task: Task, student: Output, teacher: Output, temperature: float)
     Raises:
         TaskError: the outputs do not match, or there is a single class.
     """
-    from featherweight.task.outputs import distance, logits, outputs_of
+    from featherweight.task.outputs import distance, outputs_of, scores_of
 
     if outputs_of(task, teacher) == "classes":
-        scores = logits(student)
+        scores = scores_of(task, student)
         if scores.shape[1] < 2:
             raise TaskError(
                 "scores of one class cannot be distilled", where=task.name, got=tuple(scores.shape),
                 hint='a task says by an attribute outputs = "values" that its outputs are no scores of classes',
             )  # fmt: skip
-        return soft_loss(scores, logits(teacher), temperature)
+        return soft_loss(scores, scores_of(task, teacher), temperature)
     return distance(student, teacher)
 
 

@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,38 +35,42 @@ class Calls(CalibrationDataReader):  # type: ignore[misc]
         return next(self._left, None)
 
 
-def rivals(path: Path, calls: Sequence[Call], scratch: Path) -> Iterator[tuple[str, Path | str]]:
-    """Yield the name of each of ONNX Runtime's quantizers with the file that it made, or its error.
+def rivals(path: Path, calls: Sequence[Call], scratch: Path) -> Iterator[tuple[str, str, list[bytes]]]:
+    """Yield the name of each of ONNX Runtime's quantizers, its last error, and the files that it made.
 
     Args:
-        path: the float file.
+        path: the float file; it is quantized as it is, and prepared by `quant_pre_process`.
         calls: to calibrate on.
-        scratch: takes the files.
+        scratch: takes files.
     """
-    ready, prepared = scratch / "prepared.onnx", ""
+    ready = scratch / "prepared.onnx"
     for options in ({}, {"skip_symbolic_shape": True}):
-        prepared = _attempt(lambda options=options: quant_pre_process(path, ready, **options))
-        if not prepared:
+        if not attempted(partial(quant_pre_process, path, ready, **options), scratch):
             break
-    source = path if prepared else ready
+    sources = [source for source in (ready, path) if source.exists()]
 
-    def dynamic(out: Path) -> None:
+    def dynamic(source: Path, out: Path) -> None:
         quantize_dynamic(source, out, per_channel=True, weight_type=QuantType.QInt8)
 
-    def static(out: Path) -> None:
+    def static(source: Path, out: Path) -> None:
         quantize_static(
             source, out, Calls(calls), quant_format=QuantFormat.QDQ, per_channel=True,
             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
         )  # fmt: skip
 
-    for name, quantize in (("quantize_dynamic", dynamic), ("quantize_static", static)):
-        out = scratch / f"{name}.onnx"
-        error = _attempt(lambda quantize=quantize, out=out: quantize(out))
-        yield name, error or out
+    for quantize in (dynamic, static):
+        error, made, out = "", [], scratch / f"{quantize.__name__}.onnx"
+        for source in sources:
+            out.unlink(missing_ok=True)
+            failed = attempted(partial(quantize, source, out), scratch)
+            error = failed or error
+            if not failed and out.exists():
+                made.append(out.read_bytes())
+        yield f"quantize_{quantize.__name__}", error, made
 
 
-def _attempt(make: Callable[[], object]) -> str:
-    """Call `make` in silence; return its error in one line, or an empty string."""
+def attempted(make: Callable[[], object], scratch: Path) -> str:
+    """Call `make` in silence, in a folder for what it leaves; return its error in one line, or an empty string."""
     disabled = logging.root.manager.disable
     try:
         logging.disable(logging.CRITICAL)
@@ -73,6 +78,7 @@ def _attempt(make: Callable[[], object]) -> str:
             warnings.catch_warnings(action="ignore"),
             contextlib.redirect_stdout(io.StringIO()),
             contextlib.redirect_stderr(io.StringIO()),
+            contextlib.chdir(scratch),
         ):
             make()
     except Exception as error:

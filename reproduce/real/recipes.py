@@ -1,0 +1,40 @@
+"""What is tried on each real network, in this order, until one reaches what is asked of the network on validation."""
+
+from __future__ import annotations
+
+from featherweight.formats import Float, Int
+from featherweight.formats.coders import Rans
+from featherweight.recipe import Recipe
+from featherweight.techniques import Calibrate, Encode, Fold, Gptq
+
+INT8 = Int(bits=8, scale_by="mse")
+REST = Encode(where=["*", "!weights"], format=Float("float16"))
+
+
+def w8a8(**calibrate: object) -> Recipe:
+    """Return the recipe `w8a8` with other options of `calibrate`."""
+    sweep = Gptq(
+        where="weights", format=INT8, coder=Rans(), portable=True, samples=24, places=64, inputs="float"
+    )
+    return Recipe([Fold(), sweep, Calibrate(samples=48, **calibrate), REST])  # type: ignore[arg-type]
+
+
+def weights() -> Recipe:
+    """Return the recipe that rounds weights alone; linear layers may find ranges of what they read in use."""
+    return Recipe([Fold(), Encode(format=INT8, coder=Rans()), REST])
+
+
+EVERY: dict[str, str | Recipe] = {
+    "w8a8": "w8a8",
+    "min-max ranges": w8a8(ranges="minmax"),
+    "weights alone": weights(),
+}
+RECIPES: dict[str, dict[str, str | Recipe]] = {
+    "nudenet 320n": EVERY,
+    "PP-OCRv4 detection": EVERY,
+    "PP-OCRv4 recognition": EVERY,
+    "PP-OCR orientation": EVERY,
+    "magika": EVERY,
+    "silero-vad, 16 kHz": EVERY,
+    "basic-pitch": EVERY,
+}

@@ -17,7 +17,8 @@ def select(model: Model, where: Where) -> list[str]:
     An item is `weights` (every floating-point parameter of two and more dimensions), `parameters` (every
     floating-point parameter), `type:Conv2d` (parameters of two and more dimensions of modules of that class), or a
     glob over the names of floating-point tensors (`layer1.*.weight`; any name of a tied tensor will do). A
-    leading `!` takes away.
+    leading `!` takes away. The rest of all (`*` and what is taken away) may be nothing: a network without biases has
+    no tensor beside its weights.
 
     Raises:
         ConfigError: an item, or all of them together, matches nothing of floating point.
@@ -33,7 +34,7 @@ def select(model: Model, where: Where) -> list[str]:
         if not matched and not counters:
             raise _nothing(model, taken)
         chosen = chosen - matched if item.startswith("!") else chosen | matched
-    if not chosen:
+    if not chosen and items[0] != "*":
         raise ConfigError("leaves no tensor", where="where", got=repr(where))
     return [name for name in model.tensors if name in chosen]
 

@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+from small_onnx import small_onnx
 
 from featherweight.cli import main, output
 from featherweight.cli.app import INTERRUPTED
@@ -271,3 +274,67 @@ def test_ctrl_c_says_that_the_same_command_goes_on(tmp_path):
         _, errors = process.communicate()
     assert process.returncode == 130
     assert errors == f"error: {INTERRUPTED}\n"
+
+
+@pytest.fixture(scope="module")
+def onnx_inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("onnx")
+    small_onnx("classes", folder)
+    np.savez(folder / "inputs.npz", pixels=np.random.default_rng(0).normal(size=(80, 16)).astype(np.float32))
+    photos = folder / "photos"
+    photos.mkdir()
+    for n in range(24):
+        pixels = np.random.default_rng(n).integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(photos / f"{n:02}.png")
+    small_onnx("images", folder)
+    return folder
+
+
+def test_an_onnx_file_and_inputs_make_a_file_that_is_measured(onnx_inputs, tmp_path):
+    source = ["--onnx", onnx_inputs / "classes.onnx", "--inputs", onnx_inputs / "inputs.npz", "--threads", 1]
+    summary = json.loads(featherweight("compress", "w8a8", *source, "-o", tmp_path, "--json").stdout)
+    assert summary["test"]["agreement"] >= 0.9
+    assert "classes.onnx" in {note["name"] for note in summary["notes"]}
+    assert "classes.onnx" in (tmp_path / "report.md").read_text()
+    found = json.loads(featherweight("eval", tmp_path / "model.fw", *source, "--json").stdout)
+    assert found["metrics"]["agreement"] == summary["test"]["agreement"]
+    table = featherweight("sensitivity", *source[:4], "--batches", 1, "--threads", 1).stdout
+    assert "loss added" in table
+
+
+def test_a_folder_of_photographs_is_scaled_as_the_report_says(onnx_inputs, tmp_path):
+    source = [
+        "--onnx",
+        onnx_inputs / "images.onnx",
+        "--inputs",
+        onnx_inputs / "photos",
+        "--bgr",
+        "--mean",
+        "0.4,0.5,0.6",
+    ]
+    featherweight("compress", "w8a8", *source, "-o", tmp_path, "--threads", 1)
+    assert "BGR, (pixels / 255 - [0.4, 0.5, 0.6]) / 1" in (tmp_path / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["--task", "lenet5-mnist", "--onnx", "x.onnx"],
+            "one of --task and --onnx says what to work on: got both",
+        ),
+        ([], "got neither"),
+        (["--onnx", "x.onnx"], "inputs are missing"),
+        (["--task", "lenet5-mnist", "--inputs", "x.npz"], "--inputs: belongs to --onnx"),
+        (["--task", "lenet5-mnist", "--bgr"], "--bgr: belongs to --onnx"),
+        (["--onnx", "x.onnx", "--inputs", "x.npz", "--mean", "a"], "--mean: not numbers"),
+        (["--onnx", "x.onnx", "--inputs", "x.npz", "--image-size", "3x"], "--image-size: not a size"),
+        (["--onnx", "absent.onnx", "--inputs", "x.npz"], "absent.onnx"),
+        (["--onnx", "x.onnx", "--inputs", "x.npz", "--untrained"], "comes trained"),
+    ],
+)
+def test_what_to_work_on_is_said_once(arguments, said, tmp_path):
+    done = featherweight("compress", "w8a8", *arguments, "-o", tmp_path / "out", check=False)
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()

@@ -18,8 +18,13 @@ class Taken:
     shape: tuple = ("batch", 3)
 
 
+SETTING = Taken("s", "int64", ())
 X, PAIR = Taken("x"), (Taken("a"), Taken("b", "int64", ("batch",)))
-SPEECH = (Taken("input", "float32", ("batch", None)), Taken("state", "float32", (2, "batch", 4)), Taken("sr", "int64", ()))
+SPEECH = (
+    Taken("input", "float32", ("batch", None)),
+    Taken("state", "float32", (2, "batch", 4)),
+    Taken("sr", "int64", ()),
+)
 PHOTO = Taken("images", "float32", (None, 3, 8, 8))
 
 
@@ -42,13 +47,19 @@ def test_an_npz_of_arrays_by_input_gives_rows_in_the_networks_order(tmp_path):
     assert b.dtype == torch.int64
 
 
-@pytest.mark.parametrize("source", [rows(), torch.from_numpy(rows()), {"x": rows()}, {"x": rows().astype(np.float64)}])
+@pytest.mark.parametrize(
+    "source", [rows(), torch.from_numpy(rows()), {"x": rows()}, {"x": rows().astype(np.float64)}]
+)
 def test_arrays_in_python_are_the_same_rows(source):
     assert torch.equal(taken(given(source, [X]), 0, 4), torch.from_numpy(rows()[[0, 4]]))
 
 
 def test_one_rank_more_makes_calls_that_are_not_put_together():
-    arrays = {"input": np.ones((6, 1, 7), np.float32), "state": np.zeros((6, 2, 1, 4), np.float32), "sr": np.array(16000)}
+    arrays = {
+        "input": np.ones((6, 1, 7), np.float32),
+        "state": np.zeros((6, 2, 1, 4), np.float32),
+        "sr": np.array(16000),
+    }
     arrays["input"][4] = 5
     found = given(arrays, SPEECH)
     assert found.whole
@@ -107,8 +118,8 @@ BAD = {
     "nothing": ([], [X], "no inputs"),
     "empty": ({"x": rows(0)}, [X], "another size"),
     "no name": (rows(), PAIR, "without a name"),
-    "setting": ([{"x": rows(1), "s": np.array(n)} for n in range(3)], [X, Taken("s", "int64", ())], "differs from call"),
-    "settings alone": ({"s": np.array(1)}, [Taken("s", "int64", ())], "differs from sample"),
+    "setting": ([{"x": rows(1), "s": np.array(n)} for n in range(3)], [X, SETTING], "differs from call"),
+    "settings alone": ({"s": np.array(1)}, [SETTING], "differs from sample"),
     "pickled": ({"x": np.array([rows(1), rows(2)], dtype=object)}, [X], "."),
     "kind": (3, [X], "not inputs"),
     "item": ([None], [X], "not the inputs of a call"),

@@ -152,7 +152,15 @@ def _loaded(path: Path, entries: Sequence[Entry]) -> dict[str, Array]:
             if isinstance(content, np.ndarray):
                 return {_only(entries, str(path)).name: content}
             return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        KeyError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+    ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         pickled = "Object arrays" in reason
         hint = "one file a call, in a folder, where sizes differ" if pickled else ""

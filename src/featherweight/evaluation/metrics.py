@@ -158,9 +158,7 @@ def session_predictor(session: Session) -> Predict:
     """Return `predict` of a runtime session: torch tensors in, torch tensors out."""
 
     def predict(inputs: Inputs) -> Output:
-        given = mapped(
-            lambda x: np.ascontiguousarray(x.detach().numpy()) if isinstance(x, Tensor) else x, inputs
-        )
+        given = mapped(lambda x: x.detach().contiguous().numpy() if isinstance(x, Tensor) else x, inputs)
         return mapped(torch.from_numpy, session.run(given))
 
     return predict

@@ -32,6 +32,7 @@ SAMPLES = 8  # inputs to compare layers on
 EQUAL, APART = 0.995, 1  # least share of equal integers, and most steps apart: roundings alone differ by less
 LEVELS = 255  # steps of the range of an output that has no quantizer
 COMPARED = 256  # inputs to compare the whole network on
+MANY = 1e6  # steps that are told apart
 NEAR = 8  # steps, within which numbers agree that are no scores of classes
 
 
@@ -161,7 +162,7 @@ def handed_out(
 def agreement(first: Predict, second: Predict, task: Task) -> str:
     """Return how two computations of a network compare on validation inputs, as a sentence.
 
-    A step is 1/255 of the range of an output. Where outputs are not scores of classes, numbers count as the same
+    A step is 1/255 of the range of an output, or of its largest number where all are the same. Where outputs are not scores of classes, numbers count as the same
     that are within 8 steps.
     """
     same, numbers, seen, what = [], np.zeros(4), 0, ""
@@ -170,7 +171,8 @@ def agreement(first: Predict, second: Predict, task: Task) -> str:
         ours, theirs = first(inputs), second(inputs)
         near: list[Array] = []
         for a, b in zip(_arrays(ours), _arrays(theirs), strict=True):
-            apart = np.rint(np.abs(a - b) / (max(float(np.ptp(a)), 1e-30) / LEVELS)).astype(np.int64)
+            extent = float(np.ptp(a)) or float(np.abs(a).max(initial=0.0))
+            apart = np.rint(np.minimum(np.abs(a - b) / (max(extent, 1e-30) / LEVELS), MANY)).astype(np.int64)
             numbers += np.bincount(np.minimum(apart.reshape(-1), 3), minlength=4)
             near.append((apart <= NEAR).reshape(-1))
         what = f"values (within {NEAR} steps)"

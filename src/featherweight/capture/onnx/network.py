@@ -142,6 +142,7 @@ class OnnxNetwork(nn.Module):
         return found
 
     def _run(self, steps: Sequence[Step], values: dict[str, Any]) -> None:
+        wide = any(parameter.dtype == torch.float64 for parameter in self.parameters())
         for step in steps:
             arguments = [values[name] if name else None for name in step.inputs]
             if step.branches:
@@ -156,8 +157,10 @@ class OnnxNetwork(nn.Module):
                 except (NotImplementedError, IndexError, TypeError) as error:  # a type, or an index, of torch
                     where = f"node {step.name} ({step.op})"
                     raise UnsupportedError(f"torch cannot compute it: {error}", where=where) from error
-            many = isinstance(made, tuple | list)
-            values.update(zip(step.outputs, made if many else [made], strict=False))
+            made = made if isinstance(made, tuple | list) else [made]
+            if wide:
+                made = [_widened(value) for value in made]
+            values.update(zip(step.outputs, made, strict=False))
             for name in step.last:
                 values.pop(name, None)
 
@@ -167,6 +170,11 @@ class OnnxNetwork(nn.Module):
         inner = dict(values)
         self._run(branch.steps, inner)
         return [inner[name] for name in branch.outputs]
+
+
+def _widened(value: Any) -> Any:
+    """Return a value of a network in float64: what its operators make of integers is of that type too."""
+    return value.double() if isinstance(value, Tensor) and value.dtype == torch.float32 else value
 
 
 def _typed(x: Tensor, dtype: torch.dtype) -> Tensor:

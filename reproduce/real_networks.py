@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -199,11 +200,7 @@ def timed(files: Mapping[str, bytes], call: Call, seconds: float) -> dict[str, d
         calls: dict[str, Callable[[], object]] = {}
         for maker, content in files.items():
             with suppress(Exception):  # a runtime that refuses a file
-                if runtime == "OpenVINO":
-                    once = openvino(content, call)
-                else:
-                    run = opened(content)
-                    once = lambda run=run: run(call)  # noqa: E731
+                once = openvino(content, call) if runtime == "OpenVINO" else partial(opened(content), call)
                 once()
                 calls[maker] = once
         if "float" not in calls:

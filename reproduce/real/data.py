@@ -166,4 +166,6 @@ def played(generator: np.random.Generator, samples: int, rate: int = 22_050) -> 
                 if pitch * harmonic < rate / 2:
                     part = np.sin(2 * np.pi * pitch * harmonic * (time - start))
                     sound += envelope * part * generator.uniform(0.3, 1) * harmonic**-1.5
-    return (sound / max(np.abs(sound).max(), 1e-6) * generator.uniform(0.2, 0.9)).astype(np.float32)
+    loudest = max(float(np.abs(sound).max()), 1e-6)
+    found: Floats = (sound * generator.uniform(0.2, 0.9) / loudest).astype(np.float32)
+    return found

@@ -77,7 +77,7 @@ class Keyed(Indexed):
         return dict(zip(self.keywords, parts, strict=True)), labels
 
     @property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """That of the inputs."""
         return self.data.digest
 

@@ -165,9 +165,10 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     """Try the dynamic shapes that were asked for; by default the network's own, then axis 0, and then none."""
     if dynamic is not None:
         return _functional(flat, named, outputs, _asked(named, dynamic))
-    if hasattr(flat.module, "dynamic_shapes"):
+    own: Any = getattr(flat.module, "dynamic_shapes", None)
+    if own is not None:
         with contextlib.suppress(UnsupportedError):
-            return _functional(flat, named, outputs, _asked(named, flat.module.dynamic_shapes()))
+            return _functional(flat, named, outputs, _asked(named, own()))
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named

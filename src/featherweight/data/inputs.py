@@ -292,7 +292,8 @@ def _typed(array: Array, entry: Entry, where: str) -> Array:
     if wanted.kind == "f" and np.isnan(narrowed).any():
         number = int(np.argwhere(np.isnan(narrowed))[0][0]) if narrowed.ndim else 0
         raise TaskError("NaN", where=place, got=f"in {number} (from 0)", expected="numbers")
-    return np.ascontiguousarray(narrowed)
+    made: Array = np.ascontiguousarray(narrowed)
+    return made.reshape(narrowed.shape)  # which has one axis at least
 
 
 def said(entry: Entry) -> str:
@@ -388,7 +389,7 @@ class Rows(Indexed):
         return _tensors([array[indices] for array in self.arrays]), None
 
     @cached_property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """A hash of all numbers."""
         found = hashlib.sha256()
         for array in self.arrays:
@@ -423,7 +424,7 @@ class Grouped(Indexed):
         return (tuple(part[0] for part in inputs) if isinstance(inputs, tuple) else inputs[0]), None
 
     @property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """A hash of the samples and their number in a call."""
         return hashlib.sha256(f"{self.data.digest} {self.count} {self.lead}".encode()).hexdigest()
 
@@ -450,7 +451,7 @@ class Settled(Indexed):
         return tuple(next(others) if value is None else _tensors([value]) for value in self.places), labels
 
     @property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """A hash of inputs and settings."""
         said = [None if value is None else value.tolist() for value in self.places]
         return hashlib.sha256(f"{self.data.digest} {said}".encode()).hexdigest()
@@ -499,20 +500,22 @@ class Pictures(Indexed):
         images = np.stack([decode(self.paths[i], self.pixels.size, CROP) for i in indices])
         made: Array = images[:, ::-1] if self.pixels.bgr else images
         if np.dtype(self.dtype).kind == "f":
-            mean, std = (np.float32(n).reshape(-1, 1, 1) for n in (self.pixels.mean, self.pixels.std))
+            mean, std = (
+                np.array(n, np.float32).reshape(-1, 1, 1) for n in (self.pixels.mean, self.pixels.std)
+            )
             made = ((made.astype(np.float32) / np.float32(255) - mean) / std).astype(self.dtype)
         return _tensors([made.transpose(0, 2, 3, 1) if self.last else made]), None
 
     @cached_property
-    def digest(self) -> str:  # type: ignore[override]
+    def digest(self) -> str:
         """A hash of names, lengths and preprocessing; the images themselves are not read."""
         facts = [(path.name, path.stat().st_size) for path in self.paths]
         return hashlib.sha256(repr((facts, self.pixels, self.dtype, self.last, CROP)).encode()).hexdigest()
 
 
 def _images(paths: Sequence[Path], entries: Sequence[Entry], pixels: Pixels, where: str) -> Given:
-    (entry, *others) = [entry for entry in entries if entry.shape] or [None]
-    if entry is None or others or len(entries) != 1 or len(entry.shape) != 4:
+    entry = entries[0] if len(entries) == 1 else None
+    if entry is None or len(entry.shape) != 4:
         expected = "one input of images [n, 3, h, w] or [n, h, w, 3]"
         got = ", ".join(f"{entry.name} {said(entry)}" for entry in entries)
         raise TaskError("the network does not take images alone", where=where, got=got, expected=expected)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from featherweight.data.inputs import Pixels, given
+from featherweight.data.inputs import given
+from featherweight.data.rows import Pixels
 from featherweight.errors import ConfigError, TaskError
 
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from featherweight.capture.onnx import OnnxNetwork, Value, read_network
 from featherweight.capture.onnx.values import DTYPES
 from featherweight.data.indexed import HELD_OUT_SEED, Indexed, Indices, Subset, permutation
-from featherweight.data.inputs import Entry, Given, Pixels, given, said
+from featherweight.data.inputs import Given, given, said
+from featherweight.data.rows import Entry, Pixels
 from featherweight.errors import ConfigError, IntegrityError, TaskError, UnsupportedError
 from featherweight.events import Note
 from featherweight.task import Inputs

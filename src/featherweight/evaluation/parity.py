@@ -162,8 +162,8 @@ def handed_out(
 def agreement(first: Predict, second: Predict, task: Task) -> str:
     """Return how two computations of a network compare on validation inputs, as a sentence.
 
-    A step is 1/255 of the range of an output, or of its largest number where all are the same. Where outputs are not scores of classes, numbers count as the same
-    that are within 8 steps.
+    A step is 1/255 of the range of an output, or of its largest number where all are the same. Where outputs are not
+    scores of classes, numbers count as the same that are within 8 steps.
     """
     same, numbers, seen, what = [], np.zeros(4), 0, ""
     for batch in drawn(task, "validation", samples=COMPARED):

@@ -176,10 +176,7 @@ def _arrays(arrays: dict[str, Array], entries: Sequence[Entry], where: str) -> G
         hint = "where the batch is not axis 0 of every input, give calls along one axis more, in front"
         raise TaskError("not as many samples in every input", where=where, got=counts, hint=hint)
     calls = set(more.values()) == {1}
-    checked = {
-        entry.name: _checked(arrays[entry.name], entry, where, first=2 if not calls else 1, calls=calls)
-        for entry in varied
-    }
+    checked = {entry.name: _checked(arrays[entry.name], entry, where, calls=calls) for entry in varied}
     rows = Rows(tuple(checked.values()))
     about = f"{len(rows)} {'calls' if calls else 'samples'} of {where}"
     if calls:
@@ -228,7 +225,7 @@ def _setting(array: Array, entry: Entry, where: str) -> Array:
     return _typed(one[:1], entry, where).reshape((1,) * len(entry.shape))
 
 
-def _checked(array: Array, entry: Entry, where: str, *, first: int, calls: bool) -> Array:
+def _checked(array: Array, entry: Entry, where: str, *, calls: bool) -> Array:
     """Return an array of samples or calls in the type of its input, its sizes and numbers checked."""
     place = f"{where}, {entry.name}"
     shape = array.shape[1:] if calls else array.shape
@@ -303,7 +300,8 @@ def _called(array: Array, entry: Entry, where: str) -> Array:
         raise TaskError(
             "an array of another rank", where=f"{where}, {entry.name}", got=got, expected=said(entry)
         )
-    return _checked(array[None], entry, where, first=1, calls=True)[0]
+    found: Array = _checked(array[None], entry, where, calls=True)[0]
+    return found
 
 
 @dataclass(frozen=True, eq=False)

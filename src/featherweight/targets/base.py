@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Run = Callable[[Sequence[Array]], list[Array]]  # inputs in order to outputs in order
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,8 +20,10 @@ class Made:
         files: their bytes, by suffix.
         floats: layers that compute in float where integers were asked for, with the reason.
         checked: in words, what was compared and how near it is.
+        run: what the runtime computes of the files, on one thread; LiteRT takes images channels last.
     """
 
     files: Mapping[str, bytes]
     floats: Mapping[str, str]
     checked: str
+    run: Run

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError, UnsupportedError
-from featherweight.targets.base import Made
+from featherweight.targets.base import Array, Made, Run
 from featherweight.targets.check import compare, in_integers, made_up, reference
 
-Array = NDArray[Any]
 TITLE = "ExecuTorch"
 
 
@@ -37,12 +33,13 @@ def make_executorch(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
     inputs = made_up(model, sizes)
     content, floats, left = lowered(model, list(inputs.values()))
     names = [value.name for value in model.graph.output]
-    expected, got = reference(model, inputs), opened_executorch(content)(list(inputs.values()))
+    run, expected = opened_executorch(content), reference(model, inputs)
+    got = run(list(inputs.values()))
     apart = compare(TITLE, names, [expected[n] for n in names], got, integers=in_integers(model))
     said = f"outputs {apart:.1e} from ONNX Runtime"
     if left:
         said += f"; outside XNNPACK: {', '.join(left)}"
-    return Made({".pte": content}, floats, said)
+    return Made({".pte": content}, floats, said, run)
 
 
 def fixed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -89,7 +86,7 @@ def lowered(model: onnx.ModelProto, inputs: Sequence[Array]) -> tuple[bytes, dic
             return bytes(edge.to_executorch().buffer), module.floats, left
 
 
-def opened_executorch(content: bytes) -> Callable[[Sequence[Array]], list[Array]]:
+def opened_executorch(content: bytes) -> Run:
     """Return what a program computes of its inputs, in order, on one thread."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -104,7 +101,7 @@ def opened_executorch(content: bytes) -> Callable[[Sequence[Array]], list[Array]
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         with refusals(f"{TITLE} stopped"):
-            return [np.array(out) for out in method.execute([torch.from_numpy(a) for a in inputs])]
+            return [out.detach().numpy() for out in method.execute([torch.from_numpy(a) for a in inputs])]
 
-    run.program = program  # type: ignore[attr-defined]  # which lives as long as what it runs
+    run.__dict__["program"] = program  # lives as long as what it runs
     return run

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError
-from featherweight.targets.base import Made
+from featherweight.targets.base import Array, Made, Run
 from featherweight.targets.check import Parity, check_parities, compare, made_up, reference
 from featherweight.targets.litert import build_litert
-
-Array = NDArray[Any]
 
 
 def make_litert(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
@@ -47,13 +43,14 @@ def make_litert(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
             (integers,) = opened_litert(part.serialized())([given[n] for n in read])
             parities.append(Parity.of(name, given[number], integers))
     said = [check_parities("LiteRT", parities)] if parities else []
+    run = opened_litert(content)
     names, wanted = (
         [name for name, _ in made.outputs],
         [as_held(expected[name], k) for name, k in made.outputs],
     )
-    apart = compare("LiteRT", names, wanted, opened_litert(content)(fed), integers=bool(parities))
+    apart = compare("LiteRT", names, wanted, run(fed), integers=bool(parities))
     said.append(f"outputs {apart:.1e} from ONNX Runtime")
-    return Made({".tflite": content}, made.floats, "; ".join(said))
+    return Made({".tflite": content}, made.floats, "; ".join(said), run)
 
 
 def as_held(values: Array, order: Sequence[int], dtype: str = "") -> Array:
@@ -62,7 +59,7 @@ def as_held(values: Array, order: Sequence[int], dtype: str = "") -> Array:
     return (moved ^ 0x80).view(np.int8) if moved.dtype == np.uint8 and dtype == "int8" else moved
 
 
-def opened_litert(content: bytes, threads: int = 1) -> Callable[[Sequence[Array]], list[Array]]:
+def opened_litert(content: bytes, threads: int = 1) -> Run:
     """Return what a LiteRT file computes of its inputs, in order; free axes are those of the arrays.
 
     Raises:

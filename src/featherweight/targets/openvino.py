@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from featherweight.engines import openvino_core
 from featherweight.errors import UnsupportedError
 from featherweight.export import serialized
 from featherweight.runtime.backend import onnx_backend
-from featherweight.targets.base import Made
+from featherweight.targets.base import Array, Made
 from featherweight.targets.check import compare, in_integers, made_up, reference
 
 
@@ -42,12 +42,16 @@ def make_openvino(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
         files = {suffix: path.with_suffix(suffix).read_bytes() for suffix in (".xml", ".bin")}
         options = {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         compiled = openvino_core().compile_model(path, "CPU", options)
-        results = compiled(inputs)
-        got = [np.array(results[port]) for port in compiled.outputs]
+
+    def run(arrays: Sequence[Array]) -> list[Array]:
+        results = compiled(dict(enumerate(arrays)))
+        return [np.array(results[port]) for port in compiled.outputs]
+
+    got = run(list(inputs.values()))
     names = [value.name for value in model.graph.output]
     for name, ours, theirs in zip(names, direct, got, strict=True):
         if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
             raise UnsupportedError("OpenVINO reads its file as another network", where=name)
     expected = reference(model, inputs)
     apart = compare(used.title, names, [expected[name] for name in names], got, integers=in_integers(model))
-    return Made(files, {}, f"equal to the graph in OpenVINO, {apart:.1e} from ONNX Runtime")
+    return Made(files, {}, f"equal to the graph in OpenVINO, {apart:.1e} from ONNX Runtime", run)

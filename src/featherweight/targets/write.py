@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -64,14 +64,20 @@ def write(
         MissingExtraError: the runtime is not installed.
         WriteError: a file cannot be written.
     """
-    runtime, _, kind = to.partition("-")
-    model, floats = graph_for(artifact, kind)
-    made = _MAKERS[runtime](model, sizes or {})
+    made = make(artifact, to, sizes)
     written, base = [], Path(path)
     for suffix, content in made.files.items():
         written.append(write_whole(base.with_name(base.name + suffix), content))
     total = sum(map(len, made.files.values()))
-    return Written(tuple(written), total, {**floats, **made.floats}, made.checked)
+    return Written(tuple(written), total, made.floats, made.checked)
+
+
+def make(artifact: Artifact, to: Name, sizes: Mapping[str, int] | None = None) -> Made:
+    """Return the files that `write` writes, and what runs them; raises as it does."""
+    runtime, _, kind = to.partition("-")
+    model, floats = graph_for(artifact, kind)
+    made = _MAKERS[runtime](model, sizes or {})
+    return replace(made, floats={**floats, **made.floats})
 
 
 def graph_for(artifact: Artifact, kind: str) -> tuple[onnx.ModelProto, dict[str, str]]:

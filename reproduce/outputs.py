@@ -34,7 +34,7 @@ FEW = 100
 ABOUT = "EfficientNet-Lite0 and MobileNetV2 in the files of four runtimes: bytes, milliseconds, decisions."
 REMARKS = [
     "Milliseconds are medians of one image a call on one thread, all files of a network in turns in one process.",
-    "Images are of the test (where it is small, of validation too, and mirrored) and calibrated nothing. No label is read.",
+    "Images are of the test (where it is small, of validation too, and mirrored); none calibrated, no label is read.",
     "Files in 8 bits are compared with the simulation in PyTorch; float files, and 16x8, with the float network.",
     "Every file ran in its own runtime, and was compared with ONNX Runtime, before it counted as made.",
     "LiteRT and ExecuTorch have no integer product that writes floats: the last layer computes in float there.",

@@ -317,7 +317,9 @@ def _load(file: Path) -> Artifact:
 
 
 def doctor(
-    file: Annotated[Path, typer.Argument(help="A .fw file, or an .onnx file.", show_default=False)],
+    file: Annotated[
+        Path, typer.Argument(help="A .fw, .onnx, .xml (OpenVINO) or .tflite file.", show_default=False)
+    ],
     runtime: RuntimeOption = None,
     threads: Annotated[int, typer.Option(help="Compute threads.", min=1)] = 1,
     json: JsonFlag = False,

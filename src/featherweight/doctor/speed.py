@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import onnx
 from onnx import NodeProto, TensorProto
@@ -103,8 +104,13 @@ def _given(node: NodeProto, known: Mapping[str, NodeProto], made: Mapping[str, N
 
 
 def _openvino(_: onnx.ModelProto, content: bytes, threads: int, __: bool) -> list[Kernel]:
+    return executed_in_openvino(openvino_model(content, threads))
+
+
+def executed_in_openvino(compiled: Any) -> list[Kernel]:
+    """Return what a compiled model of OpenVINO executes, in order."""
     found = []
-    for operator in openvino_model(content, threads).get_runtime_model().get_ordered_ops():
+    for operator in compiled.get_runtime_model().get_ordered_ops():
         facts = {key: str(value.astype(str)) for key, value in operator.get_rt_info().items()}
         kind = facts.get("layerType", "")
         if kind in ("Const", "Input", "Output", ""):

@@ -1,5 +1,6 @@
 """The model as a value: law 1, sharing, ties, structure, thawing."""
 
+import hashlib
 import re
 import threading
 
@@ -11,7 +12,7 @@ from torch import nn
 from featherweight.capture.execution import Execution
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.formats import Int
-from featherweight.model import Model, equal_bits
+from featherweight.model import Model, _flat_bytes, digest_of, equal_bits, to_bytes
 from featherweight.structure import LayerSpec, restructure
 
 
@@ -174,3 +175,31 @@ def test_how_memory_is_strided_decides_nothing():
     changed = found.with_tensors({"0.weight": torch.ones(8, 3, 3, 3).to(memory_format=torch.channels_last)})
     assert changed.tensors["0.weight"].stride() == plain.tensors["0.weight"].stride()
     assert not strided[2].weight.is_contiguous()
+
+
+def test_digests_are_of_the_bytes_and_follow_what_is_written():
+    for tensor in (
+        torch.randn(3, 4),
+        torch.randn(4, 3).T,
+        torch.zeros(0),
+        torch.tensor(1.5),
+        torch.arange(5),
+    ):
+        expected = hashlib.sha256(to_bytes(tensor)).digest()
+        assert digest_of(tensor) == digest_of(tensor) == digest_of(tensor.clone()) == expected
+    tensor = torch.zeros(4)
+    before = digest_of(tensor)
+    tensor[2] = 1.0
+    assert digest_of(tensor) != before
+
+
+def test_models_that_share_tensors_hash_each_once(monkeypatch):
+    model = Model.of(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)))
+    first, read = model.hash, []
+    monkeypatch.setattr(
+        "featherweight.model._flat_bytes", lambda t, own=_flat_bytes: read.append(t) or own(t)
+    )
+    after = model.with_encoded({"0.weight": Int(bits=8).encode(model.tensors["0.weight"].detach().numpy())})
+    read.clear()
+    assert after.hash != first
+    assert [tensor.shape for tensor in read] == [(8, 8)]

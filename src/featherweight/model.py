@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 import msgspec
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from featherweight.activations import Quantizer
 from featherweight.capture.program import Program, capture
@@ -157,7 +157,7 @@ class Model:
             if name in self.weights:
                 entry = self.weights[name]
                 digest.update(msgspec.json.encode((entry.format, entry.coder), order="sorted"))
-            digest.update(to_bytes(tensor))
+            digest.update(digest_of(tensor))
         digest.update(msgspec.json.encode(self.aliases, order="sorted"))
         digest.update(msgspec.json.encode(self.activations, order="sorted"))
         return digest.hexdigest()
@@ -230,11 +230,32 @@ def check_memory(module: nn.Module) -> None:
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors hold the same bits."""
-    return a.dtype == b.dtype and a.shape == b.shape and to_bytes(a) == to_bytes(b)
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_flat_bytes(a), _flat_bytes(b))
+
+
+def digest_of(tensor: Tensor) -> bytes:
+    """Return the SHA-256 of the bytes of a tensor; computed once, until it is written to.
+
+    Models share most tensors, and keys of results ask for the hash of every model of a run.
+    """
+    version = -1 if tensor.is_inference() else tensor._version
+    if tensor in _DIGESTS and _DIGESTS[tensor][0] == version >= 0:
+        return _DIGESTS[tensor][1]
+    digest = hashlib.sha256(_flat_bytes(tensor).numpy().data).digest()
+    _DIGESTS[tensor] = version, digest
+    return digest
+
+
+_DIGESTS: MutableMapping[Tensor, tuple[int, bytes]] = WeakTensorKeyDictionary()
+
+
+def _flat_bytes(tensor: Tensor) -> Tensor:
+    """Return the bytes of a tensor, row-major; a view where it is contiguous."""
+    flat = tensor.detach().contiguous().reshape(-1)
+    return flat.view(torch.uint8) if flat.numel() else torch.zeros(0, dtype=torch.uint8)
 
 
 def to_bytes(tensor: Tensor) -> bytes:
     """Return the bytes of a tensor, row-major, little-endian."""
-    flat = tensor.detach().contiguous().reshape(-1)
-    array: Array = flat.view(torch.uint8).numpy() if flat.numel() else np.zeros(0, np.uint8)
+    array: Array = _flat_bytes(tensor).numpy()
     return array.tobytes()

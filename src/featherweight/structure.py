@@ -18,7 +18,7 @@ Argument = bool | int | float | str | list[int] | None
 STOCK = (
     "Identity", "Sequential", "Linear", "Bilinear", "Embedding", "Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d",
     "ConvTranspose2d", "ConvTranspose3d", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "LayerNorm", "GroupNorm",
-    "PReLU", "ReLU", "Hardtanh", "LeakyReLU", "SiLU", "GELU", "Hardswish", "Sigmoid",
+    "PReLU", "ReLU", "Hardtanh", "LeakyReLU", "SiLU", "GELU", "Hardswish", "Sigmoid", "ScaledLinear",
 )  # fmt: skip
 _CONVOLUTION = (
     "in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups", "padding_mode",
@@ -38,10 +38,10 @@ _TENSORS = {"weight", "bias", "running_mean", "running_var", "num_batches_tracke
 
 
 class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """A module of `torch.nn` by name, with the arguments that make it.
+    """A module of `torch.nn`, or of `featherweight.layers`, by name, with the arguments that make it.
 
     Attributes:
-        kind: one of `STOCK`, a class of `torch.nn`.
+        kind: one of `STOCK`.
         arguments: keyword arguments of its constructor.
     """
 
@@ -57,12 +57,15 @@ class LayerSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_de
         import torch
         from torch import nn
 
+        from featherweight.layers import OWN
+
         if self.kind not in STOCK:
             raise IntegrityError("not a stock layer", got=self.kind, expected=", ".join(STOCK))
         arguments = {k: tuple(v) if isinstance(v, list) else v for k, v in self.arguments.items()}
         try:
             with torch.random.fork_rng(devices=[]):
-                module: nn.Module = getattr(nn, self.kind)(**arguments)
+                kind: Any = OWN.get(self.kind) or getattr(nn, self.kind)
+                module: nn.Module = kind(**arguments)
         except (TypeError, ValueError, RuntimeError) as error:
             raise IntegrityError(f"layer {self.kind} cannot be built: {error}") from None
         return module.eval()

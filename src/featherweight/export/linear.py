@@ -18,6 +18,7 @@ from featherweight.export.onnx_graph import (
     layer_weight,
     opset_of,
     replace,
+    share_products,
     swap_weights,
 )
 from featherweight.export.packed import LEAST_BLOCK, packed, packing_obstacle
@@ -80,6 +81,7 @@ def build_linear(
         UnsupportedError: no linear layer has a weight that fits.
     """
     model = build_onnx(graph, tensors)
+    share_products(model.graph)
     table, writer, floats = swap_weights(model.graph, graph.initialisers), Writer(), {}
     quantized, level = set[str](), ACCURACY[activations]
     rows: dict[str, Any] = {"opset": opset_of(model), "heads": tied_tables(model.graph.node, table)}

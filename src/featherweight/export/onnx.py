@@ -220,7 +220,8 @@ def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[d
 def _random(tensor: Tensor, generator: torch.Generator) -> Tensor:
     """Return random numbers of the tensor's shape and type: positive, so that a variance stays one."""
     if tensor.dtype.is_floating_point:
-        mark = torch.rand(tensor.shape, generator=generator, dtype=torch.float64) + 0.5
+        wide = torch.float32 if tensor.dtype == torch.float32 else torch.float64  # twice the memory
+        mark = torch.rand(tensor.shape, generator=generator, dtype=wide).add_(0.5)
     else:
         top = 2 if tensor.dtype == torch.bool else torch.iinfo(tensor.dtype).max
         mark = torch.randint(0, top, tensor.shape, generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -242,6 +242,28 @@ def replace(graph: onnx.GraphProto, nodes: list[NodeProto], made: Iterable[Tenso
     graph.node.extend(nodes)
     read = reads(graph)
     graph.initializer.extend(tensor for tensor in tensors if read[tensor.name])
+
+
+def share_products(graph: onnx.GraphProto, apart: Callable[[str], Any] = lambda value: None) -> None:
+    """Let products of one activation by equal stored vectors be one: layers that scale what they read alike share it.
+
+    Args:
+        graph: changed.
+        apart: what has to be equal, too, of the values that become one.
+    """
+    stored = {tensor.name: tensor.raw_data for tensor in graph.initializer}
+    outputs, known, renamed = {value.name for value in graph.output}, dict[Any, str](), dict[str, str]()
+    for node in list(graph.node):
+        node.input[:] = [renamed.get(value, value) for value in node.input]
+        vectors = [stored[value] for value in node.input if value in stored]
+        if node.op_type != "Mul" or len(vectors) != 1 or not vectors[0] or node.output[0] in outputs:
+            continue
+        (source,), result = [value for value in node.input if value not in stored], node.output[0]
+        first = known.setdefault((source, vectors[0], apart(result)), result)
+        if first != result:
+            renamed[result] = first
+            graph.node.remove(node)
+    replace(graph, list(graph.node))
 
 
 def merge_padding(model: onnx.ModelProto) -> None:

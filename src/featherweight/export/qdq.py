@@ -28,6 +28,7 @@ from featherweight.export.onnx_graph import (
     pads_zeros,
     pool_means,
     replace,
+    share_products,
     swap_weights,
 )
 from featherweight.export.rows import tied_tables, write_rows
@@ -98,6 +99,7 @@ def build_qdq(
     if unknown := sorted(activations.keys() - values_of(graph)):
         what = "a quantizer on no value of the graph"
         raise IntegrityError(what, where="activations", got=ascii(unknown[0]))
+    share_products(model.graph, activations.get)
     table = swap_weights(model.graph, graph.initialisers)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     plan = integer_plan(operators(OnnxGraph(model), table), weights, {**constants, **tensors}, activations)

@@ -14,12 +14,13 @@ from featherweight.techniques.fold import Equalize, Fold
 from featherweight.techniques.gptq import Gptq
 from featherweight.techniques.prune import Prune
 from featherweight.techniques.rearrange import Reorder, Widen
+from featherweight.techniques.smooth import Smooth
 from featherweight.techniques.sparsify import Sparsify
 from featherweight.techniques.training import Finetune, Load, Train
 
 STEPS: tuple[type[Step], ...] = with_plugins("featherweight.steps", (
-    Train, Load, Sparsify, Prune, Factorize, Widen, Reorder, Encode, Gptq, Fold, Equalize, CorrectBias,
-    ReestimateBatchnorm, Calibrate, Finetune,
+    Train, Load, Sparsify, Prune, Factorize, Widen, Reorder, Encode, Gptq, Fold, Equalize, Smooth,
+    CorrectBias, ReestimateBatchnorm, Calibrate, Finetune,
 ))  # fmt: skip
 
 if TYPE_CHECKING:
@@ -29,5 +30,5 @@ else:
 
 __all__ = [
     "STEPS", "AnyStep", "Calibrate", "Context", "CorrectBias", "Encode", "Equalize", "Factorize", "Finetune", "Fold",
-    "Gptq", "Load", "Prune", "ReestimateBatchnorm", "Reorder", "Sparsify", "Step", "Train", "Widen",
+    "Gptq", "Load", "Prune", "ReestimateBatchnorm", "Reorder", "Smooth", "Sparsify", "Step", "Train", "Widen",
 ]  # fmt: skip

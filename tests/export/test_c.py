@@ -21,7 +21,7 @@ from featherweight.capture.execution import Execution
 from featherweight.errors import UnsupportedError
 from featherweight.export.c import c_of
 from featherweight.export.c.program import Program, Step, Value, arena
-from featherweight.export.c.sums import averages, pairs
+from featherweight.export.c.sums import averages, pairs, translation
 from featherweight.export.onnx import export
 from featherweight.formats import Clustered, Float, Int, Log2
 from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
@@ -410,6 +410,39 @@ def test_operators_without_a_kernel_are_named_at_once():
     for kind in ("Sigmoid", "Mul", "Tanh"):
         assert re.search(rf"{kind} \w+ \(not among the kernels\)", text), text
     assert "hint: " in text
+
+
+class Ceiled(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(1, 2, 1), nn.MaxPool2d(1, 2, ceil_mode=True), nn.Conv2d(2, 2, 1))
+
+
+class First(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ReLU(), nn.Conv2d(1, 2, 1))
+
+
+@pytest.mark.parametrize(
+    ("network", "reason"),
+    [
+        (Ceiled, r"MaxPool \w+ \(a window that starts behind"),
+        (First, "x: the input has no quantizer .* Relu reads it"),
+    ],
+)
+def test_what_kernels_would_do_otherwise_is_refused(network, reason, monkeypatch):
+    monkeypatch.setitem(CASES, "this", (network, (1, 8, 8), Int(bits=8), Rans()))
+    artifact = made.__wrapped__("this")[2]
+    with pytest.raises(UnsupportedError, match=reason.replace("x: ", "")):
+        c_of(artifact)
+
+
+def test_bytes_of_one_quantizer_become_those_of_another():
+    for signed in (False, True):
+        x, y = Affine.of(-1.0, 3.0, signed=signed), Affine.of(-0.4, 1.0, bits=6, signed=not signed)
+        table = translation(x, y, -0.2, 0.9)
+        for byte in range(256):
+            number = x.dequantize(np.array([byte - 128 * signed])).clip(np.float32(-0.2), np.float32(0.9))
+            assert table[byte] == int(y.quantize(number)[0]) + 128 * (not signed)
 
 
 @pytest.mark.parametrize("count", [2, 4, 9, 49, 125])

@@ -112,13 +112,22 @@ class _Builder:
             what = "a header in C has one input and one output"
             raise UnsupportedError(what, where="graph", got=f"{len(names)} and {len(graph.output)}")
         given = Value(self._buffer(0), self._shape(names[0]), self._byte(names[0]))
-        if given.quantizer is None or 0 in given.shape:
-            reason = "sizes that are free" if 0 in given.shape else "no quantizer of 8-bit integers"
-            raise UnsupportedError(f"the input has {reason}", where=names[0], got=self.shapes[names[0]])
+        if 0 in given.shape:
+            what, hint = (
+                "the input has sizes that are free",
+                "compress with an example of the size that is meant",
+            )
+            raise UnsupportedError(what, where=names[0], got=self.shapes[names[0]], hint=hint)
+        if given.quantizer is None:
+            readers = sorted({node.op_type for node in self.graph.readers.get(names[0], [])})
+            what = f"the input has no quantizer of 8-bit integers: {', '.join(readers)} reads it"
+            raise UnsupportedError(what, where=names[0], expected="a layer, pooling, a sum or an average")
         self.values[names[0]] = given
         for node in graph.node:
             reads = [value for value in node.input if value and value not in self.graph.stored]
-            if node.output[0] in self.values:  # done with the node before
+            if (
+                node.output[0] in self.values or node.op_type == "Constant"
+            ):  # done with the node before, or stored
                 continue
             if any(value not in self.values for value in reads):  # behind one that is refused
                 if node.op_type not in _KERNELS:
@@ -130,7 +139,11 @@ class _Builder:
                 refused.append(f"{node.op_type} {node.name or node.output[0]} ({reason})")
         if refused:
             what = f"operators without a form in C: {'; '.join(refused)}"
-            hint = "ONNX holds them: export --to onnx-int8"
+            folds = any(text.startswith("BatchNormalization") for text in refused)
+            hint = (
+                "ONNX holds them: export --to onnx-int8"
+                + "; the step fold takes batch norms into layers" * folds
+            )
             raise UnsupportedError(what, where="graph", hint=hint)
         last = self.values[graph.output[0].name]
         if last.quantizer is not None:
@@ -141,6 +154,8 @@ class _Builder:
 
     def _node(self, node: NodeProto, inputs: list[Value]) -> None:
         kind, name = node.op_type, node.output[0]
+        if not inputs:
+            raise Refusal("it reads stored numbers alone")
         if kind in ("Conv", "Gemm", "MatMul"):
             self._layer(node, inputs)
             return
@@ -222,7 +237,12 @@ class _Builder:
         sizes = {**planes(x.shape), **planes(y.shape, "out_")}
         del sizes["out_channels"]
         kernel = given.get("kernel_shape", x.shape[1:])
-        return checked(sizes | windows(given, len(x.shape) - 1, tuple(kernel)))
+        found = checked(sizes | windows(given, len(x.shape) - 1, tuple(kernel)))
+        for axis, before in (("height", "top"), ("width", "left")):
+            last = (found[f"out_{axis}"] - 1) * found[f"stride_{axis[0]}"] - found[f"pad_{before}"]
+            if last >= found[axis]:  # shapes of ONNX count it, runtimes and torch do not
+                raise Refusal("a window that starts behind what it reads, by ceil_mode")
+        return found
 
     def _average(self, node: NodeProto, x: Value) -> None:
         name, given = node.output[0], attributes(node)
@@ -265,14 +285,14 @@ class _Builder:
         }  # fmt: skip
         self._put(Step("add", name, (a, b), value, numbers), name, written)
 
-    def _join(self, name: str, inputs: list[Value]) -> None:
-        """Write activations one behind another, their bytes as those of the quantizer of the result."""
+    def _join(self, name: str, inputs: list[Value], low: float = -np.inf, high: float = np.inf) -> None:
+        """Write activations one behind another, clamped, as bytes of the quantizer of the result."""
         shared = {x.quantizer for x in inputs}
         quantizer = self._byte(name) or (shared.pop() if len(shared) == 1 else None)
         if quantizer is None:
             raise Refusal("nothing quantizes what it writes")
         tables = tuple(
-            translation(x.quantizer, quantizer) if x.quantizer not in (None, quantizer) else None
+            None if x.quantizer in (None, quantizer) else translation(x.quantizer, quantizer, low, high)
             for x in inputs
         )
         value = Value(self._buffer(self._size(name)), self._shape(name), quantizer)
@@ -318,6 +338,9 @@ class _Builder:
 
     def _clamp(self, node: NodeProto, x: Value) -> None:
         name = node.output[0]
+        if self.activations.get(name, x.quantizer) != x.quantizer:
+            self._join(name, [x], *self._limits(node))
+            return
         value = self._same(name, self._buffer(self._size(name)), x)
         numbers = {"count": prod(x.shape), **ends(value.quantizer, *self._limits(node))}
         self._put(Step("clamp", name, (x,), value, numbers), name)

@@ -121,10 +121,10 @@ def pairs(a: Affine, b: Affine, y: Affine) -> Pairs:
     return Pairs(first, second, shift, int((_shifted(sums, shift, y) != _rounded(real, y)).sum()))
 
 
-def translation(x: Affine, y: Affine) -> Array:
-    """Return the byte in one quantizer for each of another, uint8 `[256]`: its number, rounded."""
+def translation(x: Affine, y: Affine, low: float = -np.inf, high: float = np.inf) -> Array:
+    """Return the byte in one quantizer for each of another, uint8 `[256]`: its number, clamped and rounded."""
     integers = np.arange(256) - 128 * x.signed
-    numbers = x.dequantize(np.clip(integers, *x.grid))
+    numbers = x.dequantize(np.clip(integers, *x.grid)).clip(np.float32(low), np.float32(high))
     return (y.quantize(numbers).astype(np.int16) + 128 * y.signed).astype(np.uint8)
 
 

@@ -14,7 +14,7 @@ import torch
 from google.protobuf.message import DecodeError
 from torch import Tensor
 
-from featherweight.capture.onnx import OnnxNetwork, Value, read_network
+from featherweight.capture.onnx import OnnxNetwork, Value, check_against_runtime, read_network
 from featherweight.capture.onnx.values import DTYPES
 from featherweight.data.indexed import HELD_OUT_SEED, Indexed, Indices, Subset, permutation
 from featherweight.data.inputs import Given, given, said
@@ -132,7 +132,8 @@ def from_onnx(
 
     Raises:
         TaskError: inputs that the network does not take, or too few; says what was given and what is taken.
-        UnsupportedError: the file cannot be read as a network; names node and operator.
+        UnsupportedError: the file cannot be read as a network, and names node and operator; or what was read does not
+            compute what ONNX Runtime does of the file.
     """
     path = Path(path)
     entries = _inputs_of(path)
@@ -151,11 +152,14 @@ def from_onnx(
     network = read_network(path, settings=main.settings)
     keywords = tuple(network.identifiers[entry.name] for entry in network.inputs)
     parts = {split: Keyed(data, keywords) for split, data in parts.items()}
-    found, along = _measure(network, parts["train"], outputs, axis)
+    sample = first(parts["train"], 1)[0]
+    arrays = {entry.name: sample[network.identifiers[entry.name]].numpy() for entry in network.inputs}
+    apart = check_against_runtime(network, path, arrays)
+    found, along = _measure(network, sample, outputs, axis)
     return OnnxTask(
         network, train=parts["train"], validation=parts["validation"], test=parts["test"], outputs=found, axis=along,
         whole=main.whole, sha256=_digest(path), name=name or path.stem, dataset=main.about,
-        notes=_notes(path, network, read, parts, found, along),
+        notes=[*_notes(path, network, read, parts, found, along), Note("chose", path.name, _alike(apart))],
     )  # fmt: skip
 
 
@@ -213,12 +217,11 @@ def split_up(given: dict[str, Indexed], where: str) -> dict[str, Indexed]:
 
 
 def _measure(
-    network: OnnxNetwork, data: Indexed, outputs: Outputs | None, axis: int | None
+    network: OnnxNetwork, sample: Inputs, outputs: Outputs | None, axis: int | None
 ) -> tuple[Outputs, int]:
-    """Return whether outputs are scores of classes, and along which axis."""
+    """Return whether outputs, those of `sample` here, are scores of classes, and along which axis."""
     if axis is not None and outputs == "values":
         raise ConfigError("an axis of classes for values", where="axis", got=axis)
-    sample = first(data, 1)[0]
     with torch.no_grad():
         answer = network(**sample)
     tensors = all_tensors(answer)
@@ -231,6 +234,10 @@ def _measure(
     if outputs is None:
         outputs = "classes" if axis is not None else outputs_of(None, answer)
     return outputs, found
+
+
+def _alike(apart: float) -> str:
+    return f"what was read computes what ONNX Runtime does, {apart:.1e} of the largest output apart"
 
 
 def _notes(

@@ -194,4 +194,5 @@ def commands(s: Summary) -> str:
         f"featherweight eval again/model.fw --task {task} --threads {s.threads}",
         "featherweight inspect again/model.fw",
     ]
-    return "\n".join(lines if known else ["# TASK.py:NAME is the file and name of your task", *lines])
+    said = "# TASK.py:NAME is the file and name of your task; of an ONNX file say --onnx FILE --inputs INPUTS instead"
+    return "\n".join(lines if known else [said, *lines])

@@ -46,16 +46,16 @@ def files(tmp_path):
 @pytest.mark.parametrize(
     ("name", "kinds"),
     [
-        ("m.onnx", {"float weights", "duplicates", "constants", "float"}),
-        ("m.xml", {"float weights", "constants", "float"}),
-        ("m.tflite", {"float weights", "constants", "float"}),
+        ("m.onnx", {"stored as floats", "duplicates", "constants", "float"}),
+        ("m.xml", {"stored as floats", "constants", "float"}),
+        ("m.tflite", {"stored as floats", "constants", "float"}),
     ],
 )
 def test_each_kind_of_file_is_read(files, name, kinds):
     found = {finding.kind: finding for finding in diagnose(files / name, ["onnxruntime"])}
     assert kinds <= set(found)
     assert "one" in found["float"].where or name == "m.tflite"
-    assert found["float weights"].about == "size"
+    assert found["stored as floats"].about == "size"
 
 
 def test_layers_in_integers_are_no_finding(files):

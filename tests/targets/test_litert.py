@@ -218,6 +218,30 @@ CASES = {
     "abs and sqrt": ([node("Abs", "x", "a"), node("Sqrt", "a", "c"), node("Neg", "c")], ROWS, {}),
     "power": ([node("Pow", "x e")], ROWS, {"e": np.float32(2)}),
     "constants": ([node("Add", "p q", "r"), node("Mul", "x r")], ROWS, {"p": normal(8), "q": normal(8)}),
+    "least and most": (
+        [node("Min", "x c", "a"), node("Max", "a d")],
+        ROWS,
+        {"c": np.float32(0.5), "d": normal(8)},
+    ),
+    "choice": (
+        [node("Less", "x c", "a"), node("Exp", "x", "e"), node("Where", "a x e")],
+        ROWS,
+        {"c": np.float32(0.1)},
+    ),
+    "one over": ([node("Exp", "x", "a"), node("Reciprocal", "a", "c"), node("Log", "c")], ROWS, {}),
+    "repeated": ([node("Expand", "x s")], {"x": [2, 1, 8]}, {"s": ints(2, 5, 8)}),
+    "flattened by its shape": (
+        [
+            node("Relu", "x", "a"),
+            node("Shape", "a", "n"),
+            node("Gather", "n zero", "b"),
+            node("Unsqueeze", "b zeros", "c"),
+            node("Concat", "c rest", "s", axis=0),
+            node("Reshape", "a s"),
+        ],
+        IMAGE,
+        {"zero": np.int64(0), "zeros": ints(0), "rest": ints(-1)},
+    ),
     "given back": ([node("Relu", "x")], IMAGE, {}),
 }
 
@@ -325,6 +349,7 @@ def test_data_of_tensors_is_aligned():
         ([node("Conv", "x w")], {"x": ["n", 3, 8]}, {"w": normal(2, 3, 3)}, "two places"),
         ([node("AveragePool", "x", kernel_shape=[2, 2], ceil_mode=1)], IMAGE, {}, "such pooling"),
         ([node("Relu", "x")], {"x": ["n", 3, "h", 4]}, {}, "free axis h"),
+        ([node("Expand", "x s")], {"x": ["n", 1, 8]}, {"s": ints(1, 5, 8)}, "repetition to a free batch"),
         ([node("Slice", "x a b c d")], ROWS, {"a": ints(-1), "b": ints(-99), "c": ints(1), "d": ints(-1)}, "negative"),
         ([node("Pad", "x p", mode="edge")], ROWS, {"p": ints(0, 1, 0, 0, 0, 0)}, "edge"),
     ],
@@ -340,6 +365,16 @@ def test_a_free_axis_gets_the_size_that_is_asked_for():
     x = normal(2, 3, 5, 7)
     (got,) = opened_litert(result)([last(x)])
     np.testing.assert_allclose(got[:, 0, 0], x.mean((2, 3)), rtol=1e-5, atol=1e-6)
+
+
+def test_a_size_that_depends_on_the_batch_is_refused_until_it_is_fixed():
+    nodes = [node("Shape", "x", "s"), node("Cast", "s", "f", to=TensorProto.FLOAT), node("Mul", "x f")]
+    made = model(nodes, {"x": ["n", 2]})
+    with pytest.raises(UnsupportedError, match="depends on the batch"):
+        build_litert(made)
+    content = make_litert(made, {"n": 2}).files[".tflite"]
+    (got,) = opened_litert(content)([np.float32([[1, 2], [3, 4]])])
+    assert got.tolist() == [[2, 4], [6, 8]]
 
 
 def test_integers_that_litert_does_not_have_are_refused():

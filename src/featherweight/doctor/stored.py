@@ -95,7 +95,7 @@ def size_of_stored(held: Iterable[Held], total: int) -> Iterator[Finding]:
     taken = sum(one.nbytes for one in floats)
     if taken >= WORTH * total:
         yield Finding(
-            "float weights", "size", [one.name for one in floats],
+            "stored as floats", "size", [one.name for one in floats],
             f"{len(floats)} tensors are stored as floats: {_share(taken, total)}", _INTEGERS,
         )  # fmt: skip
     seen: set[bytes] = set()

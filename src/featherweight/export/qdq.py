@@ -210,6 +210,8 @@ class _Builder:
         quantizer = self.activations.get(source)
         if not isinstance(quantizer, Affine) or quantizer != self.activations.get(value):
             return False
+        if quantizer.bits > 8:  # ONNX Runtime pads no integers of 16 bits
+            return False
         inputs = [f"{source}/integer", node.input[1], self._grid(quantizer)[1], *node.input[3:]]
         self._copy(node, inputs, [f"{value}/integer"])
         self._affine("DequantizeLinear", f"{value}/integer", self._real(value), quantizer)

@@ -11,6 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper
 
+from featherweight.engines import refusals
 from featherweight.errors import UnsupportedError
 from featherweight.export.onnx_graph import OnnxGraph
 from featherweight.runtime.backend import onnx_backend
@@ -113,7 +114,9 @@ def reference(
         if name not in names:
             copied.graph.output.append(helper.make_tensor_value_info(name, kinds[name], None))
             names.append(name)
-    return dict(zip(names, onnx_backend("onnxruntime").compute(copied, threads=1)(dict(inputs)), strict=True))
+    with refusals("ONNX Runtime cannot run the graph"):
+        outputs = onnx_backend("onnxruntime").compute(copied, threads=1)(dict(inputs))
+    return dict(zip(names, outputs, strict=True))
 
 
 def _integer_types(model: onnx.ModelProto) -> dict[str, int]:

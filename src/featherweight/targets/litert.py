@@ -15,11 +15,10 @@ from featherweight.errors import UnsupportedError
 from featherweight.export.float_graph import rewriting
 from featherweight.export.onnx_graph import OnnxGraph, attributes
 from featherweight.targets.litert_file import LitertFile
-from featherweight.targets.litert_graph import LAST, Edge, Order, Stored, Translation, inferred, place
+from featherweight.targets.litert_graph import LAST, Edge, Order, Stored, Translation, Values, observed, place
 from featherweight.targets.litert_operators import OPERATORS
 
 Array = NDArray[Any]
-_FOLDED = 1 << 16  # elements: larger constants are not computed in advance
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +54,13 @@ def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     Raises:
         UnsupportedError: an operator, a shape or a quantizer that LiteRT does not have; names the operator.
     """
-    t = Translation(OnnxGraph(model), *inferred(model, sizes or {}))
+    one, more = observed(model, sizes or {})
+    free = {name: _moving(array.shape, more[name].shape) for name, array in one.items()}
+    t = Translation(
+        OnnxGraph(model), {name: array.shape for name, array in one.items()},
+        {name: axes for name, axes in free.items() if axes}, {name: str(a.dtype) for name, a in one.items()},
+    )  # fmt: skip
+    t.shapes |= {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     t.constants |= {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in t.constants:
@@ -63,7 +68,7 @@ def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
             t.edges[value.name] = Edge(t.room(value.name, order), order)
             t.file.inputs.append(t.edges[value.name].tensor)
     for node in model.graph.node:
-        if id(node) not in t.done:
+        if not _of_sizes(t, node, one, more) and id(node) not in t.done:
             _node(t, node)
     for value in model.graph.output:
         order = order_of(t, value.name)
@@ -86,7 +91,6 @@ def order_of(t: Translation, value: str) -> tuple[int, ...]:
 
 def _node(t: Translation, node: NodeProto) -> None:
     given = attributes(node)
-    missing = [value for value in node.output if value and value not in t.shapes]
     if node.op_type == "Constant":
         t.constants[node.output[0]] = numpy_helper.to_array(given["value"])
     elif node.op_type == "DequantizeLinear" and isinstance(t.constants.get(node.input[0]), np.ndarray):
@@ -106,14 +110,10 @@ def _node(t: Translation, node: NodeProto) -> None:
             t.constants[node.output[0]] = t.constants[node.input[0]]
         else:
             t.edges[node.output[0]] = t.edges[node.input[0]]
-    elif (folded := _folded(t, node)) is not None:
-        t.constants |= dict(zip(node.output, folded, strict=True))
     elif node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx"):
         raise UnsupportedError(
             "not an operator that the LiteRT export knows", where=place(node), got=node.op_type
         )
-    elif missing:
-        raise UnsupportedError("its shape is not known before the network runs", where=place(node))
     else:
         OPERATORS[node.op_type](t, node, given)
 
@@ -126,17 +126,27 @@ def _quantize(t: Translation, node: NodeProto) -> None:
     t.named.setdefault(tensor, (result, source.order))
 
 
-def _folded(t: Translation, node: NodeProto) -> list[Array] | None:
-    """Return what a node computes of constants alone; sizes of values without free axes are known."""
-    if node.op_type == "Shape" and node.input[0] in t.shapes and node.input[0] not in t.free:
-        return [
-            np.array(t.shapes[node.input[0]], np.int64)[
-                attributes(node).get("start", 0) : attributes(node).get("end")
-            ]
-        ]
-    numbers = {name: t.number(name) for name in node.input if name}
-    if not numbers or any(found is None or found.size > _FOLDED for found in numbers.values()):
-        return None
-    from onnx.reference import ReferenceEvaluator
+def _of_sizes(t: Translation, node: NodeProto, one: Values, more: Values) -> bool:
+    """Note what is computed of constants and shapes alone: constants, unless they depend on the batch."""
+    read = [name for name in node.input if name]
+    rounding = node.op_type in ("QuantizeLinear", "DequantizeLinear", "Constant")
+    if (
+        rounding
+        or node.op_type.startswith("Random")
+        or not (
+            node.op_type in ("Shape", "Size")
+            or (read and all(name in t.constants or name in t.batched for name in read))
+        )
+    ):
+        return False
+    for name in filter(None, node.output):
+        a, b = one[name], more[name]
+        if np.array_equal(a, b, equal_nan=a.dtype.kind == "f"):
+            t.constants[name] = a
+        else:
+            t.batched.add(name)
+    return True
 
-    return [np.asarray(found) for found in ReferenceEvaluator(node).run(None, numbers)]
+
+def _moving(one: tuple[int, ...], more: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(k for k, (n, m) in enumerate(zip(one, more, strict=True)) if n != m)

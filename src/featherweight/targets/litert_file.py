@@ -25,7 +25,7 @@ _VERSIONS = {
     "CONCATENATION": (1, 2, 3), "PAD": (1, 2, 3), "TRANSPOSE": (1, 2, 4), "RESIZE_BILINEAR": (3, 3, 3),
     "RESIZE_NEAREST_NEIGHBOR": (3, 3, 3), "STRIDED_SLICE": (1, 2, 4), "SPLIT": (1, 2, 4), "SPLIT_V": (1, 2, 2),
     "REDUCE_MAX": (1, 2, 3), "LEAKY_RELU": (1, 2, 2), "GATHER": (1, 2, 4), "DEPTH_TO_SPACE": (1, 2, 2),
-    "BATCH_MATMUL": (2, 2, 3), "MAXIMUM": (1, 2, 3), "MINIMUM": (1, 2, 3),
+    "BATCH_MATMUL": (2, 2, 3), "BROADCAST_TO": (2, 2, 2), "MAXIMUM": (1, 2, 3), "MINIMUM": (1, 2, 3),
 }  # fmt: skip
 _TYPES = {
     "float32": "FLOAT32", "float16": "FLOAT16", "int8": "INT8", "uint8": "UINT8", "int16": "INT16", "int32": "INT32",

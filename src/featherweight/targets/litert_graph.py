@@ -9,17 +9,21 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import NodeProto, helper, numpy_helper
+from onnx import NodeProto
 
+from featherweight.engines import onnxruntime_session, refusals
 from featherweight.errors import UnsupportedError
-from featherweight.export.onnx_graph import CLAMPS, MICROSOFT, OnnxGraph, attributes
+from featherweight.export import serialized
+from featherweight.export.onnx_graph import CLAMPS, OnnxGraph, attributes
+from featherweight.targets.check import made_up
 from featherweight.targets.litert_file import LitertFile, Quantized, Tensor
 
 Array = NDArray[Any]
+Values = dict[str, Array]
 Order = tuple[int, ...]
 
 LAST = (0, 2, 3, 1)  # channels last: axis k of the tensor is axis LAST[k] of the value
-_FREE = 3  # a batch of this many and one of 1 tell free axes from fixed ones
+MORE = 3  # samples: a batch of so many and one of 1 tell free axes from fixed ones
 FUSED = {(0.0, np.inf): "RELU", (0.0, 6.0): "RELU6", (-1.0, 1.0): "RELU_N1_TO_1"}
 _ACTIVATIONS = {"NONE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
 
@@ -66,6 +70,7 @@ class Translation:
         free: the free axes of values that have some.
         kinds: type of every value, by numpy's name.
         constants: what is known before anything runs.
+        batched: what is computed of shapes that depend on the batch.
         edges: where values are in the file.
         named: by tensor, the value whose integers it holds, and the order of its axes.
         floats: layers that compute in float between integers, with the reason.
@@ -74,11 +79,12 @@ class Translation:
     """
 
     graph: OnnxGraph
-    shapes: Mapping[str, tuple[int, ...]]
+    shapes: dict[str, tuple[int, ...]]
     free: Mapping[str, tuple[int, ...]]
     kinds: Mapping[str, str]
     file: LitertFile = field(default_factory=LitertFile)
     constants: dict[str, Array | Stored] = field(default_factory=dict)
+    batched: set[str] = field(default_factory=set)
     edges: dict[str, Edge] = field(default_factory=dict)
     named: dict[int, tuple[str, Order]] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
@@ -116,12 +122,23 @@ class Translation:
             if len(order) > numbers.ndim:  # broadcasting: axes of 1 in front
                 numbers = numbers.reshape((1,) * (len(order) - numbers.ndim) + numbers.shape)
             return self.file.constant(numbers.transpose(order), value)
-        edge = self.edges[value]
+        edge = self.edge(value)
         order = tuple(range(len(edge.order))) if order is None else order
         tensor, quantized = self.ordered(edge, order), edge.quantized
         if real and quantized is not None:
             tensor = self._converted("DEQUANTIZE", tensor, None)
         return tensor
+
+    def edge(self, value: str) -> Edge:
+        """Return where a value is.
+
+        Raises:
+            UnsupportedError: it is a size that depends on the batch, which LiteRT's operators take as constants.
+        """
+        if value in self.batched:
+            hint = "fix the batch: --size NAME=1"
+            raise UnsupportedError("a size that depends on the batch is no constant", where=value, hint=hint)
+        return self.edges[value]
 
     def ordered(self, edge: Edge, order: Order) -> int:
         """Return the tensor of an edge with its axes in another order."""
@@ -146,7 +163,7 @@ class Translation:
 
     def linear(self, value: str) -> int:
         """Return a tensor that holds a value's integers or numbers in the value's own order, whatever its shape."""
-        edge = self.edges[value]
+        edge = self.edge(value)
         tensor = self.file.tensors[edge.tensor]
         wide = [axis for k, axis in enumerate(edge.order) if tensor.shape[k] != 1 or k in tensor.free]
         return edge.tensor if wide == sorted(wide) else self.ordered(edge, tuple(range(len(edge.order))))
@@ -289,69 +306,42 @@ def _sizes(shape: tuple[int, ...], free: tuple[int, ...]) -> list[int]:
     return [-1 if k in free else n for k, n in enumerate(shape)]
 
 
-def inferred(
-    model: onnx.ModelProto, sizes: Mapping[str, int]
-) -> tuple[dict[str, tuple[int, ...]], dict[str, tuple[int, ...]], dict[str, str]]:
-    """Return shapes, free axes and types of all values; a free axis without a given size must be the first.
+def observed(model: onnx.ModelProto, sizes: Mapping[str, int]) -> tuple[Values, Values]:
+    """Return all values of a graph, as ONNX Runtime computes them of inputs made up, with a batch of 1 and of more.
 
-    Args:
-        model: a complete ONNX graph.
-        sizes: of free axes by name, which are then fixed.
+    Where the batch is not free, they are the same. A free axis without a given size must be the first of an input.
 
     Raises:
-        UnsupportedError: a shape is not known before the network runs.
+        UnsupportedError: another axis is free, or ONNX Runtime cannot run the graph.
     """
-    free = {
-        n.dim_param
-        for v in model.graph.input
-        for n in v.type.tensor_type.shape.dim
-        if n.HasField("dim_param")
-    }
-    free -= {*sizes}
-    first = {
-        v.type.tensor_type.shape.dim[0].dim_param for v in model.graph.input if v.type.tensor_type.shape.dim
-    }
-    if others := sorted(free - first):
+    free = {name for name, axis in free_axes(model) if name not in sizes}
+    if others := sorted({name for name, axis in free_axes(model) if axis and name in free}):
         raise UnsupportedError(
             "a LiteRT file has fixed sizes, but for the batch", where="graph", got=f"free axis {others[0]}",
             hint=f"--size {others[0]}=N",
         )  # fmt: skip
-    single, several = (_shapes(model, {**sizes, **dict.fromkeys(free, n)}) for n in (1, _FREE))
-    shapes = {name: shape for name, (shape, _) in single.items()}
-    moving = {
-        name: tuple(k for k, (n, m) in enumerate(zip(shape, several[name][0], strict=True)) if n != m)
-        for name, shape in shapes.items()
-    }
-    return (
-        shapes,
-        {name: axes for name, axes in moving.items() if axes},
-        {n: kind for n, (_, kind) in single.items()},
-    )
+    every = onnx.ModelProto()
+    every.CopyFrom(model)
+    del every.graph.output[:]
+    names = [name for node in model.graph.node for name in node.output if name]
+    every.graph.output.extend(onnx.ValueInfoProto(name=name) for name in dict.fromkeys(names))
+    found = []
+    for count in (1, MORE) if free else (1,):
+        inputs = made_up(model, {**sizes, **dict.fromkeys(free, count)})
+        with refusals("ONNX Runtime cannot run the graph"):
+            session = onnxruntime_session(serialized(every), 1)
+            outputs = session.run(None, inputs)
+        found.append({**inputs, **dict(zip([o.name for o in session.get_outputs()], outputs, strict=True))})
+    return found[0], found[-1]
 
 
-def _shapes(model: onnx.ModelProto, sizes: Mapping[str, int]) -> dict[str, tuple[tuple[int, ...], str]]:
-    fixed = onnx.ModelProto()
-    fixed.CopyFrom(model)
-    for value in fixed.graph.input:
-        for n in value.type.tensor_type.shape.dim:
-            if n.HasField("dim_param"):
-                n.dim_value = sizes[n.dim_param]
-    for value in fixed.graph.output:
-        value.type.tensor_type.ClearField("shape")
-    del fixed.graph.value_info[:]
-    kept = [entry for entry in fixed.opset_import if entry.domain != MICROSOFT]
-    if len(kept) < len(fixed.opset_import):  # of 16 bits: ONNX's own from version 21 on
-        del fixed.opset_import[:]
-        fixed.opset_import.extend([helper.make_opsetid("", max(21, kept[0].version))])
-        for node in fixed.graph.node:
-            node.domain = "" if node.op_type in ("QuantizeLinear", "DequantizeLinear") else node.domain
-    told = onnx.shape_inference.infer_shapes(fixed, data_prop=True).graph
-    found = {}
-    for value in [*told.input, *told.value_info, *told.output]:
-        kind = value.type.tensor_type
-        if kind.HasField("shape") and all(n.HasField("dim_value") for n in kind.shape.dim):
-            dtype = str(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            found[value.name] = tuple(n.dim_value for n in kind.shape.dim), dtype
-    for tensor in told.initializer:
-        found[tensor.name] = tuple(tensor.dims), str(numpy_helper.to_array(tensor).dtype)
+def free_axes(model: onnx.ModelProto) -> list[tuple[str, int]]:
+    """Return the free axes of inputs: name, and place. Axes of no name, and of -1, have one made of their place."""
+    found = []
+    for value in model.graph.input:
+        for axis, n in enumerate(value.type.tensor_type.shape.dim):
+            if not n.dim_param and n.dim_value < 1:
+                n.dim_param = f"{value.name}_{axis}"
+            if n.dim_param:
+                found.append((n.dim_param, axis))
     return found

@@ -325,6 +325,26 @@ def depth_to_space(t: Translation, node: NodeProto, given: Given) -> None:
     t.write("DEPTH_TO_SPACE", [tensor], node.output[0], LAST, quantized, blockSize=block)
 
 
+def expand(t: Translation, node: NodeProto, given: Given) -> None:
+    """Repetition along axes of 1: BROADCAST_TO, to sizes that are constants."""
+    if t.free.get(node.output[0]):
+        raise refused(node, "repetition to a free batch", node.output[0])
+    shape = t.integers(t.shapes[node.output[0]])
+    t.write("BROADCAST_TO", [t.activation(node.input[0]), shape], node.output[0])
+
+
+def reciprocal(t: Translation, node: NodeProto, given: Given) -> None:
+    """One over it."""
+    order = t.edges[node.input[0]].order
+    one = t.file.constant(np.float32(1), "1")
+    t.write("DIV", [one, t.activation(node.input[0], order)], node.output[0], order)
+
+
+def where(t: Translation, node: NodeProto, given: Given) -> None:
+    """A choice, number by number: SELECT_V2, in the order of ONNX."""
+    t.write("SELECT_V2", [t.activation(name) for name in node.input], node.output[0])
+
+
 OPERATORS: dict[str, Callable[[Translation, NodeProto, Given], None]] = {
     "Conv": conv, "ConvTranspose": transposed_conv, "Gemm": linear, "MatMul": linear,
     "MaxPool": partial(pool, most=True), "AveragePool": partial(pool, most=False),
@@ -333,7 +353,12 @@ OPERATORS: dict[str, Callable[[Translation, NodeProto, Given], None]] = {
     "ReduceSum": partial(reduce, kind="SUM"),
     "Add": partial(binary, kind="ADD", integer=True), "Mul": partial(binary, kind="MUL", integer=True),
     "Sub": partial(binary, kind="SUB", integer=True), "Div": partial(binary, kind="DIV"),
-    "Pow": partial(binary, kind="POW"),
+    "Pow": partial(binary, kind="POW"), "Min": partial(binary, kind="MINIMUM"), "Max": partial(binary, kind="MAXIMUM"),
+    "Less": partial(binary, kind="LESS"), "Greater": partial(binary, kind="GREATER"),
+    "Equal": partial(binary, kind="EQUAL"), "Where": where, "Expand": expand, "Reciprocal": reciprocal,
+    "Log": partial(unary, kind="LOG"), "Floor": partial(unary, kind="FLOOR"), "Ceil": partial(unary, kind="CEIL"),
+    "Sin": partial(unary, kind="SIN"), "Cos": partial(unary, kind="COS"), "Not": partial(unary, kind="LOGICAL_NOT"),
+    "ReduceMin": partial(reduce, kind="REDUCE_MIN"),
     "Relu": clamp, "Clip": clamp, "LeakyRelu": leaky, "Gelu": gelu, "HardSigmoid": hard_sigmoid,
     "PRelu": partial(binary, kind="PRELU"), "Elu": partial(unary, kind="ELU"),
     "Sigmoid": partial(unary, kind="LOGISTIC"), "Tanh": partial(unary, kind="TANH"),

@@ -198,6 +198,18 @@ def test_a_small_difference_is_told_from_rounding():
     assert chosen(model).keys() == {"c"}
 
 
+def test_a_loss_without_slope_is_said():
+    """A network that is compared with itself, by values, has no first derivatives."""
+    x = torch.randn(8, 16)
+    network = nn.Sequential(nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+    task = Agreement(network, train=x, test=x, outputs="values")
+    for saliency in (Taylor(samples=4), Fisher(samples=4)):
+        with pytest.raises(UnsupportedError, match=r"all its scores are zero.*\n?.*sosp_i"):
+            Prune(keep=0.6, saliency=saliency).apply(Model.of(network), task, Context())
+    model = Prune(keep=0.6, saliency=SospI(samples=4)).apply(Model.of(network), task, Context())
+    assert chosen(model).keys() == {"0"}
+
+
 def test_nothing_to_prune_says_so():
     class Only(nn.Module):
         def __init__(self):

@@ -73,6 +73,11 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         for values in (scores.linear, scores.pair):
             if values is not None:
                 finite(values, f"scores of {tag(self.saliency)}")
+        if scores.pair is None and not scores.linear.any():
+            raise UnsupportedError(
+                "all its scores are zero", where=f"prune.saliency {tag(self.saliency)}",
+                hint="where a network agrees with itself the loss has no slope: sosp_i, sosp_h, or obd of gauss_newton",
+            )  # fmt: skip
         cost: Callable[[Array], float] = np.sum if self.of == "channels" else getattr(channels, self.of)
         price: Array | float = 1.0
         if self.saliency.in_loss and self.of != "channels":

@@ -424,9 +424,36 @@ def _norm(node: ir.Node) -> bool:
 
 
 _Rewrite = Callable[[ir.Node], bool]
+
+
 # In this order: what is one activation is no factor on channels any more.
+def _heads(node: ir.Node) -> bool:
+    """A reshape that cuts the last axis into heads, or puts heads together, says no number of heads.
+
+    `[-1, 6, 12, 64]` of `[batch, 6, 768]` becomes `[0, 0, -1, 64]`, and `[-1, 6, 768]` of the other `[0, 0, -1]`: the
+    same sizes, and those of a network with fewer heads.
+    """
+    x, sizes = node.inputs[0], _const(node.inputs[1])
+    empty = node.attributes.get("allowzero")
+    if x is None or x.shape is None or sizes is None or (empty is not None and empty.as_int() and 0 in sizes):
+        return False
+    old, new = list(x.shape), [int(n) for n in sizes]
+    lead = min(len(old), len(new)) - 1
+    cut, joined = old[lead:], new[lead:]
+    fixed = all(isinstance(n, int) and n > 0 for n in (*cut, *joined))
+    if lead < 1 or len(cut) == len(joined) or not fixed or math.prod(cut) != math.prod(joined):
+        return False
+    if any(n not in (0, m) for n, m in zip(new[:lead], old, strict=False) if n != -1):
+        return False
+    joined[max(len(joined) - 2, 0)] = -1
+    wanted = np.array([0] * lead + joined, np.int64)
+    if (wanted == sizes).all():
+        return False
+    return _put(node, "Reshape", [x, _stored(node.inputs[1], wanted, f"_{node.name}")])
+
+
 _ROUNDS: tuple[dict[str, tuple[_Rewrite, ...]], ...] = (
     {"Div": (_norm, _hard_swish, _hard_sigmoid, _gelu), "Mul": (_norm, _hard_swish, _silu, _gelu, _hard_sigmoid)},
     {"Mul": (_hard_swish,)},
-    {"Add": (_bias,), "Mul": (_scale,), "Div": (_scale,)},
+    {"Add": (_bias,), "Mul": (_scale,), "Div": (_scale,), "Reshape": (_heads,)},
 )  # fmt: skip

@@ -11,6 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from featherweight.capture.onnx.heads import without_heads
+
 Array = NDArray[Any]
 
 
@@ -428,28 +430,14 @@ _Rewrite = Callable[[ir.Node], bool]
 
 # In this order: what is one activation is no factor on channels any more.
 def _heads(node: ir.Node) -> bool:
-    """A reshape that cuts the last axis into heads, or puts heads together, says no number of heads.
-
-    `[-1, 6, 12, 64]` of `[batch, 6, 768]` becomes `[0, 0, -1, 64]`, and `[-1, 6, 768]` of the other `[0, 0, -1]`: the
-    same sizes, and those of a network with fewer heads.
-    """
-    x, sizes = node.inputs[0], _const(node.inputs[1])
-    empty = node.attributes.get("allowzero")
+    """A reshape into heads, or of heads into channels, says no number of heads."""
+    x, sizes, empty = node.inputs[0], _const(node.inputs[1]), node.attributes.get("allowzero")
     if x is None or x.shape is None or sizes is None or (empty is not None and empty.as_int() and 0 in sizes):
         return False
-    old, new = list(x.shape), [int(n) for n in sizes]
-    lead = min(len(old), len(new)) - 1
-    cut, joined = old[lead:], new[lead:]
-    fixed = all(isinstance(n, int) and n > 0 for n in (*cut, *joined))
-    if lead < 1 or len(cut) == len(joined) or not fixed or math.prod(cut) != math.prod(joined):
+    wanted = without_heads(list(x.shape), sizes.tolist())
+    if wanted == sizes.tolist():
         return False
-    if any(n not in (0, m) for n, m in zip(new[:lead], old, strict=False) if n != -1):
-        return False
-    joined[max(len(joined) - 2, 0)] = -1
-    wanted = np.array([0] * lead + joined, np.int64)
-    if (wanted == sizes).all():
-        return False
-    return _put(node, "Reshape", [x, _stored(node.inputs[1], wanted, f"_{node.name}")])
+    return _put(node, "Reshape", [x, _stored(node.inputs[1], np.array(wanted, np.int64), f"_{node.name}")])
 
 
 _ROUNDS: tuple[dict[str, tuple[_Rewrite, ...]], ...] = (

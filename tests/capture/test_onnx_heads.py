@@ -48,6 +48,7 @@ def test_a_reshape_with_constants_means_the_same_and_leaves_the_number_of_heads_
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_heads_of_a_network_from_onnx_are_pruned_whatever_its_class_held(tmp_path):
     torch.manual_seed(0)
     x, batch = torch.randn(8, 1, 4, 4), torch.export.Dim("batch")

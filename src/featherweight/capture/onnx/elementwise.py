@@ -173,7 +173,9 @@ def _reduction(function: Function) -> Function:
     ) -> Value:  # fmt: skip
         x = tensor(x)
         chosen = _axes(x, given, axes, noop_with_empty_axes)
-        return x if chosen is None or (not x.dim() and not chosen) else function(x, chosen, bool(keepdims))
+        if chosen is None or not chosen:  # nothing is summed, and yet squared, say
+            return function(x.unsqueeze(-1), [-1], False)
+        return function(x, chosen, bool(keepdims))
 
     return reduced
 
@@ -213,8 +215,8 @@ def _arg(function: Function) -> Function:
 
 def hard_sigmoid(x: Tensor, *, alpha: float = 0.2, beta: float = 0.5) -> Value:
     """HardSigmoid: `max(0, min(1, alpha * x + beta))`; torch's own has an alpha of 1/6."""
-    if abs(alpha - 1 / 6) < 1e-6 and beta == 0.5:
-        return F.hardsigmoid(x)
+    if beta == 0.5:
+        return F.hardsigmoid(x * (6 * alpha))
     return torch.clamp(x * alpha + beta, 0, 1)
 
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from featherweight.capture.onnx.values import DTYPES, Known, Value, number, numbers, tensor
-from featherweight.errors import UnsupportedError
 
 _MOST_KNOWN = 64  # numbers of a value that stays known
 
@@ -291,11 +290,6 @@ def eye_like(x: Tensor, *, dtype: int = 0, k: int = 0) -> Tensor:
     return found.to(DTYPES[dtype] if dtype else x.dtype)
 
 
-def nonzero(x: Tensor) -> Tensor:
-    """NonZero."""
-    return tensor(x).nonzero().T
-
-
 def compress(x: Tensor, condition: Value, *, axis: int | None = None) -> Tensor:
     """Compress: by a condition that is known."""
     kept = [place for place, keep in enumerate(numbers(condition)) if keep]
@@ -334,11 +328,6 @@ def reverse_sequence(x: Tensor, lengths: Value, *, batch_axis: int = 1, time_axi
 def identity(x: Value) -> Value:
     """Identity."""
     return x
-
-
-def unique(*_: Value, **__: Any) -> Value:
-    """Unique: how many there are depends on the data."""
-    raise UnsupportedError("the size of its result depends on the network's data")
 
 
 MOVES: dict[str, Callable[..., Any]] = {

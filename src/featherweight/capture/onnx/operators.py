@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from featherweight.capture.onnx.elementwise import ELEMENTWISE, gelu, swish
 from featherweight.capture.onnx.moves import MOVES
 from featherweight.capture.onnx.resize import resize
-from featherweight.capture.onnx.spatial import SPATIAL
+from featherweight.capture.onnx.spatial import SPATIAL, layer_norm, rms_norm
 from featherweight.capture.onnx.values import Known, Value, constant, tensor
 from featherweight.errors import UnsupportedError
 
@@ -75,6 +75,7 @@ def stored(**values: Any) -> Value:
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
+    "SimplifiedLayerNormalization": rms_norm,  # which ONNX Runtime's tools write, under this domain
     **ELEMENTWISE, **MOVES, **SPATIAL, "MatMul": matmul, "Gemm": gemm, "Resize": resize,
     "Upsample": resize, "Constant": stored, **dict.fromkeys(("LSTM", "GRU", "RNN"), computed_weights),
 }  # fmt: skip
@@ -113,7 +114,24 @@ def fused_matmul(
     return made if alpha == 1 else made.mul(alpha)
 
 
+def skip_layer_norm(
+    x: Tensor, skip: Value, scale: Value, shift: Value = None, bias: Value = None, *, epsilon: float = 1e-12
+) -> tuple[Value, ...]:
+    """SkipLayerNormalization of ONNX Runtime: the norm of a sum, and the sum."""
+    total = x + tensor(skip) if bias is None else x + tensor(skip) + tensor(bias)
+    return layer_norm(total, scale, shift, epsilon=epsilon), None, None, total
+
+
+def skip_rms_norm(
+    x: Tensor, skip: Value, scale: Value, bias: Value = None, *, epsilon: float = 1e-12
+) -> tuple[Value, ...]:
+    """SkipSimplifiedLayerNormalization of ONNX Runtime."""
+    total = x + tensor(skip) if bias is None else x + tensor(skip) + tensor(bias)
+    return rms_norm(total, scale, epsilon=epsilon), None, None, total
+
+
 CONTRIBUTED: dict[str, Callable[..., Any]] = {
     "Gelu": gelu, "BiasGelu": bias_gelu, "FastGelu": fast_gelu, "QuickGelu": quick_gelu, "FusedMatMul": fused_matmul,
-    "TransposeMatMul": fused_matmul,
+    "TransposeMatMul": fused_matmul, "SkipLayerNormalization": skip_layer_norm,
+    "SkipSimplifiedLayerNormalization": skip_rms_norm,
 }  # fmt: skip

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from featherweight.capture.onnx.file import opened
+from featherweight.capture.onnx.file import opened, reading
 from featherweight.capture.onnx.layers import Layer, Weights, attributes_of, layer_of
 from featherweight.capture.onnx.moves import identity
 from featherweight.capture.onnx.names import paths_of
@@ -47,8 +47,9 @@ def read_network(path: Path, *, settings: Mapping[str, Array] = {}) -> OnnxNetwo
     """
     path = Path(path)
     model, notes = opened(path, settings)
-    normalise(model, notes)
-    return _Reader(model, notes, settings).network
+    with reading(path):
+        normalise(model, notes)
+        return _Reader(model, notes, settings).network
 
 
 @dataclass

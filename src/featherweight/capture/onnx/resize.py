@@ -17,7 +17,7 @@ _COORDINATES: dict[str, Callable[[Tensor, Any, Any, Any], Tensor]] = {
     "asymmetric": lambda to, scale, _, __: to / scale,
     "half_pixel": lambda to, scale, _, __: (to + 0.5) / scale - 0.5,
     "pytorch_half_pixel": lambda to, scale, _, n: (to + 0.5) / scale - 0.5 if n > 1 else 0 * to,
-    "align_corners": lambda to, _, old, n: to * ((old - 1) / (n - 1)) if n > 1 else 0 * to,
+    "align_corners": lambda to, _, old, n: to * (old - 1) / (n - 1) if n > 1 else 0 * to,
     "tf_half_pixel_for_nn": lambda to, scale, _, __: (to + 0.5) / scale,
 }
 _NEAREST: dict[str, Callable[[Tensor], Tensor]] = {

@@ -208,11 +208,6 @@ def global_max(x: Tensor) -> Value:
     return x.amax(_over_space(x), keepdim=True)
 
 
-def global_lp(x: Tensor, *, p: int = 2) -> Value:
-    """GlobalLpPool."""
-    return x.abs().pow(p).sum(_over_space(x), keepdim=True).pow(1 / p)
-
-
 def pad(
     x: Tensor, amounts: Value = None, fill: Value = None, axes: Value = None, *, mode: str = "constant",
     pads: list[int] | None = None, value: float = 0.0,
@@ -336,7 +331,7 @@ def local_response_norm(
 
 SPATIAL: dict[str, Callable[..., Any]] = {
     "Conv": convolution, "ConvTranspose": transposed_convolution, "MaxPool": max_pool, "AveragePool": average_pool,
-    "LpPool": lp_pool, "GlobalAveragePool": global_average, "GlobalMaxPool": global_max, "GlobalLpPool": global_lp,
+    "LpPool": lp_pool, "GlobalAveragePool": global_average, "GlobalMaxPool": global_max,
     "Pad": pad, "GridSample": grid_sample, "InstanceNormalization": instance_norm, "GroupNormalization": group_norm,
     "BatchNormalization": batch_norm, "LayerNormalization": layer_norm, "RMSNormalization": rms_norm,
     "LpNormalization": lp_normalization, "MeanVarianceNormalization": mean_variance_normalization,

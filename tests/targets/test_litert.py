@@ -98,6 +98,21 @@ CASES = {
         IMAGE,
         {"w": normal(4, 6, 3, 3), "lo": np.float32(-0.5), "hi": np.float32(0.25)},
     ),
+    "conv over one axis": (
+        [node("Conv", "x w b", pads=[2, 1], strides=[2])],
+        ROWS,
+        {"w": normal(4, 5, 3), "b": normal(4)},
+    ),
+    "conv over one axis, depthwise": (
+        [node("Conv", "x w", "a", group=5, pads=[1, 1]), node("Relu", "a")],
+        ROWS,
+        {"w": normal(5, 1, 3)},
+    ),
+    "max pool, ceil": (
+        [node("MaxPool", "x", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)],
+        {"x": ["n", 6, 8, 12]},
+        {},
+    ),
     "transposed conv": (
         [node("ConvTranspose", "x w b", strides=[2, 2])],
         {"x": [1, 6, 5, 4]},
@@ -298,6 +313,20 @@ def test_convolutions_in_integers_are_those_of_onnx_runtime(case):
     assert kept["w"].quantized.scale == tuple(scale.tolist())
 
 
+@pytest.mark.parametrize("group", [1, 4])
+def test_a_convolution_over_one_axis_stays_in_integers(group):
+    before, first = quantized("a", "x", 0.0203, 100)
+    behind, second = quantized("y", "c", 0.0311, 90)
+    weight = rng.integers(-127, 128, (4, 4 // group, 3)).astype(np.int8)
+    scale = rng.uniform(0.001, 0.02, 4).astype(np.float32)
+    layer = [
+        node("DequantizeLinear", "w s", "w/real", axis=0),
+        node("Conv", "a w/real", "c", group=group, pads=[0, 1]),
+    ]
+    made = model([*before, *layer, *behind], {"x": ["n", 4, 9]}, **first, **second, w=weight, s=scale)
+    assert not make_litert(made, {}).floats
+
+
 @pytest.mark.parametrize("op", ["Add", "Mul", "Sub", "Concat"])
 def test_joins_in_other_steps_round_as_onnx_runtime_does(op):
     (one, first), (two, second) = quantized("a", "x", 0.0203, 100), quantized("b", "z", 0.0517, 140)
@@ -346,8 +375,8 @@ def test_data_of_tensors_is_aligned():
     ("nodes", "inputs", "tensors", "said"),
     [
         ([node("Erf", "x")], ROWS, {}, "Erf y"),
-        ([node("Conv", "x w")], {"x": ["n", 3, 8]}, {"w": normal(2, 3, 3)}, "two places"),
-        ([node("AveragePool", "x", kernel_shape=[2, 2], ceil_mode=1)], IMAGE, {}, "such pooling"),
+        ([node("Conv", "x w")], {"x": ["n", 3, 8, 8, 8]}, {"w": normal(2, 3, 3, 3, 3)}, "two places"),
+        ([node("AveragePool", "x", kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1)], IMAGE, {}, "such pooling"),
         ([node("Relu", "x")], {"x": ["n", 3, "h", 4]}, {}, "free axis h"),
         ([node("Expand", "x s")], {"x": ["n", 1, 8]}, {"s": ints(1, 5, 8)}, "repetition to a free batch"),
         ([node("Slice", "x a b c d")], ROWS, {"a": ints(-1), "b": ints(-99), "c": ints(1), "d": ints(-1)}, "negative"),

@@ -53,6 +53,11 @@ class Stored:
     axis: int
 
     @property
+    def high(self) -> Stored:
+        """The same with an axis of 1 behind the others."""
+        return Stored(self.integers[..., None], self.scale, self.zero, self.axis)
+
+    @property
     def numbers(self) -> Array:
         """The numbers, float32, of any shape."""
         shape = [-1 if self.scale.size > 1 and k == self.axis else 1 for k in range(self.integers.ndim)]

@@ -17,6 +17,7 @@ Array = NDArray[Any]
 Given = Mapping[str, Any]
 
 SAME, VALID = 0, 1
+FLAT = (0, 2, 1)  # channels last, of values of one axis of places
 _BIAS = {"int8": "int32", "int16": "int64"}
 
 
@@ -29,27 +30,59 @@ def refused(node: NodeProto, what: str, got: Any) -> UnsupportedError:
 
 
 def conv(t: Translation, node: NodeProto, given: Given) -> None:
-    """Convolution: CONV_2D, or DEPTHWISE_CONV_2D where a group reads one channel."""
+    """Convolution: CONV_2D, or DEPTHWISE_CONV_2D where a group reads one channel; over one axis, of height 1."""
     x, shape = node.input[0], t.shapes[node.input[0]]
-    if len(shape) != 4:
-        raise refused(node, "convolution of other than two places", list(shape))
+    if len(shape) not in (3, 4):
+        raise refused(node, "convolution of other than one or two places", list(shape))
+    flat = len(shape) == 3
     group, weights = given.get("group", 1), t.known(node.input[1], node, "the weight")
     deep = group > 1 and weights.shape[1] == 1 and group == shape[1]
-    order = (1, 2, 3, 0) if deep else (0, 2, 3, 1)
+    order = (1, *range(2, len(shape)), 0) if deep else (0, *range(2, len(shape)), 1)
+    given = _of_two(given) if flat else given
     strides, spread = given.get("strides", [1, 1]), given.get("dilations", [1, 1])
     activation, result = t.clamped(node)
     quantized, operands = _operands(t, node, result, order, order.index(0))
-    tensor = t.activation(x, LAST, real=quantized is None)
-    tensor, padding = _padded(t, tensor, given, weights.shape[2:], node)
+    tensor = t.activation(x, FLAT if flat else LAST, real=quantized is None)
+    tensor = _high(t, tensor) if flat else tensor
+    tensor, padding = _padded(t, tensor, given, ([1] if flat else []) + list(weights.shape[2:]), node)
     options = {
         "padding": padding, "strideH": strides[0], "strideW": strides[1], "dilationHFactor": spread[0],
         "dilationWFactor": spread[1], "fusedActivationFunction": activation,
     }  # fmt: skip
     if deep:
         options["depthMultiplier"] = weights.shape[0] // group
-    t.write(
-        "DEPTHWISE_CONV_2D" if deep else "CONV_2D", [tensor, *operands], result, LAST, quantized, **options
-    )
+    kind, inputs = "DEPTHWISE_CONV_2D" if deep else "CONV_2D", [tensor, *operands]
+    if not flat:
+        t.write(kind, inputs, result, LAST, quantized, **options)
+        return
+    (n, channels, places), free = t.shapes[result], t.free.get(result, ())
+    dtype = quantized.dtype if quantized else "float32"
+    wide = tuple(axis + (axis == 1) for axis in (FLAT.index(k) for k in free))
+    made = t.file.tensor(Tensor(f"{result}/high", (n, 1, places, channels), dtype, quantized, free=wide))
+    t.file.add(kind, inputs, [made], **options)
+    sizes = [-1 if axis in free else t.shapes[result][axis] for axis in FLAT]
+    t.write("RESHAPE", [made, t.integers(sizes)], result, FLAT, quantized, newShape=sizes)
+
+
+def _of_two(given: Given) -> Given:
+    """Return the attributes of a window over one axis as of one over two, the first of which is 1."""
+    pads = given.get("pads", [0, 0])
+    more = {key: [1, *given[key]] for key in ("strides", "dilations") if key in given}
+    return {**given, **more, "pads": [0, pads[0], 0, pads[1]]}
+
+
+def _high(t: Translation, tensor: int) -> int:
+    """Return a tensor `[n, places, channels]` as images of height 1."""
+    key = ("high", tensor)
+    if key not in t.reused:
+        source = t.file.tensors[tensor]
+        free = tuple(k + (k > 0) for k in source.free)
+        shape = (source.shape[0], 1, *source.shape[1:])
+        made = Tensor(f"{source.name}/high", shape, source.dtype, source.quantized, free=free)
+        sizes = [-1 if k in free else n for k, n in enumerate(shape)]
+        t.reused[key] = t.file.tensor(made)
+        t.file.add("RESHAPE", [tensor, t.integers(sizes)], [t.reused[key]], newShape=sizes)
+    return t.reused[key]
 
 
 def transposed_conv(t: Translation, node: NodeProto, given: Given) -> None:
@@ -134,6 +167,9 @@ def _operands(
     """
     read, target = t.quantized(node.input[0]), t.target(result)
     stored, name = t.constants[node.input[1]], node.input[1].removesuffix("/real")
+    if len(order) == 3:  # a window over one axis is one of height 1
+        order, axis = (order[0], 3, *order[1:]), axis + (axis > 0)
+        stored = stored.high if isinstance(stored, Stored) else stored[..., None]
     source = behind if behind is not None else node
     names = [n for n in source.input if n != node.output[0]] if behind is not None else list(node.input[2:3])
     bias = t.constants.get(names[0]) if names and names[0] else None
@@ -149,7 +185,8 @@ def _operands(
             moved = Stored(stored.integers.transpose(order), stored.scale, stored.zero, axis)
             weight = t.dequantized(moved, name)
         else:
-            weight = t.file.constant(t.known(node.input[1], node, "the weight").transpose(order), name)
+            real = stored.numbers if isinstance(stored, Stored) else stored
+            weight = t.file.constant(real.transpose(order), name)
         numbers = (
             t.number(names[0])
             if bias is not None
@@ -231,15 +268,27 @@ def held_as(number: float, tensor: Tensor) -> Array:
     return np.asarray(np.clip(steps, ends.min, ends.max), tensor.dtype)
 
 
+def _ends(before: tuple[int, ...], behind: tuple[int, ...], given: Given) -> list[int]:
+    """Return the padding with which windows that end behind an input, as `ceil_mode` has them, are whole."""
+    kernel, strides = given["kernel_shape"], given.get("strides", [1, 1])
+    first = list(given.get("pads", [0] * 4))[:2]
+    sizes = zip(before[2:], behind[2:], kernel, strides, first, strict=True)
+    return [*first, *(max((m - 1) * s + k - n - start, 0) for n, m, k, s, start in sizes)]
+
+
 def pool(t: Translation, node: NodeProto, given: Given, *, most: bool) -> None:
     """Pooling over windows. An average in other steps than its input's is a convolution by ones: one rounding."""
     x, result, kernel = node.input[0], node.output[0], given["kernel_shape"]
     strides, quantized, target = given.get("strides", [1, 1]), t.quantized(x), t.target(node.output[0])
+    wide = dict(given)
+    if given.get("ceil_mode") and len(t.shapes[x]) == 4:
+        wide["pads"] = _ends(t.shapes[x], t.shapes[result], given)
+    uneven = not most and wide.get("pads") != given.get("pads") and any(wide["pads"])
     if (
         len(t.shapes[x]) != 4
-        or given.get("ceil_mode")
+        or uneven
         or {*given.get("dilations", [1])} != {1}
-        or len(node.output) > 1
+        or sum(map(bool, node.output)) > 1
     ):
         raise refused(node, "such pooling", {key: given[key] for key in sorted(given)})
     integer = quantized is not None and (most or target is not None)
@@ -251,7 +300,7 @@ def pool(t: Translation, node: NodeProto, given: Given, *, most: bool) -> None:
         "filterWidth": kernel[1],
     }
     if most:
-        tensor, padding = _padded(t, tensor, given, kernel, node, -np.inf)
+        tensor, padding = _padded(t, tensor, wide, kernel, node, -np.inf)
         t.write("MAX_POOL_2D", [tensor], result, LAST, quantized, padding=padding, **options)
         return
     tensor, padding = _padded(t, tensor, given, kernel, node)

@@ -243,6 +243,13 @@ def test_axes_stay_free_where_shapes_are_computed_from_shapes(name, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+def test_axes_of_one_index_in_the_example_stay_free_too(tmp_path):
+    text = "m (float[batch, 3, height, width] x) => (y) { c = Conv(x, w) y = GlobalAveragePool(c) }"
+    network = read_network(saved(tmp_path / "m.onnx", text, {"w": normal(4, 3, 1, 1)}))
+    graph = trace(network, {"x": torch.ones(1, 3, 1, 5)})
+    assert graph.nodes[0].free == (0, 2, 3)
+
+
 IF = """m (float[n, 4] x, int64 rate) => (float[n, 4] y) {
     wide = Equal(rate, k)
     y = If(wide) <

@@ -168,7 +168,8 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     own: Any = getattr(flat.module, "dynamic_shapes", None)
     if own is not None:
         with contextlib.suppress(UnsupportedError):
-            return _functional(flat, named, outputs, _asked(named, own()))
+            longer = {name: _twice(tensor, own().get(name, ())) for name, tensor in named.items()}
+            return _functional(flat, longer, outputs, _asked(named, own()))
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named
@@ -182,6 +183,14 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     except UnsupportedError:
         pass
     return _functional(flat, named, outputs, dict.fromkeys(named))
+
+
+def _twice(tensor: Tensor, axes: Sequence[int]) -> Tensor:
+    """Return `tensor` twice along those of its axes that have one index, which torch takes for fixed."""
+    for axis in axes:
+        if axis < tensor.dim() and tensor.shape[axis] == 1:
+            tensor = torch.cat([tensor, tensor], axis)
+    return tensor
 
 
 def _asked(named: Mapping[str, Tensor], dynamic: Mapping[str, Sequence[int]]) -> dict[str, Any]:

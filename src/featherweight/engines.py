@@ -53,7 +53,9 @@ def onnxruntime_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     cpu = ["CPUExecutionProvider"]
-    return onnxruntime.InferenceSession(content, options, providers=cpu, disabled_optimizers=_DISABLED)
+    session = onnxruntime.InferenceSession(content, options, providers=cpu, disabled_optimizers=_DISABLED)
+    session._model_bytes = None  # it would keep the file beside what it made of it, for providers that fail
+    return session
 
 
 def openvino_model(content: bytes, threads: int, *, precision: str | None = "f32") -> Any:

@@ -15,6 +15,7 @@ from featherweight.export import values_of
 from featherweight.formats import Encoded
 from featherweight.model import Model, Note, to_bytes
 from featherweight.task import Task
+from featherweight.task.protocol import network_of
 
 
 def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any] | None = None) -> Contents:
@@ -36,7 +37,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
 
 def unpack(artifact: Artifact, task: Task) -> Model:
     """Return the model that `pack` wrote, around a new network of the task."""
-    module = artifact.into(task.model())
+    module = artifact.into(network_of(task))
     weights = {name: entry for name, entry in artifact.tensors.items() if isinstance(entry, Encoded)}
     notes = msgspec.convert(artifact.facts.get("notes", []), type=tuple[Note, ...])
     return Model(module, dict(artifact.structure), weights, dict(artifact.activations), notes)

@@ -218,3 +218,20 @@ def test_labels_that_are_no_whole_numbers_are_refused():
     made = task(test=(X, Y + 0.5))
     with pytest.raises(TaskError, match=r"not class indices: got torch.float32[^$]*hint"):
         made.metrics(made.model(), "test")
+
+
+def test_the_shared_network_has_the_tasks_own_tensors_and_an_overridden_model_its_own():
+    network = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
+    data = torch.randn(20, 4), torch.arange(20) % 3
+    task = Classification(network, train=data, test=data)
+    first, second = task.shared(), task.shared()
+    assert first is not second and all(
+        a is b for a, b in zip(first.parameters(), second.parameters(), strict=True)
+    )
+    assert not {id(t) for t in task.model().parameters()} & {id(t) for t in first.parameters()}
+
+    class Own(Classification):
+        def model(self):
+            return nn.Linear(4, 3)
+
+    assert isinstance(Own(network, train=data, test=data).shared(), nn.Linear)

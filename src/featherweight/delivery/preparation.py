@@ -21,7 +21,7 @@ from featherweight.model import Model, Note
 from featherweight.runtime import Session
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
-from featherweight.task.protocol import failures
+from featherweight.task.protocol import failures, network_of
 from featherweight.task.samples import leaves
 from featherweight.task.sampling import drawn
 from featherweight.workspace import Workspace
@@ -41,7 +41,7 @@ def check(workspace: Workspace) -> None:
     """
     task = workspace.task
     with failures(f"{task.name}, model"):
-        network = task.model()
+        network = network_of(task)
     module = Model.of(network).module
     _ = workspace.fingerprint
     with failures(f"{task.name}, example"):

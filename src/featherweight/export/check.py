@@ -41,9 +41,10 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
         UnsupportedError: they differ; names the first layer that does.
     """
     tensors = arrays(module)
-    model = build_onnx(stored, tensors)
-    with _naming_the_layer(stored, module, program, "cannot run the graph"):
-        session = onnxruntime_session(serialized(model), 1)
+    with _naming_the_layer(
+        stored, module, program, "cannot run the graph"
+    ):  # nothing keeps the model beside it
+        session = onnxruntime_session(serialized(build_onnx(stored, tensors)), 1)
     shares = {place for place, edge in enumerate(program.graph.outputs) if _is_share(program.graph, edge)}
     for inputs in _trials(program):
         sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())

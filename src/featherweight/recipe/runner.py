@@ -18,7 +18,7 @@ from featherweight.packing import pack, unpack
 from featherweight.processors import usable_processors
 from featherweight.recipe.recipe import Recipe
 from featherweight.task import Restricted, Task
-from featherweight.task.protocol import failures
+from featherweight.task.protocol import failures, network_of
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
 from featherweight.workspace import Workspace
@@ -78,7 +78,7 @@ def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:
     """Run the steps of a recipe in order; as `run`, in a workspace."""
     with workspace.pinned():
         with failures(f"{workspace.task.name}, model"):
-            network = workspace.task.model()
+            network = network_of(workspace.task)
         made = [Made(None, Model.of(network), 0.0, False)]
         for number, step in enumerate(recipe.steps):
             made.append(_step(step, number, made, workspace))

@@ -71,6 +71,12 @@ class Task(Protocol):
         """Return a hash of all that the results depend on: network, data, loss, augmentation."""
 
 
+def network_of(task: Task) -> nn.Module:
+    """Return the network of a task, to be read only: with the task's own tensors where it hands them out."""
+    shared: Callable[[], nn.Module] = getattr(task, "shared", task.model)
+    return shared()
+
+
 def call(module: Callable[..., Output], inputs: Inputs) -> Output:
     """Call a network with one tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
     if isinstance(inputs, Mapping):

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from featherweight.data.indexed import Indexed, Subset, held_out, permutation
 from featherweight.errors import TaskError
-from featherweight.structure import copied
+from featherweight.structure import copied, to_call
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call, failures
 from featherweight.task.samples import (
@@ -114,6 +114,14 @@ class Supervised(ABC):
         """Return a copy of the network as it was given."""
         return copied(self._network, {})
 
+    def shared(self) -> nn.Module:
+        """Return a copy of the network that shares its tensors with it: to be read, and never written to."""
+        if type(self).model is not Supervised.model:
+            return self.model()
+        return copied(
+            self._network, {id(t): t for t in (*self._network.parameters(), *self._network.buffers())}
+        )
+
     def example(self) -> Inputs:
         """Return the inputs of two samples."""
         return first(self._splits["calibration"], 2)[0]
@@ -153,7 +161,7 @@ class Supervised(ABC):
             example = None
         key = hashed(example)
         if key not in self._networks:
-            self._networks[key] = hashed(self.model(), self._outputs(example))
+            self._networks[key] = hashed(self.shared(), self._outputs(example))
         return self._networks[key]
 
     def _outputs(self, example: Inputs) -> str:
@@ -162,9 +170,9 @@ class Supervised(ABC):
         torch.set_num_threads(1)
         try:
             with seeded(0), torch.no_grad():
-                first = hashed(call(self.model().eval(), example))
+                first = hashed(call(to_call(self.shared()), example))
             with seeded(0), torch.no_grad():
-                return first if first == hashed(call(self.model().eval(), example)) else ""
+                return first if first == hashed(call(to_call(self.shared()), example)) else ""
         except Exception:  # a failing network is reported where it is used
             return ""
         finally:

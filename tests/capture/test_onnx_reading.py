@@ -250,6 +250,13 @@ def test_axes_of_one_index_in_the_example_stay_free_too(tmp_path):
     assert graph.nodes[0].free == (0, 2, 3)
 
 
+def test_inputs_that_are_given_in_order_have_the_names_of_the_file(tmp_path):
+    text = "m (float[n, 3] b, float[n, 3] a) => (y) { y = Sub(b, a) }"
+    network = read_network(saved(tmp_path / "m.onnx", text))
+    graph = trace(network, (torch.ones(2, 3), torch.zeros(2, 3)))
+    assert [(node.name, node.free) for node in graph.nodes[:2]] == [("b", (0,)), ("a", (0,))]
+
+
 IF = """m (float[n, 4] x, int64 rate) => (float[n, 4] y) {
     wide = Equal(rate, k)
     y = If(wide) <

@@ -43,6 +43,9 @@ def flatten_inputs(module: nn.Module, inputs: Inputs) -> dict[str, Tensor]:
 
 def _parameters(module: nn.Module, count: int) -> list[str]:
     """Return the names of the first `count` positional arguments of `module.forward`."""
+    own: Mapping[str, str] | None = getattr(module, "identifiers", None)  # of a network from ONNX
+    if own is not None and len(own) >= count:
+        return list(own.values())[:count]
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in positional][:count]

@@ -29,7 +29,7 @@ FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=F
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
     "onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert", "litert-int8",
-    "litert-16x8", "executorch", "executorch-int8", "astc", "c",
+    "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
 ]  # fmt: skip
 _SUFFIXES = (".xml", ".bin", ".tflite", ".pte")
 RuntimeOption = Annotated[
@@ -153,6 +153,8 @@ def export(
 
     executorch, executorch-int8: an ExecuTorch program for XNNPACK, float or in integers.
 
+    compressed-tensors: packed weights of 1 to 8 bits and a config, for servers of language models.
+
     astc: textures for GPUs.
 
     c: a header in C99 for microcontrollers, with all that runs it; without quantizers of activations, decoders alone.
@@ -171,6 +173,11 @@ def export(
         return
     if to == "c":
         _export_c(artifact, folder(out or file.with_name(f"{file.stem}-c")), json)
+        return
+    if to == "compressed-tensors":
+        from featherweight.targets.packed_weights import write_packed
+
+        _say_written(write_packed(artifact, folder(out or file.with_suffix(".compressed-tensors"))), json)
         return
     if not to.startswith("onnx"):
         _export_target(artifact, to, file, out, _sizes(size or []), json)
@@ -204,7 +211,10 @@ def _export_target(
     base = file.with_name(name)
     if out:
         base = out / name if out.is_dir() else out.with_suffix("") if out.suffix in _SUFFIXES else out
-    made = write(artifact, to, base, sizes=sizes)
+    _say_written(write(artifact, to, base, sizes=sizes), json)
+
+
+def _say_written(made: Any, json: bool) -> None:
     if json:
         paths = [str(path) for path in made.paths]
         emit({"files": paths, "bytes": made.nbytes, "float": made.floats, "checked": made.checked})

@@ -80,7 +80,9 @@ def lowered(model: onnx.ModelProto, inputs: Sequence[Array]) -> tuple[bytes, dic
             traced = torch.export.export(module, tuple(map(torch.from_numpy, inputs)))
             edge = to_edge_transform_and_lower(traced, partitioner=[XnnpackPartitioner()])
             called = {
-                str(node.target) for node in edge.exported_program().graph.nodes if node.op == "call_function"
+                getattr(node.target, "__name__", str(node.target))
+                for node in edge.exported_program().graph.nodes
+                if node.op == "call_function"
             }
             left = sorted(name for name in called if "delegate" not in name and "getitem" not in name)
             return bytes(edge.to_executorch().buffer), module.floats, left

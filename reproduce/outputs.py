@@ -25,7 +25,8 @@ from featherweight.targets import NAMES, make
 from featherweight.task import Task
 from featherweight.techniques import Calibrate, Encode, Fold
 from featherweight.zoo.tasks import resolve
-from reproduce.results import Cell, Check, Measured, Sheet
+from reproduce.figure import new_figure, svg
+from reproduce.results import Cell, Check, Measured, Plot, Sheet
 
 Images = NDArray[np.float32]
 Decide = Callable[[Images], NDArray[np.float32]]  # of images [n, c, h, w] to scores [n, classes]
@@ -87,7 +88,23 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         )
         sheets.append(sheet)
         checks += found
-    return Measured([], checks, sheets)
+    return Measured([], checks, sheets, [drawn(sheets)])
+
+
+def drawn(sheets: Sequence[Sheet]) -> Plot:
+    """Return the bytes of every file, a panel a network."""
+    figure = new_figure(9.0, 3.6)
+    for number, sheet in enumerate(sheets):
+        axes = figure.add_subplot(1, len(sheets), number + 1)
+        titles, sizes = (
+            [str(row[0]) for row in sheet.rows][::-1],
+            [float(row[1] or 0) / 1e6 for row in sheet.rows][::-1],
+        )
+        colours = ["tab:blue" if title.endswith("int8") else "lightgray" for title in titles]
+        axes.barh(titles, sizes, color=colours)
+        axes.set_title(sheet.title)
+        axes.set_xlabel("MB")
+    return Plot("bytes.svg", svg(figure))
 
 
 def images_of(task: Task, most: int) -> Images:

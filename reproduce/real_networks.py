@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -14,14 +15,19 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from featherweight.artifact import Artifact
+from featherweight.artifact import Artifact, dumps, loads
 from featherweight.capture.onnx_task import from_onnx
-from featherweight.errors import FeatherweightError
+from featherweight.delivery.delivery import in_graph
+from featherweight.delivery.preparation import graph_of
+from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.events import Events, Message
 from featherweight.export import linear_of, onnx_of, qdq_of, serialized
+from featherweight.packing import pack
+from featherweight.recipe import Recipe, read_recipe
+from featherweight.recipe.runner import execute
 from featherweight.runtime.timing import interleaved
-from featherweight.search import compress
 from featherweight.task import Task
+from featherweight.workspace import Workspace
 from reproduce.real.networks import NETWORKS, Call, Predict, Real
 from reproduce.real.recipes import RECIPES
 from reproduce.real.rivals import rivals
@@ -88,7 +94,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
 def files_of(net: Real, quick: bool, threads: int, events: Events) -> list[File]:
     """Return the float file, ours, and what ONNX Runtime's quantizers make of it."""
     plain = net.path.read_bytes()
-    run = opened(plain)
+    run = remembered(opened(plain))
     parts = net.parts(net.quick if quick else net.samples)
     calls = [[call for sample in part for call in net.calls(sample, run)] for part in parts]
     validation = parts[1][:CHOSEN_BY]
@@ -118,7 +124,7 @@ def files_of(net: Real, quick: bool, threads: int, events: Events) -> list[File]
                 made.append(File(maker, scored[-1][1]))
             else:
                 made.append(File(maker, said=error or "ONNX Runtime refuses the file that it made"))
-    speeds = timed(files, calls[2][0], 0.3 if quick else 1.5)
+    speeds = timed(files, calls[2][0], 0.2 if quick else 0.8)
     return [
         File(
             entry.maker, entry.nbytes, entry.stored, speeds=speeds.get(entry.maker, {}), said=entry.said,
@@ -145,20 +151,32 @@ def best_of_ours(
     errors = []
     for name, recipe in list(RECIPES[net.name].items())[: 1 if quick else None]:
         try:
-            made = compress(task, recipe, threads=threads, events=events)
-            content = exported(made.artifact)
+            artifact = made(task, recipe, threads, events)
+            content = exported(artifact)
         except FeatherweightError as error:
             errors.append(f"{name}: {error}".splitlines()[0])
             continue
         reached = score(content)
         good = reached >= net.goal.least
-        rank = (good, -made.artifact.nbytes if good else reached)
+        rank = (good, -artifact.nbytes if good else reached)
         events(Message(f"{net.name}, {name}: {net.goal.measure} {reached:.4f} on validation"))
         if best is None or rank > best[0]:
-            best = rank, Ours(content, made.artifact.nbytes, name)
+            best = rank, Ours(content, artifact.nbytes, name)
         if good:
             break
     return best[1] if best else Ours(b"", 0, "; ".join(errors))
+
+
+def made(task: Task, recipe: str | Recipe, threads: int, events: Events) -> Artifact:
+    """Return the file that a recipe makes, reloaded; what it does is measured by its export, not by the task."""
+    steps = read_recipe(recipe) if isinstance(recipe, str) else recipe
+    workspace = Workspace(task, 0, threads, events=events)
+    model = execute(steps, workspace)[-1].model
+    with workspace.pinned():
+        graph, notes = graph_of(model, workspace)
+        if graph is None:
+            raise UnsupportedError("no graph", where=task.name, got=notes[0].reason)
+        return loads(dumps(pack(in_graph(model, graph), graph, {})))
 
 
 def exported(artifact: Artifact) -> bytes:
@@ -177,6 +195,22 @@ def opened(content: bytes) -> Predict:
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     names = {value.name for value in session.get_inputs()}
     return lambda call: cast(list[Array], session.run(None, {k: v for k, v in call.items() if k in names}))
+
+
+def remembered(run: Predict) -> Predict:
+    """Return a computation that answers the same call once."""
+    known: dict[bytes, list[Array]] = {}
+
+    def asked(call: Call) -> list[Array]:
+        found = hashlib.sha256()
+        for value in call.values():
+            found.update(np.ascontiguousarray(value).data)
+        key = found.digest()
+        if key not in known:
+            known[key] = run(call)
+        return known[key]
+
+    return asked
 
 
 def openvino(content: bytes, call: Call) -> Callable[[], object]:
@@ -275,9 +309,12 @@ def _number(value: float) -> str:
 def checks_of(net: Real, files: Sequence[File]) -> list[Check]:
     """Return what is asked of our file and whether it holds."""
     whole, ours = files[0].nbytes, files[1]
-    reached = ours.measures.get(net.goal.measure, -np.inf)
-    checks = [Check(f"{net.name}: {net.goal.measure} on test", _number(net.goal.least), _number(reached),
-                    reached >= net.goal.least)]  # fmt: skip
+    checks = []
+    for measure, least in ((net.goal.measure, net.goal.least), *net.goal.also):
+        reached = ours.measures.get(measure, -np.inf)
+        checks.append(
+            Check(f"{net.name}: {measure} on test", _number(least), _number(reached), reached >= least)
+        )
     if whole > BIG:
         ratio = whole / ours.stored if ours.stored else 0.0
         checks.append(Check(f"{net.name}: bytes, .fw", f"{RATIO}x", f"{ratio:.2f}x", ratio >= RATIO))

@@ -28,6 +28,12 @@ GRAPHS = {
         sure = Sigmoid(o) n = Tanh(a) u = Unsqueeze(n, c0) next = Concat<axis=0>(u, u)""",
         {"w1": (8, 4), "w2": (4, 4), "w3": (4, 1)},
     ),
+    # Another free axis, of which only one size fits the weights.
+    "window": (
+        "(float[batch, time] heard) => (float[batch, 4] y)",
+        "h = Gemm(heard, w1, b1) r = Relu(h) y = Gemm(r, w2, b2)",
+        {"w1": (16, 24), "b1": (24,), "w2": (24, 4), "b2": (4,)},
+    ),
     # Images of a fixed size and batch, as bytes are not.
     "images": (
         "(float[1, 3, 16, 16] photo) => (float[1, 6] y)",

@@ -127,6 +127,19 @@ def test_the_example_of_calls_has_a_batch_of_two_where_it_is_free(listened):
     assert [tuple(tensor.shape) for tensor in example.values()] == [(2, 8), (2, 2, 4), ()]
 
 
+def test_where_not_every_axis_can_be_free_the_batch_still_is(tmp_path):
+    path = small_onnx(
+        "window", tmp_path
+    )  # its first axis is the batch; the other, free by its word, has to be 16
+    task = featherweight.from_onnx(path, normal(40, 16))
+    network = task.model()
+    assert network.dynamic_shapes() == {"heard": (0, 1)}
+    assert network.batch_axes() == {"heard": (0,)}
+    result = featherweight.compress(task, "w8a8", threads=1)
+    session = onnxruntime.InferenceSession(serialized(qdq_of(result.artifact).onnx))
+    assert session.run(None, {"heard": normal(5, 16)})[0].shape == (5, 4)
+
+
 def test_sizes_may_differ_from_call_to_call(tmp_path):
     path = small_onnx("sequence", tmp_path)
     folder = tmp_path / "calls"

@@ -202,3 +202,28 @@ def test_one_wrong_number_is_said_and_costs_nothing():
 def test_operators_are_left_out_by_their_edges():
     model, *_ = quantized(Sum(1.0), {"x": torch.randn(8, 3, 8, 8)}, keep_float=("add",))
     assert any(note.name == "add" and "asked for" in note.reason for note in model.notes)
+
+
+class Greatest(nn.Module):
+    """A convolution whose greatest numbers alone, or whose mean, a linear layer reads."""
+
+    def __init__(self, mean):
+        super().__init__()
+        self.conv, self.head, self.mean = nn.Conv2d(3, 4, 1), nn.Linear(4, 2), mean
+
+    def forward(self, x):
+        seen = F.gelu(self.conv(x))
+        return self.head(seen.mean((2, 3)) if self.mean else seen.amax((2, 3)))
+
+
+@pytest.mark.parametrize("mean", [False, True])
+def test_what_a_maximum_reads_is_not_clipped_above(mean):
+    generator = torch.Generator().manual_seed(0)
+    network = Greatest(mean).eval()
+    x = torch.randn(48, 3, 12, 12, generator=generator) ** 5  # few numbers are far greater than the others
+    model = Model.of(network)
+    chosen = Calibrate(samples=48).apply(model, Given({"x": x}), Context()).activations["conv2d"]
+    with torch.no_grad():
+        greatest = float(network.conv(x).max())
+    reaches = chosen.range[1] >= 0.99 * greatest
+    assert reaches is not mean

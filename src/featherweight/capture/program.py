@@ -130,7 +130,8 @@ def capture(module: nn.Module, example: Inputs, *, dynamic: Dynamic = None) -> P
         module: the network.
         example: one tensor, a tuple of positional arguments or a mapping of keyword arguments.
         dynamic: axes that may change in size by input name; by default those that the network says by a method
-            `dynamic_shapes`, else axis 0 of every input, each where that works, and none where it does not.
+            `dynamic_shapes`, or by another `batch_axes`; of one that says nothing axis 0 of every input. Each where
+            that works, and none where it does not.
 
     Raises:
         UnsupportedError: the network cannot be captured; names the layer and why.
@@ -165,11 +166,13 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     """Try the dynamic shapes that were asked for; by default the network's own, then axis 0, and then none."""
     if dynamic is not None:
         return _functional(flat, named, outputs, _asked(named, dynamic))
-    own: Any = getattr(flat.module, "dynamic_shapes", None)
-    if own is not None:
+    said = [getattr(flat.module, name, None) for name in ("dynamic_shapes", "batch_axes")]
+    for own in (own for own in said if own is not None):
         with contextlib.suppress(UnsupportedError):
             longer = {name: _twice(tensor, own().get(name, ())) for name, tensor in named.items()}
             return _functional(flat, longer, outputs, _asked(named, own()))
+    if any(said):
+        return _functional(flat, named, outputs, dict.fromkeys(named))
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named

@@ -88,6 +88,26 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
     return Plan(tuple(sorted(shared, key=lambda group: order[group[0]])), joins, readers, skipped)
 
 
+def under_maximum(graph: Graph) -> set[Edge]:
+    """Return the edges whose greatest numbers are all that the network goes on with: a maximum over places reads them.
+
+    Between may stand activation functions, sums and what moves numbers.
+    """
+    found: set[Edge] = set()
+    for node in graph.nodes:
+        if node.op != "amax" and not node.op.startswith("adaptive_max_pool"):
+            continue
+        waiting = [node.inputs[0]]
+        while waiting:
+            edge = waiting.pop()
+            if edge in found:
+                continue
+            found.add(edge)
+            if kind(graph.node(edge)) not in ("layer", "average", "product"):
+                waiting += graph.node(edge).inputs
+    return found
+
+
 def _edges(graph: Graph, node: Node) -> set[Edge]:
     """Return the edges that need a quantizer for `node` to be in integers; a linear layer may write floats."""
     return {*node.inputs} if node.op == "linear" else {*node.inputs, _result(graph, node)}

@@ -48,12 +48,14 @@ class Histogram:
         counts: `[n]`, int64.
         low: the least number seen, counted or not; minus infinity is allowed.
         high: the greatest.
+        topped: whether a range reaches up to the greatest, since it is what is gone on with.
     """
 
     bins: NDArray[np.int32]
     counts: NDArray[np.int64]
     low: float
     high: float
+    topped: bool = False
 
     @classmethod
     def of(cls, values: NDArray[np.float32], low: float, high: float) -> Histogram:
@@ -66,7 +68,8 @@ class Histogram:
         """Return the histogram of what either has seen."""
         bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([self.counts, other.counts]), len(bins))
-        return Histogram(bins, counts.astype(np.int64), min(self.low, other.low), max(self.high, other.high))
+        low, high = min(self.low, other.low), max(self.high, other.high)
+        return Histogram(bins, counts.astype(np.int64), low, high, self.topped or other.topped)
 
     @cached_property
     def middles(self) -> NDArray[np.float32]:
@@ -104,7 +107,7 @@ class Histogram:
         kept = np.abs(self.middles) <= most
         low = self.low if self.low >= -most else float(self.middles[kept].min(initial=0.0))
         high = self.high if self.high <= most else float(self.middles[kept].max(initial=0.0))
-        return Histogram(self.bins[kept], self.counts[kept], low, high)
+        return Histogram(self.bins[kept], self.counts[kept], low, high, self.topped)
 
     @property
     def power(self) -> float:
@@ -154,13 +157,16 @@ def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
 def search(values: Array, counts: Array, seen: Histogram, grid: Grid, error: Error) -> Quantizer:
     """Return the quantizer of least error of `values: [n]`, increasing, each as often as `counts: [n]` says.
 
-    Both ends of what was seen, the widest range, are moved alike, then each alone; min-max is the first.
+    Both ends of what was seen, the widest range, are moved alike, then each alone; min-max is the first. The upper end
+    of what is `topped` stays.
     """
 
     def best(ranges: list[tuple[float, float]]) -> tuple[float, float]:
         errors = [error(values, counts, grid(*ends)) for ends in ranges]
         return ranges[int(np.argmin(errors))]
 
+    if seen.topped:
+        return grid(*best([(f * seen.low, seen.high) for f in FACTORS]))
     low, high = best([(f * seen.low, f * seen.high) for f in FACTORS])
     if seen.low < 0 < seen.high:
         low, high = best([(low, high), *((low, f * seen.high) for f in FACTORS)])

@@ -128,6 +128,24 @@ class OnnxNetwork(nn.Module):
             for value in self.inputs
         }
 
+    def batch_axes(self) -> dict[str, tuple[int, ...]]:
+        """Return the free axes that are called as the first free one, by keyword: those of the batch, as a rule.
+
+        Without a name it is the free first axes.
+        """
+        free = [
+            (value, axis)
+            for value in self.inputs
+            for axis, n in enumerate(value.shape)
+            if not isinstance(n, int)
+        ]
+        batch = free[0][0].shape[free[0][1]] if free else None
+        found: dict[str, tuple[int, ...]] = {self.identifiers[value.name]: () for value in self.inputs}
+        for value, axis in free:
+            if value.shape[axis] == batch and (batch is not None or axis == 0):
+                found[self.identifiers[value.name]] += (axis,)
+        return found
+
     @property
     def shares(self) -> set[str]:
         """Outputs of a sigmoid, tanh or softmax: runtimes compute them to 1e-7 of 1, not of themselves."""

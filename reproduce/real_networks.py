@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import platform
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,10 +29,11 @@ from featherweight.recipe.runner import execute
 from featherweight.runtime.timing import interleaved
 from featherweight.task import Task
 from featherweight.workspace import Workspace
+from reproduce.figure import new_figure, svg
 from reproduce.real.networks import NETWORKS, Call, Predict, Real
 from reproduce.real.recipes import RECIPES
 from reproduce.real.rivals import rivals
-from reproduce.results import Cell, Check, Measured, Sheet
+from reproduce.results import Cell, Check, Measured, Plot, Sheet
 
 Array = NDArray[Any]
 
@@ -88,7 +90,8 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         events(Message(f"{net.name}: {net.origin}"))
         found[net.name] = net, files_of(net, quick, threads, events)
     checks = [check for net, files in found.values() for check in checks_of(net, files)]
-    return Measured([], [] if quick else checks, [quality(found), speed(found), recipes(found)])
+    sheets = [quality(found), speed(found), recipes(found)]
+    return Measured([], [] if quick else checks, sheets, [picture(found)])
 
 
 def files_of(net: Real, quick: bool, threads: int, events: Events) -> list[File]:
@@ -219,7 +222,9 @@ def openvino(content: bytes, call: Call) -> Callable[[], object]:
 
     core = ov.Core()
     model = core.compile_model(
-        content, "CPU", {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
+        core.read_model(content),
+        "CPU",
+        {"INFERENCE_NUM_THREADS": 1, "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"},
     )
     names = {name for port in model.inputs for name in port.names}
     fed = {name: value for name, value in call.items() if name in names}
@@ -287,10 +292,46 @@ def speed(found: Found) -> Sheet:
             milliseconds = plain.get(f"{runtime}, ms")
             cells = [entry.speeds.get(runtime) for entry in files[1:]]
             rows.append([
-                name, runtime, None if milliseconds is None else f"{milliseconds:.2f}",
+                name, runtime, "not measured" if milliseconds is None else f"{milliseconds:.2f}",
                 *(None if cell is None else f"{cell:.2f}x" for cell in cells),
             ])  # fmt: skip
-    return Sheet("Speed against the float file", ["network", "runtime", "float, ms", *MAKERS], rows)
+    return Sheet(
+        f"Speed against the float file: {processor()}", ["network", "runtime", "float, ms", *MAKERS], rows
+    )
+
+
+def processor() -> str:
+    """Return the processor, and whether it multiplies 8-bit integers without 16-bit sums (VNNI)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor() or platform.machine()
+    name = next(
+        (line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")), ""
+    )
+    return f"{name or platform.machine()}, {'with' if 'vnni' in text else 'without'} VNNI"
+
+
+def picture(found: Found) -> Plot:
+    """Return bytes and speed of every file as bars."""
+    names = list(found)
+    figure = new_figure(9.0, 0.5 * len(names) + 1.4)
+    for ax, about in zip(
+        figure.subplots(1, 2, sharey=True), ("smaller, ONNX file", "faster, ONNX Runtime"), strict=True
+    ):
+        for number, maker in enumerate(MAKERS):
+            for place, (_, files) in enumerate(found.values()):
+                entry = files[1 + number]
+                ratio = files[0].nbytes / entry.nbytes if entry.nbytes else 0.0
+                length = ratio if about.startswith("smaller") else entry.speeds.get("ONNX Runtime", 0.0)
+                label = maker if place == 0 else None
+                ax.barh(place + 0.26 * (number - 1), length, 0.24, color=f"C{number}", label=label)
+        ax.axvline(1, color="#4d4d4d", linestyle="--", linewidth=1)
+        ax.set_xlabel(f"times as {about}" if about.startswith("faster") else f"times {about}")
+        ax.set_yticks(range(len(names)), names)
+    figure.axes[0].invert_yaxis()
+    figure.axes[1].legend(fontsize=8)
+    return Plot("files.svg", svg(figure))
 
 
 def recipes(found: Found) -> Sheet:

@@ -19,6 +19,11 @@ def w8a8(**calibrate: object) -> Recipe:
     return Recipe([Fold(), sweep, Calibrate(samples=48, **calibrate), REST])  # type: ignore[arg-type]
 
 
+def nearest() -> Recipe:
+    """Return `w8a8` with weights rounded to the nearest."""
+    return Recipe([Fold(), Encode(format=INT8, coder=Rans(), portable=True), Calibrate(samples=100), REST])
+
+
 def weights() -> Recipe:
     """Return the recipe that rounds weights alone; linear layers may find ranges of what they read in use."""
     return Recipe([Fold(), Encode(format=INT8, coder=Rans()), REST])
@@ -33,8 +38,8 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
     "nudenet 320n": EVERY,
     "PP-OCRv4 detection": EVERY,
     "PP-OCRv4 recognition": EVERY,
-    "PP-OCR orientation": EVERY,
-    "magika": EVERY,
-    "silero-vad, 16 kHz": EVERY,
+    "PP-OCR orientation": {"weights alone": weights(), **EVERY},
+    "magika": {"nearest": nearest(), **EVERY},
+    "silero-vad, 16 kHz": {"weights alone": weights(), **EVERY},
     "basic-pitch": EVERY,
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import count
 
 import msgspec
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
-from featherweight.capture.program import Program
 from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor, session_predictor
@@ -105,12 +103,10 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
         with failures(f"{task.name}, dynamic_shapes"):
             said = task.dynamic_shapes()
     try:
-        axes = free_axes(model, task, batches) if said is None else said
-        own = axes is None or hasattr(model.module, "dynamic_shapes")
-        captured = model.program(task.example()) if own else None
-        if captured is not None and axes and not _covers(captured, axes):
-            captured = None
-        graph = export(model.module, task.example(), dynamic=axes, captured=captured)
+        if said is None and not hasattr(model.module, "dynamic_shapes"):  # else the network says it
+            said = free_axes(model, task, batches)
+        captured = model.program(task.example()) if said is None else None
+        graph = export(model.module, task.example(), dynamic=said, captured=captured)
         _run(graph, model, batches)
     except FeatherweightError as error:
         reason = "; ".join(part for part in (str(error).split("\n")[0], error.hint) if part)
@@ -137,11 +133,6 @@ def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tupl
         varies = [len({shape[axis] for shape in shapes}) > 1 for axis in range(tensor.dim())]
         axes[name] = tuple(axis for axis, free in enumerate(varies) if free or axis == 0)
     return axes if any(len(free) > 1 for free in axes.values()) else None
-
-
-def _covers(captured: Program, axes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Return whether a captured network leaves these axes free."""
-    return all(set(free) <= set(captured.graph.node(name).free) for name, free in axes.items())
 
 
 def _run(graph: StoredGraph, model: Model, batches: list[Inputs]) -> None:

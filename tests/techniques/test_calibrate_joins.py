@@ -221,7 +221,9 @@ class Greatest(nn.Module):
 def test_what_a_maximum_reads_is_not_clipped_above(mean):
     generator = torch.Generator().manual_seed(0)
     network = Greatest(mean).eval()
-    x = torch.rand(64, 1, 64, 64, generator=generator).clamp_min(1e-6).log().neg()  # few are far greater than others
+    x = (
+        torch.rand(64, 1, 64, 64, generator=generator).clamp_min(1e-6).log().neg()
+    )  # few are far greater than others
     model = Model.of(network)
     chosen = Calibrate(samples=64).apply(model, Given({"x": x}), Context()).activations["conv2d"]
     with torch.no_grad():

@@ -31,7 +31,7 @@ def refusals(what: str) -> Iterator[None]:
 
 
 def onnxruntime_session(
-    content: bytes, threads: int, *, wide: bool = False, optimized: Path | None = None
+    content: bytes, threads: int, *, wide: bool = False, optimized: Path | None = None, plain: bool = False
 ) -> Any:
     """Return an `InferenceSession`; the same inputs, threads and machine give the same bits.
 
@@ -40,6 +40,7 @@ def onnxruntime_session(
         threads: of one operator; operators run one after another.
         wide: add 8-bit products in int32 on x86 without VNNI too, where int16 sums would saturate; slower.
         optimized: where to write the graph that is run.
+        plain: run the graph as it stands, without optimizations.
     """
     import onnxruntime
 
@@ -50,6 +51,8 @@ def onnxruntime_session(
     options.log_severity_level = 4  # errors come as exceptions, not as lines on stderr
     if wide:
         options.add_session_config_entry("session.x64quantprecision", "1")
+    if plain:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     cpu = ["CPUExecutionProvider"]

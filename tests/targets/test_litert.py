@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
+from featherweight.targets.check import EXACT, NOISE, bound_of, reference
 from featherweight.targets.litert import build_litert
 from featherweight.targets.litert_file import schema_of_litert
 from featherweight.targets.litert_runtime import make_litert, opened_litert
@@ -411,3 +412,13 @@ def test_integers_that_litert_does_not_have_are_refused():
     tensors["y/z"] = np.uint16(3)
     with pytest.raises(UnsupportedError, match="uint16, zero point 3"):
         build_litert(model(nodes, ROWS, opset=21, **tensors))
+
+
+def test_the_bound_of_floats_grows_where_onnx_runtime_itself_is_unsure():
+    plain = model([node("Gemm", "x w")], {"x": [2, 8]}, w=normal(8, 3))
+    x = {"x": normal(2, 8)}
+    assert bound_of(plain, x, reference(plain, x)) == EXACT
+    steep = [node("Mul", "x big", "a"), node("Add", "a big", "b"), node("Sub", "b big")]
+    unsure = model(steep, {"x": [2, 8]}, big=np.float32(1e7))
+    wrong = {"y": reference(unsure, x)["y"] * np.float32(1.001)}
+    assert EXACT < bound_of(unsure, x, wrong) <= NOISE

@@ -17,7 +17,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.export import onnx_of, qdq_of
 from featherweight.integers import steps_of
 from featherweight.targets import NAMES, write
-from featherweight.targets.check import Parity, check_parities, compare, distance
+from featherweight.targets.check import EXACT, NOISE, Parity, check_parities, compare, distance
 from featherweight.targets.executorch import opened_executorch
 from featherweight.targets.litert_file import schema_of_litert
 from featherweight.targets.litert_runtime import opened_litert
@@ -164,12 +164,12 @@ def test_another_network_is_noticed():
     with pytest.raises(UnsupportedError, match="computes 1 of 1 activations otherwise"):
         check_parities("LiteRT", [Parity.of("x", right, other)])
     floats = np.random.default_rng(0).standard_normal(50).astype(np.float32)
-    assert compare("It", ["y"], [floats], [floats * 1.001], integers=True) < 0.0011
+    assert compare("It", ["y"], [floats], [floats * 1.001], bound=NOISE) < 0.0011
     for wrong in (floats * 1.001, floats * np.nan, -floats):
         with pytest.raises(UnsupportedError, match="so nothing was written"):
-            compare("It", ["y"], [floats], [wrong], integers=False)
+            compare("It", ["y"], [floats], [wrong], bound=EXACT)
     with pytest.raises(UnsupportedError, match="another shape"):
-        compare("It", ["y"], [floats], [floats[None]], integers=True)
+        compare("It", ["y"], [floats], [floats[None]], bound=NOISE)
     assert distance(np.float32([np.nan, 1]), np.float32([np.nan, 1])) == 0
 
 

@@ -10,7 +10,7 @@ import onnx
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError, UnsupportedError
 from featherweight.targets.base import Array, Made, Run
-from featherweight.targets.check import compare, in_integers, made_up, reference
+from featherweight.targets.check import bound_of, compare, made_up, reference
 
 TITLE = "ExecuTorch"
 
@@ -35,7 +35,7 @@ def make_executorch(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
     names = [value.name for value in model.graph.output]
     run, expected = opened_executorch(content), reference(model, inputs)
     got = run(list(inputs.values()))
-    apart = compare(TITLE, names, [expected[n] for n in names], got, integers=in_integers(model))
+    apart = compare(TITLE, names, [expected[n] for n in names], got, bound_of(model, inputs, expected))
     said = f"outputs {apart:.1e} from ONNX Runtime"
     if left:
         said += f"; outside XNNPACK: {', '.join(left)}"

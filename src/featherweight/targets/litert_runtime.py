@@ -10,7 +10,7 @@ import onnx
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError
 from featherweight.targets.base import Array, Made, Run
-from featherweight.targets.check import Parity, check_parities, compare, made_up, reference
+from featherweight.targets.check import Parity, bound_of, check_parities, compare, made_up, reference
 from featherweight.targets.litert import build_litert
 
 
@@ -48,7 +48,7 @@ def make_litert(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
         [name for name, _ in made.outputs],
         [as_held(expected[name], k) for name, k in made.outputs],
     )
-    apart = compare("LiteRT", names, wanted, run(fed), integers=bool(parities))
+    apart = compare("LiteRT", names, wanted, run(fed), bound_of(model, inputs, expected))
     said.append(f"outputs {apart:.1e} from ONNX Runtime")
     return Made({".tflite": content}, made.floats, "; ".join(said), run)
 

@@ -14,7 +14,7 @@ from featherweight.errors import UnsupportedError
 from featherweight.export import serialized
 from featherweight.runtime.backend import onnx_backend
 from featherweight.targets.base import Array, Made
-from featherweight.targets.check import compare, in_integers, made_up, reference
+from featherweight.targets.check import bound_of, compare, made_up, reference
 
 
 def make_openvino(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
@@ -53,5 +53,7 @@ def make_openvino(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:
         if not np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"):
             raise UnsupportedError("OpenVINO reads its file as another network", where=name)
     expected = reference(model, inputs)
-    apart = compare(used.title, names, [expected[name] for name in names], got, integers=in_integers(model))
+    apart = compare(
+        used.title, names, [expected[name] for name in names], got, bound_of(model, inputs, expected)
+    )
     return Made(files, {}, f"equal to the graph in OpenVINO, {apart:.1e} from ONNX Runtime", run)

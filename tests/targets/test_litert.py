@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
-from featherweight.targets.check import EXACT, NOISE, bound_of, reference
+from featherweight.targets.check import EXACT, NOISE, bound_of, made_up, reference
 from featherweight.targets.litert import build_litert
 from featherweight.targets.litert_file import schema_of_litert
 from featherweight.targets.litert_runtime import make_litert, opened_litert
@@ -422,3 +422,12 @@ def test_the_bound_of_floats_grows_where_onnx_runtime_itself_is_unsure():
     unsure = model(steep, {"x": [2, 8]}, big=np.float32(1e7))
     wrong = {"y": reference(unsure, x)["y"] * np.float32(1.001)}
     assert EXACT < bound_of(unsure, x, wrong) <= NOISE
+
+
+def test_inputs_are_made_up_of_sizes_that_poolings_survive():
+    made = model([node("GlobalAveragePool", "x")], {"x": ["n", 3, "h", "w"]})
+    assert made_up(made)["x"].shape == (2, 3, 64, 64)
+    assert made_up(made, {"h": 9})["x"].shape == (2, 3, 9, 64)
+    nodes, tensors = quantized("y", "x", 0.1, 128)
+    found = made_up(model(nodes, {"x": ["n", 99]}, **tensors))["x"]
+    assert -12.8 <= found.min() < -12 < 12 < found.max() <= 12.7

@@ -132,7 +132,9 @@ def export(
     ] = None,
     size: Annotated[
         list[str] | None,
-        typer.Option("--size", help="litert, executorch: size of a free axis, NAME=N; may be repeated."),
+        typer.Option(
+            "--size", help="Files for other runtimes: size of a free axis, NAME=N; may be repeated."
+        ),
     ] = None,
     reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,

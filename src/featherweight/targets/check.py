@@ -19,7 +19,7 @@ from featherweight.runtime.backend import onnx_backend
 
 Array = NDArray[Any]
 
-SEED, SAMPLES = 0, 2
+SEED, SAMPLES, PLACES = 0, 2, 64
 # Integers of one operator, fed alike: how many steps they may be apart, and the share that is equal at least. Where
 # one step is twice another, half of all numbers are ties, which runtimes round to even or away from 0.
 APART, EQUAL = 1, 0.7
@@ -76,14 +76,17 @@ def made_up(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> d
 
     Args:
         model: a complete graph.
-        sizes: of free axes by name; others count `SAMPLES`.
+        sizes: of free axes by name; others count `SAMPLES`, and behind the first `PLACES`: on fewer, poolings have
+            nothing left, which OpenVINO does not survive.
     """
-    graph, generator, found = OnnxGraph(model), np.random.default_rng(SEED), {}
+    graph, generator, found, chosen = OnnxGraph(model), np.random.default_rng(SEED), {}, dict(sizes or {})
     for value in model.graph.input:
         kind = value.type.tensor_type
         shape = [
-            (sizes or {}).get(n.dim_param, SAMPLES) if n.HasField("dim_param") else n.dim_value
-            for n in kind.shape.dim
+            chosen.setdefault(n.dim_param, PLACES if axis else SAMPLES)
+            if n.HasField("dim_param")
+            else n.dim_value
+            for axis, n in enumerate(kind.shape.dim)
         ]
         dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         if dtype.kind != "f":

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=False)]
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
-    "onnx", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert", "litert-int8",
-    "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
+    "onnx", "onnx-weights", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert",
+    "litert-int8", "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
 ]  # fmt: skip
 _SUFFIXES = (".xml", ".bin", ".tflite", ".pte")
 RuntimeOption = Annotated[
@@ -143,6 +143,8 @@ def export(
 
     onnx: a float model.
 
+    onnx-weights: a float model that stores weights as integers, codebooks or float16, widened when it is loaded.
+
     onnx-int8: a model in integers; the file has to be calibrated.
 
     onnx-dynamic: linear layers in integers, with ranges that are found at run time.
@@ -200,7 +202,7 @@ def export(
         what = f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]})"
         say(f"{what}: {PORTABLE}; or set session.x64quantprecision=1 in ONNX Runtime")
     for layer, reason in floats.items():
-        say(f"{layer} computes in float: {reason}")
+        say(f"{layer} {'stays float32' if to == 'onnx-weights' else 'computes in float'}: {reason}")
 
 
 def _export_target(
@@ -230,13 +232,15 @@ def _say_written(made: Any, json: bool) -> None:
 def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, str]]:
     """The ONNX model to write, and its layers that compute in float, with the reasons."""
     from featherweight.errors import UnsupportedError
-    from featherweight.export import linear_of, onnx_of, qdq_of
+    from featherweight.export import linear_of, onnx_of, qdq_of, weights_of
 
     if artifact.graph is None:
         hint = "its report says why; it fills a module"
         raise UnsupportedError("the file holds no graph", where=str(file), hint=hint)
     if to == "onnx":
         return onnx_of(artifact), {}
+    if to == "onnx-weights":
+        return weights_of(artifact)
     if to == "onnx-int8":
         if not artifact.activations:
             hint = "add the step calibrate to its recipe, or export --to onnx-dynamic"

@@ -22,7 +22,7 @@ from featherweight.delivery.delivery import in_graph
 from featherweight.delivery.preparation import graph_of
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.events import Events, Message
-from featherweight.export import linear_of, onnx_of, qdq_of, serialized
+from featherweight.export import qdq_of, serialized, weights_of
 from featherweight.packing import pack
 from featherweight.recipe import Recipe, read_recipe
 from featherweight.recipe.runner import execute
@@ -183,12 +183,10 @@ def made(task: Task, recipe: str | Recipe, threads: int, events: Events) -> Arti
 
 
 def exported(artifact: Artifact) -> bytes:
-    """Return a file as ONNX in integers: quantized where it has quantizers, else with linear layers in integers."""
+    """Return a file as ONNX: in integers where it has quantizers, else with weights as they are stored."""
     if artifact.activations:
         return serialized(qdq_of(artifact).onnx)
-    with suppress(FeatherweightError):
-        return serialized(linear_of(artifact, "dynamic").onnx)
-    return serialized(onnx_of(artifact))
+    return serialized(weights_of(artifact)[0])
 
 
 def opened(content: bytes) -> Predict:

@@ -25,7 +25,7 @@ def nearest() -> Recipe:
 
 
 def weights() -> Recipe:
-    """Return the recipe that rounds weights alone; linear layers may find ranges of what they read in use."""
+    """Return the recipe that rounds weights alone."""
     return Recipe([Fold(), Encode(format=INT8, coder=Rans()), REST])
 
 

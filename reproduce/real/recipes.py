@@ -19,9 +19,10 @@ def w8a8(**calibrate: object) -> Recipe:
     return Recipe([Fold(), sweep, Calibrate(samples=48, **calibrate), REST])  # type: ignore[arg-type]
 
 
-def nearest() -> Recipe:
-    """Return `w8a8` with weights rounded to the nearest."""
-    return Recipe([Fold(), Encode(format=INT8, coder=Rans(), portable=True), Calibrate(samples=100), REST])
+def nearest(**calibrate: object) -> Recipe:
+    """Return `w8a8` with weights rounded to the nearest, and other options of `calibrate`."""
+    rounded = Encode(format=INT8, coder=Rans(), portable=True)
+    return Recipe([Fold(), rounded, Calibrate(samples=100, **calibrate), REST])  # type: ignore[arg-type]
 
 
 def weights() -> Recipe:
@@ -39,7 +40,7 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
     "PP-OCRv4 detection": EVERY,
     "PP-OCRv4 recognition": EVERY,
     "PP-OCR orientation": {"weights alone": weights(), **EVERY},
-    "magika": {"nearest": nearest(), **EVERY},
+    "magika": {"nearest": nearest(), "convolution in float": nearest(keep_float=("*Conv_0",)), **EVERY},
     "silero-vad, 16 kHz": {"weights alone": weights(), **EVERY},
     "basic-pitch": EVERY,
 }

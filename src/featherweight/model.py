@@ -97,7 +97,8 @@ class Model:
 
     def with_encoded(self, encoded: Mapping[str, Encoded], notes: Iterable[Note] = ()) -> Model:
         """Return the model with these tensors replaced by what their bytes decode to."""
-        module = self._replaced({name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()})
+        decoded = ((name, torch.from_numpy(entry.decode())) for name, entry in encoded.items())
+        module = self._replaced(decoded)  # one at a time: no second copy of all is alive
         return replace(self, module=module, weights={**self.weights, **encoded}, notes=(*self.notes, *notes))
 
     def with_tensors(self, values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
@@ -110,7 +111,7 @@ class Model:
         thawed = [Note("thawed", name, reason) for name in changed if name in self.weights]
         weights = {name: entry for name, entry in self.weights.items() if name not in changed}
         notes = (*self.notes, *notes, *thawed)
-        return replace(self, module=self._replaced(changed), weights=weights, notes=notes)
+        return replace(self, module=self._replaced(changed.items()), weights=weights, notes=notes)
 
     def with_structure(
         self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()
@@ -138,9 +139,9 @@ class Model:
         """Return the model with more notes."""
         return replace(self, notes=(*self.notes, *notes))
 
-    def _replaced(self, values: Mapping[str, Tensor]) -> nn.Module:
+    def _replaced(self, values: Iterable[tuple[str, Tensor]]) -> nn.Module:
         replacement: dict[int, Tensor] = {}
-        for name, value in values.items():
+        for name, value in values:
             old = self.tensors[name]
             if old.shape != value.shape:
                 got, expected = tuple(value.shape), tuple(old.shape)

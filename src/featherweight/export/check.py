@@ -23,7 +23,7 @@ from featherweight.capture.rounding import OFF, TOLERANCE, rounding
 from featherweight.capture.trace import canonical_names
 from featherweight.engines import onnxruntime_session, said
 from featherweight.errors import UnsupportedError
-from featherweight.export.float_graph import build_onnx, serialized
+from featherweight.export.float_graph import fed_onnx, serialized
 from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.operators import operator
 
@@ -44,7 +44,9 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
     with _naming_the_layer(
         stored, module, program, "cannot run the graph"
     ):  # nothing keeps the model beside it
-        session = onnxruntime_session(serialized(build_onnx(stored, tensors)), 1)
+        model, fed = fed_onnx(stored, tensors)
+        session = onnxruntime_session(serialized(model), 1)
+        del model
     shares = {place for place, edge in enumerate(program.graph.outputs) if _is_share(program.graph, edge)}
     for inputs in _trials(program):
         sizes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in inputs.items())
@@ -54,7 +56,7 @@ def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
             reason = cause_of(error)
             raise UnsupportedError(f"the network fails on other sizes: {reason}", got=sizes) from error
         with _naming_the_layer(stored, module, program, "stopped"):
-            output = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+            output = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()} | fed)
         for where, place, array in _pairs(program.outputs, stored.outputs, output, "output"):
             wanted, least = expected[place], 1.0 if place in shares else 0.0
             got = array if inputs is program.example else undefined_alike(wanted, array)
@@ -228,7 +230,7 @@ def first_difference(
     stored: StoredGraph, tensors: Mapping[str, Array], module: nn.Module, program: Program, inputs: Named
 ) -> str:
     """Return the first layer whose output differs from the network's, or the network's own name."""
-    model = build_onnx(stored, tensors)
+    model, fed = fed_onnx(stored, tensors)
     made = {name for node in model.graph.node for name in node.output}
     known: list[tuple[Edge, Tensor]] = []
 
@@ -242,7 +244,7 @@ def first_difference(
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(edge) for edge, _ in known)
     try:
         session = onnxruntime_session(serialized(model), 1)
-        results = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})
+        results = session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()} | fed)
     except Exception:  # the whole graph ran: only this closer look is not to be had
         return type(module).__name__
     for (edge, value), result in zip(known, results, strict=True):

@@ -34,6 +34,7 @@ MOST_MESSAGES = 1 << 20  # of a graph; a transformer of 100 layers has about 2**
 MOST_INLINED = 1 << 20  # nodes, once functions are expanded
 MOST_COPIES = 8  # bytes of all initialisers, and of their transposes, to bytes of all tensors, but for ...
 MOST_BEYOND = 1 << 24  # ... so many bytes
+LARGE = 1 << 20  # bytes of a tensor of which no copies are made
 _UNKNOWN = "No Op registered"
 _PACKED = 8  # elements to one field of data at most: of 2 and 4 bits, several share one
 
@@ -234,7 +235,26 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
     Raises:
         IntegrityError: the graph is damaged, refers to other files, or does not fit the tensors.
     """
+    return _built(graph, tensors, None)[0]
+
+
+def fed_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return a model as `build_onnx` does, but with large tensors as inputs, and what to feed them with.
+
+    A runtime reads these where they are: it keeps no copies, transposed or in the order of its own kernels.
+
+    Raises:
+        IntegrityError: as `build_onnx`.
+    """
+    return _built(graph, tensors, LARGE)
+
+
+def _built(
+    graph: StoredGraph, tensors: Mapping[str, Array], large: int | None
+) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return a model and what feeds its inputs that are tensors: floats of `large` bytes and more."""
     model, table = parse(graph, {name: np.shape(tensor) for name, tensor in tensors.items()})
+    fed: dict[str, Array] = {}
     for entry, kind in table:
         if entry.tensor not in tensors:
             raise IntegrityError("the stored graph needs a tensor that is not there", where=entry.tensor)
@@ -246,9 +266,13 @@ def build_onnx(graph: StoredGraph, tensors: Mapping[str, Array]) -> onnx.ModelPr
         except (ValueError, KeyError) as error:
             raise IntegrityError(f"does not fit the stored graph: {error}", where=entry.tensor) from None
         array = array.astype(dtype, copy=False)
-        model.graph.initializer.append(onnx.numpy_helper.from_array(array, entry.name))
+        if large is not None and kind == onnx.TensorProto.FLOAT and array.nbytes >= large:
+            model.graph.input.append(onnx.helper.make_tensor_value_info(entry.name, kind, array.shape))
+            fed[entry.name] = np.ascontiguousarray(array)
+        else:
+            model.graph.initializer.append(onnx.numpy_helper.from_array(array, entry.name))
     _name_layers(model.graph, {entry.name: entry.tensor for entry, _ in table})
-    return model
+    return model, fed
 
 
 def _name_layers(graph: onnx.GraphProto, tensors: Mapping[str, str]) -> None:

@@ -7,7 +7,7 @@ random numbers of its own, its mark. An initialiser that holds a mark, transpose
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import permutations
 from typing import Any
 
@@ -28,7 +28,7 @@ from featherweight.capture.refusal import refusal
 from featherweight.capture.trace import canonical_names, origin, path_of, type_of
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
-from featherweight.export.float_graph import check_size
+from featherweight.export.float_graph import LARGE, check_size
 from featherweight.export.signature import Named, Signature, sign
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
@@ -36,6 +36,9 @@ from featherweight.task import Inputs
 
 Array = NDArray[Any]
 Marks = dict[str, Array]
+
+FEW = 64  # elements that tell most arrays apart
+STRIDES = (1, 13, 97, 1009)  # of the elements of the mark of a large tensor, without a common divisor
 
 
 def export(
@@ -213,12 +216,20 @@ def marked(state: Mapping[str, Tensor], canonical: Mapping[str, str]) -> tuple[d
     for name, tensor in state.items():
         if name in canonical and canonical[name] not in tensors:
             tensors[canonical[name]] = _random(tensor, generator)
-    marks = {name: _bits(tensor.contiguous()) for name, tensor in tensors.items()}
+    marks = {name: _bits(tensor) for name, tensor in tensors.items()}
     return {name: tensors.get(canonical.get(name, ""), tensor) for name, tensor in state.items()}, marks
 
 
 def _random(tensor: Tensor, generator: torch.Generator) -> Tensor:
-    """Return random numbers of the tensor's shape and type: positive, so that a variance stays one."""
+    """Return random numbers of the tensor's shape and type: positive, so that a variance stays one.
+
+    A large tensor takes far fewer numbers than it has elements: see `_strides`.
+    """
+    if tensor.nbytes >= LARGE and tensor.dtype == torch.float32 and 1 < tensor.dim() <= len(STRIDES):
+        strides = _strides(tensor.shape)
+        count = 1 + sum((n - 1) * stride for n, stride in zip(tensor.shape, strides, strict=True))
+        mark = torch.rand(count, generator=generator).add_(0.5).as_strided(tensor.shape, strides)
+        return nn.Parameter(mark, requires_grad=False) if isinstance(tensor, nn.Parameter) else mark
     if tensor.dtype.is_floating_point:
         wide = torch.float32 if tensor.dtype == torch.float32 else torch.float64  # twice the memory
         mark = torch.rand(tensor.shape, generator=generator, dtype=wide).add_(0.5)
@@ -227,6 +238,15 @@ def _random(tensor: Tensor, generator: torch.Generator) -> Tensor:
         mark = torch.randint(0, top, tensor.shape, generator=generator)
     mark = mark.to(tensor.dtype)
     return nn.Parameter(mark, requires_grad=False) if isinstance(tensor, nn.Parameter) else mark
+
+
+def _strides(shape: Sequence[int]) -> list[int]:
+    """Return strides of the axes of a mark whose elements overlap: the longer the axis, the less.
+
+    They differ, so that another order of axes longer than 1 holds other numbers.
+    """
+    strides = dict(zip(sorted(range(len(shape)), key=lambda axis: -shape[axis]), STRIDES, strict=False))
+    return [strides[axis] for axis in range(len(shape))]
 
 
 def _bits(tensor: Tensor) -> Array:
@@ -258,7 +278,14 @@ def _matched(name: str, array: Array, marks: Marks) -> Initialiser | None:
         own = tuple(range(mark.ndim))
         for order in permutations(own) if mark.ndim <= 6 else [own]:  # the given one first
             moved = mark.transpose(order)
-            if np.array_equal(moved.reshape(-1), array.reshape(-1)):
+            if _same_flat(moved, array):
                 shape = () if moved.shape == array.shape else array.shape
                 return Initialiser(name, tensor, () if order == own else order, shape)
     return None
+
+
+def _same_flat(a: Array, b: Array) -> bool:
+    """Return whether arrays of one size hold the same numbers in row-major order; of one shape, without copies."""
+    if a.shape != b.shape and np.array_equal(a.flat[:FEW], b.flat[:FEW]):
+        a, b = a.reshape(-1), b.reshape(-1)
+    return np.array_equal(a, b)

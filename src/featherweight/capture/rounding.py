@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+
+from featherweight.structure import copied
+
+T = TypeVar("T")
 
 TOLERANCE = 1e-5  # of the largest magnitude of an output
 OFF = 8.0  # times the error of float32 that another order of it may err ...
+LARGE = 1 << 20  # bytes of a parameter that is in float64 only while it is read
 MOST_OFF = 1e-3  # ... but never more than this share of the largest magnitude
 
 
@@ -22,3 +29,51 @@ def rounding(computed: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
             scale = float(theirs.abs().max()) or 1.0
             gaps.append(OFF * float((ours.double() - theirs.double()).abs().max()) / scale)
     return min(max(gap for gap in gaps if gap == gap), MOST_OFF)
+
+
+def in_float64(module: nn.Module, compute: Callable[[nn.Module], T]) -> T:
+    """Return what `compute` makes of a copy of a network in float64: large parameters are widened as they are read.
+
+    Where its code keeps them elsewhere, the copy has the whole of them.
+    """
+    try:
+        return compute(_widened(module))
+    except Exception:  # its code may do anything with types
+        return compute(copied(module, {}).double())
+
+
+def _widened(module: nn.Module) -> nn.Module:
+    kept = {id(t) for part in module.modules() if isinstance(part, nn.RNNBase) for t in part.parameters()}
+    large = {id(t) for t in module.parameters() if t.is_floating_point() and t.nbytes >= LARGE} - kept
+    every = (*module.parameters(), *module.buffers())
+    memo: dict[int, Any] = {id(t): t if id(t) in large else _double(t) for t in every}
+    wide = copied(module, memo)
+    for part in wide.modules():
+        if any(id(tensor) in large for tensor in part._parameters.values()):
+            part._parameters = _Widening(part._parameters)
+    return wide
+
+
+def _double(tensor: Tensor) -> Tensor:
+    wide = tensor.detach().double() if tensor.is_floating_point() else tensor.detach().clone()
+    return nn.Parameter(wide, requires_grad=False) if isinstance(tensor, nn.Parameter) else wide
+
+
+class _Widening(dict[str, Any]):
+    """The parameters of a module, each in float64 whenever it is read."""
+
+    def __getitem__(self, name: str) -> Any:
+        return _read(super().__getitem__(name))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        return _read(super().get(name, default))
+
+    def items(self) -> Any:
+        return ((name, self[name]) for name in self)
+
+    def values(self) -> Any:
+        return (self[name] for name in self)
+
+
+def _read(value: Any) -> Any:
+    return _double(value) if isinstance(value, Tensor) and value.dtype != torch.float64 else value

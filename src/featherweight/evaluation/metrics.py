@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from featherweight.artifact import Artifact, StoredGraph
 from featherweight.capture.memory_format import channels_last, takes_channels_last
 from featherweight.capture.pytree import flatten_outputs
-from featherweight.capture.rounding import TOLERANCE, rounding
+from featherweight.capture.rounding import TOLERANCE, in_float64, rounding
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.paired_test import Paired, paired
 from featherweight.export.check import arrays
@@ -25,7 +25,7 @@ from featherweight.model import Model
 from featherweight.packing import unpack
 from featherweight.runtime import Session
 from featherweight.simulation import simulate
-from featherweight.structure import copied, to_call
+from featherweight.structure import to_call
 from featherweight.task import Inputs, Output, Predict, Split, Task, call
 from featherweight.task.identity import hashed
 from featherweight.task.protocol import failures
@@ -225,7 +225,7 @@ def parity(session: Session, module: nn.Module, task: Task) -> Parity:
         what = "session and module differ in their outputs"
         raise UnsupportedError(what, got=list(theirs), expected=list(ours))
     try:
-        exact = _named(predictor(copied(module, {}).double())(mapped(double, example)))
+        exact = in_float64(module, lambda wide: _named(predictor(wide)(mapped(double, example))))
         bound = rounding(ours.values(), (exact[name] for name in ours))
     except Exception:  # a network may insist on its own type: then its rounding is not known
         bound = TOLERANCE

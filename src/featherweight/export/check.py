@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ from featherweight.capture.execution import Execution
 from featherweight.capture.program import Program
 from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import cause_of
-from featherweight.capture.rounding import OFF, TOLERANCE, rounding
+from featherweight.capture.rounding import OFF, TOLERANCE, in_float64, rounding
 from featherweight.capture.trace import canonical_names
 from featherweight.engines import onnxruntime_session, said
 from featherweight.errors import UnsupportedError
@@ -86,9 +85,9 @@ def bound(program: Program, inputs: Named, computed: tuple[Tensor, ...]) -> floa
     Another order of the same float32 operations errs as much as this one: see `rounding`. Without oneDNN in the place
     of float64, where the network's code fixes its types.
     """
+    wide = {name: t.double() if t.is_floating_point() else t for name, t in inputs.items()}
     try:
-        wide = program.of(copy.deepcopy(program.flat.module).double())
-        exact = wide.run({name: t.double() if t.is_floating_point() else t for name, t in inputs.items()})
+        exact = in_float64(program.flat.module, lambda module: program.of(module).run(wide))
     except Exception:  # its code may do anything with types
         with torch.backends.mkldnn.flags(enabled=False):
             exact = program.run(inputs)

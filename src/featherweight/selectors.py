@@ -34,7 +34,7 @@ def select(model: Model, where: Where) -> list[str]:
         if not matched and not counters:
             raise _nothing(model, taken)
         chosen = chosen - matched if item.startswith("!") else chosen | matched
-    if not chosen and items[0] != "*":
+    if not chosen and items[:1] != ["*"]:
         raise ConfigError("leaves no tensor", where="where", got=repr(where))
     return [name for name in model.tensors if name in chosen]
 

@@ -1,4 +1,4 @@
-"""What is tried on each real network, in this order, until one reaches what is asked of the network on validation."""
+"""What is tried on each real network, in this order, until one is good enough on validation."""
 
 from __future__ import annotations
 

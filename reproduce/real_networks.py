@@ -22,7 +22,7 @@ from featherweight.delivery.delivery import in_graph
 from featherweight.delivery.preparation import graph_of
 from featherweight.errors import FeatherweightError, UnsupportedError
 from featherweight.events import Events, Message
-from featherweight.export import qdq_of, serialized, weights_of
+from featherweight.export import integers_of, serialized, weights_of
 from featherweight.packing import pack
 from featherweight.recipe import Recipe, read_recipe
 from featherweight.recipe.runner import execute
@@ -186,7 +186,7 @@ def made(task: Task, recipe: str | Recipe, threads: int, events: Events) -> Arti
 def exported(artifact: Artifact) -> bytes:
     """Return a file as ONNX: in integers where it has quantizers, else with weights as they are stored."""
     if artifact.activations:
-        return serialized(qdq_of(artifact).onnx)
+        return serialized(integers_of(artifact).onnx)
     return serialized(weights_of(artifact)[0])
 
 

@@ -7,9 +7,10 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
+from featherweight.activations import Affine
 from featherweight.artifact import dumps, loads
 from featherweight.engines import openvino_core
-from featherweight.export import onnx_of, serialized, weights_of
+from featherweight.export import integers_of, onnx_of, qdq_of, serialized, weights_of
 from featherweight.export.onnx import export
 from featherweight.formats import Clustered, Float, Int
 from featherweight.model import Model
@@ -90,3 +91,21 @@ def test_what_has_no_small_elements_is_named():
     assert floats["first.weight"] == "it is not encoded"
     found = {tensor.name: numpy_helper.to_array(tensor) for tensor in stored.graph.initializer}
     assert all(array.dtype != np.int8 for array in found.values())
+
+
+def test_layers_in_float_between_integers_keep_their_weights_small():
+    torch.manual_seed(0)
+    start = Model.of(Layers())
+    name = "first.weight"
+    model = start.with_encoded(
+        {name: Int(bits=8, per="channel").encode(start.tensors[name].detach().numpy())}
+    )
+    model = model.with_activations({"relu": Affine.of(0, 4)})
+    artifact = loads(dumps(pack(model, export(model.module, EXAMPLE))))
+    whole, small = qdq_of(artifact).onnx, integers_of(artifact).onnx
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in small.graph.initializer}
+    assert stored[f"{name}/stored"].dtype == np.int8
+    assert name not in stored
+    feeds = {whole.graph.input[0].name: EXAMPLE.numpy()}
+    ours, theirs = (onnx_backend("onnxruntime").compute(m, threads=1)(feeds)[0] for m in (small, whole))
+    assert np.array_equal(ours, theirs)

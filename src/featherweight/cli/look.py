@@ -232,7 +232,7 @@ def _say_written(made: Any, json: bool) -> None:
 def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, str]]:
     """The ONNX model to write, and its layers that compute in float, with the reasons."""
     from featherweight.errors import UnsupportedError
-    from featherweight.export import linear_of, onnx_of, qdq_of, weights_of
+    from featherweight.export import integers_of, linear_of, onnx_of, weights_of
 
     if artifact.graph is None:
         hint = "its report says why; it fills a module"
@@ -245,7 +245,7 @@ def _graph(artifact: Artifact, file: Path, to: Target) -> tuple[Any, dict[str, s
         if not artifact.activations:
             hint = "add the step calibrate to its recipe, or export --to onnx-dynamic"
             raise UnsupportedError("no quantizers of activations", where=str(file), hint=hint)
-        made = qdq_of(artifact)
+        made = integers_of(artifact)
     else:
         made = linear_of(artifact, "dynamic" if to == "onnx-dynamic" else "nbits")
     return made.onnx, made.floats

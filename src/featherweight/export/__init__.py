@@ -3,9 +3,21 @@
 from featherweight.export.float_graph import build_onnx, onnx_of, opened, read_onnx, serialized, values_of
 from featherweight.export.linear import build_linear, linear_of
 from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
-from featherweight.export.stored_weights import weights_of
+from featherweight.export.stored_weights import integers_of, weights_of
 
 __all__ = [
-    "Qdq", "build_linear", "build_onnx", "build_qdq", "linear_of", "model_of",
-    "onnx_of", "opened", "qdq_of", "read_onnx", "serialized", "values_of", "weights_of",
+    "Qdq",
+    "build_linear",
+    "build_onnx",
+    "build_qdq",
+    "integers_of",
+    "linear_of",
+    "model_of",
+    "onnx_of",
+    "opened",
+    "qdq_of",
+    "read_onnx",
+    "serialized",
+    "values_of",
+    "weights_of",
 ]  # fmt: skip

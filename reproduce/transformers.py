@@ -30,9 +30,10 @@ from featherweight.runtime import Session
 from featherweight.runtime.timing import interleaved
 from featherweight.techniques import Encode, Gptq, Smooth
 from featherweight.techniques.base import Step
+from reproduce.figure import new_figure, svg
 from reproduce.real.rivals import attempted, rivals
 from reproduce.real.transformers import minilm, running_text, sentences, smollm2, words_of
-from reproduce.results import Check, Measured, Sheet
+from reproduce.results import Check, Measured, Plot, Sheet
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Tensor]
@@ -47,6 +48,7 @@ REMARKS = [
     "ONNX Runtime's quantizers are given the float graph prepared by its own quant_pre_process.",
     "OpenVINO multiplies in float what is quantized dynamically.",
 ]
+SEEN = 0.95  # least cosine of the plot
 EIGHT, FOUR = Int(bits=8, scale_by="mse"), Int(bits=4, per=32, scale_by="mse")
 AFFINE = Int(bits=4, per=32, scale_by="mse", scheme="affine")
 
@@ -59,7 +61,22 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         more, further = language(threads, events)
         sheets, checks = [*sheets, *more], [*checks, *further]
     named = [Sheet(f"{sheet.title} ({processor()})", sheet.head, sheet.rows) for sheet in sheets]
-    return Measured([], checks, named)
+    return Measured([], checks, named, [picture(sheets[0])])
+
+
+def picture(sheet: Sheet) -> Plot:
+    """Return bytes against the cosine of sentence embeddings, both axes cut where the best files are."""
+    figure = new_figure(8.0, 4.5)
+    (ax,) = figure.subplots(1, 1, squeeze=False).flat
+    rows = [row for row in sheet.rows if row[0] != "float" and float(str(row[3])) > SEEN]
+    for name, _, size, cosine, *_ in rows:
+        theirs = str(name).startswith("ONNX Runtime")
+        ax.plot(size, cosine, "s" if theirs else "o", color="C1" if theirs else "C0")
+        short = str(name).removeprefix("ONNX Runtime: ")
+        ax.annotate(short, (size, cosine), xytext=(5, 3), textcoords="offset points", fontsize=7)
+    ax.set_xlabel("MB, ONNX file")
+    ax.set_ylabel(f"mean cosine to float (from {SEEN})")
+    return Plot("cosine.svg", svg(figure))
 
 
 def processor() -> str:

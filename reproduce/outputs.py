@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from featherweight.artifact import Artifact
+from featherweight.deploy import NAMES, make
 from featherweight.errors import MissingExtraError
 from featherweight.events import Events
 from featherweight.export import onnx_of, qdq_of, serialized
@@ -21,7 +22,6 @@ from featherweight.runtime import Session
 from featherweight.runtime.timing import Timing, interleaved
 from featherweight.search import compress
 from featherweight.simulation import simulate
-from featherweight.targets import NAMES, make
 from featherweight.task import Task
 from featherweight.techniques import Calibrate, Encode, Fold
 from featherweight.zoo.tasks import resolve
@@ -126,7 +126,7 @@ def compared(
         artifact: a calibrated file.
         task: that it was made for.
         images: `[n, c, h, w]`.
-        wanted: targets.
+        wanted: outputs, by name.
         quick: time for a moment only.
     """
     files = files_of(artifact, images[:1], wanted)
@@ -174,7 +174,7 @@ def files_of(artifact: Artifact, image: Images, wanted: Sequence[str]) -> list[F
     Args:
         artifact: a calibrated file.
         image: `[1, c, h, w]`, to be timed with.
-        wanted: targets.
+        wanted: outputs, by name.
     """
     found = []
     for title, model in (("ONNX float32", onnx_of(artifact)), ("ONNX int8", qdq_of(artifact).onnx)):

@@ -38,7 +38,7 @@ class ConfigError(FeatherweightError, ValueError):
 
 
 class UnsupportedError(FeatherweightError):
-    """A layer, format or target that this cannot be done to; names the layer and why."""
+    """A layer, format or file that this cannot be done to; names the layer and why."""
 
 
 class IntegrityError(FeatherweightError, ValueError):

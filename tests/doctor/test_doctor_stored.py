@@ -6,11 +6,11 @@ import openvino
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from featherweight.deploy.litert_runtime import make_litert
 from featherweight.doctor import diagnose
 from featherweight.doctor.stored import Held, size_of_stored
 from featherweight.engines import openvino_core
 from featherweight.errors import IntegrityError
-from featherweight.targets.litert_runtime import make_litert
 
 rng = np.random.default_rng(5)
 pytest.importorskip("ai_edge_litert")

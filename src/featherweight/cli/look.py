@@ -179,7 +179,7 @@ def export(
         _export_c(artifact, folder(out or file.with_name(f"{file.stem}-c")), json)
         return
     if to == "compressed-tensors":
-        from featherweight.targets.packed_weights import write_packed
+        from featherweight.deploy.packed_weights import write_packed
 
         _say_written(write_packed(artifact, folder(out or file.with_suffix(".compressed-tensors"))), json)
         return
@@ -208,7 +208,7 @@ def export(
 def _export_target(
     artifact: Artifact, to: Any, file: Path, out: Path | None, sizes: dict[str, int], json: bool
 ) -> None:
-    from featherweight.targets import write
+    from featherweight.deploy import write
 
     kind = to.partition("-")[2]
     name = f"{file.stem}.{kind}" if kind else file.stem

@@ -14,14 +14,14 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from featherweight.deploy.litert_file import schema_of_litert
+from featherweight.deploy.litert_runtime import opened_litert
 from featherweight.doctor.size import WORTH, Finding
 from featherweight.doctor.speed import WEIGHTED, executed_in_openvino
 from featherweight.engines import openvino_core, refusals, said
 from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.export.float_graph import all_nodes
 from featherweight.runtime import usable
-from featherweight.targets.litert_file import schema_of_litert
-from featherweight.targets.litert_runtime import opened_litert
 from featherweight.units import nbytes, percent
 
 Array = NDArray[Any]

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from featherweight.deploy.check import EXACT, NOISE, bound_of, made_up, reference
+from featherweight.deploy.litert import build_litert
+from featherweight.deploy.litert_file import schema_of_litert
+from featherweight.deploy.litert_runtime import make_litert, opened_litert
 from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
-from featherweight.targets.check import EXACT, NOISE, bound_of, made_up, reference
-from featherweight.targets.litert import build_litert
-from featherweight.targets.litert_file import schema_of_litert
-from featherweight.targets.litert_runtime import make_litert, opened_litert
 
 pytest.importorskip("ai_edge_litert")
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from onnx import NodeProto
 
-from featherweight.targets.litert_file import Tensor
-from featherweight.targets.litert_graph import LAST, Translation
-from featherweight.targets.litert_layers import Given, conv, held_as, linear, pool, refused, transposed_conv
+from featherweight.deploy.litert_file import Tensor
+from featherweight.deploy.litert_graph import LAST, Translation
+from featherweight.deploy.litert_layers import Given, conv, held_as, linear, pool, refused, transposed_conv
 
 _AROUND = {"constant": "PAD", "reflect": "MIRROR_PAD"}
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 
 from featherweight.artifact import Artifact
+from featherweight.deploy.write import Written
 from featherweight.errors import MissingExtraError, UnsupportedError
 from featherweight.files import write_whole
 from featherweight.formats import Encoded, Int
 from featherweight.integers import steps_of
-from featherweight.targets.write import Written
 
 Scheme = tuple[int, int]  # bits, and weights that share a scale; 0: a whole row
 WEIGHTS, CONFIG = "model.safetensors", "config.json"

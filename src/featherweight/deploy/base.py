@@ -1,4 +1,4 @@
-"""What a target makes of a graph."""
+"""What another runtime gets of a graph."""
 
 from __future__ import annotations
 

@@ -11,13 +11,13 @@ import onnx
 
 from featherweight.activations import Affine, Quantizer
 from featherweight.artifact import Artifact
+from featherweight.deploy.base import Made
+from featherweight.deploy.executorch import make_executorch
+from featherweight.deploy.litert_runtime import make_litert
+from featherweight.deploy.openvino import make_openvino
 from featherweight.errors import UnsupportedError
 from featherweight.export import build_onnx, build_qdq, opened
 from featherweight.files import write_whole
-from featherweight.targets.base import Made
-from featherweight.targets.executorch import make_executorch
-from featherweight.targets.litert_runtime import make_litert
-from featherweight.targets.openvino import make_openvino
 
 Name = Literal[
     "openvino", "openvino-int8", "litert", "litert-int8", "litert-16x8", "executorch", "executorch-int8"
@@ -81,7 +81,7 @@ def make(artifact: Artifact, to: Name, sizes: Mapping[str, int] | None = None) -
 
 
 def graph_for(artifact: Artifact, kind: str) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return the ONNX graph that a target is made from, and its layers in float: `int8`, `16x8`, or float (empty)."""
+    """Return the ONNX graph that the files are made from, and its layers in float: `int8`, `16x8`, or float (empty)."""
     graph, tensors, weights = opened(artifact)
     if not kind:
         return build_onnx(graph, tensors), {}

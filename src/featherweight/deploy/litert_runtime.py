@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import onnx
 
+from featherweight.deploy.base import Array, Made, Run
+from featherweight.deploy.check import Parity, bound_of, check_parities, compare, made_up, reference
+from featherweight.deploy.litert import build_litert
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError
-from featherweight.targets.base import Array, Made, Run
-from featherweight.targets.check import Parity, bound_of, check_parities, compare, made_up, reference
-from featherweight.targets.litert import build_litert
 
 
 def make_litert(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:

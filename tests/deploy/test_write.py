@@ -12,16 +12,16 @@ from torch import nn
 
 from featherweight import Classification, Recipe, compress, load
 from featherweight.activations import Affine
+from featherweight.deploy import NAMES, write
+from featherweight.deploy.check import EXACT, NOISE, Parity, check_parities, compare, distance
+from featherweight.deploy.executorch import opened_executorch
+from featherweight.deploy.litert_file import schema_of_litert
+from featherweight.deploy.litert_runtime import opened_litert
+from featherweight.deploy.write import widened
 from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
 from featherweight.export import onnx_of, qdq_of
 from featherweight.integers import steps_of
-from featherweight.targets import NAMES, write
-from featherweight.targets.check import EXACT, NOISE, Parity, check_parities, compare, distance
-from featherweight.targets.executorch import opened_executorch
-from featherweight.targets.litert_file import schema_of_litert
-from featherweight.targets.litert_runtime import opened_litert
-from featherweight.targets.write import widened
 from featherweight.techniques import Calibrate, Encode, Fold
 
 pytest.importorskip("ai_edge_litert")

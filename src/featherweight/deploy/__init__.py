@@ -1,6 +1,6 @@
 """Files for other runtimes: OpenVINO IR, LiteRT, ExecuTorch; each runs and is compared before it is written."""
 
-from featherweight.targets.base import Made
-from featherweight.targets.write import NAMES, Name, Written, make, write
+from featherweight.deploy.base import Made
+from featherweight.deploy.write import NAMES, Name, Written, make, write
 
 __all__ = ["NAMES", "Made", "Name", "Written", "make", "write"]

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from featherweight import Classification, Recipe, compress
+from featherweight.deploy.packed_weights import obstacle, scheme_of, write_packed
 from featherweight.errors import UnsupportedError
 from featherweight.formats import Float, Int
-from featherweight.targets.packed_weights import obstacle, scheme_of, write_packed
 from featherweight.techniques import Encode
 
 FORMATS = {

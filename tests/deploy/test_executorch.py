@@ -6,10 +6,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
+from featherweight.deploy.executorch import fixed
+from featherweight.deploy.torch_program import OnnxProgram
 from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
-from featherweight.targets.executorch import fixed
-from featherweight.targets.torch_program import OnnxProgram
 
 rng = np.random.default_rng(3)
 
@@ -84,7 +84,7 @@ def test_sizes_are_fixed_and_asked_for():
 @pytest.mark.filterwarnings("ignore")
 def test_a_program_computes_what_onnx_runtime_does():
     pytest.importorskip("executorch", reason="the extra executorch is not in dev: some 500 MB")
-    from featherweight.targets.executorch import make_executorch, opened_executorch
+    from featherweight.deploy.executorch import make_executorch, opened_executorch
 
     model = network()
     made = make_executorch(model, {"n": 2})

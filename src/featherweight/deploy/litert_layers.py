@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from featherweight.deploy.litert_file import Quantized, Tensor
+from featherweight.deploy.litert_graph import LAST, Order, Stored, Translation, place
 from featherweight.errors import UnsupportedError
-from featherweight.targets.litert_file import Quantized, Tensor
-from featherweight.targets.litert_graph import LAST, Order, Stored, Translation, place
 
 Array = NDArray[Any]
 Given = Mapping[str, Any]

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from featherweight.deploy.base import Array, Made, Run
+from featherweight.deploy.check import bound_of, compare, made_up, reference
 from featherweight.engines import refusals
 from featherweight.errors import MissingExtraError, UnsupportedError
-from featherweight.targets.base import Array, Made, Run
-from featherweight.targets.check import bound_of, compare, made_up, reference
 
 TITLE = "ExecuTorch"
 
@@ -73,7 +73,7 @@ def lowered(model: onnx.ModelProto, inputs: Sequence[Array]) -> tuple[bytes, dic
         except ModuleNotFoundError as error:
             hint = "pip install 'featherweight[compress,executorch]'"
             raise MissingExtraError(f"not installed: {error.name}", where=TITLE, hint=hint) from error
-        from featherweight.targets.torch_program import OnnxProgram
+        from featherweight.deploy.torch_program import OnnxProgram
 
         module = OnnxProgram(model).eval()
         with refusals(f"{TITLE} cannot say the graph"), torch.no_grad():

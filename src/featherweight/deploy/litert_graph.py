@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto
 
+from featherweight.deploy.check import made_up
+from featherweight.deploy.litert_file import LitertFile, Quantized, Tensor
 from featherweight.engines import onnxruntime_session, refusals
 from featherweight.errors import UnsupportedError
 from featherweight.export import serialized
 from featherweight.export.onnx_graph import CLAMPS, OnnxGraph, attributes
-from featherweight.targets.check import made_up
-from featherweight.targets.litert_file import LitertFile, Quantized, Tensor
 
 Array = NDArray[Any]
 Values = dict[str, Array]

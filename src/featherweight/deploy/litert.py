@@ -11,12 +11,12 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
+from featherweight.deploy.litert_file import LitertFile
+from featherweight.deploy.litert_graph import LAST, Edge, Order, Stored, Translation, Values, observed, place
+from featherweight.deploy.litert_operators import OPERATORS
 from featherweight.errors import UnsupportedError
 from featherweight.export.float_graph import rewriting
 from featherweight.export.onnx_graph import OnnxGraph, attributes
-from featherweight.targets.litert_file import LitertFile
-from featherweight.targets.litert_graph import LAST, Edge, Order, Stored, Translation, Values, observed, place
-from featherweight.targets.litert_operators import OPERATORS
 
 Array = NDArray[Any]
 

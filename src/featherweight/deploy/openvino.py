@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from featherweight.deploy.base import Array, Made
+from featherweight.deploy.check import bound_of, compare, made_up, reference
 from featherweight.engines import openvino_core
 from featherweight.errors import UnsupportedError
 from featherweight.export import serialized
 from featherweight.runtime.backend import onnx_backend
-from featherweight.targets.base import Array, Made
-from featherweight.targets.check import bound_of, compare, made_up, reference
 
 
 def make_openvino(model: onnx.ModelProto, sizes: Mapping[str, int]) -> Made:

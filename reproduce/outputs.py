@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
+import msgspec
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -40,15 +41,19 @@ REMARKS = [
     "Every file ran in its own runtime, and was compared with ONNX Runtime, before it counted as made.",
     "LiteRT and ExecuTorch have no integer product that writes floats: the last layer computes in float there.",
     "Its weights stay int8 in LiteRT, and are float32 in ExecuTorch.",
+    "Files with integer outputs were calibrated with outputs = true: their last layer computes in integers as well.",
+    "LiteRT integer takes and gives int8; its time has the rounding of the image in it, which NumPy does before.",
     f"LiteRT 16x8 runs reference kernels on x86, for it is made for other hardware; it saw the first {FEW} images.",
 ]
 GOAL = 0.99
-JUDGED = ("LiteRT int8", "ExecuTorch int8")
+WHOLE = ", integer outputs"
+JUDGED = ("LiteRT int8", "ExecuTorch int8", "LiteRT integer" + WHOLE, "ExecuTorch int8" + WHOLE)
 TITLES = {
     "openvino": "OpenVINO IR float32", "openvino-int8": "OpenVINO IR int8", "litert": "LiteRT float32",
-    "litert-int8": "LiteRT int8", "litert-16x8": "LiteRT 16x8", "executorch": "ExecuTorch float32",
-    "executorch-int8": "ExecuTorch int8",
+    "litert-int8": "LiteRT int8", "litert-integer": "LiteRT integer", "litert-16x8": "LiteRT 16x8",
+    "executorch": "ExecuTorch float32", "executorch-int8": "ExecuTorch int8",
 }  # fmt: skip
+INTEGERS = ("openvino-int8", "litert-integer", "executorch-int8")  # of files whose outputs are integers
 NETWORKS = {"EfficientNet-Lite0": "efficientnet-lite0-imagenet", "MobileNetV2": "mobilenetv2-cifar10"}
 MOST = 1000  # images
 QUICK = Recipe([Fold(), Encode(), Calibrate(samples=16)])
@@ -63,7 +68,7 @@ class File:
         nbytes: of all its parts.
         decide: what it computes.
         call: one run of one image, in the file's own order of axes.
-        integers: whether it is compared with the simulation.
+        reference: what its decisions are compared with: `float`, or the simulation of the file that it was made of.
         checked: what was compared when it was made, and how near it is.
     """
 
@@ -71,7 +76,7 @@ class File:
     nbytes: int
     decide: Decide
     call: Callable[[], object]
-    integers: bool
+    reference: str
     checked: str = ""
 
 
@@ -81,14 +86,20 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     for network, name in list(NETWORKS.items())[1 if quick else 0 :]:
         task = resolve(name, events)
         recipe = QUICK if quick else read_recipe("w8a8")
-        artifact = compress(task, recipe, threads=threads, events=events).artifact
+        made = [compress(task, r, threads=threads, events=events).artifact for r in (recipe, whole(recipe))]
         wanted = [n for n in NAMES if not quick or not n.startswith("executorch")]
-        sheet, found = compared(
-            network, artifact, task, images_of(task, 32 if quick else MOST), wanted, quick
-        )
+        sheet, found = compared(network, made, task, images_of(task, 32 if quick else MOST), wanted, quick)
         sheets.append(sheet)
         checks += found
     return Measured([], checks, sheets, [drawn(sheets)])
+
+
+def whole(recipe: Recipe) -> Recipe:
+    """Return a recipe whose outputs are quantized too."""
+    steps = [
+        msgspec.structs.replace(s, outputs=True) if isinstance(s, Calibrate) else s for s in recipe.steps
+    ]
+    return Recipe(steps, recipe.about)
 
 
 def drawn(sheets: Sequence[Sheet]) -> Plot:
@@ -100,7 +111,7 @@ def drawn(sheets: Sequence[Sheet]) -> Plot:
             [str(row[0]) for row in sheet.rows][::-1],
             [float(row[1] or 0) / 1e6 for row in sheet.rows][::-1],
         )
-        colours = ["tab:blue" if title.endswith("int8") else "lightgray" for title in titles]
+        colours = ["tab:blue" if "int" in title else "lightgray" for title in titles]
         axes.barh(titles, sizes, color=colours)
         axes.set_title(sheet.title)
         axes.set_xlabel("MB")
@@ -117,27 +128,40 @@ def images_of(task: Task, most: int) -> Images:
 
 
 def compared(
-    network: str, artifact: Artifact, task: Task, images: Images, wanted: Sequence[str], quick: bool = False
+    network: str,
+    made: Sequence[Artifact],
+    task: Task,
+    images: Images,
+    wanted: Sequence[str],
+    quick: bool = False,
 ) -> tuple[Sheet, list[Check]]:
     """Return the table of a network and whether the judged files decide as the simulation.
 
     Args:
         network: its name.
-        artifact: a calibrated file.
+        made: a calibrated file, and one whose outputs are integers.
         task: that it was made for.
         images: `[n, c, h, w]`.
         wanted: outputs, by name.
         quick: time for a moment only.
     """
-    files = files_of(artifact, images[:1], wanted)
-    references = {True: simulated(artifact, task), False: files[0].decide}
+    parts = [n for n in wanted if n != "litert-integer"]
+    files = files_of(made[0], images[:1], parts)
+    files += [
+        replace(file, title=file.title + WHOLE, reference="whole")
+        for file in files_of(made[1], images[:1], [n for n in wanted if n in INTEGERS])
+        if file.reference != "float"
+    ]
+    references = {
+        "float": files[0].decide, "part": simulated(made[0], task), "whole": simulated(made[1], task),
+    }  # fmt: skip
     decisions = {k: decide(images).argmax(1) for k, decide in references.items()}
     timings = interleaved({file.title: file.call for file in files}, seconds=0.05 if quick else 5.0)
     rows: list[list[Cell]] = []
     checks = []
     for file, timing in zip(files, timings, strict=True):
         seen = images[:FEW] if "16x8" in file.title else images
-        same = float((file.decide(seen).argmax(1) == decisions[file.integers][: len(seen)]).mean())
+        same = float((file.decide(seen).argmax(1) == decisions[file.reference][: len(seen)]).mean())
         rows.append([file.title, file.nbytes, *_times(timing), f"{100 * same:.2f} %", file.checked])
         if file.title in JUDGED:
             checks.append(
@@ -181,7 +205,9 @@ def files_of(artifact: Artifact, image: Images, wanted: Sequence[str]) -> list[F
         session = Session.of_onnx(model)
         decide = partial(_by, run=lambda arrays, session=session: [session.run(arrays[0])], each=25)
         size = len(serialized(model))
-        found.append(File(title, size, decide, partial(session.run, image), "int8" in title))
+        found.append(
+            File(title, size, decide, partial(session.run, image), "part" if "int8" in title else "float")
+        )
     for name in NAMES:
         if name not in wanted:
             continue
@@ -195,7 +221,7 @@ def files_of(artifact: Artifact, image: Images, wanted: Sequence[str]) -> list[F
         found.append(
             File(
                 TITLES[name], sum(map(len, made.files.values())), partial(_by, run=made.run, each=each, last=last),
-                partial(made.run, [laid]), name.endswith("int8"), made.checked,
+                partial(made.run, [laid]), "part" if "int" in name else "float", made.checked,
             )
         )  # fmt: skip
     return found

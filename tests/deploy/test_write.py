@@ -12,7 +12,7 @@ from torch import nn
 
 from featherweight import Classification, Recipe, compress, load
 from featherweight.activations import Affine
-from featherweight.deploy import NAMES, write
+from featherweight.deploy import NAMES, make, write
 from featherweight.deploy.check import EXACT, NOISE, Parity, check_parities, compare, distance
 from featherweight.deploy.executorch import opened_executorch
 from featherweight.deploy.litert_file import schema_of_litert
@@ -22,6 +22,8 @@ from featherweight.engines import onnxruntime_session
 from featherweight.errors import UnsupportedError
 from featherweight.export import onnx_of, qdq_of
 from featherweight.integers import steps_of
+from featherweight.packing import unpack
+from featherweight.simulation import simulate
 from featherweight.techniques import Calibrate, Encode, Fold
 
 pytest.importorskip("ai_edge_litert")
@@ -30,10 +32,10 @@ pytest.importorskip("ai_edge_litert")
 class Small(nn.Module):
     """A residual, a depthwise layer, a clamp, a concatenation and both poolings."""
 
-    def __init__(self):
+    def __init__(self, function=nn.Hardswish):
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU6())
-        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), nn.Hardswish(), nn.Conv2d(8, 8, 1))
+        self.deep = nn.Sequential(nn.Conv2d(8, 8, 3, 1, 1, groups=8), function(), nn.Conv2d(8, 8, 1))
         self.side, self.pool = nn.Conv2d(8, 4, 1), nn.MaxPool2d(3, 2, 1)
         self.fc = nn.Linear(12, 5)
 
@@ -55,20 +57,90 @@ class Summed(nn.Module):
         return self.fc(x).cumsum(1)
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
+def compressed(folder, *given, **options):
+    """A file, its images, its path, and its task."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         images, labels = torch.randn(64, 3, 14, 10), torch.randint(0, 5, (64,))
         task = Classification(
-            Small().eval(), train=(images, labels), test=(images[:8], labels[:8]), name="small"
+            Small(*given).eval(), train=(images, labels), test=(images[:8], labels[:8]), name="small"
         )
-    path = tmp_path_factory.mktemp("small") / "model.fw"
-    compress(task, Recipe([Fold(), Encode(), Calibrate(samples=32)]), threads=1).save(path)
-    return load(path), images, path
+    recipe = Recipe([Fold(), Encode(), Calibrate(samples=32, **options)])
+    compress(task, recipe, threads=1).save(folder / "model.fw")
+    return load(folder / "model.fw"), images, folder / "model.fw", task
 
 
-@pytest.mark.parametrize("to", NAMES)
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    return compressed(tmp_path_factory.mktemp("small"))[:3]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return compressed(tmp_path_factory.mktemp("whole"), nn.ReLU, outputs=True)
+
+
+def test_a_network_whose_outputs_are_integers_is_the_same_everywhere(whole, tmp_path):
+    artifact, images, _, task = whole
+    grid = artifact.activations["linear"]
+    x = {"x": images.numpy()}
+    with torch.no_grad():
+        expected = grid.quantize(simulate(unpack(artifact, task), images[:2])(images).numpy())
+    (ours,) = onnxruntime_session(qdq_of(artifact).onnx.SerializeToString(), 1).run(None, x)
+    found = {"ONNX": ours, "OpenVINO": make(artifact, "openvino-int8").run([images.numpy()])[0]}
+    for to in ("litert-int8", "litert-integer"):
+        written = make(artifact, to)
+        assert written.floats == {}
+        (found[to],) = written.run([images.permute(0, 2, 3, 1).numpy()])
+    for name, scores in found.items():
+        np.testing.assert_array_equal(scores, grid.dequantize(grid.quantize(scores)), err_msg=name)
+        apart = np.abs(grid.quantize(scores).astype(int) - expected)
+        assert (apart == 0).mean() > (0.7 if name == "OpenVINO" else 0.95), name
+        assert apart.max() <= (3 if name == "OpenVINO" else 1), name
+
+
+def test_a_file_of_integers_alone_takes_and_gives_integers(whole, tmp_path):
+    artifact, images, *_ = whole
+    content = write(artifact, "litert-integer", tmp_path / "m").paths[0].read_bytes()
+    schema = schema_of_litert()
+    graph = schema.ModelT.InitFromPackedBuf(content).subgraphs[0]
+    kinds = {schema.TensorType.INT8, schema.TensorType.INT32}
+    assert {tensor.type for tensor in graph.tensors} == kinds
+    read, written = graph.tensors[graph.inputs[0]], graph.tensors[graph.outputs[0]]
+    assert read.type == written.type == schema.TensorType.INT8
+    given = artifact.activations["x"]
+    assert read.quantization.scale[0] == np.float32(given.scale)
+    assert read.quantization.zeroPoint[0] == given.zero_point - 128
+    integers = given.quantize(images.permute(0, 2, 3, 1).numpy()).astype(np.int16) - 128
+    (got,) = opened_litert(content)([integers.astype(np.int8)])
+    (numbers,) = make(artifact, "litert-integer").run([images.permute(0, 2, 3, 1).numpy()])
+    assert got.dtype == np.int8
+    grid = artifact.activations["linear"]
+    assert written.quantization.scale[0] == np.float32(grid.scale)
+    assert written.quantization.zeroPoint[0] == grid.zero_point - 128
+    np.testing.assert_array_equal(grid.dequantize((got.astype(np.int16) + 128).astype(np.uint8)), numbers)
+
+
+def test_a_program_of_integers_alone_has_no_float_weights(small, whole):
+    pytest.importorskip("executorch", reason="the extra executorch is not in dev: some 500 MB")
+    part, made_whole = make(small[0], "executorch-int8"), make(whole[0], "executorch-int8")
+    assert set(part.floats) == {"fc"} and made_whole.floats == {}
+    images = whole[1][:1]
+    (ours,) = onnxruntime_session(qdq_of(whole[0]).onnx.SerializeToString(), 1).run(
+        None, {"x": images.numpy()}
+    )
+    (got,) = made_whole.run([images.numpy()])
+    assert distance(ours, got) < 0.02
+
+
+def test_what_computes_in_float_has_no_file_of_integers_alone(small, tmp_path):
+    with pytest.raises(UnsupportedError, match=r"HARD_SWISH .*: not all of it .* got fc: .*") as found:
+        write(small[0], "litert-integer", tmp_path / "m")
+    assert "outputs = true" in found.value.hint
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize("to", [name for name in NAMES if name != "litert-integer"])
 def test_a_file_is_written_that_computes_the_same(small, tmp_path, to):
     artifact, images, _ = small
     if to.startswith("executorch"):

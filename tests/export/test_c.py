@@ -140,7 +140,7 @@ CASES = {
 
 
 @cache
-def made(name, activations=8):
+def made(name, activations=8, outputs=False):
     """A calibrated model, its example, and its file."""
     build, shape, form, coder = CASES[name]
     torch.manual_seed(0)
@@ -153,7 +153,7 @@ def made(name, activations=8):
     if "sparse" in name:
         model = Sparsify(sparsity=0.8).apply(model, task, context)
     model = Encode(where="weights", format=form, coder=coder).apply(model, task, context)
-    model = Calibrate(samples=32, bits=activations).apply(model, task, context)
+    model = Calibrate(samples=32, bits=activations, outputs=outputs).apply(model, task, context)
     return model, x, loads(dumps(pack(model, export(model.module, x[:2]))))
 
 
@@ -228,6 +228,16 @@ def test_the_code_is_about_as_large_as_is_said(name, tmp_path):
     ).stdout
     found = sum(int(line.split()[1]) for line in told.splitlines() if line.startswith(".text"))
     assert 0.7 * source.flash["code"] < found < 2.5 * source.flash["code"]
+
+
+@needs_gcc
+def test_scores_in_integers_are_those_of_a_session(tmp_path):
+    model, x, artifact = made("residual, int 6, bitmask", outputs=True)
+    _, scores = ran(compiled(c_of(artifact), tmp_path), x.numpy().astype("<f4").tobytes())
+    np.testing.assert_array_equal(scores, artifact.session().run(x.numpy()))
+    grid = artifact.activations["linear"]
+    np.testing.assert_array_equal(scores, grid.dequantize(grid.quantize(scores)))
+    assert np.mean(scores == simulate(model, x[:2])(x).numpy()) > 0.99
 
 
 @needs_gcc

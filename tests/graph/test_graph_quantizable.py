@@ -12,8 +12,9 @@ def node(name, op, *inputs, weight="", **arguments):
     return Node(name, op, tuple(operands), module, (2, 4), (), "float32", 0, tuple(arguments.items()))
 
 
-def plan(*nodes, outputs=None, skip=()):
-    return quantizable(Graph((node("x", "input"), *nodes), tuple(outputs or [nodes[-1].name]), {}), skip)
+def plan(*nodes, outputs=None, skip=(), ends=False):
+    graph = Graph((node("x", "input"), *nodes), tuple(outputs or [nodes[-1].name]), {})
+    return quantizable(graph, skip, outputs=ends)
 
 
 def conv(name, source):
@@ -85,6 +86,26 @@ def test_the_last_linear_layer_writes_floats():
     linear = node("l", "linear", "x", weight="l.weight")
     assert plan(linear).shared == (("x",),)
     assert plan(linear, node("g", "gelu", "l")).shared == (("x",),)
+
+
+def test_the_ends_of_a_network_are_quantized_where_that_is_asked_for():
+    linear = node("l", "linear", "x", weight="l.weight")
+    assert plan(linear, ends=True).shared == (("x",), ("l",))
+    assert plan(linear, node("r", "relu", "l"), node("v", "view", "r"), ends=True).shared == (("x",), ("r",))
+    assert plan(linear, node("s", "softmax", "l"), ends=True).shared == (("x",), ("l",))
+    found = plan(linear, node("s", "add", "x", "l"), ends=True)
+    assert found.shared == (("x",), ("l",), ("s",))
+    assert found.joins == (Join("add", ("x", "l"), "s", True),)
+    assert plan(linear, skip={"l"}, ends=True).shared == ()
+
+
+def test_what_floats_follow_inside_a_network_stays_float():
+    stream = [
+        node("l", "linear", "x", weight="l.weight"), node("s", "add", "x", "l"), node("n", "layer_norm", "s"),
+        node("k", "linear", "n", weight="k.weight"),
+    ]  # fmt: skip
+    assert plan(*stream, ends=True).shared == (("x",), ("n",), ("k",))
+    assert plan(*stream[:3], ends=True).shared == (("x",), ("l",))
 
 
 def test_what_is_left_in_float_is_said():

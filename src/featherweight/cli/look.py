@@ -29,7 +29,7 @@ FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=F
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
     "onnx", "onnx-weights", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert",
-    "litert-int8", "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
+    "litert-int8", "litert-integer", "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
 ]  # fmt: skip
 _SUFFIXES = (".xml", ".bin", ".tflite", ".pte")
 RuntimeOption = Annotated[
@@ -154,6 +154,8 @@ def export(
     openvino, openvino-int8: OpenVINO IR, float or in integers.
 
     litert, litert-int8, litert-16x8: a LiteRT file, float, in integers, or with activations of 16 bits.
+
+    litert-integer: a LiteRT file of integers alone, as microcontrollers and Edge TPUs take (calibrate: outputs = true).
 
     executorch, executorch-int8: an ExecuTorch program for XNNPACK, float or in integers.
 

@@ -20,7 +20,7 @@ class Made:
         files: their bytes, by suffix.
         floats: layers that compute in float where integers were asked for, with the reason.
         checked: in words, what was compared and how near it is.
-        run: what the runtime computes of the files, on one thread; LiteRT takes images channels last.
+        run: what the runtime computes of the files, on one thread, of numbers; LiteRT takes images channels last.
     """
 
     files: Mapping[str, bytes]

@@ -41,7 +41,9 @@ class Litert:
 
 
 @rewriting("for LiteRT")
-def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> Litert:
+def build_litert(
+    model: onnx.ModelProto, sizes: Mapping[str, int] | None = None, *, integers: bool = False
+) -> Litert:
     """Return an ONNX graph as a LiteRT graph.
 
     Inputs and outputs of four axes are channels last, `[n, h, w, c]`, as LiteRT users expect; types and names are the
@@ -50,9 +52,11 @@ def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     Args:
         model: a complete graph, float or with QuantizeLinear and DequantizeLinear.
         sizes: of free axes by name, which are then fixed.
+        integers: whether inputs and outputs are integers too, and all between.
 
     Raises:
-        UnsupportedError: an operator, a shape or a quantizer that LiteRT does not have; names the operator.
+        UnsupportedError: an operator, a shape or a quantizer that LiteRT does not have; names the operator. Or
+            something computes in float where it is to be in `integers`; names it.
     """
     one, more = observed(model, sizes or {})
     free = {name: _moving(array.shape, more[name].shape) for name, array in one.items()}
@@ -64,23 +68,44 @@ def build_litert(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None)
     t.constants |= {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for value in model.graph.input:
         if value.name not in t.constants:
-            order = order_of(t, value.name)
-            t.edges[value.name] = Edge(t.room(value.name, order), order)
+            order, held = order_of(t, value.name), t.target(value.name) if integers else None
+            t.edges[value.name] = Edge(t.room(value.name, order, held), order, held)
             t.file.inputs.append(t.edges[value.name].tensor)
     for node in model.graph.node:
         if not _of_sizes(t, node, one, more) and id(node) not in t.done:
             _node(t, node)
     for value in model.graph.output:
         order = order_of(t, value.name)
-        number = t.activation(value.name, order)
+        number = t.activation(value.name, order, real=not integers)
         t.file.outputs.append(number)
         t.file.names[number] = value.name
+    if integers:
+        _check_integers(t)
     given = [value.name for value in model.graph.input if value.name in t.edges]
     inputs, outputs = (
         [(name, order_of(t, name)) for name in names]
         for names in (given, [value.name for value in model.graph.output])
     )
     return Litert(t.file, inputs, outputs, t.named, t.floats)
+
+
+def _check_integers(t: Translation) -> None:
+    """Refuse a file that holds floats; names what computes in them, or that an input or output has no quantizer."""
+    found: dict[str, None] = {}
+    for operator in t.file.operators:
+        held = [t.file.tensors[n] for n in (*operator.inputs, *operator.outputs) if n >= 0]
+        if any(tensor.dtype == "float32" for tensor in held):
+            found[f"{operator.kind} {t.file.tensors[operator.outputs[0]].name}"] = None
+    if found:
+        computing = [name for name in found if not name.startswith(("QUANTIZE ", "DEQUANTIZE "))]
+        reasons = [f"{layer}: {reason}" for layer, reason in t.floats.items()]
+        hint = "calibrate with outputs = true, return scores before their softmax, or export litert-int8"
+        raise UnsupportedError(
+            "not all of it computes in integers",
+            where=[*computing, *found][0],
+            got="; ".join(reasons),
+            hint=hint,
+        )
 
 
 def order_of(t: Translation, value: str) -> tuple[int, ...]:

@@ -49,6 +49,16 @@ class Quantized:
     zero: int = 0
     axis: int = 0
 
+    def quantize(self, numbers: Array) -> Array:
+        """Return the integers of numbers, float32 of any shape, of one scale; ties go to even."""
+        ends = np.iinfo(self.dtype)
+        steps = np.rint(numbers / np.float32(self.scale[0])) + np.float32(self.zero)
+        return np.asarray(np.clip(steps, ends.min, ends.max), self.dtype)
+
+    def dequantize(self, integers: Array) -> Array:
+        """Return the numbers of integers of one scale, float32."""
+        return np.asarray((integers.astype(np.float32) - self.zero) * np.float32(self.scale[0]), np.float32)
+
 
 @dataclass(frozen=True, eq=False)
 class Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -20,8 +21,10 @@ from featherweight.export import build_onnx, build_qdq, opened
 from featherweight.files import write_whole
 
 Name = Literal[
-    "openvino", "openvino-int8", "litert", "litert-int8", "litert-16x8", "executorch", "executorch-int8"
-]
+    "openvino", "openvino-int8", "litert", "litert-int8", "litert-integer", "litert-16x8", "executorch",
+    "executorch-int8",
+]  # fmt: skip
+_INTEGER = "integer"
 NAMES: tuple[Name, ...] = get_args(Name)
 _MAKERS: dict[str, Callable[[onnx.ModelProto, Mapping[str, int]], Made]] = {
     "openvino": make_openvino, "litert": make_litert, "executorch": make_executorch,
@@ -53,7 +56,8 @@ def write(
     Args:
         artifact: a loaded file.
         to: which: a runtime alone takes the float network; `-int8` the integers of the file; `-16x8` activations in
-            16 bits over the ranges that the file has, weights as they are.
+            16 bits over the ranges that the file has, weights as they are; `litert-integer` integers alone, those of
+            inputs and outputs too.
         path: of the file, without its suffix: that is the runtime's.
         sizes: of free axes by name. LiteRT fixes all but the batch, ExecuTorch all (the batch
             at 1).
@@ -76,12 +80,18 @@ def make(artifact: Artifact, to: Name, sizes: Mapping[str, int] | None = None) -
     """Return the files that `write` writes, and what runs them; raises as it does."""
     runtime, _, kind = to.partition("-")
     model, floats = graph_for(artifact, kind)
-    made = _MAKERS[runtime](model, sizes or {})
+    maker = partial(make_litert, integers=True) if kind == _INTEGER else _MAKERS[runtime]
+    made = maker(model, sizes or {})
     return replace(made, floats={**floats, **made.floats})
 
 
 def graph_for(artifact: Artifact, kind: str) -> tuple[onnx.ModelProto, dict[str, str]]:
-    """Return the ONNX graph that the files are made from, and its layers in float: `int8`, `16x8`, or float (empty)."""
+    """Return the ONNX graph that the files are made from, and its layers in float: by `kind`.
+
+    Args:
+        artifact: a loaded file.
+        kind: `int8` or `integer`, `16x8`; empty: float.
+    """
     graph, tensors, weights = opened(artifact)
     if not kind:
         return build_onnx(graph, tensors), {}

@@ -45,7 +45,9 @@ class Plan:
     skipped: dict[str, str]
 
 
-def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edge] = ()) -> Plan:
+def quantizable(
+    graph: Graph, skip: Collection[str] = (), floats: Collection[Edge] = (), *, outputs: bool = False
+) -> Plan:
     """Return which edges need a quantizer.
 
     Convolutions, linear layers, sums and concatenations of activations, products and averages read integers
@@ -54,18 +56,20 @@ def quantizable(graph: Graph, skip: Collection[str] = (), floats: Collection[Edg
     moves numbers (max-pooling, reshaping, padding with zeros) shares the quantizer of what it reads.
 
     A sum, a concatenation or a product is in integers where an operator in integers reads it: rounding what a
-    softmax, a layer norm or the caller reads gains nothing.
+    softmax, a layer norm or the caller reads gains nothing. With `outputs` the ends of the network are in integers too:
+    what a last linear layer writes, and sums, concatenations and products that the caller reads.
 
     Args:
         graph: the network.
         skip: paths of modules, and names of operators, to compute in float.
         floats: edges that can have no quantizer. What reads or writes them computes in float.
+        outputs: whether what the last layers write is quantized too.
     """
     asked = [node for node in graph.nodes if _integer(graph, node) and not {node.module, node.name} & {*skip}]
-    held = {*floats}
+    held, ends = {*floats}, _ends(graph, asked) if outputs else set()
     while True:
-        chosen = _read(graph, [node for node in asked if not held & _edges(graph, node)])
-        groups = _groups(graph, chosen)
+        chosen = _read(graph, [node for node in asked if not held & _edges(graph, node, ends)], ends)
+        groups = _groups(graph, chosen, ends)
         spread = {edge for group in groups.values() if group & held for edge in group}
         if spread <= held:
             break
@@ -108,15 +112,36 @@ def under_maximum(graph: Graph) -> set[Edge]:
     return found
 
 
-def _edges(graph: Graph, node: Node) -> set[Edge]:
+def _edges(graph: Graph, node: Node, ends: set[Edge]) -> set[Edge]:
     """Return the edges that need a quantizer for `node` to be in integers; a linear layer may write floats."""
-    return {*node.inputs} if node.op == "linear" else {*node.inputs, _result(graph, node)}
+    result = _result(graph, node)
+    return {*node.inputs} if node.op == "linear" and result not in ends else {*node.inputs, result}
 
 
-def _read(graph: Graph, chosen: list[Node]) -> list[Node]:
-    """Return `chosen` without the joins and products that none of them reads."""
+def _ends(graph: Graph, asked: list[Node]) -> set[Edge]:
+    """Return what the last operators of `asked` write: those that the caller reads, and linear layers before no other.
+
+    Between may stand clamps and what moves numbers; behind a last linear layer anything that is no layer.
+    """
+    returned = {*graph.outputs}
+    for node in reversed(graph.nodes):
+        if node.name in returned and kind(node) in ("move", "clamp"):
+            returned |= {*node.inputs}
+    found = {_result(graph, node) for node in asked} & returned
+    followed = {
+        e for node in asked if kind(node) not in _READ or _result(graph, node) in found for e in node.inputs
+    }
+    for node in reversed(graph.nodes):
+        if node.name in followed:
+            followed |= {*node.inputs}
+    results = {_result(graph, node) for node in asked if node.op == "linear"}
+    return found | (results - followed)
+
+
+def _read(graph: Graph, chosen: list[Node], ends: set[Edge]) -> list[Node]:
+    """Return `chosen` without the joins and products that neither one of them nor an end of the network reads."""
     while True:
-        read = {edge for node in chosen for edge in node.inputs}
+        read = ends | {edge for node in chosen for edge in node.inputs}
         for node in reversed(graph.nodes):
             if node.name in read and kind(node) in ("move", "clamp"):
                 read.add(node.inputs[0])
@@ -126,10 +151,11 @@ def _read(graph: Graph, chosen: list[Node]) -> list[Node]:
         chosen = kept
 
 
-def _groups(graph: Graph, chosen: list[Node]) -> dict[Edge, set[Edge]]:
+def _groups(graph: Graph, chosen: list[Node], ends: set[Edge]) -> dict[Edge, set[Edge]]:
     """Return the edges that need a quantizer, each with those that it shares it with."""
     wanted: dict[Edge, None] = dict.fromkeys(edge for node in chosen for edge in node.inputs)
-    wanted |= dict.fromkeys(_result(graph, node) for node in chosen if node.op != "linear")
+    results = [(node.op, _result(graph, node)) for node in chosen]
+    wanted |= dict.fromkeys(edge for op, edge in results if op != "linear" or edge in ends)
     groups = {edge: {edge} for edge in wanted}
     for first, second in _moved(graph, groups):
         merged = groups[first] | groups[second]

@@ -69,6 +69,9 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             last, say. What matches no layer may match operators, by their edges (`add_3`, `cat*`).
         numbers: `integers`, or a type of floating point that the activations are rounded to, by torch's name;
             ONNX Runtime rounds to it, and multiplies in float32.
+        outputs: quantize what the last layers write too: microcontrollers and Edge TPUs want integers alone, and
+            LiteRT and ExecuTorch compute a layer in integers only where it writes some. It costs up to half a step of
+            each score.
     """
 
     needs: ClassVar[Needs] = "unlabelled"
@@ -80,6 +83,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     split: Literal["train", "calibration"] = "calibration"
     keep_float: tuple[Item, ...] = ()
     numbers: Literal["integers"] | FloatKind = "integers"
+    outputs: bool = False
 
     def __post_init__(self) -> None:
         """Refuse options of integers beside floating point."""
@@ -98,7 +102,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         graph = program.graph
         skip = matching(graph, self.keep_float)
         floats: dict[Edge, str] = {}
-        plan = quantizable(graph, skip)
+        plan = quantizable(graph, skip, outputs=self.outputs)
         drawn = drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
         inputs = list(drawn)
         seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
@@ -117,7 +121,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             seen |= {edge: seen[edge].within(OUTLYING) for edge in given}
         while True:
             floats |= found
-            plan = quantizable(graph, skip, floats)
+            plan = quantizable(graph, skip, floats, outputs=self.outputs)
             chosen, unlike = quantizers(plan, seen, choose)
             found = lost(plan, seen, chosen)
             if not found:

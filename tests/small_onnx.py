@@ -34,6 +34,14 @@ GRAPHS = {
         "h = Gemm(heard, w1, b1) r = Relu(h) y = Gemm(r, w2, b2)",
         {"w1": (16, 24), "b1": (24,), "w2": (24, 4), "b2": (4,)},
     ),
+    # Rows of a table, one of a position, and what a second Gather takes along another axis.
+    "words": (
+        "(int64[batch, 5] ids) => (float[batch, 4] y)",
+        """h = Gather(table, ids) m = ReduceMean<axes=[1], keepdims=0>(h) r = Relu(m)
+        some = Slice(ids, c0, c1, c1) flat = Squeeze(some, c1) k = Gather<axis=1>(other, flat) t = Transpose(k)
+        s = Gemm(r, w1, b1) y = Add(s, t)""",
+        {"table": (12, 8), "other": (4, 12), "w1": (8, 4), "b1": (4,)},
+    ),
     # Images of a fixed size and batch, as bytes are not.
     "images": (
         "(float[1, 3, 16, 16] photo) => (float[1, 6] y)",

@@ -9,7 +9,9 @@ from small_onnx import small_onnx
 import featherweight
 from featherweight.capture.onnx_task import LEAST
 from featherweight.errors import ConfigError, TaskError
-from featherweight.export import qdq_of, serialized
+from featherweight.export import onnx_of, qdq_of, serialized
+from featherweight.files import Store
+from featherweight.techniques import Calibrate, Encode
 
 
 def normal(*shape, seed=0):
@@ -138,6 +140,42 @@ def test_where_not_every_axis_can_be_free_the_batch_still_is(tmp_path):
     result = featherweight.compress(task, "w8a8", threads=1)
     session = onnxruntime.InferenceSession(serialized(qdq_of(result.artifact).onnx))
     assert session.run(None, {"heard": normal(5, 16)})[0].shape == (5, 4)
+
+
+def test_which_axes_stay_free_is_said_and_why_others_do_not(tmp_path):
+    recipe = featherweight.Recipe([Encode()])
+    task = featherweight.from_onnx(small_onnx("window", tmp_path), normal(40, 16))
+    for _ in range(2):  # the second time the graph comes out of the store
+        (said,) = (n.reason for n in compressed(task, recipe, tmp_path).summary.notes if n.name == "axes")
+        assert said.startswith(
+            "of any size: axis 0 of heard (batch); fixed: axis 1 of heard (time) is 16, for"
+        )
+        assert "fixes the size" in said or "cannot be traced" in said
+    other = featherweight.from_onnx(small_onnx("classes", tmp_path), normal(40, 16))
+    (said,) = (n.reason for n in compressed(other, recipe, tmp_path).summary.notes if n.name == "axes")
+    assert said == "of any size: axis 0 of pixels (batch)"
+    whole = featherweight.from_onnx(small_onnx("images", tmp_path), normal(40, 1, 3, 16, 16))
+    assert not [n for n in compressed(whole, recipe, tmp_path).summary.notes if n.name == "axes"]
+
+
+def compressed(task, recipe, folder):
+    return featherweight.compress(task, recipe, threads=1, store=Store(folder / "store"))
+
+
+def test_rows_of_a_table_are_counted_from_its_end_too(tmp_path):
+    path = small_onnx("words", tmp_path)
+    ids = np.random.default_rng(0).integers(-12, 12, (64, 5))
+    assert (ids < 0).any()
+    task = featherweight.from_onnx(path, ids)
+    made = compressed(task, featherweight.Recipe([Encode(), Calibrate(samples=16)]), tmp_path)
+    assert "h.weight" in {row.name for row in made.summary.rows}
+    (expected,) = onnxruntime.InferenceSession(str(path)).run(None, {"ids": ids})
+    for content in (onnx_of(made.artifact), qdq_of(made.artifact).onnx):
+        (found,) = onnxruntime.InferenceSession(serialized(content)).run(None, {"ids": ids})
+        assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    folded = np.where(ids < 0, ids + 12, ids)
+    (same,) = onnxruntime.InferenceSession(serialized(content)).run(None, {"ids": folded})
+    np.testing.assert_array_equal(found, same)
 
 
 def test_sizes_may_differ_from_call_to_call(tmp_path):

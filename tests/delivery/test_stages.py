@@ -8,7 +8,7 @@ from featherweight.delivery.delivery import measure
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.evaluation.metrics import Evaluation, Evaluator, metrics
 from featherweight.events import Message
-from featherweight.export.onnx import export as export_graph
+from featherweight.export.onnx import export_and_why
 from featherweight.recipe.runner import execute
 from featherweight.techniques import Calibrate, Encode, Fold, Sparsify, Train
 from featherweight.workspace import Workspace
@@ -60,13 +60,13 @@ def test_the_network_is_exported_once_and_each_state_is_evaluated_once(tmp_path,
 
     def export(*arguments, **options):
         exported.append(arguments)
-        return export_graph(*arguments, **options)
+        return export_and_why(*arguments, **options)
 
     def evaluate(predict, task, split):
         evaluated.append(split)
         return Evaluation(metrics(predict, task, split))
 
-    monkeypatch.setattr("featherweight.delivery.preparation.export", export)
+    monkeypatch.setattr("featherweight.delivery.preparation.export_and_why", export)
     monkeypatch.setattr("featherweight.evaluation.metrics.evaluated", evaluate)
     steps = [PRUNE, FOLD, CODE, Calibrate(), Encode(where=["*", "!weights"], format=Float(kind="float16"))]
     summary = compress(Tiny(), Recipe(steps), threads=1, store=Store(tmp_path)).summary
@@ -79,7 +79,7 @@ def test_quantized_activations_without_a_graph_are_refused(tmp_path, monkeypatch
     def fails(*arguments, **options):
         raise UnsupportedError("no such operator")
 
-    monkeypatch.setattr("featherweight.delivery.preparation.export", fails)
+    monkeypatch.setattr("featherweight.delivery.preparation.export_and_why", fails)
     heard = []
     weights = compress(Tiny(), Recipe([CODE]), threads=1, store=Store(tmp_path), events=heard.append)
     assert weights.artifact.graph is None

@@ -16,6 +16,24 @@ from featherweight.capture.program import Program
 from featherweight.capture.trace import canonical_names, operator_name, size
 from featherweight.graph.graph import Edge
 
+aten = torch.ops.aten
+
+
+def _embedding(table: Tensor, places: Tensor, *options: Any) -> Any:
+    return aten.embedding.default(table, torch.where(places < 0, places + len(table), places), *options)
+
+
+def _index_select(x: Tensor, axis: int, places: Tensor) -> Any:
+    return aten.index_select.default(x, axis, torch.where(places < 0, places + x.shape[axis], places))
+
+
+# What runs in the place of operators; in networks that come from ONNX, negative indices count from the end.
+_CALLS: dict[Any, Callable[..., Any]] = {
+    **ANY,
+    aten.embedding.default: _embedding,
+    aten.index_select.default: _index_select,
+}
+
 # What has been computed and is still to be read, by the node that makes it.
 Values = Mapping[fx.Node, Any]
 Tensors = Mapping[str, Tensor]
@@ -112,7 +130,7 @@ class Execution:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, alive, own))
                 for place, argument in sorted(self._arguments.get(edge, {}).items()):
                     args = (*args[:place], *[None] * (place - len(args)), argument, *args[place + 1 :])
-                value = ANY.get(node.target, node.target)(*args, **kwargs)
+                value = _CALLS.get(node.target, node.target)(*args, **kwargs)
                 alive[node] = self._seen(edge, value) if edge else value
                 for operand in (*node.all_input_nodes, node):
                     if self._last.get(operand, -1) <= position:

@@ -41,6 +41,7 @@ class Program:
         graph: the function as data.
         edges: of `graph`, by the name of the value of `exported` that is this activation.
         steps: the operators as torch traced them, before they were made functional, in order.
+        fixed: why axes that the network says are free have one size; empty where all are free that it says.
     """
 
     exported: ExportedProgram
@@ -50,6 +51,7 @@ class Program:
     graph: Graph
     edges: Mapping[str, Edge]
     steps: Sequence[Step]
+    fixed: str = ""
 
     def of(self, module: nn.Module) -> Program:
         """Return the same function with the tensors of `module`, a network of the same code."""
@@ -167,12 +169,15 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     if dynamic is not None:
         return _functional(flat, named, outputs, _asked(named, dynamic))
     said = [getattr(flat.module, name, None) for name in ("dynamic_shapes", "batch_axes")]
+    why = ""
     for own in (own for own in said if own is not None):
-        with contextlib.suppress(UnsupportedError):
+        try:
             longer = {name: _twice(tensor, own().get(name, ())) for name, tensor in named.items()}
-            return _functional(flat, longer, outputs, _asked(named, own()))
+            return replace(_functional(flat, longer, outputs, _asked(named, own())), fixed=why)
+        except UnsupportedError as error:
+            why = why or str(error).partition("\n")[0]
     if any(said):
-        return _functional(flat, named, outputs, dict.fromkeys(named))
+        return replace(_functional(flat, named, outputs, dict.fromkeys(named)), fixed=why)
     batched = {name: tensor for name, tensor in named.items() if tensor.dim()}
     axes: dict[str, Any] = {name: {0: Dim.AUTO} if name in batched else None for name in named}
     doubled = named

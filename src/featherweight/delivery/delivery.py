@@ -135,14 +135,14 @@ def facts_of(
 ) -> dict[str, Any]:
     """Return what a file says of its making, but for its own metrics.
 
-    `before` is the float network on validation; `notes` say why there is no graph, if there is none.
+    `before` is the float network on validation; a note on the `graph` says why there is none.
     """
     return {
         "task": workspace.task.name, "fingerprint": workspace.fingerprint, "seed": workspace.seed,
         "threads": workspace.threads,
         "versions": {name: known for name, known in versions().items() if name in NAMED},
         "recipe": msgspec.to_builtins(recipe), "baseline": before.metrics,
-        **({"graph": notes[0].reason} if notes else {}),
+        **{note.name: note.reason for note in notes if note.name == "graph"},
     }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def write(
         validation: metrics after each step.
         graph: the float graph of the network after the last step; None: there is none.
         facts: about the run.
-        notes: why there is no graph.
+        notes: on the graph: which axes are free, or why there is none.
     """
 
     def file(count: int, model: Model, graph: StoredGraph | None) -> bytes:

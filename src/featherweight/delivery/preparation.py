@@ -5,16 +5,18 @@ from __future__ import annotations
 from itertools import count
 
 import msgspec
+import onnx
 import torch
 from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
+from featherweight.capture.onnx import OnnxNetwork
 from featherweight.capture.pytree import flatten_inputs
 from featherweight.errors import FeatherweightError, TaskError, UnsupportedError
 from featherweight.evaluation.metrics import predictor, session_predictor
 from featherweight.events import Message
 from featherweight.export.check import arrays
-from featherweight.export.onnx import export
+from featherweight.export.onnx import export_and_why
 from featherweight.model import Model, Note
 from featherweight.runtime import Session
 from featherweight.structure import to_call
@@ -90,12 +92,16 @@ def _types(module: nn.Module, example: Inputs) -> TaskError | None:
 
 
 def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, list[Note]]:
-    """Return the float graph of a model, or why it has none; it depends on structure, not on values."""
+    """Return the float graph of a model, or why it has none; it depends on structure, not on values.
+
+    Of a network that says which of its axes are free there is a note on which are in the graph, and why others are not.
+    """
     task, store = workspace.task, workspace.store
-    key = workspace.key("graph", model.structure, model.aliases)
+    key = workspace.key("graph and axes", model.structure, model.aliases)
     kept = store.get(key)
     if kept is not None:
-        return msgspec.msgpack.decode(kept, type=StoredGraph), []
+        graph, why = msgspec.msgpack.decode(kept, type=tuple[StoredGraph, str])
+        return graph, axes_of(graph, model.module, why)
     with failures(f"{task.name}, validation split"):
         batches = [task.inputs(batch) for batch in drawn(task, "validation", batches=LOOKED_AT)]
     said: dict[str, tuple[int, ...]] | None = None
@@ -106,7 +112,7 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
         if said is None and not hasattr(model.module, "dynamic_shapes"):  # else the network says it
             said = free_axes(model, task, batches)
         captured = model.program(task.example()) if said is None else None
-        graph = export(model.module, task.example(), dynamic=said, captured=captured)
+        graph, why = export_and_why(model.module, task.example(), dynamic=said, captured=captured)
         _run(graph, model, batches)
     except FeatherweightError as error:
         reason = "; ".join(part for part in (str(error).split("\n")[0], error.hint) if part)
@@ -117,8 +123,27 @@ def graph_of(model: Model, workspace: Workspace) -> tuple[StoredGraph | None, li
             ) from error  # fmt: skip
         workspace.events(Message(f"the file will hold weights only, and runs in no runtime: {reason}"))
         return None, [Note("skipped", "graph", f"the file holds weights only: {reason}")]
-    store.put(key, msgspec.msgpack.encode(graph))
-    return graph, []
+    store.put(key, msgspec.msgpack.encode((graph, why)))
+    return graph, axes_of(graph, model.module, why)
+
+
+def axes_of(graph: StoredGraph, module: nn.Module, why: str) -> list[Note]:
+    """Return a note on which free axes of an ONNX file are free in a graph; `why`: the reason that others are not."""
+    if not isinstance(module, OnnxNetwork):
+        return []
+    inputs = {
+        v.name: v.type.tensor_type.shape.dim for v in onnx.ModelProto.FromString(graph.onnx).graph.input
+    }
+    free, fixed = list[str](), list[str]()
+    for entry in module.inputs:
+        keyword = module.identifiers[entry.name]
+        for axis in module.dynamic_shapes()[keyword]:
+            name, size = entry.shape[axis], inputs[keyword][axis].dim_value
+            place = f"axis {axis} of {entry.name}" + (f" ({name})" if name else "")
+            (fixed if size else free).append(f"{place} is {size}" if size else place)
+    found = f"of any size: {', '.join(free) or 'none'}"
+    found += f"; fixed: {', '.join(fixed)}, for otherwise {why}" if fixed else ""
+    return [Note("chose", "axes", found)] if free or fixed else []
 
 
 def free_axes(model: Model, task: Task, batches: list[Inputs]) -> dict[str, tuple[int, ...]] | None:

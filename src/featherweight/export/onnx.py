@@ -63,14 +63,22 @@ def export(
             names the layer and why. Or its weights are too large for a graph.
         TaskError: the network fails on its own example.
     """
+    return export_and_why(module, example, dynamic=dynamic, captured=captured)[0]
+
+
+def export_and_why(
+    module: nn.Module, example: Inputs, *, dynamic: Dynamic = None, captured: Program | None = None
+) -> tuple[StoredGraph, str]:
+    """Return the float graph as `export` does, and why axes that may change are fixed in it, if any are."""
     check_size(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
     program = captured or capture(module, example, dynamic=dynamic)
     try:
-        return stored_graph(module, program)
-    except UnsupportedError:
+        return stored_graph(module, program), program.fixed
+    except UnsupportedError as error:
         if dynamic is not None or not program.dynamic:
             raise
-    return stored_graph(module, capture(module, example, dynamic={}))
+        why = program.fixed or str(error).partition("\n")[0]
+    return stored_graph(module, capture(module, example, dynamic={})), why
 
 
 def stored_graph(module: nn.Module, program: Program) -> StoredGraph:

@@ -22,7 +22,7 @@ from featherweight.capture.onnx.spatial import (
     spatial,
     transposed_padding,
 )
-from featherweight.capture.onnx.values import Value, constant, tensor
+from featherweight.capture.onnx.values import Value, constant, from_start, tensor
 from featherweight.errors import UnsupportedError
 
 Array = NDArray[Any]
@@ -307,7 +307,12 @@ def _embedding(node: ir.Node, weights: Weights) -> Layer | None:
     ):
         return None
     module = _fill(_made(nn.Embedding, *table.shape), weights, weight=table)
-    return Layer(module, (1,), weight=0)
+    return Layer(module, (1,), _rows, weight=0)
+
+
+def _rows(table: nn.Module, places: Value) -> Tensor:
+    found: Tensor = table(from_start(tensor(places), table.num_embeddings))
+    return found
 
 
 def _activation(kind: Callable[..., nn.Module], **fixed: Any) -> Callable[[ir.Node, Weights], Layer | None]:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from featherweight.capture.onnx.values import DTYPES, Known, Value, number, numbers, tensor
+from featherweight.capture.onnx.values import DTYPES, Known, Value, from_start, number, numbers, tensor
 
 _MOST_KNOWN = 64  # numbers of a value that stays known
 
@@ -168,9 +168,10 @@ def gather(x: Value, places: Value, *, axis: int = 0) -> Value:
         if run and places.numbers.ndim == 1 and flat:
             return x.narrow(axis, flat[0], len(flat))
         places = Known(np.array(flat, object).reshape(places.numbers.shape), places.dtype).tensor()
+    axis = axis % x.dim()
+    places = from_start(places, x.shape[axis])
     if axis == 0 and x.dim() == 2 and x.is_floating_point():
         return F.embedding(places, x)
-    axis = axis % x.dim()
     found = x.index_select(axis, places.reshape(-1))
     return (
         found if places.dim() == 1 else found.reshape([*x.shape[:axis], *places.shape, *x.shape[axis + 1 :]])

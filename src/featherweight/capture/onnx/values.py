@@ -78,6 +78,14 @@ def tensor(value: Value) -> Tensor:
     return value.tensor() if isinstance(value, Known) else value
 
 
+def from_start(places: Tensor, n: Any) -> Tensor:
+    """Return indices of `n` things, where ONNX counts negative ones from the end, for torch, which refuses them.
+
+    A network that is exported to ONNX again keeps its own; `capture.execution` counts them where they are run.
+    """
+    return places if torch.compiler.is_exporting() else torch.where(places < 0, places + n, places)
+
+
 def numbers(value: Value) -> list[Any]:
     """Return a value that an operator takes as numbers: axes, sizes, amounts.
 

@@ -39,8 +39,8 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
     "nudenet 320n": EVERY,
     "PP-OCRv4 detection": EVERY,
     "PP-OCRv4 recognition": EVERY,
-    "PP-OCR orientation": {"weights alone": weights(), **EVERY},
-    "magika": {"nearest": nearest(), "convolution in float": nearest(keep_float=("*Conv_0",)), **EVERY},
-    "silero-vad, 16 kHz": {"weights alone": weights(), **EVERY},
+    "PP-OCR orientation": EVERY,
+    "magika": {"w8a8": "w8a8", "convolution in float": nearest(keep_float=("*Conv_0",)), **EVERY},
+    "silero-vad, 16 kHz": EVERY,
     "basic-pitch": EVERY,
 }

@@ -205,22 +205,29 @@ def test_operators_are_left_out_by_their_edges():
 
 
 class Greatest(nn.Module):
-    """A convolution whose greatest numbers alone, or whose mean, a linear layer reads."""
+    """A convolution whose greatest numbers alone, or whose mean, are gone on with."""
 
-    def __init__(self, mean):
+    def __init__(self, way):
         super().__init__()
-        self.conv, self.head, self.mean = nn.Conv2d(1, 1, 1), nn.Linear(1, 2), mean
+        self.conv, self.head, self.way = nn.Conv2d(1, 1, 1), nn.Linear(1, 2), way
+        self.last = nn.Conv2d(1, 3, 1)
         nn.init.ones_(self.conv.weight)
 
     def forward(self, x):
         seen = F.gelu(self.conv(x))
-        return self.head(seen.mean((2, 3)) if self.mean else seen.amax((2, 3)))
+        if self.way == "scores":
+            return self.last(seen).sigmoid().flatten(2)
+        if self.way == "values":
+            return self.last(seen).flatten(2)
+        return self.head(seen.mean((2, 3)) if self.way == "mean" else seen.amax((2, 3)))
 
 
-@pytest.mark.parametrize("mean", [False, True])
-def test_what_a_maximum_reads_is_not_clipped_above(mean):
+@pytest.mark.parametrize(
+    ("way", "whole"), [("maximum", True), ("mean", False), ("scores", True), ("values", False)]
+)
+def test_what_is_read_at_its_peaks_is_not_clipped_above(way, whole):
     generator = torch.Generator().manual_seed(0)
-    network = Greatest(mean).eval()
+    network = Greatest(way).eval()
     x = (
         torch.rand(64, 1, 64, 64, generator=generator).clamp_min(1e-6).log().neg()
     )  # few are far greater than others
@@ -229,4 +236,4 @@ def test_what_a_maximum_reads_is_not_clipped_above(mean):
     with torch.no_grad():
         greatest = float(network.conv(x).max())
     reaches = chosen.range[1] >= 0.99 * greatest
-    assert reaches is not mean
+    assert reaches is whole

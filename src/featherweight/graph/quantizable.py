@@ -92,23 +92,39 @@ def quantizable(
     return Plan(tuple(sorted(shared, key=lambda group: order[group[0]])), joins, readers, skipped)
 
 
-def under_maximum(graph: Graph) -> set[Edge]:
-    """Return the edges whose greatest numbers are all that the network goes on with: a maximum over places reads them.
+def read_at_peaks(graph: Graph) -> set[Edge]:
+    """Return the edges of which the greatest numbers alone are what the network is asked for.
 
-    Between may stand activation functions, sums and what moves numbers.
+    A maximum over places reads them; or they become scores of many places, as those of a detector, which are looked at
+    where they are large. Between may stand activation functions, sums, what moves numbers and, below scores,
+    convolutions.
     """
+    maxima = [n for n in graph.nodes if n.op == "amax" or n.op.startswith("adaptive_max_pool")]
     found: set[Edge] = set()
-    for node in graph.nodes:
-        if node.op != "amax" and not node.op.startswith("adaptive_max_pool"):
-            continue
-        waiting = [node.inputs[0]]
+    for starts, ends in (
+        (maxima, ("layer", "average", "product")),
+        (_scores(graph), ("linear", "average", "product")),
+    ):
+        waiting, seen = [node.inputs[0] for node in starts], set[Edge]()
         while waiting:
             edge = waiting.pop()
-            if edge in found:
-                continue
-            found.add(edge)
-            if kind(graph.node(edge)) not in ("layer", "average", "product"):
-                waiting += graph.node(edge).inputs
+            node = graph.node(edge)
+            if edge not in seen and not {kind(node), node.op} & {*ends}:
+                waiting += node.inputs
+            seen.add(edge)
+        found |= seen
+    return found
+
+
+def _scores(graph: Graph) -> list[Node]:
+    """Return the sigmoids and softmaxes that write results of many places, `[n, channels, places, ...]`."""
+    waiting, found = [graph.node(edge) for edge in graph.outputs], list[Node]()
+    while waiting:
+        node = waiting.pop()
+        if node.op in ("sigmoid", "softmax", "_softmax") and len(node.shape) > 2:
+            found.append(node)
+        elif kind(node) == "move" or node.op == "cat":
+            waiting += [graph.node(edge) for edge in node.inputs]
     return found
 
 

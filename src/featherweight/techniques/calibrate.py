@@ -53,8 +53,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     Which activations those are follows from the graph: see `featherweight.graph.quantizable`. The edges of a
     sum or a concatenation share one where their ranges are alike, and have one each elsewhere. Masks, a
     concatenation that would lose one of its parts, and a layer that would lose most of its input's channels stay
-    in float, with a note. What a maximum over all places reads is not clipped above. Fold batch norms before, or
-    their layers stay float. The weights are as they were encoded; a layer runs in integers if they are `Int` of at
+    in float, with a note. What a maximum over all places reads, and what becomes scores of many places, is not clipped
+    above: its peaks are what is looked for. Fold batch norms before, or their layers stay float. The weights are as they were encoded; a layer runs in integers if they are `Int` of at
     most 8 bits. Batch, layout and statistics of the inputs are looked at, and what is strange about them is noted.
 
     Attributes:
@@ -95,7 +95,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
-        from featherweight.graph.quantizable import quantizable, under_maximum
+        from featherweight.graph.quantizable import quantizable, read_at_peaks
         from featherweight.task.sampling import drawn_inputs
 
         program = model.program(task.example())
@@ -112,7 +112,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             if self.numbers == "integers"
             else partial(FloatingPoint.of, kind=self.numbers)
         )
-        for edge in seen.keys() & under_maximum(graph):
+        for edge in seen.keys() & read_at_peaks(graph):
             seen[edge] = replace(seen[edge], histogram=replace(seen[edge].histogram, topped=True))
         choose = partial(quantizer, ranges=ranges, grid=grid)
         notes, found = outlying(seen, plan), masks(seen)

@@ -53,8 +53,8 @@ DATA = (
     " Debian's pocketsphinx-testdata with noise; synthesised notes. `python -m reproduce.real.files` fetches the rest."
 )
 CHOICE = (
-    "Ours: of the recipes of `reproduce/real/recipes.py` the first whose measure reaches the goal on validation; else the"
-    " best by that measure. Recipes that run in integers come first."
+    "Ours: of the recipes of `reproduce/real/recipes.py` the first whose measure reaches the goal on validation; else"
+    " the best by that measure. Recipes that run in integers come first."
 )
 REMARKS = [QUALITY, CHOICE, RIVALS, SPEED, DATA]
 BIG = 500_000  # bytes of a file from which on its ratio is a goal

@@ -87,9 +87,10 @@ class Real:
         return folder(self.asset) / self.file
 
     def parts(self, count: int) -> tuple[list[Any], list[Any], list[Any]]:
-        """Return samples to calibrate with, to choose by, and for the test: a half, a fifth, and the rest."""
+        """Return samples to calibrate with, to choose by (a fifth, one at least), and for the test."""
         found = self.data(count)
-        first, second = len(found) // 2, len(found) * 7 // 10
+        first = len(found) // 2
+        second = max(first + 1, len(found) * 7 // 10)
         return found[:first], found[first:second], found[second:]
 
 

@@ -491,3 +491,16 @@ def test_a_squeeze_and_excite_of_paddle_is_an_activation_in_the_graph(tmp_path):
     check_against_runtime(network, path, {"x": normal(2, 4, 6, 6)})
     ops = [node.op for node in trace(network, {"x": torch.ones(2, 4, 6, 6)}).nodes]
     assert ops == ["input", "adaptive_avg_pool2d", "conv2d", "relu", "conv2d", "mul", "hardsigmoid", "mul"]
+
+
+def test_constants_that_are_added_are_no_weights(tmp_path):
+    """Anchors of a detector are constants as large as weights; rounded to 8 bits they move every box."""
+    path = saved(
+        tmp_path / "anchors.onnx",
+        "g (float[n, 32] x) => (y) { h = MatMul(x, w) r = Relu(h) a = Add(r, anchors) y = Mul(a, strides) }",
+        {"w": normal(32, 64), "anchors": normal(32, 64), "strides": normal(32, 64)},
+    )
+    network = read_network(path)
+    assert [tuple(weight.shape) for weight in network.parameters()] == [(64, 32)]
+    assert {name for name, _ in network.named_buffers()} >= {"anchors", "strides"}
+    check_against_runtime(network, path, {"x": normal(32, 32)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 from contextlib import nullcontext, suppress
 from typing import Annotated, Any
@@ -27,6 +28,7 @@ for _command in (
 INTERRUPTED = "interrupted; the same command goes on where this one was"
 STOPPED = 130
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+BUSY = 0.5  # processors that others use, of the last minute
 DEBUG = "--debug"
 
 
@@ -55,6 +57,7 @@ def main() -> None:
     `diff` exits 1 if the files differ.
     """
     keep_freed_memory()
+    share_processors()
     with results_alone() if "--json" in sys.argv else nullcontext():
         sys.exit(run())
 
@@ -67,6 +70,17 @@ def keep_freed_memory() -> None:
     with suppress(AttributeError, OSError):
         for option in (M_TRIM_THRESHOLD, M_MMAP_THRESHOLD):
             ctypes.CDLL(None).mallopt(option, 1 << 30)
+
+
+def share_processors() -> None:
+    """Let OpenMP's threads sleep while they wait, where others use the processors too.
+
+    They spin by default, which is faster on a quiet machine. On a busy one a thread that waits holds the processor
+    that the thread it waits for needs, and work of half a minute takes several.
+    """
+    with suppress(OSError, AttributeError):  # without a load average
+        if os.getloadavg()[0] >= BUSY:
+            os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run() -> int:

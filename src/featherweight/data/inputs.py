@@ -370,7 +370,9 @@ def _size(asked: tuple[int, int] | None, sides: Sequence[int | str | None], wher
         number = side if isinstance(side, int) else wanted
         if number is None:
             raise ConfigError(
-                "the network takes images of any size", where=where, hint="--size 224, or 480x640"
+                "the network takes images of any size",
+                where=where,
+                hint="--image-size 224 or 480x640; in Python, size=224",
             )
         found.append(number)
     return found[0], found[1]

@@ -53,8 +53,9 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     Which activations those are follows from the graph: see `featherweight.graph.quantizable`. The edges of a
     sum or a concatenation share one where their ranges are alike, and have one each elsewhere. Masks, a
     concatenation that would lose one of its parts, and a layer that would lose most of its input's channels stay
-    in float, with a note. What a maximum over all places reads, and what becomes scores of many places, is not clipped
-    above: its peaks are what is looked for. Fold batch norms before, or their layers stay float. The weights are as they were encoded; a layer runs in integers if they are `Int` of at
+    in float, with a note. What a maximum over all places reads, and what becomes scores of many places, is not
+    clipped above: its peaks are what is looked for. Fold batch norms before, or their layers stay float. The
+    weights are as they were encoded; a layer runs in integers if they are `Int` of at
     most 8 bits. Batch, layout and statistics of the inputs are looked at, and what is strange about them is noted.
 
     Attributes:

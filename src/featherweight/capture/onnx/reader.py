@@ -29,6 +29,10 @@ from featherweight.errors import UnsupportedError
 Array = NDArray[Any]
 
 MOST_NAMED = 5  # operators in one message
+# What multiplies or looks up a constant: a weight. What is only added or scaled by (anchors, masks) is none.
+MULTIPLIED = {
+    "Conv", "ConvTranspose", "Gemm", "MatMul", "Gather", "Einsum", "FusedMatMul", "TransposeMatMul",
+}  # fmt: skip
 
 
 def read_network(path: Path, *, settings: Mapping[str, Array] = {}) -> OnnxNetwork:
@@ -102,15 +106,8 @@ class _Reader:
         name = node.name or node.outputs[0].name or "without a name"
         text = f"{node.domain}.{node.op_type}" if node.domain not in ("", "ai.onnx") else node.op_type
         if node.op_type == "If" and node.domain in ("", "ai.onnx"):
-            return (
-                None
-                if _of_shapes(node.inputs[0], set())
-                else (
-                    name,
-                    text,
-                    "a branch that depends on an input: give the values that hold for all samples as settings",
-                )
-            )
+            hint = "a branch that depends on an input: give the values that hold for all samples as settings"
+            return None if _of_shapes(node.inputs[0], set()) else (name, text, hint)
         hint = refused(node.op_type)
         known = _function(node) is not None
         return None if known and not hint else (name, text, hint)
@@ -164,7 +161,10 @@ class _Reader:
         """Put constants that functions read into the network: small ones as numbers, others as tensors."""
         read: dict[str, ir.Value] = {}
         argument: set[str] = set()
+        weights: set[str] = set()
         for node in nodes:
+            if node.op_type in MULTIPLIED:
+                weights |= {str(value.name) for value in node.inputs if value is not None}
             if node.op_type in ("Resize", "Upsample"):
                 argument |= {str(value.name) for value in node.inputs[1:] if value is not None}
             places = self.layers[node].inputs if node in self.layers else range(len(node.inputs))
@@ -182,7 +182,7 @@ class _Reader:
                 self.network._known[name] = constant(array)
                 continue
             path = _free_name(self.network, name)
-            if array.dtype.kind == "f" and array.ndim > 1 and array.size >= 1024:
+            if array.dtype.kind == "f" and array.ndim > 1 and array.size >= 1024 and name in weights:
                 self.network.register_parameter(path, self.weights.parameter(array))
             else:
                 self.network.register_buffer(path, torch.from_numpy(np.array(array)))

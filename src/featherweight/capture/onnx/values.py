@@ -107,7 +107,7 @@ def number(value: Value) -> Any:
 
 
 def operand(value: Value, other: Tensor) -> Any:
-    """Return a value as it stands beside `other` in an operator of torch: a number where it is one of no more axes."""
+    """Return a value as an operand beside `other`: a plain number where it is one and adds no axes, else a tensor."""
     if not isinstance(value, Known):
         return value
     single = value.numbers.size == 1 and value.numbers.ndim <= other.dim()

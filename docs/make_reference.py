@@ -91,7 +91,7 @@ def default(field: msgspec.structs.FieldInfo) -> str:
     value = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
     if isinstance(value, msgspec.Struct):
         return f"`{tag(value)}`"
-    return "left open" if value is None else f"`{value}`"
+    return "left open" if value in (None, msgspec.UNSET) else f"`{value}`"
 
 
 def main() -> None:

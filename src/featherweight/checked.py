@@ -28,6 +28,8 @@ def check_fields(options: msgspec.Struct, where: str) -> None:
     """
     for field in _fields(type(options)):
         value = getattr(options, field.name)
+        if value is msgspec.UNSET is field.default:
+            continue
         place = f"{where}.{field.name}"
         if isinstance(value, float) and not isfinite(value):
             raise ConfigError("not a finite number", where=place, got=value)

@@ -336,7 +336,7 @@ def test_it_is_c_plus_plus_too(tmp_path):
 FORMATS = {
     "narrow": Int(bits=5), "whole": Int(bits=12, per="tensor"), "affine": Int(bits=8, scheme="affine", per=7),
     "groups": Int(bits=3, per=4), "clustered": Clustered(bits=6), "half_": Float(), "plain": Float(kind="float32"),
-    "brain": Float(kind="bfloat16"),
+    "brain": Float(kind="bfloat16"), "halved": Int(bits=4, per=5, scheme="affine", scale_type="float16"),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ EXAMPLE = torch.randn(2, 8, 12, 12, generator=torch.Generator().manual_seed(0))
 FORMATS = [
     Int(bits=8, per="channel"), Int(bits=8, per="tensor"), Int(bits=4, per=8), Int(bits=3, per="channel"),
     Int(bits=8, per="channel", scheme="affine"), Int(bits=4, per=8, scheme="affine"), Clustered(bits=4),
-    Float(kind="float16"),
+    Int(bits=4, per=8, scheme="affine", scale_type="float16"), Float(kind="float16"),
 ]  # fmt: skip
 
 

@@ -25,6 +25,8 @@ CONFIGURATIONS = [
     *[Float(kind=kind, per=per) for kind in KINDS[-2:] for per in ("tensor", "channel", 16)],
     *[Float(kind=kind, per="channel") for kind in KINDS[:3]],
     *[Int(bits=bits) for bits in (1, 2, 3, 5, 7, 9, 12, 32)],
+    *[Int(bits=bits, per=32, scale_type="float16") for bits in (1, 4, 8)],
+    *[Int(bits=bits, per=5, scheme="affine", scale_by="mse", scale_type="float16") for bits in (1, 4, 5)],
     *[
         Int(bits=bits, scheme=scheme, per=per)
         for bits in (4, 8, 16)
@@ -79,7 +81,8 @@ def int_bound(format, weight, encoded):
     if format.scale_by == "mse":
         return np.array(np.inf)
     scale = spread(encoded.parts["scale"].astype(np.float64), encoded.view, format.per)
-    return scale / 2 + np.abs(weight) * 2.0**-22
+    saturated = np.maximum(np.abs(weight) - 2.0**14, 0) if format.half else 0
+    return scale / 2 + np.abs(weight) * 2.0**-22 + saturated
 
 
 def log2_bound(format, weight, encoded):

@@ -1,5 +1,6 @@
 """Int against ONNX Runtime's operators, a slow rounding, and a dense search."""
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,10 +9,20 @@ from hypothesis.extra import numpy as hnp
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats import Encoded, Fixed, Importance, Int, View
-from featherweight.formats.integer import NARROWER, entropy_bits, grid, least_squares, min_max, squared_error
+from featherweight.formats.floating import beyond
+from featherweight.formats.integer import (
+    NARROWER,
+    entropy_bits,
+    grid,
+    least_squares,
+    min_max,
+    squared_error,
+    storable,
+)
 
 BITS = (1, 2, 3, 4, 8, 12, 16)
 SCHEMES = ("symmetric", "affine")
+HALF_CASES = [("symmetric", 4), ("symmetric", 8), ("affine", 4), ("affine", 5)]
 matrices = hnp.arrays(
     np.float32,
     hnp.array_shapes(min_dims=2, max_dims=2, max_side=12),
@@ -278,3 +289,51 @@ def test_hostile_parts_are_refused(scale, zero_point):
     encoded = Encoded(Int(bits=4, scheme="affine"), Fixed(), View.of((16,)), symbols, parts)
     with pytest.raises(IntegrityError):
         encoded.decode()
+
+
+@given(st.floats(2.0**-30, 2.0**10), st.sampled_from(HALF_CASES), st.integers(0, 31))
+def test_a_scale_of_float16_and_its_least_number_are_float16_numbers(scale, case, steps):
+    """The least such scale there is, by trying every float16 number above."""
+    scheme, bits = case
+    steps = steps % 2**bits if scheme == "affine" else 2 ** (bits - 1)
+    zero_point = np.array([steps + grid(bits)[0]])
+    found = storable(np.array([scale]), zero_point, bits, half=True)
+    every = np.arange(1, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    products = every * (steps if scheme == "affine" else 1)
+    with np.errstate(over="ignore"):
+        fits = every[(products.astype(np.float16) == products) & (every >= scale)]
+    assert found.tolist() == [min(fits)]
+
+
+@pytest.mark.parametrize(("scheme", "bits"), HALF_CASES)
+@pytest.mark.parametrize("scale_by", ["minmax", "mse"])
+def test_scales_of_float16_lose_little_and_take_two_bytes(scheme, bits, scale_by):
+    weight = np.random.default_rng(bits).normal(0.3, 1, (40, 96)).astype(np.float32)
+    options = {"bits": bits, "scheme": scheme, "per": 32, "scale_by": scale_by}
+    full, half = Int(**options), Int(**options, scale_type="float16")
+    errors = [np.square(one.encode(weight).decode() - weight).sum() for one in (full, half)]
+    assert errors[1] < 1.06 * errors[0]
+    assert full.nbits(weight.shape) - half.nbits(weight.shape) == 16 * 40 * 3
+    encoded = half.encode(weight)
+    assert encoded.parts["scale"].dtype == np.float16
+    least = encoded.parts["scale"].astype(float) * (encoded.parts.get("zero_point", 0) - float(grid(bits)[0]))
+    np.testing.assert_array_equal(least.astype(np.float16), least)
+
+
+def test_float16_scales_have_their_limits():
+    with pytest.raises(ConfigError, match="too many bits for affine integers with scales of float16"):
+        Int(bits=8, scheme="affine", scale_type="float16")
+    with pytest.raises(ConfigError, match="1 to 8"):
+        Int(bits=9, scale_type="float16")
+    half = Int(bits=4, per="tensor", scale_type="float16")
+    assert beyond(np.float32([20000.0]), half) == "20000 is beyond the 16384 of scales of float16"
+    assert not beyond(np.float32([16000.0]), half)
+    assert not beyond(np.float32([20000.0]), Int(bits=4))
+
+
+def test_an_unset_type_of_scales_is_not_written():
+    """Files of before know no such field, and the checks of their tensors hold over what is written of a format."""
+    assert "scale_type" not in msgspec.to_builtins(Int())
+    assert msgspec.convert(msgspec.to_builtins(Int(scale_type="float16")), Int).half
+    with pytest.raises(ConfigError, match=r"int\.scale_type"):
+        Int(scale_type="float64")

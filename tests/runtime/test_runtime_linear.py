@@ -122,13 +122,13 @@ def test_dynamic_layers_run_in_integers():
 @pytest.mark.parametrize("per", [16, 32, "channel", "tensor"])
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("scheme", ["symmetric", "affine"])
-@pytest.mark.parametrize("bits", [2, 4, 7])
-def test_nbits_is_the_decoded_network(bits, scheme, per, runtime):
+@pytest.mark.parametrize(("bits", "scales"), [(2, {}), (4, {}), (7, {}), (4, {"scale_type": "float16"})])
+def test_nbits_is_the_decoded_network(bits, scales, scheme, per, runtime):
     if runtime == "openvino":
         pytest.importorskip("openvino")
         if bits == 2:
             pytest.skip("OpenVINO reads MatMulNBits of 4 and 8 bits")
-    model, artifact = made(dict.fromkeys(WEIGHTS, Int(bits=bits, per=per, scheme=scheme)))
+    model, artifact = made(dict.fromkeys(WEIGHTS, Int(bits=bits, per=per, scheme=scheme, **scales)))
     graph = linear_of(artifact, "nbits", activations="float32").onnx
     ran = Session.of_onnx(graph, runtime=runtime).run(EXAMPLE.numpy())
     with torch.no_grad():

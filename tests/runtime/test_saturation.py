@@ -70,19 +70,22 @@ def test_depthwise_kernels_pair_nothing():
     assert paired_columns((2, 3, 2)).tolist() == [0, 2, 1, 3, 4, 5]
 
 
-@pytest.mark.parametrize("per", ["channel", "tensor"])
+@pytest.mark.parametrize(
+    ("per", "scales"), [("channel", {}), ("tensor", {}), ("channel", {"scale_type": "float16"})]
+)
 @pytest.mark.parametrize("order", ["given", "activation"])
 @pytest.mark.parametrize(("shape", "groups"), SHAPES)
-def test_portable_weights_never_saturate(shape, groups, order, per):
+def test_portable_weights_never_saturate(shape, groups, order, per, scales):
     weight, view = wide(shape), View.of(shape)
     weight[0, 0, 0] = 0
     x = np.random.default_rng(1).standard_normal((groups, 4 * view.cols, view.cols)) + 1
     moments = Moments(x.transpose(0, 2, 1) @ x, None)
     kind = pairing(shape, groups)
-    format = Int(bits=8, scale_by="mse", per=per)
+    format = Int(bits=8, scale_by="mse", per=per, **scales)
     found = swept(view.matrix(weight), moments, format, view, damping=0.01, order=order, kind=kind)
     free = swept(view.matrix(weight), moments, format, view, damping=0.01, order=order)
     steps = integers(found)
+    assert found.parts["scale"].dtype == format.parts(view)["scale"].dtype
     assert greatest_pair(steps, groups) <= MOST_PAIR and fits(found, kind) and steps[0, 0, 0] == 0
     random = np.random.default_rng(2).integers(0, 256, (64, shape[1] * groups, shape[2])).astype(np.uint8)
     for patches in (hardest(steps, groups), random):
@@ -95,9 +98,8 @@ def test_portable_weights_never_saturate(shape, groups, order, per):
         apart = (encoded.decode() - weight).reshape(groups, -1, view.cols)
         return np.einsum("grc,gcd,grd->", apart, moments.hessian, apart)
 
-    seven = swept(
-        view.matrix(weight), moments, Int(bits=7, scale_by="mse", per=per), view, damping=0.01, order=order
-    )
+    narrow = Int(bits=7, scale_by="mse", per=per, **scales)
+    seven = swept(view.matrix(weight), moments, narrow, view, damping=0.01, order=order)
     assert error(found) <= (1.0 if kind == "none" else 1.1) * error(seven)
     if kind == "none":
         assert np.array_equal(found.symbols, free.symbols)

@@ -29,7 +29,8 @@ FileArgument = Annotated[Path, typer.Argument(help="A .fw file.", show_default=F
 Listed = Literal["formats", "coders", "steps", "tasks", "recipes", "runtimes"]
 Target = Literal[
     "onnx", "onnx-weights", "onnx-int8", "onnx-dynamic", "onnx-nbits", "openvino", "openvino-int8", "litert",
-    "litert-int8", "litert-integer", "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "astc", "c",
+    "litert-int8", "litert-integer", "litert-16x8", "executorch", "executorch-int8", "compressed-tensors", "gguf",
+    "astc", "c",
 ]  # fmt: skip
 _SUFFIXES = (".xml", ".bin", ".tflite", ".pte")
 RuntimeOption = Annotated[
@@ -136,6 +137,12 @@ def export(
             "--size", help="Files for other runtimes: size of a free axis, NAME=N; may be repeated."
         ),
     ] = None,
+    metadata: Annotated[
+        Path | None,
+        typer.Option(
+            help="gguf: a GGUF file of the same network, for names, sizes and vocabulary.", show_default=False
+        ),
+    ] = None,
     reduce_range: Annotated[bool, typer.Option("--reduce-range", hidden=True)] = False,
     json: JsonFlag = False,
 ) -> None:
@@ -161,6 +168,8 @@ def export(
 
     compressed-tensors: packed weights of 1 to 8 bits and a config, for servers of language models.
 
+    gguf: weights in blocks of 32 with scales of float16, for llama.cpp and its kin.
+
     astc: textures for GPUs.
 
     c: a header in C99 for microcontrollers, with all that runs it; without quantizers of activations, decoders alone.
@@ -173,7 +182,16 @@ def export(
     if reduce_range:
         what = "rounding weights to 7 bits afterwards loses too much"
         raise ConfigError(what, where="--reduce-range", hint=PORTABLE)
+    if metadata and to != "gguf":
+        raise ConfigError("means nothing here", where="--metadata", got=to, expected="--to gguf")
     artifact = _load(file)
+    if to == "gguf":
+        from featherweight.deploy.gguf import write_gguf
+
+        path = file.with_suffix(".gguf")
+        path = path if out is None else out / path.name if out.is_dir() else out
+        _say_written(write_gguf(artifact, path, metadata), json)
+        return
     if to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
         return

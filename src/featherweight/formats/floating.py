@@ -13,6 +13,7 @@ from msgspec import Meta
 from featherweight.errors import IntegrityError
 from featherweight.formats.base import Format, Part, Parts, Scalar
 from featherweight.formats.clustered import boundaries
+from featherweight.formats.integer import HALF_MOST, Int
 from featherweight.formats.view import Array, Per, View, units_shape
 
 Kind = Literal["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
@@ -26,11 +27,15 @@ MOST: dict[Kind, float] = {
 
 
 def beyond(values: Array, format: Format) -> str:
-    """Return why values do not fit a floating-point format without a scale, which would clamp them, or nothing."""
-    if not isinstance(format, Float) or format.per != "none":
+    """Return why a floating-point format without a scale, or one with scales of float16, would clamp values, or ""."""
+    if isinstance(format, Int) and format.half:
+        most, kind = HALF_MOST, "scales of float16"
+    elif isinstance(format, Float) and format.per == "none":
+        most, kind = MOST[format.kind], format.kind
+    else:
         return ""
-    greatest, most = float(np.abs(values).max(initial=0)), MOST[format.kind]
-    return f"{greatest:g} is beyond the {most:g} of {format.kind}" if most < greatest < inf else ""
+    greatest = float(np.abs(values).max(initial=0))
+    return f"{greatest:g} is beyond the {most:g} of {kind}" if most < greatest < inf else ""
 
 
 class Float(Scalar, frozen=True, tag="float"):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from featherweight.errors import ConfigError, IntegrityError
 from featherweight.formats.base import Part, Parts, Scalar
@@ -22,6 +22,8 @@ _FLOAT32 = np.finfo(np.float32)
 
 COUNTED_LEVELS = 8  # bits of the widest grid whose integers a search for a scale counts one by one
 COUNTED_BITS = 16  # the widest grid whose steps float32 counts and multiplies exactly
+# Of grids whose scales are float16 numbers: the widest, the widest with zero points, and the greatest weight.
+HALF_BITS, HALF_AFFINE, HALF_MOST = 8, 5, 2.0**14
 
 
 class Int(Scalar, frozen=True, tag="int"):
@@ -32,6 +34,10 @@ class Int(Scalar, frozen=True, tag="int"):
     more than half a step. `scale_by = "mse"` clips more, where that makes the (importance-weighted) squared
     error of a unit smaller. A number widens the steps for an entropy coder: it is the increase in relative
     squared error (1: that of all zeros) that is accepted to save a bit a weight; few of the integers are used then.
+
+    With `scale_type = "float16"` a scale is a float16 number, rounded up, and so is `scale * (zero_point - least)`,
+    the distance from zero to the least number of the grid: what the blocks of GGUF hold. It takes 2 bytes, not 4.
+    Weights beyond 2**14 saturate.
 
     Zero is always on the grid. A symbol is `(q - zero_point) mod 2**bits`, so that 0 is zero whatever the zero point.
 
@@ -49,12 +55,14 @@ class Int(Scalar, frozen=True, tag="int"):
         scheme: `symmetric`: every zero point is 0; `affine`: one a unit, an integer of the grid.
         per: what shares a scale: the tensor, a channel, or so many neighbours in a row.
         scale_by: `minmax`, `mse`, or the relative squared error accepted per bit saved (to 8 bits).
+        scale_type: `float16` (to 8 bits; affine to 5): scales in 2 bytes, for GGUF. Left open: float32.
     """
 
     bits: Annotated[int, Meta(ge=1, le=32)] = 8
     scheme: Scheme = "symmetric"
     per: Per = "channel"
     scale_by: Literal["minmax", "mse"] | Annotated[float, Meta(gt=0)] = "minmax"
+    scale_type: Literal["float16"] | UnsetType = UNSET  # unset is not written: older files have no such field
 
     def __post_init__(self) -> None:
         """Refuse widths that no hardware computes with."""
@@ -64,20 +72,31 @@ class Int(Scalar, frozen=True, tag="int"):
         if self.bits > COUNTED_LEVELS and not isinstance(self.scale_by, str):
             what = "too many integers to weigh their entropy"
             raise ConfigError(what, where="int.bits", got=self.bits, expected="1 to 8")
+        most = HALF_AFFINE if self.scheme == "affine" else HALF_BITS
+        if self.half and self.bits > most:
+            what = f"too many bits for {self.scheme} integers with scales of float16"
+            raise ConfigError(what, where="int.bits", got=self.bits, expected=f"1 to {most}")
+
+    @property
+    def half(self) -> bool:
+        """Whether scales are float16 numbers."""
+        return self.scale_type is not UNSET
 
     def fit_units(self, units: Array, importance: Array | None) -> Mapping[str, Array]:
         """Return `scale` and `zero_point`, one a unit."""
         if self.scale_by == "minmax":
             low, high = units.min(axis=1, initial=0), units.max(axis=1, initial=0)
-            scale, zero_point = min_max(low, high, self.bits, self.scheme)
+            scale, zero_point = min_max(low, high, self.bits, self.scheme, self.half)
         else:
             rate = 0.0 if self.scale_by == "mse" else self.scale_by
-            scale, zero_point = least_squares(units, importance, self.bits, self.scheme, rate=rate)
+            scale, zero_point = least_squares(
+                units, importance, self.bits, self.scheme, rate=rate, half=self.half
+            )
         return {"scale": scale, "zero_point": zero_point}
 
     def columns_of(self, parts: Parts) -> tuple[Array, ...]:
         """Return scale (float32) and zero point (int64)."""
-        scale, (least, most) = parts["scale"].reshape(-1, 1), grid(self.bits)
+        scale, (least, most) = parts["scale"].astype(np.float32).reshape(-1, 1), grid(self.bits)
         zero_point = parts.get("zero_point", np.zeros(scale.shape)).reshape(-1, 1).astype(np.int64)
         if (scale <= 0).any() or (zero_point < least).any() or (zero_point > most).any():
             raise IntegrityError("a scale is not positive, or a zero point is outside the grid")
@@ -113,11 +132,11 @@ class Int(Scalar, frozen=True, tag="int"):
         return Uniform((view.rows, view.cols), scale, low, high)
 
     def parts(self, view: View) -> dict[str, Part]:
-        """Return `scale`, float32, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""
+        """Return `scale`, of `scale_type`, and if affine `zero_point`, signed integers of 1, 2 or 4 bytes."""
         shape = units_shape(view, self.per)
         nbytes = 1 if self.bits <= 8 else 2 if self.bits <= 16 else 4
         affine = {"zero_point": Part(f"<i{nbytes}", shape)} if self.scheme == "affine" else {}
-        return {"scale": Part("<f4", shape)} | affine
+        return {"scale": Part("<f2" if self.half else "<f4", shape)} | affine
 
 
 def grid(bits: int) -> tuple[int, int]:
@@ -129,7 +148,7 @@ def grid(bits: int) -> tuple[int, int]:
     return -(1 << bits - 1), (1 << bits - 1) - 1
 
 
-def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, Array]:
+def min_max(low: Array, high: Array, bits: int, scheme: Scheme, half: bool = False) -> tuple[Array, Array]:
     """Return the smallest scales, and their zero points, that clip nothing by more than half a step.
 
     Symmetric: `scale = max(high / (most + 1/2), low / (least - 1/2))`, zero point 0. Affine: `scale = (high - low) /
@@ -141,17 +160,20 @@ def min_max(low: Array, high: Array, bits: int, scheme: Scheme) -> tuple[Array, 
         high: greatest weight of each unit, 0 at least, `[units]`.
         bits: width of the grid.
         scheme: symmetric or affine.
+        half: the scales are float16 numbers; see `storable`.
     """
     least, most = grid(bits)
     low, high = low.astype(np.float64), high.astype(np.float64)
     if scheme == "symmetric":
-        scale = within_float32(np.maximum(high / (most + 0.5), low / (least - 0.5)), bits)
-        return scale, np.zeros(scale.shape, np.int64)
+        zero_point = np.zeros(low.shape, np.int64)
+        exact = np.maximum(high / (most + 0.5), low / (least - 0.5))
+        return storable(exact, zero_point, bits, half), zero_point
     exact = (high - low) / (most - least)
     near = np.minimum(exact, _FLOAT32.max).astype(np.float32)
     # Up: rounded down, 2**32 steps would end 256 short of the range.
     scale = within_float32(np.where(near < exact, np.nextafter(near, np.float32(np.inf)), near), bits)
-    return scale, np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
+    zero_point = np.clip(np.rint(least - low / scale), least, most).astype(np.int64)
+    return storable(scale, zero_point, bits, half), zero_point
 
 
 def to_steps(ratio: Array, zero_point: Array, bits: int) -> Array:
@@ -170,9 +192,30 @@ def within_float32(scale: Array, bits: int) -> Array:
     return np.clip(scale, _FLOAT32.tiny, _FLOAT32.max / 2**bits).astype(np.float32)
 
 
+def storable(scale: Array, zero_point: Array, bits: int, half: bool) -> Array:
+    """Return scales as normal float32 numbers, or as float16 ones: the least that are not under `scale`.
+
+    The product of a float16 scale and `zero_point - least`, whose odd factor is d, is a float16 number too: the scale
+    is a power of two, at least 2**-24, times one of 1 to 2047 // d, so that both have 11 bits.
+
+    >>> storable(np.array([0.1, 0.1]), np.array([0, 7]), 4, half=True).tolist()  # 8 and 15 steps
+    [0.10003662109375, 0.1005859375]
+    """
+    if not half:
+        return within_float32(scale, bits)
+    steps = np.maximum(zero_point - grid(bits)[0], 1)
+    most = 2047 // (steps // (steps & -steps))
+    exact = np.maximum(scale, _FLOAT32.tiny).astype(np.float64)
+    place = np.maximum(np.frexp(exact / most)[1] - 1, -24)
+    place += np.ceil(np.ldexp(exact, -place)) > most
+    made = np.ldexp(np.ceil(np.ldexp(exact, -place)), place)
+    return np.asarray(np.minimum(made, 2.0**15), np.float32)
+
+
 def least_squares(
-    weight: Array, importance: Array | None, bits: int, scheme: Scheme, *, rate: float = 0.0
-) -> tuple[Array, Array]:
+    weight: Array, importance: Array | None, bits: int, scheme: Scheme, *,
+    rate: float = 0.0, half: bool = False,
+) -> tuple[Array, Array]:  # fmt: skip
     """Return scale and zero point of each unit, `[units]`, that make its squared error, or error and bits, small.
 
     With `E = sum h (w - v)^2` of a unit, `S = sum h w^2` of all `n` weights and `B` the entropy of the unit's
@@ -191,6 +234,7 @@ def least_squares(
         bits: width of the grid.
         scheme: symmetric or affine.
         rate: squared error, relative to that of all zeros, that a bit a weight is worth.
+        half: the scales are float16 numbers; see `storable`.
     """
     low, high = weight.min(axis=1, initial=0), weight.max(axis=1, initial=0)
     square = np.square(weight, dtype=np.float64) if rate else np.zeros(1)
@@ -198,7 +242,7 @@ def least_squares(
 
     def moved(factor: Array | float) -> tuple[Array, ...]:
         factor = np.broadcast_to(factor, low.shape)
-        scale, zero_point = min_max(low * factor, high * factor, bits, scheme)
+        scale, zero_point = min_max(low * factor, high * factor, bits, scheme, half)
         return cost(scale, zero_point), factor, scale, zero_point
 
     def cost(scale: Array, zero_point: Array) -> Array:
@@ -220,7 +264,7 @@ def least_squares(
     for factor in FINE:
         best = _less(best, moved(middle * factor))
     _, middle, scale, zero_point = best
-    scale = best_scale(weight, importance, scale, zero_point, bits)
+    scale = storable(best_scale(weight, importance, scale, zero_point, bits), zero_point, bits, half)
     _, _, scale, zero_point = _less(best, (cost(scale, zero_point), middle, scale, zero_point))
     return scale, zero_point
 

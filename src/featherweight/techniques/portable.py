@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from featherweight.formats import Encoded, Fixed, Format, Importance, Int, View
+from featherweight.formats.integer import storable
 from featherweight.formats.sweep import Order, Uniform, sweep
 from featherweight.formats.view import Array
 from featherweight.graph.operators import operator
@@ -114,15 +115,18 @@ def portable(
         made[:, :, columns] = found.reshape(made.shape)
         return made, np.reshape(tried.errors, (view.rows, times))
 
-    scale = np.broadcast_to(grid.scale, (view.rows, 1)).astype(np.float32)
+    assert isinstance(format, Int)
+    scale = np.broadcast_to(grid.scale, (view.rows, 1)).astype(np.float32) * growths
+    scale = storable(scale, np.zeros(scale.shape, np.int64), format.bits, format.half)
     many = max(1, AT_ONCE // max(target.size, 1))
-    parts_of = [growths[start : start + many] for start in range(0, len(growths), many)]
-    errors = np.concatenate([swept(scale * growth)[1] for growth in parts_of], axis=1)
+    parts_of = [scale[:, start : start + many] for start in range(0, len(growths), many)]
+    errors = np.concatenate([swept(scales)[1] for scales in parts_of], axis=1)
     units = parts["scale"].size  # runs of rows that share a scale
     best = errors.reshape(units, -1, len(growths)).sum(axis=1).argmin(axis=1)
-    scale = scale * np.repeat(growths[best], view.rows // units)[:, None]
+    scale = np.take_along_axis(scale, np.repeat(best, view.rows // units)[:, None], 1)
     made = swept(scale)[0][:, 0].astype(np.float32)
-    parts = {**parts, "scale": scale.reshape(units, -1)[:, 0].reshape(parts["scale"].shape)}
+    kept = scale.reshape(units, -1)[:, 0].reshape(parts["scale"].shape)
+    parts = {**parts, "scale": kept.astype(parts["scale"].dtype)}
     return Encoded(format, Fixed(), view, format.assign(made, parts, view=view).reshape(-1), parts)
 
 

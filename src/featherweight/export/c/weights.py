@@ -84,7 +84,11 @@ def _define_tensor(text: Text, number: int, name: str, safe: str, tensor: Encode
         kind = 2 + _FLOATS.index(form.kind)
     else:
         assert isinstance(form, Int)
-        kind, bits, numbers = 0, form.bits, text.bits(f"fw_scales_{number}", parts["scale"], name)
+        kind, bits, numbers = (
+            0,
+            form.bits,
+            text.bits(f"fw_scales_{number}", parts["scale"].astype(np.float32), name),
+        )
         if "zero_point" in parts:
             zeros = text.table(f"fw_zeros_{number}", parts["zero_point"].astype(np.int16).reshape(-1), name)
         groups = int(isinstance(form.per, int))

@@ -24,6 +24,7 @@ ALL = (
     "sparsity",
     "removal",
     "sosp",
+    "memory",
 )
 TOOLS = ("astc_decoders", "astc_layouts")  # run by name only
 

@@ -113,3 +113,12 @@ def test_a_store_that_is_no_folder_is_one_error(tmp_path):
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ConfigError, match="the store cannot be read: Not a directory"):
         Store(tmp_path / "file").get(key_of(1))
+
+
+def test_pieces_are_written_one_behind_the_other(tmp_path):
+    store, key = Store(tmp_path), key_of("pieces")
+    store.put(key, [b"some ", memoryview(b"content")])
+    whole = (tmp_path / key[:2] / key[2:]).read_bytes()
+    assert store.get(key) == b"some content"
+    store.put(key, b"some content")
+    assert (tmp_path / key[:2] / key[2:]).read_bytes() == whole

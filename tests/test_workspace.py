@@ -5,7 +5,11 @@ import torch
 from torch import nn
 
 from featherweight import Classification, Int, Recipe, Store
+from featherweight.artifact import dumps
 from featherweight.errors import ConfigError
+from featherweight.events import Message
+from featherweight.model import digest_of
+from featherweight.packing import pack
 from featherweight.recipe.runner import execute
 from featherweight.techniques import Encode, Train
 from featherweight.techniques.base import Step
@@ -33,6 +37,57 @@ def test_a_step_that_was_mended_is_run_again(tmp_path):
         last = execute(Recipe([scale(factor)]), Workspace(made, threads=1, store=Store(tmp_path)))
         assert torch.equal(last[-1].model.tensors["weight"], factor * last[0].model.tensors["weight"])
         assert last[-1].cached is cached
+
+
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.large, self.small = nn.Linear(6, 50_000), nn.Linear(50_000, 3)
+
+    def forward(self, x):
+        return self.small(self.large(x).relu())
+
+
+class Shift(Step, frozen=True, tag="shift"):
+    """Adds to one bias."""
+
+    by: float = 1.0
+
+    def apply(self, model, task, context):
+        return model.with_tensors({"small.bias": model.tensors["small.bias"].detach() + self.by})
+
+
+def two():
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    return Classification(Two, train=(x, torch.arange(8) % 3), test=(x, torch.arange(8) % 3))
+
+
+def test_of_a_step_is_written_what_it_changed_and_no_model_is_hashed_after_it(tmp_path, monkeypatch):
+    recipe = Recipe([Encode(where="small.weight", format=Int(bits=4)), Shift(), Shift(by=2.0)])
+    read = []
+    monkeypatch.setattr("featherweight.model.digest_of", lambda t, own=digest_of: read.append(t) or own(t))
+    first = execute(recipe, Workspace(two(), threads=1, store=Store(tmp_path)))
+    assert len(read) == len(first[0].model.tensors)
+    sizes = sorted(path.stat().st_size for path in tmp_path.glob("??/*"))
+    assert sizes[0] <= sizes[1] < 1000 < 75_000 < sizes[2] < 80_000  # of 4 bits, 150,000 weights
+    again = execute(recipe, Workspace(two(), threads=1, store=Store(tmp_path)))
+    assert [made.cached for made in again] == [False, True, True, True]
+    for old, new in zip(first, again, strict=True):
+        assert (old.model.hash, old.model.notes, old.key) == (new.model.hash, new.model.notes, new.key)
+        assert dumps(pack(old.model)) == dumps(pack(new.model))
+
+
+def test_what_was_made_sooner_than_it_is_written_is_made_again_and_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("featherweight.recipe.runner.ALWAYS", 100)
+    recipe, said = Recipe([Encode(where="small.weight"), Shift()]), []
+    for _ in range(2):
+        workspace = Workspace(two(), threads=1, store=Store(tmp_path), events=said.append)
+        made = execute(recipe, workspace)
+        assert [one.cached for one in made[:2]] == [False, False]
+    assert made[2].cached
+    texts = [event.text for event in said if isinstance(event, Message)]
+    assert len(texts) == 2 and all("encode: 150,000 bytes" in text for text in texts)
 
 
 def test_a_task_that_was_changed_is_another_one(tmp_path):

@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import stat
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ import msgspec
 
 from featherweight.errors import ConfigError, WriteError
 
+Pieces = Sequence[bytes | memoryview]  # of the content of a file, one behind the other
 
-def write_whole(path: str | Path, content: bytes | str) -> Path:
+
+def write_whole(path: str | Path, content: bytes | str | Pieces) -> Path:
     """Write `content` to `path` so that a reader, or a kill, never sees half of it.
 
     As with `open`, a new file has the mode that the umask leaves, a file that is replaced keeps its mode, and a
@@ -36,7 +39,7 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             if target.exists():
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.writelines(pieces_of(content))
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
@@ -47,6 +50,21 @@ def write_whole(path: str | Path, content: bytes | str) -> Path:
             raise WriteError(path, error) from error
         raise
     return path
+
+
+def pieces_of(content: bytes | str | Pieces) -> Pieces:
+    """Return content in pieces: bytes and text are one."""
+    if isinstance(content, str):
+        return [content.encode()]
+    return [content] if isinstance(content, bytes) else content
+
+
+def sha256_of(pieces: Pieces) -> Any:
+    """Return the hash of pieces, one behind the other."""
+    digest = hashlib.sha256()
+    for piece in pieces:
+        digest.update(piece)
+    return digest
 
 
 def cache_dir() -> Path:
@@ -89,12 +107,13 @@ class Store:
             what = f"the store cannot be read: {error.strerror or error}"
             hint = "choose another folder: Store(folder), or FEATHERWEIGHT_DATA"
             raise ConfigError(what, where=str(self.folder), hint=hint) from error
-        content = entry[32:]
-        return content if entry[:32] == hashlib.sha256(content).digest() else None
+        content = memoryview(entry)[32:]
+        return bytes(content) if entry[:32] == hashlib.sha256(content).digest() else None
 
-    def put(self, key: str, content: bytes) -> None:
+    def put(self, key: str, content: bytes | Pieces) -> None:
         """Keep `content` under a key, and drop the scratch of the work that made it."""
-        write_whole(self._path(key), hashlib.sha256(content).digest() + content)
+        pieces = pieces_of(content)
+        write_whole(self._path(key), [sha256_of(pieces).digest(), *pieces])
         shutil.rmtree(self.scratch(key), ignore_errors=True)
 
     def drop(self, key: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -101,21 +101,31 @@ class Model:
         module = self._replaced(decoded)  # one at a time: no second copy of all is alive
         return replace(self, module=module, weights={**self.weights, **encoded}, notes=(*self.notes, *notes))
 
-    def with_tensors(self, values: Mapping[str, Tensor], notes: Iterable[Note] = ()) -> Model:
+    def with_tensors(
+        self, values: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]], notes: Iterable[Note] = ()
+    ) -> Model:
         """Return the model with these tensors replaced by floats; an encoding that no longer holds is dropped.
 
-        A tensor whose new value equals its old one, bit for bit, keeps its encoding.
+        A tensor whose new value equals its old one, bit for bit, keeps its encoding. Values are copied; pairs that are
+        made one by one are never all there twice.
         """
-        changed = {k: v for k, v in values.items() if not equal_bits(v, self.tensors[k])}
-        reason = "its values changed after it was encoded"
+        changed: list[str] = []
+
+        def news() -> Iterator[tuple[str, Tensor]]:
+            for name, value in values.items() if isinstance(values, Mapping) else values:
+                if not equal_bits(value, self.tensors[name]):
+                    changed.append(name)
+                    yield name, value
+
+        module, reason = self._replaced(news()), "its values changed after it was encoded"
         thawed = [Note("thawed", name, reason) for name in changed if name in self.weights]
         weights = {name: entry for name, entry in self.weights.items() if name not in changed}
-        notes = (*self.notes, *notes, *thawed)
-        return replace(self, module=self._replaced(changed.items()), weights=weights, notes=notes)
+        return replace(self, module=module, weights=weights, notes=(*self.notes, *notes, *thawed))
 
     def with_structure(
-        self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor], notes: Iterable[Note] = ()
-    ) -> Model:
+        self, layers: Mapping[str, LayerSpec], values: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+        notes: Iterable[Note] = (),
+    ) -> Model:  # fmt: skip
         """Return the model with these layers replaced, and then these tensors set (by their new names).
 
         Quantizers of activations are dropped, for the edges of another structure have other names.
@@ -158,7 +168,7 @@ class Model:
             if name in self.weights:
                 entry = self.weights[name]
                 digest.update(msgspec.json.encode((entry.format, entry.coder), order="sorted"))
-            digest.update(digest_of(tensor))
+            digest.update(self.weights[name].digest if name in self.weights else digest_of(tensor))
         digest.update(msgspec.json.encode(self.aliases, order="sorted"))
         digest.update(msgspec.json.encode(self.activations, order="sorted"))
         return digest.hexdigest()
@@ -231,7 +241,7 @@ def check_memory(module: nn.Module) -> None:
 
 def equal_bits(a: Tensor, b: Tensor) -> bool:
     """Return whether two tensors hold the same bits."""
-    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(_flat_bytes(a), _flat_bytes(b))
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(flat_bytes(a), flat_bytes(b))
 
 
 def digest_of(tensor: Tensor) -> bytes:
@@ -242,7 +252,7 @@ def digest_of(tensor: Tensor) -> bytes:
     version = -1 if tensor.is_inference() else tensor._version
     if tensor in _DIGESTS and _DIGESTS[tensor][0] == version >= 0:
         return _DIGESTS[tensor][1]
-    digest = hashlib.sha256(_flat_bytes(tensor).numpy().data).digest()
+    digest = hashlib.sha256(flat_bytes(tensor).numpy().data).digest()
     _DIGESTS[tensor] = version, digest
     return digest
 
@@ -250,7 +260,7 @@ def digest_of(tensor: Tensor) -> bytes:
 _DIGESTS: MutableMapping[Tensor, tuple[int, bytes]] = WeakTensorKeyDictionary()
 
 
-def _flat_bytes(tensor: Tensor) -> Tensor:
+def flat_bytes(tensor: Tensor) -> Tensor:
     """Return the bytes of a tensor, row-major; a view where it is contiguous."""
     flat = tensor.detach().contiguous().reshape(-1)
     return flat.view(torch.uint8) if flat.numel() else torch.zeros(0, dtype=torch.uint8)
@@ -258,5 +268,5 @@ def _flat_bytes(tensor: Tensor) -> Tensor:
 
 def to_bytes(tensor: Tensor) -> bytes:
     """Return the bytes of a tensor, row-major, little-endian."""
-    array: Array = _flat_bytes(tensor).numpy()
+    array: Array = flat_bytes(tensor).numpy()
     return array.tobytes()

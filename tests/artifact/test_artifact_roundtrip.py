@@ -12,7 +12,7 @@ from artifact_cases import join, lenet5, numbers, small, split
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherweight.artifact import Contents, Raw, StoredGraph, dumps, load, loads, write
+from featherweight.artifact import Contents, Raw, StoredGraph, dumps, load, loads, pieces, write
 from featherweight.artifact import file as file_module
 from featherweight.artifact.contents import DTYPES
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
@@ -233,3 +233,16 @@ def test_a_payload_that_decodes_alike_is_still_another():
     forged = loads(join(header, first + second))
     with pytest.raises(IntegrityError, match="a: not the tensor that was written"):
         forged.encoded("a")
+
+
+def test_pieces_are_the_bytes_of_the_file_and_no_copies_of_raw_tensors(tmp_path):
+    array = np.arange(12, dtype=np.float32).reshape(3, 4)
+    raw = Raw("f32", array.shape, array.reshape(-1).view(np.uint8).data)
+    contents = Contents({"encoded": Int(bits=4).encode(array), "raw": raw}, facts={"a": 1})
+    found = pieces(contents)
+    assert b"".join(found) == dumps(contents)
+    assert np.shares_memory(np.frombuffer(found[-1], np.uint8), array)
+    same = Contents({**contents.tensors, "raw": Raw.of(array)}, facts={"a": 1})
+    assert dumps(same) == dumps(contents)
+    assert write(tmp_path / "a.fw", contents) == (tmp_path / "a.fw").stat().st_size
+    assert (tmp_path / "a.fw").read_bytes() == dumps(contents)

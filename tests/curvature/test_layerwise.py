@@ -1,5 +1,6 @@
 """Inputs of layers against hooks on a network that was changed by hand, whatever is kept on the way."""
 
+import weakref
 from functools import cache
 
 import pytest
@@ -38,16 +39,17 @@ def seen_by_hooks(module, samples=30):
 def test_inputs_are_those_of_the_changed_network(limit, sequential):
     module = TASK.model()
     floats, changed = seen_by_hooks(TASK.model()), TASK.model()
-    seen = {}
+    seen, made = {}, {}
 
     def treat(layer, pairs):
         before, now = zip(*pairs, strict=True)
         again = torch.cat([second for _, second in pairs])
         seen[layer.weight] = torch.cat(before), torch.cat(now)
         assert torch.equal(again, seen[layer.weight][1])
-        return {layer.weight: 1.1 * module.state_dict()[layer.weight]}
+        made[layer.weight] = 1.1 * module.state_dict()[layer.weight]
+        return {layer.weight: made[layer.weight]}
 
-    made = layerwise(ahead(), WEIGHTS, treat, sequential=sequential, limit=limit)
+    layerwise(ahead(), WEIGHTS, treat, sequential=sequential, limit=limit)
     assert list(made) == WEIGHTS == list(seen)
     if sequential:
         changed.load_state_dict({**module.state_dict(), **made})
@@ -55,6 +57,25 @@ def test_inputs_are_those_of_the_changed_network(limit, sequential):
     for weight in WEIGHTS:
         torch.testing.assert_close(seen[weight][0], floats[weight])
         torch.testing.assert_close(seen[weight][1], expected[weight])
+
+
+def test_what_nothing_will_read_again_is_let_go():
+    module, alive, made = TASK.model(), [], []
+
+    def treat(layer, pairs):
+        assert len(list(pairs)) > 0
+        alive.append(sum(ref() is not None for ref in made))
+        new = module.state_dict()[layer.weight].clone()
+        made.append(weakref.ref(new))
+        return {layer.weight: new}
+
+    layerwise(
+        ahead(), WEIGHTS, treat, limit=1 << 30
+    )  # everything between layers is kept: nothing is read twice
+    assert alive == [0, 0, 0]
+    alive.clear(), made.clear()
+    layerwise(ahead(), WEIGHTS, treat, limit=0)  # nothing is kept between the second layer and the third
+    assert alive == [0, 0, 1]
 
 
 def test_as_many_samples_as_asked_for_or_as_there_are():

@@ -47,6 +47,35 @@ def test_the_share_of_the_same_top_class():
     assert task.metrics(task.model(), "test")["agreement"] == 1
 
 
+def test_of_scores_the_top_classes_are_kept_and_of_values_what_there_is_room_for(monkeypatch):
+    wide = nn.Sequential(nn.Linear(6, 500)).eval()
+    task = Agreement(wide, train=X, test=X, batch_size=20)
+    task.metrics(wide, "test")
+    assert sum(answer.numel() for answer in task._answers.values()) == len(X)
+    found = []
+    for room in (1 << 20, 100_000, 0):
+        monkeypatch.setattr("featherweight.task.tasks.ANSWERS", room)
+        task = Agreement(wide, train=X, test=X, outputs="values", batch_size=20)
+        found.append(task.metrics(network(500), "test"))
+        kept = sum(answer.nbytes for answer in task._answers.values())
+        assert kept == min(room // 40_000, 6) * 40_000
+    assert found[0] == found[1] == found[2]
+
+
+def test_agreement_on_values_does_not_depend_on_the_size_of_batches():
+    found = [
+        Agreement(network(4), train=X, test=X, outputs="values", batch_size=size).metrics(
+            lambda x: network(4)(x) + 0.1 * x[:, :4], "test"
+        )
+        for size in (120, 50, 1)
+    ]
+    with torch.no_grad():
+        answers = network(4)(X).double()
+    expected = 1 - ((0.1 * X[:, :4].double()).square() / answers.var(0, correction=0)).mean()
+    for metrics in found:
+        assert metrics["agreement"] == pytest.approx(float(expected), abs=1e-6)
+
+
 @pytest.mark.parametrize("columns", [1, 2])
 def test_values_are_compared_by_explained_variance(columns):
     task = Agreement(network(columns), train=X, test=X, outputs=None if columns == 1 else "values")

@@ -12,6 +12,7 @@ import msgspec
 import zstandard
 
 from featherweight.errors import FeatherweightError, IntegrityError, MissingExtraError, UnsupportedError
+from featherweight.files import Pieces, sha256_of
 
 VERSIONS = ("1", "2")  # read; the last one is written
 _OPENING = b'{"__metadata__":{"format":"featherweight","version":"'
@@ -40,9 +41,15 @@ _HEADER_WORDS = [
 DICTIONARY = " ".join(_GRAPH_WORDS.split()).encode() + msgspec.msgpack.encode(_HEADER_WORDS)
 
 
+def opening(data: Pieces) -> tuple[bytes, str]:
+    """Return what stands before `data` in its file, and the SHA-256 of `data` in hexadecimal."""
+    digest = sha256_of(data).hexdigest()
+    return _head(VERSIONS[-1], sum(map(len, data)), digest), digest
+
+
 def wrap(data: bytes) -> bytes:
     """Return the file that holds `data`."""
-    return _head(VERSIONS[-1], len(data), hashlib.sha256(data).hexdigest()) + data
+    return opening([data])[0] + data
 
 
 def unwrap(content: bytes) -> tuple[memoryview, str, str]:

@@ -35,12 +35,12 @@ class Raw:
     Attributes:
         dtype: one of `DTYPES`.
         shape: shape of the tensor.
-        data: its elements, row-major, little-endian.
+        data: its elements, row-major, little-endian; bytes, or the memory of a tensor, which is not copied.
     """
 
     dtype: str
     shape: tuple[int, ...]
-    data: bytes
+    data: bytes | memoryview
 
     def __post_init__(self) -> None:
         """Refuse a type that files do not have, and bytes that do not fill the shape."""

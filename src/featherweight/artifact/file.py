@@ -6,7 +6,7 @@ Reading checks hash, names, lengths and bounds; nothing decodes yet. Writing rea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -16,11 +16,11 @@ import numpy as np
 from featherweight.activations import Affine, FloatingPoint, Quantizer
 from featherweight.artifact import header
 from featherweight.artifact.artifact import Artifact, Lazy, LazyEncoded, LazyRaw
-from featherweight.artifact.container import compress, error_context, unwrap, wrap
+from featherweight.artifact.container import VERSIONS, compress, error_context, opening, unwrap
 from featherweight.artifact.contents import Contents, Raw
 from featherweight.artifact.header import MOST_NAME, Check, EncodedEntry, Entry, Header, from_json, to_json
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.files import write_whole
+from featherweight.files import Pieces, write_whole
 from featherweight.formats import Encoded, View
 from featherweight.structure import STOCK, LayerSpec
 
@@ -48,17 +48,29 @@ def loads(content: bytes) -> Artifact:
     """
     data, digest, version = unwrap(content)
     head, body = header.unpack(data)
+    lengths = _lengths(head, version)
+    if sum(lengths) != len(body):
+        raise IntegrityError("bytes after the header", got=len(body), expected=f"{sum(lengths)} by the index")
+    runs = [body[start:end] for start, end in pairwise(accumulate(lengths, initial=0))]
+    return _opened(len(content), digest, head, runs, version)
+
+
+def _lengths(head: Header, version: str) -> list[int]:
+    """Return the bytes of what follows the header, back to back: checks of values and payloads, graph, all runs."""
+    checked = [entry for entry in head.tensors if isinstance(entry, EncodedEntry) and version > "1"]
+    lengths = [4 * (len(head.tensors) + len(checked))] + ([head.graph.length] if head.graph else [])
+    return lengths + [length for entry in head.tensors for length in entry.lengths]
+
+
+def _opened(
+    nbytes: int, digest: str, head: Header, parts: Sequence[bytes | memoryview], version: str
+) -> Artifact:
+    """Return the file that has this header, and these runs of bytes after it; refuse what breaks a rule."""
     names = [entry.name for entry in head.tensors]
     _check_names([*names, *head.aliases])
     _check_sizes(head.tensors)
     checked = [entry.name for entry in head.tensors if isinstance(entry, EncodedEntry) and version > "1"]
-
-    # after the header, back to back: checks of values and of payloads, the graph, the runs of every tensor
-    lengths = [4 * (len(names) + len(checked))] + ([head.graph.length] if head.graph else [])
-    lengths += [length for entry in head.tensors for length in entry.lengths]
-    if sum(lengths) != len(body):
-        raise IntegrityError("bytes after the header", got=len(body), expected=f"{sum(lengths)} by the index")
-    runs = (body[start:end] for start, end in pairwise(accumulate(lengths, initial=0)))
+    runs = (memoryview(part) for part in parts)
     numbers = np.frombuffer(next(runs), "<u4").tolist()
     values, payloads = numbers[: len(names)], dict(zip(checked, numbers[len(names) :], strict=True))
     known = header.all_names(names, head.aliases)
@@ -76,7 +88,7 @@ def loads(content: bytes) -> Artifact:
     if not isinstance(facts, dict):
         raise IntegrityError("not a mapping", where="facts", got=type(facts).__name__)
     aliases, structure = head.aliases, head.structure
-    return Artifact(len(content), digest, tensors, aliases, structure, graph, activations, facts)
+    return Artifact(nbytes, digest, tensors, aliases, structure, graph, activations, facts)
 
 
 def _activations(head: Header) -> dict[str, Quantizer]:
@@ -156,13 +168,20 @@ def _check_graph(graph: header.GraphEntry, shapes: Mapping[str, tuple[int, ...]]
 
 def write(path: str | Path, contents: Contents) -> int:
     """Write a file, whole or not at all, and return its bytes; raises as `dumps` does."""
-    content = dumps(contents)
+    content = pieces(contents)
     write_whole(path, content)
-    return len(content)
+    return sum(map(len, content))
 
 
 def dumps(contents: Contents) -> bytes:
-    """Return the bytes of a file, read back before they are returned: both sides have one set of rules.
+    """Return the bytes of a file; raises as `pieces` does."""
+    return b"".join(pieces(contents))
+
+
+def pieces(contents: Contents) -> Pieces:
+    """Return the bytes of a file, one piece behind the other; raw tensors are not copied.
+
+    They have passed the rules by which the file will be read: both sides have one set.
 
     Raises:
         UnsupportedError: contents that the reader would refuse.
@@ -189,17 +208,20 @@ def dumps(contents: Contents) -> bytes:
     )  # fmt: skip
     runs = [run for _, tensor_runs in lines for run in tensor_runs]
     try:
-        content = wrap(b"".join([header.pack(head), _checks(contents, lines), frame, *runs]))
-        loads(content)
+        after = [_checks(contents, lines), *([frame] if graph else []), *runs]
+        packed = header.pack(head)
+        first, digest = opening([packed, *after])
+        again, _ = header.unpack(memoryview(packed))
+        _opened(len(first) + len(packed) + sum(map(len, after)), digest, again, after, VERSIONS[-1])
     except IntegrityError as error:
         raise UnsupportedError(
             error.what, where=error.where, got=error.got, expected=error.expected,
             hint="a file with these contents could not be read; see docs/spec/container.md",
         ) from error  # fmt: skip
-    return content
+    return [first, packed, *after]
 
 
-def _checks(contents: Contents, lines: list[tuple[Entry, list[bytes]]]) -> bytes:
+def _checks(contents: Contents, lines: list[tuple[Entry, list[bytes | memoryview]]]) -> bytes:
     """Return the check of every tensor as it decodes here and now, then those of all payloads."""
     names = header.all_names(contents.tensors, contents.aliases)
     checks = []
@@ -213,10 +235,11 @@ def _checks(contents: Contents, lines: list[tuple[Entry, list[bytes]]]) -> bytes
     return np.array(checks, "<u4").tobytes()
 
 
-def _tensor(name: str, tensor: Encoded | Raw) -> tuple[Entry, list[bytes]]:
+def _tensor(name: str, tensor: Encoded | Raw) -> tuple[Entry, list[bytes | memoryview]]:
     if isinstance(tensor, Raw):
         return header.RawEntry(name, tensor.shape, tensor.dtype), [tensor.data]  # type: ignore[arg-type]
-    view, declared, runs = tensor.view, tensor.format.parts(tensor.view), [tensor.payload]
+    view, declared = tensor.view, tensor.format.parts(tensor.view)
+    runs: list[bytes | memoryview] = [tensor.payload]
     if set(declared) != set(tensor.parts):
         got, expected = sorted(tensor.parts), sorted(declared)
         raise UnsupportedError("parts of the tensor", where=name, got=got, expected=expected)

@@ -40,7 +40,7 @@ def fill(artifact: Artifact, module: nn.Module) -> nn.Module:
     replacement: dict[int, Tensor] = {}
     for name, lazy in artifact.lazy.items():
         old = state[name]
-        value = _tensor(lazy).to(old.dtype)
+        value = tensor_of(lazy).to(old.dtype)
         own = isinstance(old, nn.Parameter)
         replacement[id(old)] = nn.Parameter(value, old.requires_grad) if own else value
     return _copy(shell, replacement).eval()
@@ -81,7 +81,8 @@ def _check_kind(entry: Entry, name: str, old: Any) -> None:
         raise ConfigError("type", where=name, got=got, expected=expected)
 
 
-def _tensor(lazy: Lazy) -> Tensor:
+def tensor_of(lazy: Lazy) -> Tensor:
+    """Return a tensor of a file, decoded, in memory of its own; `IntegrityError` if it is damaged."""
     if not isinstance(lazy, LazyRaw):
         return torch.from_numpy(lazy.decode())
     tensor = lazy.open()

@@ -69,6 +69,7 @@ class Execution:
         edges: those that `visit` sees.
         batch: samples that the network is captured for: an example of as many; None where any number will do.
         nbytes: bytes a sample of what is alive at each position, as on the example.
+        read: the last position at which each parameter or buffer is read, by canonical name.
     """
 
     def __init__(
@@ -95,6 +96,9 @@ class Execution:
         for position, node in reversed(list(enumerate(self._nodes))):
             for operand in node.all_input_nodes:
                 self._last.setdefault(operand, position)
+        self.read: dict[str, int] = {}
+        for operand, name in self._names.items():
+            self.read[name] = max(self.read.get(name, -1), self._last.get(operand, -1))
         samples = len(next(iter(program.example.values())))
         self.batch = None if program.dynamic else samples
         self.nbytes = [total / samples for total in self._alive()]

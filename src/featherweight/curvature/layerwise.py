@@ -19,7 +19,7 @@ from featherweight.task import Task
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn_inputs
 
-LIMIT = 1 << 29  # bytes of activations that are kept between layers
+LIMIT = 1 << 28  # bytes of activations that are kept between layers
 CACHED = 1 << 25  # bytes of activations that are worked on at once: beyond, torch's convolutions slow down
 
 Treat = Callable[[LinearOp, Pairs], Mapping[str, Tensor]]
@@ -86,11 +86,12 @@ def layerwise(
     limit: int = LIMIT,
     events: Events = silent,
     name: str = "layers",
-) -> dict[str, Tensor]:
-    """Return what `treat` makes of the layers that have these weights, in order of execution.
+) -> None:
+    """Treat the layers that have these weights, in order of execution.
 
     A layer's inputs are computed from the last position before it at which few enough bytes are alive to be
-    kept for all samples: no operator runs more often than there are layers between two such positions.
+    kept for all samples: no operator runs more often than there are layers between two such positions. A tensor that
+    nothing behind that position reads is let go.
 
     Args:
         prefix: the network and its inputs.
@@ -103,17 +104,19 @@ def layerwise(
         events: where progress goes.
         name: what progress calls it.
     """
-    walk, made = _Walk(prefix, limit), dict(changed or {})
-    seen = dict(made)
+    walk, seen, last = _Walk(prefix, limit), dict(changed or {}), prefix.execution.read
     chosen = [layer for weight, layer in prefix.linear_ops.items() if weight in set(weights)]
     events(Started(name, len(chosen)))
     for number, layer in enumerate(chosen):
         walk.to(layer, seen)
-        made |= treat(layer, walk)
-        seen = made if sequential else seen
+        for behind in [known for known in seen if last.get(known, -1) < walk.at]:
+            del seen[behind]
+        made = treat(layer, walk)
+        if sequential:
+            seen |= made
+        del made
         events(Progress(name, number + 1))
     events(Finished(name, 0.0))
-    return made
 
 
 class _Walk:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from featherweight.formats.sweep import damped
+from featherweight.formats.sweep import damped, shift
 from featherweight.formats.view import Array
 from featherweight.graph import Graph
 from featherweight.graph.operators import operator
@@ -37,6 +37,7 @@ class LinearOp:
         stride: of a convolution; of each spatial axis, or of all.
         padding: likewise; or `same`, `valid`.
         dilation: likewise.
+        source: the edge that it reads.
     """
 
     weight: str
@@ -47,6 +48,7 @@ class LinearOp:
     stride: tuple[int, ...] = (1,)
     padding: tuple[int, ...] | str = (0,)
     dilation: tuple[int, ...] = (1,)
+    source: str = ""
 
     def output(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Return what the layer makes of its `inputs` by a weight and a bias."""
@@ -108,7 +110,9 @@ def linear_ops(graph: Graph) -> tuple[dict[str, LinearOp], dict[str, str]]:
                 without[name] = "it is used more than once"
             else:
                 options: dict[str, Any] = {key: node.options[key] for key in OPTIONS if key in node.options}
-                found[name] = LinearOp(name, roles.get("bias"), node.name, node.op, **options)
+                found[name] = LinearOp(
+                    name, roles.get("bias"), node.name, node.op, source=node.inputs[0], **options
+                )
     for node in graph.nodes:
         for name in node.tensors:
             if name not in found:
@@ -189,12 +193,17 @@ def second_moment(
     """
     # Patches take more room than what they are cut from, unless they are single or few: one sample at a time.
     size = len(inputs) if places is not None or all(k == 1 for k in kernel) else 1
-    total = torch.zeros(())
+    total: Tensor | None = None
     for start in range(0, len(inputs), size):
         x = layer.patches(inputs[start : start + size], kernel, places)
         z = x if others is None else layer.patches(others[start : start + size], kernel, places)
-        total = total + x.product(z).double()
-    return total
+        total = added(total, x.product(z))
+    return torch.zeros((), dtype=torch.double) if total is None else total
+
+
+def added(total: Tensor | None, more: Tensor) -> Tensor:
+    """Return the sum in float64, in the memory of `total`: of large matrices there is one copy."""
+    return more.double() if total is None else total.add_(more)
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,7 +220,7 @@ class Moments:
 
     def diagonal(self, rows: int, damping: float) -> Array:
         """Return what a squared error of each weight costs, `[rows, cols]`."""
-        diagonal = np.einsum("gii->gi", damped(self.hessian, damping))
+        diagonal = np.einsum("gii->gi", self.hessian) + shift(self.hessian, damping)[:, None]
         return np.repeat(diagonal, rows // len(diagonal), axis=0)
 
     def target(self, weight: Array, damping: float) -> Array:
@@ -250,13 +259,12 @@ def moments(
     """
 
     def summed(pairs: Pairs) -> Moments:
-        hessian = moved = None
+        hessian: Tensor | None = None
+        moved: Tensor | None = None
         for before, now in pairs:
-            new = second_moment(layer, now, kernel, places=places)
-            hessian = new if hessian is None else hessian + new
+            hessian = added(hessian, second_moment(layer, now, kernel, places=places))
             if drift and before is not now:
-                new = second_moment(layer, before - now, kernel, now, places=places)
-                moved = new if moved is None else moved + new
+                moved = added(moved, second_moment(layer, before - now, kernel, now, places=places))
         assert hessian is not None, "a prefix has inputs"
         return Moments(hessian.numpy(), None if moved is None else moved.numpy())
 

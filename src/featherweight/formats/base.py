@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -221,15 +222,32 @@ class Encoded:
         """What is known of the stream before it is read."""
         return self.format.stream(self.view, self.parts)
 
-    @cached_property
+    @property
     def payload(self) -> bytes:
-        """The coded symbols."""
+        """The coded symbols; kept once they are computed, but at fixed rate, where packing them again is quick."""
+        return self._packed() if isinstance(self.coder, Fixed) else self._coded
+
+    @cached_property
+    def _coded(self) -> bytes:
+        return self._packed()
+
+    def _packed(self) -> bytes:
         return self.coder.encode(self.symbols, self.spec)
+
+    @cached_property
+    def digest(self) -> bytes:
+        """The SHA-256 of symbols and parts, the parts in the order of their names."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.symbols).data)
+        for name in sorted(self.parts):
+            digest.update(np.ascontiguousarray(self.parts[name]).data)
+        return digest.digest()
 
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor in a file: coded symbols and parts; its line in the index is not counted."""
-        return len(self.payload) + sum(part.nbytes for part in self.parts.values())
+        fixed, spec = isinstance(self.coder, Fixed), self.spec
+        payload = (spec.count * spec.bits + 7) // 8 if fixed else len(self.payload)
+        return payload + sum(part.nbytes for part in self.parts.values())
 
     def decode(self) -> Array:
         """Return the tensor, float32."""

@@ -65,7 +65,7 @@ def sweep(
     if hessian is not None:
         groups = hessian if hessian.ndim == 3 else hessian[None]
         columns = ordered(groups, width, order)
-        upper = inverse_factor(damped(groups, damping)[:, columns[:, None], columns])
+        upper = inverse_factor(damped(groups, damping, columns))
     count = 1 if upper is None else len(upper)
     # [groups, cols, rows of a group]: a column lies together
     left = np.ascontiguousarray(weight.reshape(count, -1, cols).transpose(0, 2, 1)[:, columns], float)
@@ -126,11 +126,22 @@ def ordered(hessian: Array, width: int, order: Order) -> Array:
     return np.append(np.arange(whole).reshape(-1, width)[blocks].reshape(-1), np.arange(whole, cols))
 
 
-def damped(hessian: Array, damping: float) -> Array:
-    """Return `hessian: [groups, cols, cols]` plus `damping` times the mean of its diagonal; the identity for 0."""
+def damped(hessian: Array, damping: float, columns: Array | None = None) -> Array:
+    """Return `hessian: [groups, cols, cols]` plus `damping` times the mean of its diagonal; the identity for 0.
+
+    `columns` are what it has in what order; None: all, as they are.
+    """
+    wide: Array = (hessian if columns is None else hessian[:, columns[:, None], columns]).astype(
+        float, copy=columns is None
+    )
+    np.einsum("gii->gi", wide)[...] += shift(hessian, damping)[:, None]
+    return wide
+
+
+def shift(hessian: Array, damping: float) -> Array:
+    """Return what damping adds to the diagonal of each of `hessian: [groups, cols, cols]`, `[groups]`."""
     mean = np.einsum("gii->g", hessian) / max(hessian.shape[-1], 1)
-    shift = np.where(mean > 0, damping * mean, 1.0)
-    return hessian + shift[:, None, None] * np.eye(hessian.shape[-1])
+    return np.where(mean > 0, damping * mean, 1.0)
 
 
 def inverse_factor(hessian: Array) -> Array:
@@ -144,6 +155,7 @@ def inverse_factor(hessian: Array) -> Array:
         raise UnsupportedError("the Hessian holds NaN or infinity", hint="look for activations that overflow")
     try:
         backward = np.linalg.cholesky(hessian[:, ::-1, ::-1])
+        del hessian  # of a wide layer each copy counts
     except np.linalg.LinAlgError:
         raise UnsupportedError("the Hessian is not positive definite", hint="more damping") from None
     return triangular_inverse(backward[:, ::-1, ::-1])

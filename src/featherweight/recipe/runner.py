@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 
-from featherweight.artifact import dumps, loads
+from featherweight.artifact import Contents, Raw, loads, pieces
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.events import Events, Finished, Message, Started, silent
 from featherweight.files import Store
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
-from featherweight.packing import pack, unpack
+from featherweight.packing import pack_changes, unpack_changes
 from featherweight.processors import usable_processors
 from featherweight.recipe.recipe import Recipe
 from featherweight.task import Restricted, Task
@@ -22,6 +22,9 @@ from featherweight.task.protocol import failures, network_of
 from featherweight.techniques import Load, Train
 from featherweight.techniques.base import Context, Step
 from featherweight.workspace import Workspace
+
+ALWAYS = 1 << 24  # bytes of a result that are kept whatever their making took
+A_SECOND = 1 << 20  # and so many more for each second that it took
 
 UNSTEADY = Note(
     "chose", "data", "two readings differ, by random numbers that are not of the global generators of torch, numpy or"
@@ -38,12 +41,14 @@ class Made:
         model: the model after it.
         seconds: how long it took, now or when it was first made in this store.
         cached: whether it came out of the store.
+        key: of the result: of all that decides it, from the first step on. A model itself is hashed for no key.
     """
 
     step: Step | None
     model: Model
     seconds: float
     cached: bool
+    key: str = ""
 
 
 def run(
@@ -58,7 +63,8 @@ def run(
     """Run the steps of a recipe in order; return what each made, the task's own network first.
 
     Same recipe, task, seed, threads, instruction set and versions: the same bytes, in any process. A run that was
-    killed resumes after the last finished step, and within a long one from its last checkpoint.
+    killed resumes after the last finished step, and within a long one from its last checkpoint. What a step changed
+    is kept where making it again would take longer than writing it is worth: see `worth`.
 
     Args:
         recipe: the steps.
@@ -79,7 +85,7 @@ def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:
     with workspace.pinned():
         with failures(f"{workspace.task.name}, model"):
             network = network_of(workspace.task)
-        made = [Made(None, Model.of(network), 0.0, False)]
+        made = [Made(None, given := Model.of(network), 0.0, False, given.hash)]
         for number, step in enumerate(recipe.steps):
             made.append(_step(step, number, made, workspace))
     return made
@@ -97,24 +103,27 @@ def uncoded(made: Sequence[Made]) -> Model:
 
 
 def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -> Made:
-    name, model, base, floats = tag(step), made[-1].model, baseline(made), uncoded(made)
+    name, model = tag(step), made[-1].model
     task, store, events = workspace.task, workspace.store, workspace.events
-    before = base.hash, [entry.model.hash for entry in made]  # any of them may be a teacher
-    key = workspace.key("step", step, before, workspace.seed, workspace.threads)
+    before = [(entry.step is None or isinstance(entry.step, Load | Train), entry.key) for entry in made]
+    key = workspace.key(
+        "step", step, before, workspace.seed, workspace.threads
+    )  # any of them may be a teacher
     if (kept := store.get(key)) is not None:
         try:
             artifact = loads(kept)
-            seconds, after = float(artifact.facts.get("seconds", 0.0)), unpack(artifact, task)
+            seconds, after = float(artifact.facts.get("seconds", 0.0)), unpack_changes(artifact, model, task)
         except IntegrityError:
             store.drop(key)
             events(Message(f"{name}: its stored result was damaged; computed again"))
         else:
             events(Finished(name, seconds, cached=True))
-            return Made(step, dataclasses.replace(after, notes=(*model.notes, *after.notes)), seconds, True)
+            after = dataclasses.replace(after, notes=(*model.notes, *after.notes))
+            return Made(step, after, seconds, True, result_key(key, after, task))
     events(Started(name))
     start, place = time.perf_counter(), f"steps[{number}] ({name})"
     others = [entry.model for entry in made[1:]]
-    context = Context(workspace.seed, events, store.scratch(key), base, floats, others)
+    context = Context(workspace.seed, events, store.scratch(key), baseline(made), uncoded(made), others)
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:
@@ -127,6 +136,34 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
         after = after.with_notes([UNSTEADY])
     seconds = time.perf_counter() - start
     news = dataclasses.replace(after, notes=after.notes[len(model.notes) :])
-    store.put(key, dumps(pack(news, facts={"seconds": seconds})))
+    contents = pack_changes(news, model, {"seconds": seconds})
+    if (nbytes := size_of(contents)) <= worth(seconds):
+        store.put(key, pieces(contents))
+    else:
+        events(
+            Message(
+                f"{name}: {nbytes:,} bytes were made quickly: they are not kept, another run makes them again"
+            )
+        )
     events(Finished(name, seconds))
-    return Made(step, after, seconds, False)
+    return Made(step, after, seconds, False, result_key(key, after, task))
+
+
+def worth(seconds: float) -> float:
+    """Return how many bytes of results are kept of a step that took so long.
+
+    A disk, with a hash and checks, takes 100 MB a second or more: keeping what was made takes a hundredth of the time
+    that making it took. Small results are always kept.
+    """
+    return ALWAYS + A_SECOND * seconds
+
+
+def size_of(contents: Contents) -> int:
+    """Return about how many bytes contents take, symbols uncoded."""
+    found = contents.tensors.values()
+    return sum(len(t.data) if isinstance(t, Raw) else t.symbols.nbytes for t in found)
+
+
+def result_key(key: str, model: Model, task: Task) -> str:
+    """Return the key of a result: that of its making, or of itself where another run would make another one."""
+    return key if getattr(task, "steady", True) else model.hash

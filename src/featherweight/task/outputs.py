@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import reduce
 from typing import Any, Literal
 
 import torch
@@ -134,16 +135,62 @@ def distance(output: Output, answer: Output) -> Tensor:
     for ours, theirs in paired(output, answer):
         ours, theirs = by_channel(ours.float()), by_channel(theirs.float())
         squared = (ours - theirs).square().mean((0, 2))
-        errors.append((squared / spread(theirs.transpose(0, 1).flatten(1))).mean())
+        flat = theirs.transpose(0, 1).flatten(1)
+        variance, power, whole = flat.var(1, correction=0), flat.square().mean(1), flat.var(correction=0)
+        errors.append((squared / scale_of(variance, power, whole)).mean())
     return torch.stack(errors).mean()
 
 
-def spread(flat: Tensor) -> Tensor:
-    """Return what squared errors in each channel of `[c, numbers]` are compared with: its variance, `[c]`, never 0.
+@dataclass(frozen=True)
+class Spread:
+    """How far the numbers of each channel are from one another, so that it can be joined from parts.
 
-    A channel that hardly varies is compared with a ten-thousandth of its mean square; one that is 0, with a
-    millionth of the variance of all channels.
+    References: Chan, Golub, LeVeque, Updating formulae and a pairwise algorithm for computing sample variances, 1979.
+
+    Attributes:
+        count: numbers of each channel.
+        mean: of each channel, `[c]`.
+        squares: sums of the squared distances from the mean, `[c]`.
     """
-    power = flat.square().mean(1)
-    least = torch.where(power > 1e-12 * power.max(), 1e-4 * power, 1e-6 * flat.var(correction=0))
-    return torch.maximum(flat.var(1, correction=0), least).clamp_min(torch.finfo(flat.dtype).tiny)
+
+    count: int
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Spread:
+        """Return that of `values: [n, c, places]`."""
+        mean = values.mean((0, 2))
+        return cls(len(values) * values.shape[2], mean, (values - mean[:, None]).square_().sum((0, 2)))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Spread]) -> Spread:
+        """Return that of all numbers of parts of as many channels."""
+        return reduce(_merged, parts)
+
+    def over_channels(self) -> Spread:
+        """Return that of all numbers, in one channel."""
+        mean = self.mean.mean(0, keepdim=True)
+        between = self.count * (self.mean - mean).square().sum()
+        return Spread(self.count * len(self.mean), mean, self.squares.sum(0, keepdim=True) + between)
+
+    def scale(self) -> Tensor:
+        """Return what squared errors in each channel are compared with, `[c]`: see `scale_of`."""
+        variance, every = self.squares / self.count, self.over_channels()
+        return scale_of(variance, variance + self.mean.square(), every.squares / every.count)
+
+
+def scale_of(variance: Tensor, power: Tensor, whole: Tensor) -> Tensor:
+    """Return what squared errors in each channel are compared with: its `variance`, `[c]`, never 0.
+
+    A channel that hardly varies is compared with a ten-thousandth of its mean square, its `power`; one that is 0, with
+    a millionth of the variance of all channels, the `whole`.
+    """
+    least = torch.where(power > 1e-12 * power.max(), 1e-4 * power, 1e-6 * whole)
+    return torch.maximum(variance, least).clamp_min(torch.finfo(variance.dtype).tiny)
+
+
+def _merged(a: Spread, b: Spread) -> Spread:
+    count, apart = a.count + b.count, b.mean - a.mean
+    mean = a.mean + apart * (b.count / count)
+    return Spread(count, mean, a.squares + b.squares + apart.square() * (a.count * b.count / count))

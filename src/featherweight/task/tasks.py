@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from featherweight.structure import to_call
 from featherweight.task.identity import hashed
 from featherweight.task.outputs import (
     Outputs,
+    Spread,
     by_channel,
     described,
     distance,
@@ -22,12 +24,13 @@ from featherweight.task.outputs import (
     outputs_of,
     paired,
     scores_of,
-    spread,
 )
 from featherweight.task.protocol import Batch, Guarded, Inputs, Output, Predict, Split, call
+from featherweight.task.samples import nbytes
 from featherweight.task.supervised import Supervised, check_labels
 
 IGNORED = -100
+ANSWERS = 1 << 28  # bytes of a network's answers that are kept; others are computed again
 
 
 class Classification(Supervised):
@@ -198,6 +201,7 @@ class Agreement(Supervised):
         super().__init__(model, **options)
         self._given, self.axis = outputs, axis
         self._answers: dict[str, Output] = {}
+        self._room = ANSWERS
 
     @classmethod
     def of(cls, task: Supervised, **options: Any) -> Agreement:
@@ -247,26 +251,38 @@ class Agreement(Supervised):
     def _compared(self, predict: Predict, split: Split) -> tuple[Tensor, float]:
         """Return the agreement of each sample `[n]`, and the mean loss."""
         with torch.no_grad():
-            pairs = [(predict(inputs), answer) for inputs, answer in self._answered(split)]
-            if not pairs:
+            classes = self.outputs == "classes"
+            pairs = ((predict(inputs), answer) for inputs, answer in self._answered(split, classes))
+            first = next(pairs, None)
+            if first is None:
                 raise TaskError("no samples", where=f"{self.name}, {split} split")
-            if self.outputs == "classes":
-                return _same([(scores_of(self, output), scores_of(self, answer)) for output, answer in pairs])
-            return _explained(pairs)
+            every = chain([first], pairs)
+            if classes:
+                return _same((scores_of(self, output), top) for output, top in every)
+            return _explained(every)
 
-    def _answered(self, split: Split) -> Iterator[tuple[Inputs, Output]]:
-        """Yield the inputs of a split with the network's answers, each computed once."""
+    def _answered(self, split: Split, classes: bool) -> Iterator[tuple[Inputs, Output]]:
+        """Yield the inputs of a split with the network's answers, of `classes` the top ones alone.
+
+        Each is computed once, but those that `ANSWERS` has no room for.
+        """
         for inputs in self.batches(split, seed=0, epoch=0):
             key = hashed(inputs)
-            if key not in self._answers:
-                self._answers[key] = self.answer(inputs)
-            yield inputs, self._answers[key]
+            answer = self._answers.get(key)
+            if answer is None:
+                answer = self.answer(inputs)
+                answer = scores_of(self, answer).argmax(1) if classes else answer
+                self._room -= nbytes(answer)
+                if self._room >= 0:
+                    self._answers[key] = answer
+                else:
+                    self._room += nbytes(answer)
+            yield inputs, answer
 
 
-def _same(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, float]:
+def _same(pairs: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, float]:
     same, loss = [], 0.0
-    for scores, answer in pairs:
-        top = answer.argmax(1)
+    for scores, top in pairs:
         same.append((scores.argmax(1) == top).reshape(len(top), -1).double().mean(1))
         loss += float(cross_entropy(scores, top)) * len(top)
     every = torch.cat(same)
@@ -280,18 +296,35 @@ def _by_sample(tensors: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tenso
     return [(ours.reshape(1, 1, -1), theirs.reshape(1, 1, -1)) for ours, theirs in tensors]
 
 
-def _explained(pairs: list[tuple[Output, Output]]) -> tuple[Tensor, float]:
-    parts = [_by_sample(paired(output, answer, integers=True)) for output, answer in pairs]
+def _explained(pairs: Iterable[tuple[Output, Output]]) -> tuple[Tensor, float]:
+    """Return 1 - squared error over variance of each sample, the mean over outputs and channels; and 1 - its mean.
+
+    A batch at a time: of each no more is kept than the error of each sample and channel and the spread of each channel.
+    """
+    parts: list[list[tuple[Tensor, Spread | None]]] = []
+    for output, answer in pairs:
+        tensors = _by_sample(paired(output, answer, integers=True))
+        parts.append([_compared_with(ours, theirs) for ours, theirs in tensors])
     found = []
-    for tensors in zip(*parts, strict=True):  # one output of the network, in every batch
-        if not tensors[0][1].is_floating_point():
-            found.append(torch.cat([(a == b).reshape(len(a), -1).double().mean(1) for a, b in tensors]))
+    for seen in zip(*parts, strict=True):  # one output of the network, in every batch
+        errors, spreads = [error for error, _ in seen], [spread for _, spread in seen if spread]
+        if not spreads:
+            found.append(1 - torch.cat(errors).mean(1))
             continue
-        ours, theirs = ([by_channel(side.double()) for side in sides] for sides in zip(*tensors, strict=True))
-        if len({side.shape[1] for side in theirs}) > 1:  # a free axis
-            ours, theirs = ([side.flatten(1)[:, None] for side in sides] for sides in (ours, theirs))
-        errors = torch.cat([(a - b).square().mean(2) for a, b in zip(ours, theirs, strict=True)])
-        places = torch.cat([side.transpose(0, 1).flatten(1) for side in theirs], 1)
-        found.append(1 - (errors / spread(places)).mean(1))
+        if len({error.shape[1] for error in errors}) > 1:  # a free axis
+            errors, spreads = (
+                [e.mean(1, keepdim=True) for e in errors],
+                [one.over_channels() for one in spreads],
+            )
+        found.append(1 - (torch.cat(errors) / Spread.joined(spreads).scale()).mean(1))
     agreement = torch.stack(found).mean(0)
     return agreement, 1 - float(agreement.mean())
+
+
+def _compared_with(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Spread | None]:
+    """Return the mean error of each sample and channel, `[n, c]`, and how far the answers spread; of integers which."""
+    if not theirs.is_floating_point():
+        return (ours != theirs).reshape(len(ours), -1).double().mean(1, keepdim=True), None
+    ours, theirs = by_channel(ours).double(), by_channel(theirs).double()
+    spread = Spread.of(theirs)
+    return ours.sub(theirs).square_().mean(2), spread

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -23,6 +24,7 @@ from featherweight.techniques.portable import bounded, pairings, portable
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featherweight.curvature.layerwise import Prefix
     from featherweight.curvature.linear_ops import LinearOp, Moments, Pairs
     from featherweight.model import Model
 
@@ -82,7 +84,6 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         import torch
 
         from featherweight.curvature.layerwise import layerwise, prefix
-        from featherweight.curvature.linear_ops import moments
 
         wanted, had = self.chosen(model), model.weights
         left = unfit(model, wanted)
@@ -95,13 +96,16 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         others = [name for name in formats if name not in layers]
         encoded = {name: nearest(model, name, formats[name], kinds[name]) for name in others}
 
+        moments_of = self.moments(ahead, layers)
+
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
             name = layer.weight
             weight, view = finite(array(model, name), name), model.views[name]
-            drift = self.inputs == "asymmetric"
-            found = moments(layer, pairs, weight.shape[2:], drift=drift, places=self.places)
             settings: dict[str, Any] = {"damping": self.damping, "order": self.order, "kind": kinds[name]}
-            encoded[name] = swept(view.matrix(weight), found, formats[name], view, **settings)
+            matrix = view.matrix(weight)
+            encoded[name] = swept(
+                matrix, moments_of(layer, pairs, weight.shape[2:]), formats[name], view, **settings
+            )
             return {name: torch.from_numpy(encoded[name].decode())}
 
         rounded = {name: torch.from_numpy(entry.decode()) for name, entry in encoded.items()}
@@ -115,6 +119,31 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
         notes += ahead.notes([name for name in others if name in fresh], "rounded to nearest", self.samples)
         return model.with_encoded(written, [*notes, *twice])
+
+    def moments(
+        self, ahead: Prefix, weights: Iterable[str]
+    ) -> Callable[[LinearOp, Pairs, tuple[int, ...]], Moments]:
+        """Return what computes the moments of the inputs of layers with these `weights`, in order of execution.
+
+        Linear layers that read one activation have the same; they are kept while another such layer is to come.
+        """
+        from featherweight.curvature.linear_ops import moments
+
+        ops = [op for name, op in ahead.linear_ops.items() if name in set(weights)]
+        left = Counter(op.source for op in ops if op.op == "linear")
+        kept: dict[str, Moments] = {}
+
+        def moments_of(layer: LinearOp, pairs: Pairs, kernel: tuple[int, ...]) -> Moments:
+            known = kept.pop(layer.source, None) if layer.op == "linear" else None
+            drift = self.inputs == "asymmetric"
+            found = known or moments(layer, pairs, kernel, drift=drift, places=self.places)
+            if layer.op == "linear":
+                left[layer.source] -= 1
+                if left[layer.source]:
+                    kept[layer.source] = found
+            return found
+
+        return moments_of
 
     def chosen(self, model: Model) -> dict[str, Format]:
         """Return the format of each selected tensor.
@@ -152,17 +181,18 @@ def swept(
     """
     zero = weight == 0
     target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
-    importance = Importance(moments.diagonal(len(weight), damping))
+    importance, hessian = Importance(moments.diagonal(len(weight), damping)), moments.hessian
+    del moments  # of a wide layer each matrix counts
     with np.errstate(over="ignore", under="ignore"):
         settings: dict[str, Any] = {"damping": damping, "order": order}
         if kind != "none" and bounded(format):
-            return portable(target, moments.hessian, format, view, kind, importance=importance, **settings)
+            return portable(target, hessian, format, view, kind, importance=importance, **settings)
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
         settings["width"] = format.width
         uniform = format.uniform(parts, view)
         if uniform is not None:
             held = replace(uniform, low=np.where(zero, 0, uniform.low), high=np.where(zero, 0, uniform.high))
-            made = sweep(target, moments.hessian, held, **settings).astype(np.float32)
+            made = sweep(target, hessian, held, **settings).astype(np.float32)
             return Encoded(format, Fixed(), view, format.assign(made, parts, view=view).reshape(-1), parts)
 
         spec = format.stream(view, parts)
@@ -176,5 +206,5 @@ def swept(
             format.put(symbols, columns, found, view=view)
             return alone.dequantize(found, narrow, view=part)
 
-        sweep(target, moments.hessian, quantise_columns, **settings)
+        sweep(target, hessian, quantise_columns, **settings)
     return Encoded(format, Fixed(), view, symbols, parts)

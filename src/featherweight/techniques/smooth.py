@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
@@ -88,10 +89,21 @@ class Smooth(Step, frozen=True, omit_defaults=True, tag="smooth"):
         import torch
 
         layers: dict[str, LayerSpec] = {}
-        values: dict[str, Tensor] = {}
+        makers: dict[str, Callable[[], Tensor]] = {}  # in float64, a tensor at a time
+
+        def original(name: str) -> Tensor:
+            return model.tensors[name].detach().double()
 
         def value(name: str) -> Tensor:
-            return values[name] if name in values else model.tensors[name].detach().double()
+            return makers.get(name, partial(original, name))()
+
+        def scaled(name: str, factor: Tensor) -> None:
+            before = makers.get(name, partial(original, name))
+            makers[name] = lambda: before() * factor
+
+        def divided(name: str, factor: Tensor) -> None:
+            before = makers.get(name, partial(original, name))
+            makers[name] = lambda: before() / factor
 
         for site in sites:
             columns = torch.stack([value(name).abs().amax(0) for name in site.weights]).amax(0)
@@ -100,18 +112,17 @@ class Smooth(Step, frozen=True, omit_defaults=True, tag="smooth"):
             factor[(most == 0) | (columns == 0)] = 1.0
             factor = factor.clamp(min=LEAST).float().double()
             for name in site.sources:
-                tensor = value(name)
-                values[name] = tensor / factor.reshape(-1, *[1] * (tensor.dim() - 1))
+                divided(name, factor.reshape(-1, *[1] * (model.tensors[name].dim() - 1)))
             for name in site.weights:
-                values[name] = value(name) * factor
+                scaled(name, factor)
             for path in site.layers if not site.sources else ():
                 spec = spec_of(model.module.get_submodule(path))
                 layers[path] = type(spec)("ScaledLinear", spec.arguments)
-                values[f"{path}.scale"] = 1 / factor
+                makers[f"{path}.scale"] = partial(torch.reciprocal, factor)
                 bias = f"{path}.bias"
                 if bias in model.tensors:
-                    values[bias] = value(bias)
-        given = {name: tensor.float() for name, tensor in values.items()}
+                    makers.setdefault(bias, partial(original, bias))
+        given = ((name, make().float()) for name, make in makers.items())
         return model.with_structure(layers, given, notes) if layers else model.with_tensors(given, notes)
 
 

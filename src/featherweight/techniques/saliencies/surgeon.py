@@ -77,15 +77,17 @@ class SparseGpt(
         others = [name for name in targets if name not in ahead.linear_ops]
         gone = {name: chosen(np.abs(matrix(model, name)), targets[name], pattern) for name in others}
         by_magnitude = {name: masked(model, name, mask) for name, mask in gone.items()}
+        made = dict(by_magnitude)
 
         def treat(layer: LinearOp, pairs: Pairs) -> Mapping[str, Tensor]:
             name, tensor = layer.weight, model.tensors[layer.weight]
             found = moments(layer, pairs, tensor.shape[2:], drift=True, places=self.places)
             left = zeroed(matrix(model, name), found, targets[name], pattern, damping=self.damping)
-            return {name: from_numpy(model.views[name].tensor(left)).to(tensor.dtype)}
+            made[name] = from_numpy(model.views[name].tensor(left)).to(tensor.dtype)
+            return {name: made[name]}
 
         layers = [name for name in targets if name in ahead.linear_ops]
-        made = layerwise(ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt")
+        layerwise(ahead, layers, treat, changed=by_magnitude, events=context.events, name="sparsegpt")
         return made, ahead.notes(others, "by magnitude", self.samples)
 
 

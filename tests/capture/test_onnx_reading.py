@@ -14,6 +14,7 @@ from torch import nn
 
 from featherweight.capture import trace
 from featherweight.capture.onnx import check_against_runtime, read_network
+from featherweight.capture.rounding import Jitter
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.export import build_onnx
 from featherweight.export.check import arrays
@@ -504,3 +505,31 @@ def test_constants_that_are_added_are_no_weights(tmp_path):
     assert [tuple(weight.shape) for weight in network.parameters()] == [(64, 32)]
     assert {name for name, _ in network.named_buffers()} >= {"anchors", "strides"}
     check_against_runtime(network, path, {"x": normal(32, 32)})
+
+
+def test_what_float32_loses_by_chance_alone_is_no_misreading(tmp_path):
+    """A variance as a difference of two large numbers: ONNX Runtime's sum is 100 times as far off as torch's here."""
+    path = saved(
+        tmp_path / "variance.onnx",
+        "g (float[n, 2048] x) => (y) {"
+        " s = Mul(x, x) a = ReduceMean<axes = [1], keepdims = 1>(s)"
+        " m = ReduceMean<axes = [1], keepdims = 1>(x) b = Mul(m, m) y = Sub(a, b) }",
+    )
+    network = read_network(path)
+    x = (30 + np.random.default_rng(0).normal(size=(4, 2048))).astype(np.float32)
+    named = {network.identifiers["x"]: torch.from_numpy(x)}
+    plain = network(**named)
+    with Jitter():
+        moved = network(**named)
+    off = float(((moved - plain).abs().max() / plain.abs().max()).detach())
+    assert 1e-5 < off < 1e-3  # 900 is subtracted from 901
+    check_against_runtime(network, path, {"x": x})
+
+
+def test_jitter_moves_no_integers_and_no_views():
+    x = torch.randn(64)
+    with Jitter():
+        assert torch.equal(x.view(8, 8).flatten(), x)
+        assert torch.equal(torch.arange(5) + 1, torch.arange(1, 6))
+        moved = x * 2
+    assert 0 < float((moved / (2 * x) - 1).abs().max()) < 3e-7

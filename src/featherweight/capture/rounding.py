@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 
 from featherweight.structure import copied
 
@@ -29,6 +31,33 @@ def rounding(computed: Iterable[Tensor], exact: Iterable[Tensor]) -> float:
             scale = float(theirs.abs().max()) or 1.0
             gaps.append(OFF * float((ours.double() - theirs.double()).abs().max()) / scale)
     return min(max(gap for gap in gaps if gap == gap), MOST_OFF)
+
+
+class Jitter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """While it is entered, each float32 number that an operator computes is off by one rounding, up or down by chance.
+
+    How far the results move is how far any two orders of the operations may be apart, also where one of them is right
+    by luck.
+
+    References: Parker, Monte Carlo arithmetic, 1997.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._generator = torch.Generator().manual_seed(0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Compute, then jitter what is no view."""
+        made = func(*args, **(kwargs or {}))
+        if any(result.alias_info is not None for result in func._schema.returns):
+            return made
+        return tree_map_only(Tensor, self._jittered, made)
+
+    def _jittered(self, tensor: Tensor) -> Tensor:
+        if tensor.dtype != torch.float32:
+            return tensor
+        up = torch.randint(0, 2, tensor.shape, generator=self._generator)
+        return tensor * (1 + torch.finfo(torch.float32).eps * (2 * up - 1))
 
 
 def in_float64(module: nn.Module, compute: Callable[[nn.Module], T]) -> T:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from featherweight.capture.onnx.file import HALF
 from featherweight.capture.onnx.network import OnnxNetwork
-from featherweight.capture.rounding import TOLERANCE, rounding
+from featherweight.capture.rounding import TOLERANCE, Jitter, rounding
 from featherweight.engines import refusals
 from featherweight.errors import UnsupportedError
 from featherweight.structure import to_call
@@ -71,7 +71,9 @@ def _bound(network: OnnxNetwork, named: Mapping[str, Tensor], found: list[Tensor
         exact = _outputs(wide, {n: x.double() if x.is_floating_point() else x for n, x in named.items()})
     except RuntimeError:  # the graph fixes its types somewhere
         return TOLERANCE
-    return rounding(found, exact)
+    with Jitter():
+        moved = _outputs(network, named)
+    return rounding([*found, *moved], [*exact, *found])
 
 
 def largest_difference(ours: Array, theirs: Array, least: float = 0.0) -> float:

@@ -31,12 +31,18 @@ def refusals(what: str) -> Iterator[None]:
 
 
 def onnxruntime_session(
-    content: bytes, threads: int, *, wide: bool = False, optimized: Path | None = None, plain: bool = False
+    content: bytes | Path,
+    threads: int,
+    *,
+    wide: bool = False,
+    optimized: Path | None = None,
+    plain: bool = False,
 ) -> Any:
     """Return an `InferenceSession`; the same inputs, threads and machine give the same bits.
 
     Args:
-        content: a serialised ONNX model.
+        content: a serialised ONNX model, or where it lies: then its weights are read where they are, and have no copies
+            in the order of kernels.
         threads: of one operator; operators run one after another.
         wide: add 8-bit products in int32 on x86 without VNNI too, where int16 sums would saturate; slower.
         optimized: where to write the graph that is run.
@@ -56,16 +62,19 @@ def onnxruntime_session(
     if optimized is not None:
         options.optimized_model_filepath = str(optimized)
     cpu = ["CPUExecutionProvider"]
-    session = onnxruntime.InferenceSession(content, options, providers=cpu, disabled_optimizers=_DISABLED)
+    source = str(content) if isinstance(content, Path) else content
+    if isinstance(content, Path):
+        options.add_session_config_entry("session.disable_prepacking", "1")
+    session = onnxruntime.InferenceSession(source, options, providers=cpu, disabled_optimizers=_DISABLED)
     session._model_bytes = None  # it would keep the file beside what it made of it, for providers that fail
     return session
 
 
-def openvino_model(content: bytes, threads: int, *, precision: str | None = "f32") -> Any:
+def openvino_model(content: bytes | Path, threads: int, *, precision: str | None = "f32") -> Any:
     """Return a `CompiledModel` for the CPU.
 
     Args:
-        content: a serialised ONNX model.
+        content: a serialised ONNX model, or where it lies.
         threads: of one inference.
         precision: of floats; None leaves it to OpenVINO, which takes bfloat16 on processors that have it.
     """

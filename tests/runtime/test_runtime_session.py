@@ -12,7 +12,6 @@ from onnx import TensorProto, helper
 from featherweight.artifact import Contents, Initialiser, Raw, StoredGraph, dumps, loads
 from featherweight.errors import ConfigError, IntegrityError, MissingExtraError, UnsupportedError
 from featherweight.export import build_onnx
-from featherweight.formats import Encoded, Fixed, Int, View
 from featherweight.runtime import BACKENDS, Session, session
 
 TURNED = (Initialiser("w", "fc", (1, 0)),)
@@ -112,25 +111,6 @@ def test_a_file_runs_with_equal_bits_each_time():
     x = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
     first, second = (session(artifact, threads=threads).run(x) for threads in (1, 1))
     np.testing.assert_array_equal(first, second)
-
-
-def test_weights_beyond_2_gib_are_refused_before_they_are_decoded(monkeypatch):
-    view = View((20_000, 28_000))
-    symbols = np.broadcast_to(np.uint8(1), view.size)
-    weight = Encoded(Int(bits=2, per="tensor"), Fixed(), view, symbols, {"scale": np.ones(1, np.float32)})
-    monkeypatch.setattr(Encoded, "payload", bytes(view.size // 4))
-    monkeypatch.setattr(Encoded, "decode", lambda self: None)
-    monkeypatch.setattr("featherweight.artifact.header.checksum", lambda name, tensor: 0)
-    artifact = loads(dumps(Contents({"fc": weight}, graph=stored())))
-    monkeypatch.setattr(type(artifact), "weights", None)
-    with pytest.raises(UnsupportedError, match=r"too large for an ONNX graph: got 2\.09 GiB"):
-        session(artifact)
-
-
-def test_what_is_serialized_is_below_2_gib(monkeypatch):
-    monkeypatch.setattr("featherweight.export.float_graph.MOST_ONNX", 47)
-    with pytest.raises(UnsupportedError, match="too large for an ONNX graph"):
-        Session.of(stored(), {"fc": W})
 
 
 def test_sessions_need_no_torch():

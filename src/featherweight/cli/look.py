@@ -175,8 +175,7 @@ def export(
     c: a header in C99 for microcontrollers, with all that runs it; without quantizers of activations, decoders alone.
     """
     from featherweight.errors import ConfigError
-    from featherweight.export import serialized
-    from featherweight.files import write_whole
+    from featherweight.export import write_onnx
     from featherweight.runtime.saturation import PORTABLE, saturable
 
     if reduce_range:
@@ -207,17 +206,19 @@ def export(
         _export_target(artifact, to, file, out, _sizes(size or []), json)
         return
     model, floats = _graph(artifact, file, to)
-    content = serialized(model)
     kind = to.removeprefix("onnx").replace("-", ".")
     path = file.with_suffix(f"{kind}.onnx")
     if out:
         path = out / path.name if out.is_dir() else out
-    write_whole(path, content)
-    narrow = saturable(model)
+    written = write_onnx(model, path)
+    total, narrow = sum(part.stat().st_size for part in written), saturable(model)
     if json:
-        emit({"file": str(path), "bytes": len(content), "float": floats, "saturable": narrow})
+        beside = [str(part) for part in written[1:]]
+        emit({"file": str(path), "beside": beside, "bytes": total, "float": floats, "saturable": narrow})
         return
-    say(f"{path}: {len(content):,} bytes")
+    say(f"{', '.join(map(str, written))}: {total:,} bytes")
+    if written[1:]:
+        say("the weights lie beside the model, which finds them there by name: keep the two together")
     if narrow:
         what = f"8-bit products of {len(narrow)} layers can saturate on x86 without VNNI (first {narrow[0]})"
         say(f"{what}: {PORTABLE}; or set session.x64quantprecision=1 in ONNX Runtime")

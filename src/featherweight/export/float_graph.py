@@ -302,7 +302,7 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
     """Return the graph of a file, its decoded tensors by every name, and those that are encoded.
 
     Raises:
-        UnsupportedError: the file holds no graph; says why. Or its weights are too large for one.
+        UnsupportedError: the file holds no graph; says why.
         IntegrityError: the graph or a tensor is damaged.
     """
     graph = artifact.graph
@@ -310,10 +310,7 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
         reason = artifact.facts.get("graph", "it was written without one")
         hint = "artifact.into(module) restores the weights in PyTorch"
         raise UnsupportedError(f"the file holds no graph to run: {reason}", hint=hint)
-    shapes = {name: lazy.entry.shape for name, lazy in artifact.lazy.items()}
-    _, table = parse(graph, shapes)
-    width = {kind: onnx.helper.tensor_dtype_to_np_dtype(kind).itemsize for _, kind in table}
-    check_size(prod(shapes[entry.tensor]) * width[kind] for entry, kind in table)
+    parse(graph, {name: lazy.entry.shape for name, lazy in artifact.lazy.items()})
     return graph, *artifact.opened()
 
 
@@ -321,25 +318,16 @@ def serialized(model: onnx.ModelProto) -> bytes:
     """Return the bytes of a model; the same model, the same bytes.
 
     Raises:
-        UnsupportedError: its weights exceed what an ONNX file holds.
+        UnsupportedError: its weights exceed what one ONNX file holds; `write_onnx` writes two.
     """
-    check_size(len(tensor.raw_data) for tensor in model.graph.initializer)
-    return bytes(model.SerializeToString(deterministic=True))
-
-
-def check_size(nbytes: Iterable[int]) -> None:
-    """Refuse weights that exceed what an ONNX file holds, before they are decoded or serialized.
-
-    Raises:
-        UnsupportedError: says how large they are.
-    """
-    total = sum(nbytes)
+    total = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
     if total > MOST_ONNX:
         raise UnsupportedError(
-            "the weights are too large for an ONNX graph", where="graph", got=f"{total / 2**30:.2f} GiB",
+            "the weights are too large for one ONNX file", where="graph", got=f"{total / 2**30:.2f} GiB",
             expected="under 2 GiB, as protobuf allows",
-            hint="the file fills a module: artifact.into(module); or its weights: artifact.weights()",
+            hint="export --to onnx or onnx-int8, which write them beside it",
         )  # fmt: skip
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def read_onnx(path: Path) -> onnx.ModelProto:

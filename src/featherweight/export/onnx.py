@@ -28,7 +28,7 @@ from featherweight.capture.refusal import refusal
 from featherweight.capture.trace import canonical_names, origin, path_of, type_of
 from featherweight.errors import UnsupportedError
 from featherweight.export.check import check
-from featherweight.export.float_graph import LARGE, check_size
+from featherweight.export.float_graph import LARGE
 from featherweight.export.signature import Named, Signature, sign
 from featherweight.export.simplify import rename, simplify
 from featherweight.graph.graph import Edge
@@ -60,7 +60,7 @@ def export(
 
     Raises:
         UnsupportedError: the network cannot be traced or written as ONNX, or the result is not the network's;
-            names the layer and why. Or its weights are too large for a graph.
+            names the layer and why.
         TaskError: the network fails on its own example.
     """
     return export_and_why(module, example, dynamic=dynamic, captured=captured)[0]
@@ -70,7 +70,6 @@ def export_and_why(
     module: nn.Module, example: Inputs, *, dynamic: Dynamic = None, captured: Program | None = None
 ) -> tuple[StoredGraph, str]:
     """Return the float graph as `export` does, and why axes that may change are fixed in it, if any are."""
-    check_size(tensor.nbytes for tensor in [*module.parameters(), *module.buffers()])
     program = captured or capture(module, example, dynamic=dynamic)
     try:
         return stored_graph(module, program), program.fixed

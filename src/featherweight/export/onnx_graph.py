@@ -18,6 +18,7 @@ from featherweight.activations import Quantizer
 from featherweight.artifact import Initialiser
 from featherweight.errors import IntegrityError
 from featherweight.export.float_graph import LAYERS, reads
+from featherweight.export.large import shapes_of
 from featherweight.integers import Operator
 
 Array = NDArray[Any]
@@ -310,7 +311,7 @@ def pool_means(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> 
     """
     found, graph = dict(activations), OnnxGraph(model)
     means = [node for node in model.graph.node if node.op_type == "ReduceMean" and node.output[0] in found]
-    told = onnx.shape_inference.infer_shapes(model).graph if means else model.graph
+    told = onnx.shape_inference.infer_shapes(shapes_of(model)).graph if means else model.graph
     types = {value.name: value.type.tensor_type for value in [*told.value_info, *told.input]}
     ranks = {name: len(kind.shape.dim) for name, kind in types.items() if kind.HasField("shape")}
     for node in means:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -16,7 +17,8 @@ from featherweight.artifact import StoredGraph
 from featherweight.checked import with_plugins
 from featherweight.engines import onnxruntime_session, openvino_model
 from featherweight.errors import ConfigError, MissingExtraError, UnsupportedError
-from featherweight.export import build_onnx, build_qdq, serialized
+from featherweight.export import build_onnx, build_qdq, opened_onnx
+from featherweight.export.float_graph import MOST_ONNX, fed_onnx
 from featherweight.export.qdq import ROUNDS
 from featherweight.formats import Encoded
 from featherweight.runtime.saturation import OPERATORS, PORTABLE, probe, saturable, with_own_weights
@@ -75,11 +77,11 @@ class OnnxBackend(Backend):
         """Return why it cannot run on this machine, or an empty string."""
         return "" if find_spec(self.name) else f"not installed: pip install 'featherweight[{self.name}]'"
 
-    def compile(self, content: bytes, threads: int, *, wide: bool = False) -> Compute:
+    def compile(self, content: bytes | Path, threads: int, *, wide: bool = False) -> Compute:
         """Return what a serialised ONNX model computes; what is not in integers is in float32.
 
         Args:
-            content: the model.
+            content: the model; of more than 2 GiB, where it lies until this returns.
             threads: of one operator.
             wide: see `onnxruntime_session`.
 
@@ -93,8 +95,12 @@ class OnnxBackend(Backend):
         activations: Mapping[str, Quantizer], *, threads: int,
     ) -> Compute:  # fmt: skip
         """See `Backend.open`."""
-        quantized = build_qdq(graph, tensors, weights, activations).onnx if activations else None
-        return self.compute(quantized or build_onnx(graph, tensors), threads=threads)
+        if activations:
+            return self.compute(build_qdq(graph, tensors, weights, activations).onnx, threads=threads)
+        if sum(tensor.nbytes for tensor in tensors.values()) <= MOST_ONNX:
+            return self.compute(build_onnx(graph, tensors), threads=threads)
+        with opened_onnx(*fed_onnx(graph, tensors)) as content:  # without another copy of them in between
+            return self.compile(content, threads)
 
     def compute(self, model: onnx.ModelProto, *, threads: int, exact: bool = True) -> Compute:
         """Return what a complete ONNX model computes.
@@ -120,8 +126,9 @@ class OnnxBackend(Backend):
                 got=f"{len(narrow)} layers whose weights allow it, the first {narrow[0]}",
                 hint=f"{PORTABLE}; or run in ONNX Runtime, which can add them in 32 bits",
             )  # fmt: skip
-        content = serialized(with_own_weights(model) if narrow else model)
-        return self.compile(content, threads, wide=bool(narrow))
+        with opened_onnx(with_own_weights(model) if narrow else model) as content:
+            del model
+            return self.compile(content, threads, wide=bool(narrow))
 
     def saturating(self, model: onnx.ModelProto) -> list[str]:
         """Return the layers of a graph whose products can saturate on this processor, as `saturable` names them."""
@@ -145,7 +152,7 @@ class OnnxRuntime(OnnxBackend):
 
     name, title, rounds, widens, operators = "onnxruntime", "ONNX Runtime", True, True, OPERATORS
 
-    def compile(self, content: bytes, threads: int, *, wide: bool = False) -> Compute:
+    def compile(self, content: bytes | Path, threads: int, *, wide: bool = False) -> Compute:
         """Return what a serialised ONNX model computes."""
         session = onnxruntime_session(content, threads, wide=wide)
         return lambda inputs: list(session.run(None, inputs))
@@ -156,7 +163,7 @@ class OpenVino(OnnxBackend):
 
     name, title = "openvino", "OpenVINO"
 
-    def compile(self, content: bytes, threads: int, *, wide: bool = False) -> Compute:
+    def compile(self, content: bytes | Path, threads: int, *, wide: bool = False) -> Compute:
         """Return what a serialised ONNX model computes."""
         model = openvino_model(content, threads)
 

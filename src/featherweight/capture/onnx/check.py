@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from featherweight.capture.onnx.file import HALF
 from featherweight.capture.onnx.network import OnnxNetwork
-from featherweight.capture.rounding import TOLERANCE, Jitter, rounding
+from featherweight.capture.rounding import TOLERANCE, Jitter, in_float64, rounding
 from featherweight.engines import refusals
 from featherweight.errors import UnsupportedError
 from featherweight.structure import to_call
@@ -45,8 +44,9 @@ def check_against_runtime(network: OnnxNetwork, path: Path, inputs: Mapping[str,
     with refusals("ONNX Runtime cannot run the file"):
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         expected = session.run([value.name for value in network.outputs], dict(inputs))
+    del session  # its own copies of weights
     named = {network.identifiers[n]: torch.from_numpy(np.array(array)) for n, array in inputs.items()}
-    found, worst = _outputs(network, named), 0.0
+    found, worst = _outputs(to_call(network), named), 0.0
     bound = _OF_HALF if HALF in network.notes else _bound(network, named, found)
     for value, ours, theirs in zip(network.outputs, found, expected, strict=True):
         difference = largest_difference(ours.numpy(), theirs, 1.0 if value.name in network.shares else 0.0)
@@ -59,20 +59,20 @@ def check_against_runtime(network: OnnxNetwork, path: Path, inputs: Mapping[str,
     return worst
 
 
-def _outputs(network: OnnxNetwork, named: Mapping[str, Tensor]) -> list[Tensor]:
+def _outputs(network: nn.Module, named: Mapping[str, Tensor]) -> list[Tensor]:
     with torch.no_grad():
-        made = to_call(network)(**named)
+        made = network(**named)
     return list(made.values()) if isinstance(made, dict) else [made]
 
 
 def _bound(network: OnnxNetwork, named: Mapping[str, Tensor], found: list[Tensor]) -> float:
-    wide = copy.deepcopy(network).double()
+    wide = {n: x.double() if x.is_floating_point() else x for n, x in named.items()}
     try:
-        exact = _outputs(wide, {n: x.double() if x.is_floating_point() else x for n, x in named.items()})
+        exact = in_float64(network, lambda module: _outputs(module, wide))
     except RuntimeError:  # the graph fixes its types somewhere
         return TOLERANCE
     with Jitter():
-        moved = _outputs(network, named)
+        moved = _outputs(to_call(network), named)
     return rounding([*found, *moved], [*exact, *found])
 
 

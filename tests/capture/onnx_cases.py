@@ -473,6 +473,12 @@ def _recurrent() -> Iterator[Case]:
                 )
                 states = {5: x(*state), **({6: x(*state)} if op == "LSTM" else {})}
                 yield Case(op, {0: data, **states}, {**weights, 4: None}, options, outputs, since)
+                lengths = np.full(batch, steps, np.int32)
+                yield Case(op, {0: data, **states}, {**weights, 4: lengths}, options, outputs, since)
+                if op == "GRU":
+                    first = {**options, "linear_before_reset": 0}
+                    yield Case(op, {0: data}, weights, first, outputs, since)
+                    yield Case(op, {0: data, **states}, {**weights, 4: None}, first, outputs, since)
     weights = {1: x(1, hidden, size), 2: x(1, hidden, hidden)}
     yield Case(
         "RNN", {0: x(steps, batch, size)}, weights, {"hidden_size": hidden, "activations": ["Relu"]}, 2

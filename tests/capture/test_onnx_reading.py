@@ -533,3 +533,69 @@ def test_jitter_moves_no_integers_and_no_views():
         assert torch.equal(torch.arange(5) + 1, torch.arange(1, 6))
         moved = x * 2
     assert 0 < float((moved / (2 * x) - 1).abs().max()) < 3e-7
+
+
+DETECTOR = """g (float[1, 3, 8, 8] image) => (int64[n, 3] chosen, float[1, 2, 64] scores, int64[n] classes)
+{
+    a = Conv<pads = [1, 1, 1, 1]>(image, w) r = Relu(a) f = Reshape(r, flat) scores = Slice(f, c0, c2, c1)
+    b = Slice(f, c2, c6, c1) boxes = Transpose<perm = [0, 2, 1]>(b) chosen = NonMaxSuppression(boxes, scores, most)
+    first = Gather<axis = 1>(chosen, one) classes = Identity(first)
+}"""
+
+
+def test_a_file_with_a_choice_of_boxes_says_how_to_cut_it_before(tmp_path):
+    weights = {
+        "w": normal(6, 3, 3, 3),
+        "flat": np.array([1, 6, 64]),
+        "most": np.array([5]),
+        "one": np.array(1),
+    }
+    weights |= {f"c{n}": np.array([n]) for n in (0, 1, 2, 6)}
+    path = saved(tmp_path / "detector.onnx", DETECTOR, weights)
+    with pytest.raises(UnsupportedError, match="NonMaxSuppression of node") as found:
+        read_network(path)
+    call = "onnx.utils.extract_model('detector.onnx', 'cut.onnx', ['image'], ['boxes', 'scores'])"
+    assert found.value.hint.endswith(call)
+    with contextlib.chdir(tmp_path):
+        exec(call, {"onnx": onnx})
+    cut = read_network(tmp_path / "cut.onnx")
+    image = normal(1, 3, 8, 8)
+    check_against_runtime(cut, tmp_path / "cut.onnx", {"image": image})
+    (scores,) = onnxruntime.InferenceSession(str(path)).run(["scores"], {"image": image})
+    np.testing.assert_allclose(cut(torch.from_numpy(image))["scores"].detach(), scores, rtol=1e-5, atol=1e-5)
+
+
+GRU = """g (float[steps, n, 3] x) => (float[steps, 1, n, 4] y, float[1, n, 4] last)
+{ y, last = GRU<hidden_size = 4, linear_before_reset = 0>(x, w, r, b LENGTHS) }"""
+
+
+def gru(folder, lengths=None):
+    weights = {"w": normal(1, 12, 3), "r": normal(1, 12, 4), "b": normal(1, 24)}
+    weights |= {} if lengths is None else {"lengths": np.int32(lengths)}
+    return saved(folder / "gru.onnx", GRU.replace("LENGTHS", ", lengths" if lengths else ""), weights)
+
+
+def test_a_gru_that_resets_first_is_captured_with_its_batch_free(tmp_path):
+    path, x = gru(tmp_path), torch.from_numpy(normal(5, 2, 3))
+    network = read_network(path)
+    assert set(layers(network).values()) == {"Linear"}
+    check_against_runtime(network, path, {"x": x.numpy()})
+    stored = export(network, {"x": x}, dynamic={"x": (1,)})
+    model = signed(build_onnx(stored, arrays(network)), stored.outputs)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    other = normal(5, 7, 3)
+    for found, expected in zip(
+        session.run(None, {"x": other}),
+        onnxruntime.InferenceSession(str(path)).run(None, {"x": other}),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sequences_that_are_shorter_than_the_others_are_refused(tmp_path):
+    x = normal(5, 2, 3)
+    whole = gru(tmp_path, [5, 5])
+    check_against_runtime(read_network(whole), whole, {"x": x})
+    network = read_network(gru(tmp_path, [5, 4]))
+    with pytest.raises(UnsupportedError, match=r"lengths of each sequence, \[5, 4\] of 5 steps"):
+        network(torch.from_numpy(x))

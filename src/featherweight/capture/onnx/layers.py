@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from featherweight.capture.onnx.recurrent import CELL, HIDDEN, recurrent
+from featherweight.capture.onnx.recurrent import CELL, HIDDEN, LENGTHS, recurrent
 from featherweight.capture.onnx.spatial import (
     cropped,
     even,
@@ -112,11 +112,13 @@ def _made(kind: type[nn.Module], *arguments: Any, **options: Any) -> Any:
 
 def _fill(module: nn.Module, weights: Weights, **arrays: Array | None) -> nn.Module:
     """Give a layer its tensors."""
-    for name, array in arrays.items():
-        if name in module._buffers:
-            module._buffers[name] = torch.from_numpy(np.array(array))
+    for path, array in arrays.items():
+        owner, _, name = path.rpartition(".")
+        part = module.get_submodule(owner)
+        if name in part._buffers:
+            part._buffers[name] = torch.from_numpy(np.array(array))
         else:
-            module._parameters[name] = None if array is None else weights.parameter(array)
+            part._parameters[name] = None if array is None else weights.parameter(array)
     return module
 
 
@@ -357,7 +359,7 @@ def _recurrent(node: ir.Node, weights: Weights) -> Layer | None:
     if arrays[0] is None or arrays[1] is None:
         return None
     module, tensors, call = recurrent(node, attributes_of(node), arrays)
-    states = tuple(place for place in (HIDDEN, CELL) if place < len(node.inputs))
+    states = tuple(place for place in (LENGTHS, HIDDEN, CELL) if place < len(node.inputs))
     return Layer(_fill(module, weights, **tensors), (0, *states), call)
 
 

@@ -18,6 +18,7 @@ from featherweight.errors import UnsupportedError
 
 _INTEGERS = "the file is quantized: give the float model that it was made of"
 _DATA = "the size of its result depends on the data"
+CUT = "onnx.utils.extract_model"  # in what is said of an operator that a file can be cut before
 _REFUSED = {
     **dict.fromkeys((
         "QuantizeLinear", "DynamicQuantizeLinear", "QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger",
@@ -25,9 +26,9 @@ _REFUSED = {
         "QLinearAveragePool", "QLinearLeakyRelu", "QGemm", "QAttention", "DynamicQuantizeMatMul",
         "DynamicQuantizeLSTM", "MatMulBnb4", "QMoE", "DequantizeLinear",
     ), _INTEGERS),
-    "NonMaxSuppression": "cut the file before it (onnx.utils.extract_model), and choose boxes behind the network",
+    "NonMaxSuppression": f"cut the file before it ({CUT}), and choose boxes behind the network",
     **dict.fromkeys(("Unique", "NonZero"), _DATA),
-    **dict.fromkeys(("Loop", "Scan"), "unroll the loop, or cut the file around it (onnx.utils.extract_model)"),
+    **dict.fromkeys(("Loop", "Scan"), f"unroll the loop, or cut the file around it ({CUT})"),
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ from featherweight.capture.onnx.layers import Layer, Weights, attributes_of, lay
 from featherweight.capture.onnx.moves import identity
 from featherweight.capture.onnx.names import paths_of
 from featherweight.capture.onnx.network import Branch, OnnxNetwork, Step, Value
-from featherweight.capture.onnx.operators import CONTRIBUTED, OPERATORS, refused
+from featherweight.capture.onnx.operators import CONTRIBUTED, CUT, OPERATORS, refused
 from featherweight.capture.onnx.patterns import normalise
 from featherweight.capture.onnx.values import DTYPES, constant, is_small
 from featherweight.errors import UnsupportedError
@@ -51,9 +52,32 @@ def read_network(path: Path, *, settings: Mapping[str, Array] = {}) -> OnnxNetwo
     """
     path = Path(path)
     model, notes = opened(path, settings)
-    with reading(path):
-        normalise(model, notes)
-        return _Reader(model, notes, settings).network
+    try:
+        with reading(path):
+            normalise(model, notes)
+            return _Reader(model, notes, settings).network
+    except UnsupportedError as error:
+        if error.hint and CUT in error.hint and (call := cut_of(path)):
+            raise UnsupportedError(error.what, where=error.where, hint=f"{error.hint}: {call}") from None
+        raise
+
+
+def cut_of(path: Path) -> str:
+    """Return the call that cuts a file before the operators to leave out; empty where nothing would be left."""
+    graph = onnx.load(path, load_external_data=False).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    inputs = [value.name for value in graph.input if value.name not in stored]
+    behind, made, ends = set[str](), set[str](), dict[str, None]()
+    for node in graph.node:
+        if CUT in refused(node.op_type) or behind & {*node.input}:
+            behind |= {*node.output}
+            ends |= dict.fromkeys(name for name in node.input if name in made)
+        elif node.op_type != "Constant" and any(name in made or name in inputs for name in node.input):
+            made |= {*node.output}
+    ends |= dict.fromkeys(value.name for value in graph.output if value.name in made)
+    return (
+        f"onnx.utils.extract_model({path.name!r}, 'cut.onnx', {inputs}, {[*ends]})" if behind and ends else ""
+    )
 
 
 @dataclass

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from typing import Any
 
 import torch
@@ -167,12 +168,12 @@ def _traced(
 def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dynamic) -> Program:
     """Try the dynamic shapes that were asked for; by default the network's own, then axis 0, and then none."""
     if dynamic is not None:
-        return _functional(flat, named, outputs, _asked(named, dynamic))
+        return _functional(flat, _without_ones(flat, named, dynamic), outputs, _asked(named, dynamic))
     said = [getattr(flat.module, name, None) for name in ("dynamic_shapes", "batch_axes")]
     why = ""
     for own in (own for own in said if own is not None):
         try:
-            longer = {name: _twice(tensor, own().get(name, ())) for name, tensor in named.items()}
+            longer = _without_ones(flat, named, own())
             return replace(_functional(flat, longer, outputs, _asked(named, own())), fixed=why)
         except UnsupportedError as error:
             why = why or str(error).partition("\n")[0]
@@ -193,11 +194,37 @@ def _export(flat: Flat, named: Mapping[str, Tensor], outputs: Nest, dynamic: Dyn
     return _functional(flat, named, outputs, dict.fromkeys(named))
 
 
-def _twice(tensor: Tensor, axes: Sequence[int]) -> Tensor:
-    """Return `tensor` twice along those of its axes that have one index, which torch takes for fixed."""
-    for axis in axes:
-        if axis < tensor.dim() and tensor.shape[axis] == 1:
-            tensor = torch.cat([tensor, tensor], axis)
+def _without_ones(
+    flat: Flat, named: Mapping[str, Tensor], axes: Mapping[str, Sequence[int]]
+) -> Mapping[str, Tensor]:
+    """Return the example with two indices along free axes of one, which torch takes for fixed.
+
+    Where the network does not run so, other free axes are one longer, those of equal size together, as few as it
+    takes: a mask of all tokens grows with the new ones, beside the keys and values of those before.
+    """
+    free = {n: [a for a in axes.get(n, ()) if a < tensor.dim()] for n, tensor in named.items()}
+
+    def grown(sizes: Sequence[int]) -> dict[str, Tensor]:
+        found = {}
+        for name, tensor in named.items():
+            longer = [a for a in free[name] if tensor.shape[a] == 1 or (a and tensor.shape[a] in sizes)]
+            found[name] = resized(tensor, {axis: tensor.shape[axis] + 1 for axis in longer})
+        return found
+
+    if not any(tensor.shape[axis] == 1 for name, tensor in named.items() for axis in free[name]):
+        return named
+    sizes = sorted({t.shape[a] for name, t in named.items() for a in free[name] if a and t.shape[a] > 1})
+    for some in (some for count in range(min(len(sizes), 3) + 1) for some in combinations(sizes, count)):
+        with contextlib.suppress(Exception):
+            flat(grown(some))
+            return grown(some)
+    return grown(())
+
+
+def resized(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
+    """Return `tensor` with axes of these sizes, out of its own rows."""
+    for axis, n in sizes.items():
+        tensor = tensor.index_select(axis, torch.arange(n) % tensor.shape[axis])
     return tensor
 
 

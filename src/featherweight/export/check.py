@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from featherweight.artifact import StoredGraph
 from featherweight.capture.execution import Execution
-from featherweight.capture.program import Program
+from featherweight.capture.program import Program, resized
 from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import cause_of
 from featherweight.capture.rounding import OFF, TOLERANCE, in_float64, rounding
@@ -29,6 +30,7 @@ from featherweight.graph.operators import operator
 Array = NDArray[Any]
 Named = Mapping[str, Tensor]
 MORE = (1, 2, 4, 8, 16, 32)  # by which free axes behind the first are made longer
+FEW = 3  # sizes of such axes that are made longer by amounts of their own
 
 
 def check(stored: StoredGraph, module: nn.Module, program: Program) -> None:
@@ -144,8 +146,7 @@ def _trials(program: Program) -> Iterator[Named]:
         yield {name: _noise(tensor, generator) for name, tensor in _longer(program).items()}
         free = _free(program)
         one = {
-            n: _resized(t, {a: 1 for a, first in free[n].items() if first})
-            for n, t in program.example.items()
+            n: resized(t, {a: 1 for a, first in free[n].items() if first}) for n, t in program.example.items()
         }
         yield {name: _noise(tensor, generator) for name, tensor in one.items()}
 
@@ -153,20 +154,34 @@ def _trials(program: Program) -> Iterator[Named]:
 def _longer(program: Program) -> Named:
     """Return the example with one sample more, and other free axes as much longer as the network takes it.
 
-    A network that halves sizes and doubles them again takes multiples of 2, 4, 8 ... alone.
+    A network that halves sizes and doubles them again takes multiples of 2, 4, 8 ... alone. Of one with a cache, a
+    mask grows with the new tokens and those before: axes of equal size grow together, and all if it can be.
     """
-    free, tried = _free(program), []
-    for more in MORE:
+    free, example = _free(program), program.example
+    others = {
+        n: {a: example[n].shape[a] for a, first in axes.items() if not first} for n, axes in free.items()
+    }
+    sizes = sorted({size for axes in others.values() for size in axes.values()})
+
+    def grown(more: Mapping[int, int]) -> Named:
         longer = {
-            name: {axis: tensor.shape[axis] + (1 if first else more) for axis, first in free[name].items()}
-            for name, tensor in program.example.items()
+            n: {a: t.shape[a] + (1 if first else more[t.shape[a]]) for a, first in free[n].items()}
+            for n, t in example.items()
         }
-        tried.append({name: _resized(tensor, longer[name]) for name, tensor in program.example.items()})
-    for inputs in tried:
+        return {name: resized(tensor, longer[name]) for name, tensor in example.items()}
+
+    tried = [dict.fromkeys(sizes, more) for more in MORE]
+    if 1 < len(sizes) <= FEW:
+        each = product((1, 2, 0), repeat=len(sizes))
+        tried += [
+            dict(zip(sizes, more, strict=True)) for more in sorted(each, key=lambda more: more.count(0))
+        ]
+    for more in tried:
         with suppress(Exception):
+            inputs = grown(more)
             program.run(inputs)
             return inputs
-    return tried[0]
+    return grown(tried[0])
 
 
 def _free(program: Program) -> dict[str, dict[int, bool]]:
@@ -179,13 +194,6 @@ def _free(program: Program) -> dict[str, dict[int, bool]]:
     }
     first = {axes[0] for axes in symbols.values() if 0 in axes}
     return {name: {axis: n in first for axis, n in axes.items()} for name, axes in symbols.items()}
-
-
-def _resized(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
-    """Return `tensor` with axes of these sizes, out of its own rows."""
-    for axis, n in sizes.items():
-        tensor = tensor.index_select(axis, torch.arange(n) % tensor.shape[axis])
-    return tensor
 
 
 def _noise(tensor: Tensor, generator: torch.Generator) -> Tensor:

@@ -54,6 +54,17 @@ def _tensors(function: Function) -> Function:
     return lambda *values, **options: function(*map(tensor, values), **options)
 
 
+def _logical(function: Function, of_numbers: Function) -> Function:
+    """Return an operator of truths: torch takes tensors alone."""
+
+    def operate(a: Value, b: Value) -> Value:
+        if isinstance(a, Known) and isinstance(b, Known):
+            return known(of_numbers, [a, b], torch.bool)
+        return function(tensor(a), tensor(b))
+
+    return operate
+
+
 def divide(a: Value, b: Value) -> Value:
     """Div."""
     if isinstance(a, Known) and isinstance(b, Known):
@@ -311,8 +322,8 @@ ELEMENTWISE: dict[str, Function] = {
     **{name: _both(function, function, torch.bool) for name, function in _COMPARED.items()},
     "Div": divide, "Mod": modulo, "Pow": power, "Sum": summed, "Mean": averaged,
     "Max": _extreme(torch.maximum, "min", sym_max), "Min": _extreme(torch.minimum, "max", sym_min),
-    "And": _both(torch.logical_and, lambda a, b: a and b), "Or": _both(torch.logical_or, lambda a, b: a or b),
-    "Xor": _both(torch.logical_xor, operator.ne), "Not": _unary(torch.logical_not, operator.not_),
+    "And": _logical(torch.logical_and, lambda a, b: a and b), "Or": _logical(torch.logical_or, lambda a, b: a or b),
+    "Xor": _logical(torch.logical_xor, operator.ne), "Not": _unary(torch.logical_not, operator.not_),
     "BitwiseAnd": _tensors(torch.bitwise_and), "BitwiseOr": _tensors(torch.bitwise_or),
     "BitwiseXor": _tensors(torch.bitwise_xor), "BitwiseNot": _tensors(torch.bitwise_not), "BitShift": shift,
     "Where": where, "Cast": cast, "CastLike": cast_like, "Clip": clip,

@@ -228,7 +228,8 @@ def scatter_elements(
 def expand(x: Value, sizes: Value) -> Value:
     """Expand: the shapes are broadcast, in both directions."""
     wanted = numbers(sizes)
-    if isinstance(x, Known) and x.numbers.size <= _MOST_KNOWN and not x.dtype.is_floating_point:
+    fixed = all(isinstance(n, int) for n in wanted)  # numpy would make a number of a size that is free
+    if isinstance(x, Known) and fixed and x.numbers.size <= _MOST_KNOWN and not x.dtype.is_floating_point:
         return Known(np.broadcast_to(x.numbers, np.broadcast_shapes(x.numbers.shape, wanted)), x.dtype)
     x = tensor(x)
     lead = max(len(wanted) - x.dim(), 0)

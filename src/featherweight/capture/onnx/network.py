@@ -131,7 +131,8 @@ class OnnxNetwork(nn.Module):
     def batch_axes(self) -> dict[str, tuple[int, ...]]:
         """Return the free axes that are called as the first free one, by keyword: those of the batch, as a rule.
 
-        Without a name it is the free first axes.
+        Without a name it is the free first axes; so it is of an input that has none of this name, for torch's exporter
+        often calls the batch of each input otherwise.
         """
         free = [
             (value, axis)
@@ -144,6 +145,9 @@ class OnnxNetwork(nn.Module):
         for value, axis in free:
             if value.shape[axis] == batch and (batch is not None or axis == 0):
                 found[self.identifiers[value.name]] += (axis,)
+        for value, axis in free:
+            if axis == 0 and not found[self.identifiers[value.name]]:
+                found[self.identifiers[value.name]] = (0,)
         return found
 
     @property

@@ -1,5 +1,6 @@
 """What results are kept under: the task as it is now, the code of plug-ins, and every version that computes."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from featherweight import Classification, Int, Recipe, Store
 from featherweight.artifact import dumps
 from featherweight.errors import ConfigError
 from featherweight.events import Message
+from featherweight.files import mapped
 from featherweight.model import digest_of
 from featherweight.packing import pack
 from featherweight.recipe.runner import execute
@@ -46,6 +48,13 @@ class Two(nn.Module):
 
     def forward(self, x):
         return self.small(self.large(x).relu())
+
+
+class Halve(Step, frozen=True, tag="halve"):
+    """Halves the large weight."""
+
+    def apply(self, model, task, context):
+        return model.with_tensors({"large.weight": model.tensors["large.weight"].detach() / 2})
 
 
 class Shift(Step, frozen=True, tag="shift"):
@@ -88,6 +97,28 @@ def test_what_was_made_sooner_than_it_is_written_is_made_again_and_said(tmp_path
     assert made[2].cached
     texts = [event.text for event in said if isinstance(event, Message)]
     assert len(texts) == 2 and all("encode: 150,000 bytes" in text for text in texts)
+
+
+def test_large_results_between_steps_are_maps_of_a_file(tmp_path, monkeypatch):
+    recipe = Recipe([Shift(), Halve(), Encode(where="small.weight"), Shift(by=3.0)])
+    calm = execute(recipe, Workspace(two(), threads=1, store=Store(tmp_path / "calm")))
+    maps = []
+    monkeypatch.setattr("featherweight.model.mapped", lambda *given: maps.append(mapped(*given)) or maps[-1])
+    monkeypatch.setattr("featherweight.recipe.runner.ASIDE", 100_000)
+    made = execute(recipe, Workspace(two(), threads=1, store=Store(tmp_path / "aside")))
+    assert [one.model.hash for one in made] == [one.model.hash for one in calm]
+    weights = [one.model.tensors["large.weight"].detach() for one in made]
+    assert len(maps) == 1 and np.shares_memory(maps[0][0], weights[2].numpy())
+    assert [weight.data_ptr() == weights[2].data_ptr() for weight in weights] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
+    before = weights[1].clone()
+    weights[2] += 1  # it can be written to, and no other model sees it
+    assert torch.equal(weights[1], before)
 
 
 def test_a_task_that_was_changed_is_another_one(tmp_path):

@@ -8,15 +8,19 @@ import os
 import secrets
 import shutil
 import stat
+import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from featherweight.errors import ConfigError, WriteError
 
+ALIGNED = 64  # bytes
 Pieces = Sequence[bytes | memoryview]  # of the content of a file, one behind the other
 
 
@@ -65,6 +69,23 @@ def sha256_of(pieces: Pieces) -> Any:
     for piece in pieces:
         digest.update(piece)
     return digest
+
+
+def mapped(pieces: Pieces, folder: Path) -> list[NDArray[np.uint8]]:
+    """Return pieces as maps of a nameless file in `folder`: the system reads them at need, and gives their memory up.
+
+    What is written to them stays in memory.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = []
+    with tempfile.TemporaryFile(dir=folder) as stream:
+        for piece in pieces:
+            stream.write(bytes(-stream.tell() % ALIGNED))
+            starts.append(stream.tell())
+            stream.write(piece)
+        stream.flush()
+        whole = np.memmap(stream, np.uint8, mode="c")
+    return [whole[start : start + len(piece)] for start, piece in zip(starts, pieces, strict=True)]
 
 
 def cache_dir() -> Path:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from featherweight.capture.program import Program, capture
 from featherweight.capture.trace import canonical_names, views
 from featherweight.errors import UnsupportedError
 from featherweight.events import Note as Note
+from featherweight.files import mapped
 from featherweight.formats import Encoded, View
 from featherweight.graph.graph import Edge
 from featherweight.structure import LayerSpec, Structure, copied, restructure
@@ -145,6 +147,19 @@ class Model:
         """Return the model with these quantizers on its edges, and no others."""
         return replace(self, activations=dict(sorted(activations.items())), notes=(*self.notes, *notes))
 
+    def on_disk(self, before: Model, folder: Path) -> Model:
+        """Return the model with the raw tensors that it does not share with `before` as maps of a file in `folder`."""
+        own = {
+            name: tensor for name, tensor in self.tensors.items()
+            if name not in self.weights and tensor is not before.tensors.get(name) and tensor.numel()
+        }  # fmt: skip
+        maps = mapped([flat_bytes(tensor).numpy().data for tensor in own.values()], folder)
+        replacement = {
+            id(old): like(old, torch.from_numpy(data).view(old.dtype).reshape(old.shape))
+            for old, data in zip(own.values(), maps, strict=True)
+        }
+        return replace(self, module=share(self.module, replacement))
+
     def with_notes(self, notes: Iterable[Note]) -> Model:
         """Return the model with more notes."""
         return replace(self, notes=(*self.notes, *notes))
@@ -183,7 +198,11 @@ def _in_order(module: nn.Module) -> dict[int, Tensor]:
 
 def _in_place_of(old: Tensor, value: Tensor) -> Tensor:
     """Return a copy of `value` in the order of its shape; a parameter where `old` is one."""
-    new = value.clone(memory_format=torch.contiguous_format)
+    return like(old, value.clone(memory_format=torch.contiguous_format))
+
+
+def like(old: Tensor, new: Tensor) -> Tensor:
+    """Return `new`, as a parameter where `old` is one."""
     return nn.Parameter(new, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else new
 
 

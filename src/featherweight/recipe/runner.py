@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from pathlib import Path
 
 from featherweight.artifact import Contents, Raw, loads, pieces
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
@@ -25,6 +26,9 @@ from featherweight.workspace import Workspace
 
 ALWAYS = 1 << 24  # bytes of a result that are kept whatever their making took
 A_SECOND = 1 << 20  # and so many more for each second that it took
+ASIDE = (
+    1 << 28
+)  # bytes of raw tensors that a step made from which on they are kept on disk while later steps run
 
 UNSTEADY = Note(
     "chose", "data", "two readings differ, by random numbers that are not of the global generators of torch, numpy or"
@@ -88,6 +92,8 @@ def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:
         made = [Made(None, given := Model.of(network), 0.0, False, given.hash)]
         for number, step in enumerate(recipe.steps):
             made.append(_step(step, number, made, workspace))
+            if number + 1 < len(recipe.steps):
+                made[-1] = set_aside(made[-1], made[-2].model, workspace.store.folder)
     return made
 
 
@@ -147,6 +153,15 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
         )
     events(Finished(name, seconds))
     return Made(step, after, seconds, False, result_key(key, after, task))
+
+
+def set_aside(made: Made, before: Model, folder: Path) -> Made:
+    """Return what a step made, as a map of a file where its own raw tensors are large: the next step has the memory."""
+    tensors = made.model.tensors.items()
+    own = [t for name, t in tensors if name not in made.model.weights and t is not before.tensors.get(name)]
+    if sum(tensor.nbytes for tensor in own) <= ASIDE:
+        return made
+    return dataclasses.replace(made, model=made.model.on_disk(before, folder))
 
 
 def worth(seconds: float) -> float:

@@ -18,7 +18,7 @@ from featherweight.capture.rounding import Jitter
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.export import build_onnx
 from featherweight.export.check import arrays
-from featherweight.export.onnx import export
+from featherweight.export.onnx import export, export_and_why
 from featherweight.export.signature import signed
 
 NUMBERS = np.random.default_rng(0)
@@ -599,3 +599,26 @@ def test_sequences_that_are_shorter_than_the_others_are_refused(tmp_path):
     network = read_network(gru(tmp_path, [5, 4]))
     with pytest.raises(UnsupportedError, match=r"lengths of each sequence, \[5, 4\] of 5 steps"):
         network(torch.from_numpy(x))
+
+
+@pytest.mark.parametrize("width", ["8", "w"])
+def test_a_height_that_cannot_change_fixes_no_other_axis(tmp_path, width):
+    """A text recogniser takes lines of one height, and any number of them, of any width."""
+    path = saved(
+        tmp_path / "height.onnx",
+        f"g (float[n, 3, h, {width}] x) => (y) {{"
+        " a = AveragePool<kernel_shape = [4, 1], strides = [4, 1]>(x)"
+        " b = MaxPool<kernel_shape = [3, 1], strides = [3, 1]>(x)"
+        " c = Concat<axis = 1>(a, b) d = Conv<kernel_shape = [1, 3], pads = [0, 1, 0, 1]>(c, k) y = Relu(d) }",
+        {"k": normal(4, 6, 1, 3)},
+    )
+    network = read_network(path)
+    example = {network.identifiers["x"]: torch.from_numpy(normal(2, 3, 5, 8))}
+    stored, why = export_and_why(network, example)
+    session = onnxruntime.InferenceSession(build_onnx(stored, arrays(network)).SerializeToString())
+    free = [isinstance(n, str) for n in session.get_inputs()[0].shape]
+    assert free == [True, False, width == "w", width == "w"]
+    assert ("other sizes" in why) is (width == "8")
+    x = normal(3, 3, 5, 8 if width == "8" else 11)
+    (y,) = session.run(None, {session.get_inputs()[0].name: x})
+    np.testing.assert_allclose(network(torch.from_numpy(x)).detach(), y, rtol=1e-5, atol=1e-5)

@@ -184,6 +184,13 @@ def _longer(program: Program) -> Named:
     return grown(tried[0])
 
 
+def samples_alone(program: Program) -> dict[str, tuple[int, ...]]:
+    """Return the axes of each input that count samples, which may be free where no other can."""
+    return {
+        name: tuple(axis for axis, first in axes.items() if first) for name, axes in _free(program).items()
+    }
+
+
 def _free(program: Program) -> dict[str, dict[int, bool]]:
     """Return the free axes of each input, and whether they count samples: what axis 0 of an input does."""
     values = {node.name: node.meta.get("val") for node in program.exported.graph.find_nodes(op="placeholder")}

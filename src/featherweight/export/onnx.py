@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import permutations
 from typing import Any
 
@@ -27,7 +28,7 @@ from featherweight.capture.pytree import Nest
 from featherweight.capture.refusal import refusal
 from featherweight.capture.trace import canonical_names, origin, path_of, type_of
 from featherweight.errors import UnsupportedError
-from featherweight.export.check import check
+from featherweight.export.check import check, samples_alone
 from featherweight.export.float_graph import LARGE
 from featherweight.export.signature import Named, Signature, sign
 from featherweight.export.simplify import rename, simplify
@@ -69,7 +70,10 @@ def export(
 def export_and_why(
     module: nn.Module, example: Inputs, *, dynamic: Dynamic = None, captured: Program | None = None
 ) -> tuple[StoredGraph, str]:
-    """Return the float graph as `export` does, and why axes that may change are fixed in it, if any are."""
+    """Return the float graph as `export` does, and why axes that may change are fixed in it, if any are.
+
+    Where not all can stay free, those of samples do, if they can.
+    """
     program = captured or capture(module, example, dynamic=dynamic)
     try:
         return stored_graph(module, program), program.fixed
@@ -77,6 +81,8 @@ def export_and_why(
         if dynamic is not None or not program.dynamic:
             raise
         why = program.fixed or str(error).partition("\n")[0]
+    with suppress(UnsupportedError):
+        return stored_graph(module, capture(module, example, dynamic=samples_alone(program))), why
     return stored_graph(module, capture(module, example, dynamic={})), why
 
 

@@ -166,7 +166,7 @@ def language(threads: int, events: Events) -> Found:
     held, test = running_text(2, 24), running_text(32, 26)
     train = torch.cat([running_text(24), running_text(53, 58)])
     task = Agreement(
-        smollm2(), train={"input_ids": train}, validation={"input_ids": held}, test={"input_ids": held},
+        smollm2, train={"input_ids": train}, validation={"input_ids": held}, test={"input_ids": held},
         calibration={"input_ids": train}, outputs="values", batch_size=2, name="SmolLM2", dataset="fortunes",
     )  # fmt: skip
     table = "model.embed_tokens.weight"
@@ -201,7 +201,7 @@ def written(
     task: Agreement, ways: Ways, threads: int, events: Events
 ) -> tuple[dict[str, bytes], dict[str, int]]:
     """Return the ONNX graph of each way and the bytes of its `.fw` file, by name; `float` is the network itself."""
-    base = file_of(Model.of(task.model()), task)
+    base = file_of(Model.of(task.shared()), task)
     graphs, sizes = {"float": serialized(onnx_of(base))}, {"float": base.nbytes}
     for name, (steps, kind) in ways.items():
         artifact = file_of(run(Recipe(steps), task, threads=threads, events=events)[-1].model, task)

@@ -65,7 +65,9 @@ def sweep(
     if hessian is not None:
         groups = hessian if hessian.ndim == 3 else hessian[None]
         columns = ordered(groups, width, order)
-        upper = inverse_factor(damped(groups, damping, columns))
+        wide = [damped(groups, damping, columns)]
+        del hessian, groups  # of a wide layer each copy counts, and these may be the only ones
+        upper = inverse_factor(wide.pop())
     count = 1 if upper is None else len(upper)
     # [groups, cols, rows of a group]: a column lies together
     left = np.ascontiguousarray(weight.reshape(count, -1, cols).transpose(0, 2, 1)[:, columns], float)

@@ -181,18 +181,18 @@ def swept(
     """
     zero = weight == 0
     target = np.where(zero, 0, moments.target(weight.astype(np.float64), damping))
-    importance, hessian = Importance(moments.diagonal(len(weight), damping)), moments.hessian
-    del moments  # of a wide layer each matrix counts
+    importance, only = Importance(moments.diagonal(len(weight), damping)), [moments.hessian]
+    del moments  # of a wide layer each matrix counts: the sweep is handed the only one
     with np.errstate(over="ignore", under="ignore"):
         settings: dict[str, Any] = {"damping": damping, "order": order}
         if kind != "none" and bounded(format):
-            return portable(target, hessian, format, view, kind, importance=importance, **settings)
+            return portable(target, only.pop(), format, view, kind, importance=importance, **settings)
         parts = format.fit(target.astype(np.float32), view=view, importance=importance)
         settings["width"] = format.width
         uniform = format.uniform(parts, view)
         if uniform is not None:
             held = replace(uniform, low=np.where(zero, 0, uniform.low), high=np.where(zero, 0, uniform.high))
-            made = sweep(target, hessian, held, **settings).astype(np.float32)
+            made = sweep(target, only.pop(), held, **settings).astype(np.float32)
             return Encoded(format, Fixed(), view, format.assign(made, parts, view=view).reshape(-1), parts)
 
         spec = format.stream(view, parts)
@@ -206,5 +206,5 @@ def swept(
             format.put(symbols, columns, found, view=view)
             return alone.dequantize(found, narrow, view=part)
 
-        sweep(target, hessian, quantise_columns, **settings)
+        sweep(target, only.pop(), quantise_columns, **settings)
     return Encoded(format, Fixed(), view, symbols, parts)

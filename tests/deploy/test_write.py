@@ -168,6 +168,24 @@ def test_a_file_is_written_that_computes_the_same(small, tmp_path, to):
     assert set(written.floats) == ({"fc"} if inside else set())
 
 
+def test_sizes_are_fixed_in_openvino_where_they_are_given(small, tmp_path):
+    (path, _) = write(small[0], "openvino-int8", tmp_path / "free").paths
+    assert openvino.Core().read_model(path).inputs[0].partial_shape[0].is_dynamic
+    (axis,) = {
+        n.dim_param for value in onnx_of(small[0]).graph.input for n in value.type.tensor_type.shape.dim
+    } - {""}
+    (path, _) = write(small[0], "openvino-int8", tmp_path / "fixed", sizes={axis: 3}).paths
+    assert list(openvino.Core().read_model(path).inputs[0].shape) == [3, 3, 14, 10]
+
+
+def test_what_openvino_computes_otherwise_where_sizes_are_free_is_refused(small, tmp_path, monkeypatch):
+    """Its 2026.4 does so with the patches of some vision transformers; here the bound is what cannot be met."""
+    monkeypatch.setattr("featherweight.deploy.openvino.FREE", -1.0)
+    with pytest.raises(UnsupportedError, match="where sizes are free") as found:
+        write(small[0], "openvino-int8", tmp_path / "m")
+    assert found.value.hint.startswith("--size ") and not [*tmp_path.iterdir()]
+
+
 def test_weights_scales_and_biases_are_those_of_the_file(small, tmp_path):
     artifact, _, _ = small
     content = write(artifact, "litert-int8", tmp_path / "m").paths[0].read_bytes()

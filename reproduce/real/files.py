@@ -91,7 +91,17 @@ TEXTS = Asset(
     },
     (Debian("fortunes-min", "usr/share/games/fortunes"),), kind="real",
 )  # fmt: skip
-ASSETS = {asset.name: asset for asset in (*NETWORKS, *TRANSFORMERS, RECORDINGS, TEXTS)}
+MORE_TEXTS = Asset(
+    "more-texts",
+    {
+        "people": "2afb4b9f577be114d2dca279bc5590ee8415e1405295d7d7626c888d82f338e8",
+        "science": "7ab350b142ee6c70c1d8517c5a1b3790c09b190a62859427cad98e6e35a19fcc",
+        "wisdom": "9b0bd6b9331a68c9172219784a411c417c055ed69734edc7b4406795b87d4e94",
+        "work": "ad8a0e104160e2c4782fa86e143cd60ffab2872985d4293ffd0af6df19dbfa28",
+    },
+    (Debian("fortunes", "usr/share/games/fortunes"),), kind="real",
+)  # fmt: skip
+ASSETS = {asset.name: asset for asset in (*NETWORKS, *TRANSFORMERS, RECORDINGS, TEXTS, MORE_TEXTS)}
 
 
 def folder(name: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from reproduce.real.data import SEED
-from reproduce.real.files import folder
+from reproduce.real.files import ASSETS, folder
 
 LENGTH = 64  # tokens of a sentence
 BLOCK = 128  # tokens of running text
@@ -32,9 +33,24 @@ def minilm() -> nn.Module:
 
 def sentences() -> list[str]:
     """Return entries of the fortune files that are a line or a few, in an order of their own."""
-    texts = [(folder("texts") / name).read_text(errors="replace") for name in ("fortunes", "literature")]
-    entries = sorted({" ".join(entry.split()) for text in texts for entry in text.split("\n%\n")})
-    kept = [entry for entry in entries if 20 < len(entry) < 400]
+    return shuffled(entries_of("texts"))
+
+
+def other_sentences() -> list[str]:
+    """Return entries of other fortune files, without those that `sentences` has too."""
+    return shuffled(entries_of("more-texts") - entries_of("texts"))
+
+
+def entries_of(asset: str) -> set[str]:
+    """Return the entries of all files of an asset that are a line or a few."""
+    texts = [(folder(asset) / name).read_text(errors="replace") for name in ASSETS[asset].files]
+    entries = {" ".join(entry.split()) for text in texts for entry in text.split("\n%\n")}
+    return {entry for entry in entries if 20 < len(entry) < 400}
+
+
+def shuffled(entries: set[str]) -> list[str]:
+    """Return entries in an order that is drawn."""
+    kept = sorted(entries)
     return [kept[i] for i in np.random.default_rng(SEED).permutation(len(kept))]
 
 
@@ -84,7 +100,7 @@ def smollm2() -> nn.Module:
     return network
 
 
-def running_text(blocks: int, skipped: int = 0) -> Tensor:
+def running_text(blocks: int, skipped: int = 0, texts: Callable[[], list[str]] = sentences) -> Tensor:
     """Return tokens of SmolLM2, int64 `[blocks, BLOCK]`, of sentences one behind the other."""
     from gguf import GGUFReader
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -95,5 +111,5 @@ def running_text(blocks: int, skipped: int = 0) -> Tensor:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     parts = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(parts)
-    ids = tokenizer.encode("\n\n".join(sentences())).ids
+    ids = tokenizer.encode("\n\n".join(texts())).ids
     return torch.tensor(ids[skipped * BLOCK : (skipped + blocks) * BLOCK]).reshape(blocks, BLOCK)

@@ -60,7 +60,7 @@ REMARKS = [QUALITY, CHOICE, RIVALS, SPEED, DATA]
 BIG = 500_000  # bytes of a file from which on its ratio is a goal
 RATIO = 3.7
 RIVAL_CALLS = 64  # most that ONNX Runtime calibrates with: it keeps all activations
-CHOSEN_BY = 120  # samples of validation that choose among files
+CHOSEN_BY = 400  # samples of validation that choose among files
 
 
 @dataclass(frozen=True)

@@ -351,7 +351,7 @@ ORIENTATION = Real(
 )  # fmt: skip
 MAGIKA = Real(
     "magika", "magika", "model.onnx", "magika 1.0.3, Apache-2.0: kinds of files", kinds,
-    partial(as_it_is, "bytes"), partial(judge_decisions, "bytes"), Goal("decisions", 0.99), 600, 40, "classes",
+    partial(as_it_is, "bytes"), partial(judge_decisions, "bytes"), Goal("decisions", 0.99), 2000, 40, "classes",
 )  # fmt: skip
 SILERO = Real(
     "silero-vad, 16 kHz", "silero-vad", "silero_vad_16k_op15.onnx", "silero-vad 6.2.3, MIT: speech", spoken, heard,

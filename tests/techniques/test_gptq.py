@@ -125,6 +125,21 @@ def test_every_format_and_zeros_stay(format):
     assert error(after, task) < float(outputs(Model.of(task.model()), task).square().mean())
 
 
+def test_a_layer_whose_hessian_no_memory_holds_is_rounded_to_nearest(monkeypatch):
+    monkeypatch.setattr("featherweight.techniques.gptq.WIDEST", 100)
+    made = []
+    monkeypatch.setattr(
+        "featherweight.techniques.gptq.swept", lambda *a, **b: made.append(a) or swept(*a, **b)
+    )
+    task, format = Deep(size=48), Int(bits=4)
+    after = applied(Gptq(format=format), task)
+    assert [len(weight) for weight, *_ in made] == [8, 8, 12]  # not the linear layer of 192 inputs
+    plain = applied(Encode(where="7.weight", format=format), task)
+    assert np.array_equal(after.weights["7.weight"].decode(), plain.weights["7.weight"].decode())
+    notes = {note.name: note.reason for note in after.notes}
+    assert notes["7.weight"] == "rounded to nearest: the Hessian of 192 inputs takes 0.0 GB"
+
+
 def test_says_what_was_only_rounded_and_what_stayed():
     first = applied(Encode(where="0.weight", format=Int(bits=4)))
     step = Gptq(where=["weights", "1.weight"], format=Int(bits=4), samples=1000)

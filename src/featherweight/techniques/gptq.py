@@ -21,6 +21,8 @@ from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.encode import again, array, finite, nearest, recoded, same, unfit
 from featherweight.techniques.portable import bounded, pairings, portable
 
+WIDEST = 1 << 15  # inputs of an output: their Hessian takes 8.6 GB, and each doubling eight times as long
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -37,9 +39,9 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
     Scales and codebooks are fitted first; squared errors are weighted by the diagonal of H. Layers are treated in
     order of execution. Exact zeros stay zero.
 
-    A tensor that is not the weight of exactly one convolution or linear layer is rounded to nearest, with a note. A
-    tensor beyond the range of a floating-point format without a scale stays as it is, with a note. A tensor that
-    already has this format stays.
+    A tensor that is not the weight of exactly one convolution or linear layer is rounded to nearest, with a note; so is
+    one of more than 32,768 columns, whose Hessian few memories hold. A tensor beyond the range of a floating-point
+    format without a scale stays as it is, with a note. A tensor that already has this format stays.
 
     References: Frantar, Ashkboos, Hoefler, Alistarh, GPTQ, 2022, arXiv 2210.17323; Li et al., GPTAQ: Efficient
     finetuning-free quantization for asymmetric calibration, 2025, arXiv 2504.02692 (the targets of
@@ -92,7 +94,10 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         kinds |= pairings(model, task) if self.portable else {}
         ahead = prefix(model, task, self.samples, seed=context.seed)
         fresh = [name for name in formats if not same(model, name, formats[name], kinds[name])]
-        layers = [name for name in fresh if name in ahead.linear_ops]
+        wide = {
+            n: model.views[n].cols for n in fresh if n in ahead.linear_ops and model.views[n].cols > WIDEST
+        }
+        layers = [name for name in fresh if name in ahead.linear_ops and name not in wide]
         others = [name for name in formats if name not in layers]
         encoded = {name: nearest(model, name, formats[name], kinds[name]) for name in others}
 
@@ -117,7 +122,9 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
         written = {name: recoded(encoded[name], self.coder, name) for name in formats}
         twice = [again(name, had[name], written[name]) for name in formats if name in had]
         notes = [Note("skipped", name, f"not encoded: {reason}") for name, reason in left.items()]
-        notes += ahead.notes([name for name in others if name in fresh], "rounded to nearest", self.samples)
+        notes += [Note("chose", name, f"rounded to nearest: {said_of(cols)}") for name, cols in wide.items()]
+        unswept = [name for name in others if name in fresh and name not in wide]
+        notes += ahead.notes(unswept, "rounded to nearest", self.samples)
         return model.with_encoded(written, [*notes, *twice])
 
     def moments(
@@ -162,6 +169,11 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             chosen |= dict.fromkeys(names, format)
             taken |= set(names)
         return chosen
+
+
+def said_of(cols: int) -> str:
+    """Return why a weight of so many columns is not swept."""
+    return f"the Hessian of {cols:,} inputs takes {8 * cols**2 / 1e9:.1f} GB"
 
 
 def swept(

@@ -369,5 +369,5 @@ def needs() -> list[str]:
     """Return the assets whose files are not in the cache."""
     from reproduce.real.files import ASSETS
 
-    names = {net.asset for net in NETWORKS} | {"speech", "texts"}
+    names = {net.asset for net in NETWORKS} | {"speech", "texts", "cmudict"}
     return [name for name in sorted(names) if ASSETS[name].missing()]

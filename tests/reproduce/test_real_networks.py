@@ -45,7 +45,7 @@ SPARE = 0.97  # of the goal: few samples
 
 def here(net):
     """Why the network cannot be tested on this machine; nothing is fetched."""
-    lacking = [name for name in (net.asset, "speech", "texts") if ASSETS[name].missing()]
+    lacking = [name for name in (net.asset, "speech", "texts", "cmudict") if ASSETS[name].missing()]
     try:
         photographs(1)
     except TaskError as error:

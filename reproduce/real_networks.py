@@ -1,9 +1,13 @@
-"""Networks as they are published, as ONNX files: bytes, quality by their own measure, and speed, beside rivals."""
+"""Networks as they are published, as ONNX files: bytes, quality by their own measure, and speed, beside rivals.
+
+`python -m reproduce.real_networks NAME ...` measures these alone again and puts them into the page.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -12,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
@@ -20,8 +25,8 @@ from featherweight.artifact import Artifact, dumps, loads
 from featherweight.capture.onnx_task import from_onnx
 from featherweight.delivery.delivery import in_graph
 from featherweight.delivery.preparation import graph_of
-from featherweight.errors import FeatherweightError, UnsupportedError
-from featherweight.events import Events, Message
+from featherweight.errors import ConfigError, FeatherweightError, UnsupportedError
+from featherweight.events import Events, Message, default_events
 from featherweight.export import integers_of, serialized, weights_of
 from featherweight.packing import pack
 from featherweight.recipe import Recipe, read_recipe
@@ -33,15 +38,20 @@ from reproduce.figure import new_figure, svg
 from reproduce.real.networks import NETWORKS, Call, Predict, Real
 from reproduce.real.recipes import RECIPES
 from reproduce.real.rivals import rivals
-from reproduce.results import Cell, Check, Measured, Plot, Sheet
+from reproduce.results import Cell, Check, Measured, Plot, Results, Sheet, write
 
 Array = NDArray[Any]
 
-ABOUT = "Networks out of published packages, as ONNX files that nobody here wrote: in, smaller, out, and run."
+ABOUT = (
+    "Networks out of published packages, as ONNX files that nobody here wrote, or torch of their weights: in, smaller,"
+    " out, and run."
+)
 QUALITY = (
     "Quality is each network's own measure against its float file, in ONNX Runtime, on inputs that neither calibrated"
     " nor chose: dB and boxes of nudenet's own float detections; characters and lines after CTC decoding; intersection"
-    " over union of text above 0.3 and of notes above 0.3; shares of equal decisions."
+    " over union of text above 0.3 and of notes above 0.3; shares of equal decisions; phonemes that both say, and the"
+    " error of each by the dictionary; cosines of the vectors of utterances; pitches within 50 cents, where there is"
+    " one."
 )
 RIVALS = (
     "ONNX Runtime's quantizers read the same file and the same calibration calls, scales by channel, with and without"
@@ -50,11 +60,13 @@ RIVALS = (
 SPEED = "Speed is that of the file over that of the float file: one call, one thread, all in turns."
 DATA = (
     "Inputs: photographs of ImageNet; lines and pages drawn with DejaVu; files of this machine's Python; speech of"
-    " Debian's pocketsphinx-testdata with noise; synthesised notes. `python -m reproduce.real.files` fetches the rest."
+    " Debian's pocketsphinx-testdata with noise, also slower and faster; synthesised notes; words of the CMU"
+    " dictionary, which g2p-en may have learned from. `python -m reproduce.real.files` fetches the rest."
 )
 CHOICE = (
     "Ours: of the recipes of `reproduce/real/recipes.py` the first whose measure reaches the goal on validation; else"
-    " the best by that measure. Recipes that run in integers come first."
+    " the best by that measure. Recipes that run in integers come first, except of GRUs and"
+    " LSTMs that are most of a network."
 )
 REMARKS = [QUALITY, CHOICE, RIVALS, SPEED, DATA]
 BIG = 500_000  # bytes of a file from which on its ratio is a goal
@@ -84,15 +96,20 @@ class File:
 
 
 def measure(quick: bool, threads: int, events: Events) -> Measured:
-    """Measure every network; quick: the two smallest on a few samples, one recipe each."""
+    """Measure every network; quick: the smallest on a few samples, one recipe."""
     chosen = [net for net in NETWORKS if net.name in ("PP-OCR orientation",)] if quick else NETWORKS
+    return measured(chosen, quick, threads, events)
+
+
+def measured(chosen: Sequence[Real], quick: bool, threads: int, events: Events) -> Measured:
+    """Measure these networks."""
     found: dict[str, tuple[Real, list[File]]] = {}
     for net in chosen:
         events(Message(f"{net.name}: {net.origin}"))
         found[net.name] = net, files_of(net, quick, threads, events)
     checks = [check for net, files in found.values() for check in checks_of(net, files)]
     sheets = [quality(found), speed(found), recipes(found)]
-    return Measured([], [] if quick else checks, sheets, [picture(found)])
+    return Measured([], [] if quick else checks, sheets, [picture(*sheets[:2])])
 
 
 def files_of(net: Real, quick: bool, threads: int, events: Events) -> list[File]:
@@ -311,22 +328,22 @@ def processor() -> str:
     return f"{name or platform.machine()}, {'with' if 'vnni' in text else 'without'} VNNI"
 
 
-def picture(found: Found) -> Plot:
+def picture(sizes: Sheet, speeds: Sheet) -> Plot:
     """Return bytes and speed of every file as bars."""
-    names = list(found)
+    names = list(dict.fromkeys(str(row[0]) for row in sizes.rows))
+    smaller = {(row[0], row[2]): row[4] for row in sizes.rows}
+    own = [row for row in speeds.rows if row[1] == "ONNX Runtime"]
+    faster = {(row[0], maker): cell for row in own for maker, cell in zip(MAKERS, row[3:], strict=True)}
     figure = new_figure(9.0, 0.5 * len(names) + 1.4)
-    for ax, about in zip(
-        figure.subplots(1, 2, sharey=True), ("smaller, ONNX file", "faster, ONNX Runtime"), strict=True
-    ):
+    titles = ("times smaller, ONNX file", "times as fast, ONNX Runtime")
+    bars: tuple[Mapping[Any, Cell], ...] = (smaller, faster)
+    for ax, title, cells in zip(figure.subplots(1, 2, sharey=True), titles, bars, strict=True):
         for number, maker in enumerate(MAKERS):
-            for place, (_, files) in enumerate(found.values()):
-                entry = files[1 + number]
-                ratio = files[0].nbytes / entry.nbytes if entry.nbytes else 0.0
-                length = ratio if about.startswith("smaller") else entry.speeds.get("ONNX Runtime", 0.0)
-                label = maker if place == 0 else None
-                ax.barh(place + 0.26 * (number - 1), length, 0.24, color=f"C{number}", label=label)
+            lengths = [float(str(cells.get((name, maker)) or "0").rstrip("x")) for name in names]
+            places = [place + 0.26 * (number - 1) for place in range(len(names))]
+            ax.barh(places, lengths, 0.24, color=f"C{number}", label=maker)
         ax.axvline(1, color="#4d4d4d", linestyle="--", linewidth=1)
-        ax.set_xlabel(f"times as {about}" if about.startswith("faster") else f"times {about}")
+        ax.set_xlabel(title)
         ax.set_yticks(range(len(names)), names)
     figure.axes[0].invert_yaxis()
     figure.axes[1].legend(fontsize=8)
@@ -365,9 +382,49 @@ def checks_of(net: Real, files: Sequence[File]) -> list[Check]:
     return checks
 
 
+def joined(before: Results, more: Measured, names: Sequence[str]) -> Results:
+    """Return a page with what was measured of networks of these names alone in the place of what it had of them.
+
+    Raises:
+        ConfigError: it was measured on another processor.
+    """
+    sheets = []
+    for old, new in zip(before.sheets, more.sheets, strict=True):
+        if old.title != new.title:
+            raise ConfigError("measured on another machine than the page", got=new.title, expected=old.title)
+        rows = [*(row for row in old.rows if row[0] not in names), *new.rows]
+        sheets.append(Sheet(old.title, old.head, sorted(rows, key=lambda row: _place(str(row[0])))))
+    checks = [check for check in before.checks if check.name.partition(": ")[0] not in names]
+    checks = sorted([*checks, *more.checks], key=lambda check: _place(check.name.partition(": ")[0]))
+    said = f"Measured in a run of their own: {', '.join(names)}."
+    kept = [remark for remark in before.remarks if remark.startswith(said.partition(":")[0])]
+    remarks = [*REMARKS, *kept, said]
+    return msgspec.structs.replace(before, about=ABOUT, sheets=sheets, checks=checks, remarks=remarks)
+
+
+def _place(name: str) -> int:
+    return [net.name for net in NETWORKS].index(name)
+
+
+def main(names: Sequence[str], folder: Path = Path("docs/results/real-networks")) -> int:
+    """Measure networks of these names alone, on one thread, and put them into the page; return the exit code."""
+    chosen = [net for net in NETWORKS if net.name in names]
+    if not names or len(chosen) < len(names):
+        sys.stderr.write(f"error: name some of {', '.join(net.name for net in NETWORKS)}\n")
+        return 1
+    before = msgspec.json.decode((folder / "results.json").read_bytes(), type=Results)
+    results = joined(before, measured(chosen, False, 1, default_events()), names)
+    write(results, [picture(*results.sheets[:2])], folder)
+    return 0
+
+
 def needs() -> list[str]:
     """Return the assets whose files are not in the cache."""
     from reproduce.real.files import ASSETS
 
     names = {net.asset for net in NETWORKS} | {"speech", "texts", "cmudict"}
     return [name for name in sorted(names) if ASSETS[name].missing()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

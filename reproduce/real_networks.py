@@ -412,8 +412,9 @@ def main(names: Sequence[str], folder: Path = Path("docs/results/real-networks")
     if not names or len(chosen) < len(names):
         sys.stderr.write(f"error: name some of {', '.join(net.name for net in NETWORKS)}\n")
         return 1
+    more = measured(chosen, False, 1, default_events())
     before = msgspec.json.decode((folder / "results.json").read_bytes(), type=Results)
-    results = joined(before, measured(chosen, False, 1, default_events()), names)
+    results = joined(before, more, names)
     write(results, [picture(*results.sheets[:2])], folder)
     return 0
 

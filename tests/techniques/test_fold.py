@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tiny import Tiny
 from torch import nn
 
-from featherweight.formats import Int
+from featherweight.formats import Clustered
 from featherweight.model import Model
 from featherweight.structure import LayerSpec, spec_of
 from featherweight.task import Restricted
@@ -160,7 +160,9 @@ def test_a_layer_that_does_more_is_kept_or_left(bias):
 def test_encoded_tensors_in_the_way_are_thawed():
     module = randomised(nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3)))
     task = Given(network=module)
-    model = Encode(where=["weights", "1.weight"], format=Int()).apply(Model.of(module), task, Context())
+    model = Encode(where=["weights", "1.weight"], format=Clustered(bits=3)).apply(
+        Model.of(module), task, Context()
+    )
     after = Fold().apply(model, task, Context())
     assert set(after.weights) == {"2.weight"}
     assert {note.name for note in after.notes if note.kind == "thawed"} == {"0.weight", "1.weight"}

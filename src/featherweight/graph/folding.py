@@ -57,6 +57,14 @@ def fold_sites(graph: Graph) -> tuple[tuple[FoldSite, ...], dict[str, str]]:
     return tuple(sites), refused
 
 
+def foldable(graph: Graph, layer: Node) -> Node | None:
+    """Return the normalisation that can be folded into `layer`, or None."""
+    for norm in graph.consumers(layer.name):
+        if norm.op == "batch_norm" and not _obstacle(graph, layer, norm) and _rest(graph, norm):
+            return norm
+    return None
+
+
 def _obstacle(graph: Graph, layer: Node, norm: Node) -> str:
     """Return why `norm` cannot be folded into the operator before it, or an empty string."""
     if norm.op != "batch_norm":

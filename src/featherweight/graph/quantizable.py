@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from featherweight.graph.folding import foldable
 from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.operators import operator
 
@@ -51,9 +52,10 @@ def quantizable(
     """Return which edges need a quantizer.
 
     Convolutions, linear layers, sums and concatenations of activations, products and averages read integers
-    and, but for linear layers that nothing quantized follows, write them. A ReLU or clamp that alone reads
-    what one of them writes is part of it: the quantizer stands behind it, and its range clamps. What only
-    moves numbers (max-pooling, reshaping, padding with zeros) shares the quantizer of what it reads.
+    and, but for linear layers that nothing quantized follows, write them. A batch norm that can be folded into a
+    layer, and a ReLU or clamp that alone reads what one of them writes, are part of it: the quantizer stands
+    behind them, and its range clamps. What only moves numbers (max-pooling, reshaping, padding with zeros)
+    shares the quantizer of what it reads.
 
     A sum, a concatenation or a product is in integers where an operator in integers reads it: rounding what a
     softmax, a layer norm or the caller reads gains nothing. With `outputs` the ends of the network are in integers too:
@@ -76,7 +78,8 @@ def quantizable(
         held |= spread
     order = {node.name: number for number, node in enumerate(graph.nodes)}
     shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
-    names = {node.name for node in chosen}
+    folded = [norm for node in chosen if (norm := foldable(graph, node))]
+    names = {node.name for node in (*chosen, *folded)}
     skipped = {}
     for node in graph.nodes:
         if (node.tensors or node.name in skip) and node.name not in names and node.inputs:
@@ -191,15 +194,41 @@ def _integer(graph: Graph, node: Node) -> bool:
 
 
 def _result(graph: Graph, node: Node) -> Edge:
-    """Return the edge behind `node`, or behind the clamp that alone reads it."""
+    """Return the edge behind `node` and what is part of it."""
     return (absorbable(graph, node) or node).name
 
 
 def absorbable(graph: Graph, node: Node) -> Node | None:
-    """Return the clamp that alone reads what `node` writes, if there is one: a range can take its place."""
+    """Return the last of what is part of `node`, if anything is: a batch norm that folds, a clamp that reads alone.
+
+    A range can take the place of a clamp.
+    """
+    norm = foldable(graph, node) if kind(node) == "layer" else None
+    node = norm or node
     readers = graph.consumers(node.name)
     alone = len(readers) == 1 and node.name not in graph.outputs and readers[0].inputs == (node.name,)
-    return readers[0] if alone and kind(readers[0]) == "clamp" and node.op != "cat" else None
+    return readers[0] if alone and kind(readers[0]) == "clamp" and node.op != "cat" else norm
+
+
+def tied(graph: Graph, quantizers: Mapping[Edge, object]) -> tuple[tuple[Edge, ...], ...]:
+    """Return the edges with quantizers, those together that share one: they move alike while ranges train.
+
+    What only moves numbers shares the quantizer of what it reads; a join shares one where all that it reads have equal
+    ones, and with what it writes if that is equal too and no clamp is part of it.
+    """
+    groups = {node.name: {node.name} for node in graph.nodes if node.name in quantizers}
+    for node in graph.nodes:
+        if kind(node) not in ("move", "join"):
+            continue
+        written = "" if absorbable(graph, node) else node.name
+        edges = [edge for edge in dict.fromkeys((*node.inputs, written)) if edge in groups]
+        alike = [edge for edge in edges if quantizers[edge] == quantizers[edges[0]]]
+        if {*node.inputs} <= {*alike}:
+            merged = {edge for part in alike for edge in groups[part]}
+            groups |= dict.fromkeys(merged, merged)
+    order = {node.name: number for number, node in enumerate(graph.nodes)}
+    shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
+    return tuple(sorted(shared, key=lambda group: order[group[0]]))
 
 
 def _moved(graph: Graph, groups: dict[Edge, set[Edge]]) -> Iterator[tuple[Edge, Edge]]:

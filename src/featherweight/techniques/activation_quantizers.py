@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, reduce
 from operator import add
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -49,6 +49,7 @@ class Histogram:
         low: the least number seen, counted or not; minus infinity is allowed.
         high: the greatest.
         topped: whether a range reaches up to the greatest, since it is what is gone on with.
+        width: bits of its integers; 0: as of most others.
     """
 
     bins: NDArray[np.int32]
@@ -56,6 +57,7 @@ class Histogram:
     low: float
     high: float
     topped: bool = False
+    width: int = 0
 
     @classmethod
     def of(cls, values: NDArray[np.float32], low: float, high: float) -> Histogram:
@@ -69,7 +71,8 @@ class Histogram:
         bins, places = np.unique(np.concatenate([self.bins, other.bins]), return_inverse=True)
         counts = np.bincount(places, np.concatenate([self.counts, other.counts]), len(bins))
         low, high = min(self.low, other.low), max(self.high, other.high)
-        return Histogram(bins, counts.astype(np.int64), low, high, self.topped or other.topped)
+        topped, width = self.topped or other.topped, max(self.width, other.width)
+        return Histogram(bins, counts.astype(np.int64), low, high, topped, width)
 
     @cached_property
     def middles(self) -> NDArray[np.float32]:
@@ -107,7 +110,7 @@ class Histogram:
         kept = np.abs(self.middles) <= most
         low = self.low if self.low >= -most else float(self.middles[kept].min(initial=0.0))
         high = self.high if self.high <= most else float(self.middles[kept].max(initial=0.0))
-        return Histogram(self.bins[kept], self.counts[kept], low, high, self.topped)
+        return replace(self, bins=self.bins[kept], counts=self.counts[kept], low=low, high=high)
 
     @property
     def power(self) -> float:

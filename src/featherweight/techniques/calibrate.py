@@ -8,11 +8,13 @@ from fnmatch import fnmatchcase
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from msgspec import Meta
+from msgspec import Meta, field
 
-from featherweight.activations import Affine, FloatingPoint, FloatKind
+from featherweight.activations import Affine, FloatingPoint, FloatKind, Quantizer
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Note
+from featherweight.graph.folding import foldable
+from featherweight.graph.quantizable import kind, quantizable, read_at_peaks
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Needs, Task
 from featherweight.techniques.activation_quantizers import (
@@ -40,10 +42,18 @@ if TYPE_CHECKING:
     from featherweight.graph.quantizable import Plan
     from featherweight.model import Model
 
+Bits = Annotated[int, Meta(ge=2, le=16)]
+
 AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions of as many
 FEW = 32  # samples; ranges of fewer are often too narrow
 LOOKED_AT = 8  # samples that are run to compare statistics of batch norm
-_OF_INTEGERS = {"bits": 8, "signed": False, "scheme": "affine", "ranges": "mse"}  # options, and what is usual
+_OF_INTEGERS = {
+    "bits": 8,
+    "widths": {},
+    "signed": False,
+    "scheme": "affine",
+    "ranges": "mse",
+}  # options, and what is usual
 FAR = 0.75  # standard deviations, or factors of two of a variance; see `distance`
 
 
@@ -54,12 +64,14 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     sum or a concatenation share one where their ranges are alike, and have one each elsewhere. Masks, a
     concatenation that would lose one of its parts, and a layer that would lose most of its input's channels stay
     in float, with a note. What a maximum over all places reads, and what becomes scores of many places, is not
-    clipped above: its peaks are what is looked for. Fold batch norms before, or their layers stay float. The
-    weights are as they were encoded; a layer runs in integers if they are `Int` of at
-    most 8 bits. Batch, layout and statistics of the inputs are looked at, and what is strange about them is noted.
+    clipped above: its peaks are what is looked for. A batch norm that can be folded is part of its layer: fold it
+    before this step, or before export where training comes between. The weights are as they were encoded; a layer
+    runs in integers if they are `Int` of at most 8 bits. Batch, layout and statistics of the inputs are
+    looked at, and what is strange about them is noted.
 
     Attributes:
         bits: width of the integers, 2 to 16; runtimes multiply 8, and round to others.
+        widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last.
         signed: int8 instead of uint8, which ONNX Runtime computes with more quickly.
         scheme: `affine`, or `symmetric`: the zero point in the middle where an activation can be negative.
         ranges: `minmax`, `mse` (least squared error), `entropy` (least Kullback-Leibler divergence), or a
@@ -76,7 +88,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     """
 
     needs: ClassVar[Needs] = "unlabelled"
-    bits: Annotated[int, Meta(ge=2, le=16)] = 8
+    bits: Bits = 8
+    widths: dict[Item, Bits] = field(default_factory=dict)
     signed: bool = False
     scheme: Scheme = "affine"
     ranges: Ranges = "mse"
@@ -96,7 +109,6 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
-        from featherweight.graph.quantizable import quantizable, read_at_peaks
         from featherweight.task.sampling import drawn_inputs
 
         program = model.program(task.example())
@@ -108,14 +120,14 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         inputs = list(drawn)
         seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
         ranges: Ranges = self.ranges if self.numbers == "integers" else "minmax"
-        grid: Grid = (
-            partial(Affine.of, bits=self.bits, signed=self.signed, symmetric=self.scheme == "symmetric")
-            if self.numbers == "integers"
-            else partial(FloatingPoint.of, kind=self.numbers)
-        )
-        for edge in seen.keys() & read_at_peaks(graph):
-            seen[edge] = replace(seen[edge], histogram=replace(seen[edge].histogram, topped=True))
-        choose = partial(quantizer, ranges=ranges, grid=grid)
+        widths, peaks = self.widths_of(graph), read_at_peaks(graph)
+        for edge, found_there in seen.items():
+            marked = replace(found_there.histogram, topped=edge in peaks, width=widths.get(edge, 0))
+            seen[edge] = replace(found_there, histogram=marked)
+
+        def choose(seen: Histogram) -> Quantizer:
+            return quantizer(seen, ranges, self.grid(seen.width or self.bits))
+
         notes, found = outlying(seen, plan), masks(seen)
         if isinstance(self.ranges, str) and self.ranges != "minmax":
             given = [edge for edge in seen if graph.node(edge).op == "input" and edge not in found]
@@ -129,11 +141,39 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
                 break
         for place, reason in (*floats.items(), *plan.skipped.items()):
             notes.append(Note("skipped", place, f"computes in float: {reason}"))
-        notes += [*unlike, *diagnosed(model, context.baseline, inputs, self.samples)]
+        notes += [
+            *unlike,
+            *unfolded(graph, chosen),
+            *diagnosed(model, context.baseline, inputs, self.samples),
+        ]
         return model.with_activations(chosen, notes)
 
+    def grid(self, bits: int) -> Grid:
+        """Return what makes a quantizer of a range; `bits`: width of integers."""
+        if self.numbers != "integers":
+            return partial(FloatingPoint.of, kind=self.numbers)
+        return partial(Affine.of, bits=bits, signed=self.signed, symmetric=self.scheme == "symmetric")
 
-def matching(graph: Graph, patterns: Iterable[str]) -> set[str]:
+    def widths_of(self, graph: Graph) -> dict[Edge, int]:
+        """Return the width of each edge that a layer of `widths` reads; the widest, where several say one."""
+        found: dict[Edge, int] = {}
+        for pattern, bits in self.widths.items():
+            names = matching(graph, [pattern], "calibrate.widths")
+            for node in graph.nodes:
+                for edge in node.inputs if {node.module, node.name} & names else ():
+                    found[edge] = max(bits, found.get(edge, 0))
+        return found
+
+
+def unfolded(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
+    """Return a note if batch norms stand between layers in integers and what these write."""
+    layers = [node for node in graph.nodes if kind(node) == "layer" and {*node.inputs} <= chosen.keys()]
+    norms = [norm.module or norm.name for node in layers if (norm := foldable(graph, node))]
+    reason = f"{len(norms)} are part of their layers, but not folded: fold them before the model is exported"
+    return [Note("chose", "batch norms", reason)] if norms else []
+
+
+def matching(graph: Graph, patterns: Iterable[str], option: str = "calibrate.keep_float") -> set[str]:
     """Return the paths of layers that any of `patterns` matches; of operators, where one matches no layer.
 
     Raises:
@@ -147,7 +187,7 @@ def matching(graph: Graph, patterns: Iterable[str]) -> set[str]:
         matched = matched or {name for name in operators if fnmatchcase(name, pattern)}
         if not matched:
             some = ", ".join(layers[:6])
-            raise ConfigError("matches no layer", where="calibrate.keep_float", got=pattern, expected=some)
+            raise ConfigError("matches no layer", where=option, got=pattern, expected=some)
         found |= matched
     return found
 

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+import numpy as np
+
+from featherweight.errors import UnsupportedError
 from featherweight.events import Note
+from featherweight.formats import Encoded, Int
+from featherweight.formats.integer import COUNTED_BITS, within_float32
+from featherweight.formats.view import Array, units_shape
 from featherweight.structure import is_plain, spec_of
 from featherweight.task import Task
 from featherweight.techniques.base import Context, Step
@@ -14,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from featherweight.graph.folding import FoldSite, ScalePair
+    from featherweight.graph.graph import Edge, Graph
     from featherweight.model import Model
     from featherweight.structure import LayerSpec
 
@@ -27,6 +36,11 @@ class Fold(Step, frozen=True, tag="fold"):
     An identity remains, or the activation that the module of the batch norm applies too. Inference computes the
     same with fewer tensors, which is checked on the task's example. Computed in float64 and rounded once. A batch norm
     that cannot be folded stays, with a note; encoded tensors that are in the way are thawed.
+
+    A weight of integers keeps them, and its steps are multiplied instead, one a channel from then on: what was trained
+    through the norm is what remains. Where the norm multiplies by a negative number, the integers of that channel
+    change their signs; if one is the lowest, whose negative there is none of, the norm stays. Quantizers of
+    activations stay too: those behind a norm stand behind its layer then.
     """
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
@@ -34,9 +48,16 @@ class Fold(Step, frozen=True, tag="fold"):
         from featherweight.graph.folding import fold_sites
         from featherweight.techniques.surgery import failing
 
-        sites, refused = fold_sites(model.program(task.example()).graph)
-        refused |= {site.norm: reason for site in sites if (reason := obstacle(model, site))}
+        graph = model.program(task.example()).graph
+        sites, refused = fold_sites(graph)
+        refused |= {site.norm: reason for site in sites if (reason := obstacle(model, graph, site))}
         possible = {site.norm: site for site in sites if site.norm not in refused}
+        integers = {
+            site.weight: folded_integers(model, site)
+            for site in possible.values() if keeps_integers(model, site)
+        }  # fmt: skip
+        kept = {name: entry for name, entry in model.weights.items() if name not in integers}
+        bare = replace(model, weights=kept, activations={})
 
         def made(norms: Iterable[str], notes: Iterable[Note] = ()) -> Model:
             layers: dict[str, LayerSpec] = {}
@@ -47,17 +68,82 @@ class Fold(Step, frozen=True, tag="fold"):
                 if site.bias is None:
                     layers[site.layer] = spec_of(model.module.get_submodule(site.layer), bias=True)
                 values |= {site.weight: weight, site.bias or f"{site.layer}.bias": bias}
-            return model.with_structure(layers, values, notes) if layers else model.with_notes(notes)
+            return bare.with_structure(layers, values, notes) if layers else bare.with_notes(notes)
 
         failed = failing(possible, made, lambda _: model, task)
         notes = [Note("skipped", norm, f"not folded: {why}") for norm, why in (refused | failed).items()]
         if not (sites or refused):
             notes = [Note("skipped", "batch norm", "nothing to fold: the network computes none")]
-        return made([norm for norm in possible if norm not in failed], notes)
+        done = [norm for norm in possible if norm not in failed]
+        stay = {possible[norm].weight for norm in failed} & integers.keys()
+        encoded = {name: model.weights[name] if name in stay else entry for name, entry in integers.items()}
+        after = made(done, notes).with_encoded(encoded)
+        if not model.activations:
+            return after
+        edges = moved(graph, after.program(task.example()).graph, done)
+        return after.with_activations(
+            {edges.get(edge, edge): quantizer for edge, quantizer in model.activations.items()}
+        )
 
 
-def obstacle(model: Model, site: FoldSite) -> str:
-    """Return why the layer of `site` cannot get a bias, or an empty string."""
+def moved(before: Graph, after: Graph, norms: Iterable[str]) -> dict[Edge, Edge]:
+    """Return where each edge of a network is after some batch norms were folded, by the paths of their modules.
+
+    Raises:
+        UnsupportedError: the rest of the network did not stay as it was.
+    """
+    gone = {*norms}
+    folded = {n.name: n for n in before.nodes if n.op == "batch_norm" and (n.module or n.name) in gone}
+    old = [node for node in before.nodes if node.name not in folded]
+    if [node.op for node in old] != [node.op for node in after.nodes]:
+        hint = "fold before the step calibrate"
+        raise UnsupportedError("folding changed the network behind its quantizers", where="fold", hint=hint)
+    edges = {node.name: new.name for node, new in zip(old, after.nodes, strict=True)}
+    return edges | {name: edges[node.inputs[0]] for name, node in folded.items()}
+
+
+def keeps_integers(model: Model, site: FoldSite) -> bool:
+    """Return whether the weight of `site` keeps its integers when its channels are multiplied."""
+    encoded = model.weights.get(site.weight)
+    if encoded is None or not isinstance(encoded.format, Int) or encoded.format.half:
+        return False
+    symmetric = encoded.format.scheme == "symmetric" and encoded.format.bits <= COUNTED_BITS
+    return symmetric and encoded.view.groups == 1 and encoded.view.rows == len(model.tensors[site.var])
+
+
+def folded_integers(model: Model, site: FoldSite) -> Encoded:
+    """Return the weight of `site` in its own integers; their steps are multiplied by the factors of the norm."""
+    encoded, factor = model.weights[site.weight], factors(model, site)
+    format, view = encoded.format, encoded.view
+    assert isinstance(format, Int)
+    sign = np.sign(factor).astype(np.int32)[:, None]
+    steps = encoded.symbols.reshape(view.rows, view.cols).astype(np.int32) * sign
+    scale = encoded.parts["scale"].astype(np.float64).reshape(1 if format.per == "tensor" else view.rows, -1)
+    made = format if format.per != "tensor" else msgspec.structs.replace(format, per="channel")
+    product = within_float32(scale * np.abs(factor)[:, None], format.bits)
+    symbols = (steps & (1 << format.bits) - 1).astype(encoded.symbols.dtype).reshape(-1)
+    return replace(
+        encoded, format=made, symbols=symbols, parts={"scale": product.reshape(units_shape(view, made.per))}
+    )
+
+
+def factors(model: Model, site: FoldSite) -> Array:
+    """Return what the norm of `site` multiplies each channel by, `[channels]`, float64."""
+    var = model.tensors[site.var].detach().double()
+    factor = (var + site.eps).rsqrt()
+    return (factor * model.tensors[site.gamma].detach().double() if site.gamma else factor).numpy()
+
+
+def obstacle(model: Model, graph: Graph, site: FoldSite) -> str:
+    """Return why `site` cannot be folded for what its layer is or has been encoded to, or an empty string."""
+    edge = next(node.name for node in graph.readers(site.weight))
+    if edge in model.activations:
+        return f"what {site.layer} writes has a quantizer before it"
+    if keeps_integers(model, site):
+        encoded = model.weights[site.weight]
+        lowest = encoded.symbols == 1 << encoded.format.bits - 1  # type: ignore[attr-defined]
+        if (lowest.reshape(encoded.view.rows, -1).any(axis=1) & (factors(model, site) < 0)).any():
+            return "its factor on a channel is negative, and the integers there hold the lowest, which has no negative"
     if site.bias is not None:
         return ""
     layer = dict(model.module.named_modules()).get(site.layer)

@@ -93,6 +93,27 @@ class Encode(Step, frozen=True, omit_defaults=True, tag="encode"):
         return recoded(cheaper, self.coder, name)
 
 
+def formats_of(
+    model: Model, where: Where, format: Format, formats: Mapping[str, Format], step: str
+) -> dict[str, Format]:
+    """Return the format of each tensor that `where` selects: `format`, or that of the item of `formats` it is in.
+
+    Raises:
+        ConfigError: an item of `formats` selects what `where` does not, or what another item does; names the `step`.
+    """
+    from featherweight.selectors import select
+
+    chosen = dict.fromkeys(select(model, where), format)
+    taken: set[str] = set()
+    for item, other in formats.items():
+        names = select(model, item)
+        if wrong := ", ".join(name for name in names if name in taken or name not in chosen):
+            raise ConfigError("selected twice, or not by where", where=f"{step}.formats.{item}", got=wrong)
+        chosen |= dict.fromkeys(names, other)
+        taken |= set(names)
+    return chosen
+
+
 def unfit(model: Model, formats: Mapping[str, Format]) -> dict[str, str]:
     """Return which tensors their formats cannot hold without clamping them, with the reason."""
     values = {name: model.tensors[name].detach().float().numpy() for name in formats}

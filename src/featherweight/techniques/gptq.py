@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 import numpy as np
 from msgspec import Meta, field
 
-from featherweight.errors import ConfigError
 from featherweight.events import Note
 from featherweight.formats import AnyCoder, AnyFormat, Encoded, Fixed, Format, Importance, Int, View
 from featherweight.formats.sweep import Order, sweep
@@ -18,7 +17,7 @@ from featherweight.formats.view import Array
 from featherweight.integers import Pairing
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item, Step, Where
-from featherweight.techniques.encode import again, array, finite, nearest, recoded, same, unfit
+from featherweight.techniques.encode import again, array, finite, formats_of, nearest, recoded, same, unfit
 from featherweight.techniques.portable import bounded, pairings, portable
 
 WIDEST = 1 << 15  # inputs of an output: their Hessian takes 8.6 GB, and each doubling eight times as long
@@ -87,7 +86,7 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
 
         from featherweight.curvature.layerwise import layerwise, prefix
 
-        wanted, had = self.chosen(model), model.weights
+        wanted, had = formats_of(model, self.where, self.format, self.formats, "gptq"), model.weights
         left = unfit(model, wanted)
         formats = {name: format for name, format in wanted.items() if name not in left}
         kinds: dict[str, Pairing] = dict.fromkeys(formats, "none")
@@ -151,24 +150,6 @@ class Gptq(Step, frozen=True, kw_only=True, omit_defaults=True, tag="gptq"):
             return found
 
         return moments_of
-
-    def chosen(self, model: Model) -> dict[str, Format]:
-        """Return the format of each selected tensor.
-
-        Raises:
-            ConfigError: an item of `formats` selects what `where` does not, or what another item does.
-        """
-        from featherweight.selectors import select
-
-        chosen: dict[str, Format] = dict.fromkeys(select(model, self.where), self.format)
-        taken: set[str] = set()
-        for item, format in self.formats.items():
-            names = select(model, item)
-            if wrong := ", ".join(name for name in names if name in taken or name not in chosen):
-                raise ConfigError("selected twice, or not by where", where=f"gptq.formats.{item}", got=wrong)
-            chosen |= dict.fromkeys(names, format)
-            taken |= set(names)
-        return chosen
 
 
 def said_of(cols: int) -> str:

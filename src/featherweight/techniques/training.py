@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
+from msgspec import field
 
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Note
@@ -14,15 +15,16 @@ from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
 from featherweight.task import Needs, Task, training
 from featherweight.task.protocol import failures
 from featherweight.task.training import Training
-from featherweight.techniques.base import Context, Step, Where
-from featherweight.techniques.encode import nearest, recoded, unfit
+from featherweight.techniques.base import Context, Item, Step, Where
+from featherweight.techniques.encode import formats_of, nearest, recoded, unfit
 from featherweight.training.losses import AnyLoss, TaskLoss
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.training.methods.base import Surrogate
+from featherweight.training.methods.base import RangeSurrogate, Surrogate
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from featherweight.graph.graph import Edge
     from featherweight.model import Model
 
 
@@ -88,15 +90,20 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
             raise ConfigError(str(error)) from None
 
     def trained(
-        self, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, context: Context
+        self, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, context: Context,
+        ranges: Mapping[Edge, RangeSurrogate] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
-        """Return floats and buffers after training, by canonical name; `surrogates` replace other parameters."""
+        """Return floats and buffers after training, by canonical name.
+
+        `surrogates` replace other parameters, and `ranges` quantizers of activations, by edge.
+        """
         from featherweight.training.loop import minimise, of_network
 
         options, loss = self.options(task), self.loss or TaskLoss()
         minimised = loss.of(task, context.baseline or model, context.steps)
+        objective = of_network(model, task, minimised, ranges=ranges, seed=context.seed)
         return minimise(
-            model, floats, surrogates, of_network(model, task, minimised, seed=context.seed), options,
+            model, floats, surrogates, objective, options,
             events=context.events, scratch=context.scratch, name=str(self.__struct_config__.tag),
         )  # fmt: skip
 
@@ -131,6 +138,10 @@ class Train(TrainingStep, frozen=True, kw_only=True, tag="train"):
 class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     """Continue training from the current weights; the selected tensors train towards a format and end encoded.
 
+    Where activations have quantizers (the step `calibrate`), training runs through them, in the modes of training:
+    batch norms need not be folded before, and `fold` keeps what was trained. A method that trains ranges (`lsq`)
+    leaves the quantizers that it learned.
+
     All other tensors train as floats, except encoded ones, which stay as they are. Without a format the step is
     float training of everything that is not encoded.
 
@@ -139,12 +150,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
     Attributes:
         where: which tensors train towards the format; see `featherweight.selectors`. By default `weights`.
         format: how their numbers are to be written; None: train floats only.
+        formats: other formats for some of the tensors, by items of a `where`: 8 bits for the first and the last.
         method: how the weights train towards the format. By default `StraightThrough`.
         coder: how their symbols are written, or `smallest`. By default `Fixed`.
     """
 
     where: Where | None = None
     format: AnyFormat | None = None
+    formats: dict[Item, AnyFormat] = field(default_factory=dict)
     method: AnyMethod | None = None
     coder: AnyCoder | Literal["smallest"] | None = None
 
@@ -156,12 +169,14 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         """
         super().__post_init__()
         if self.format is None:
-            for name in ("where", "method", "coder"):
-                if getattr(self, name) is not None:
+            for name in ("where", "formats", "method", "coder"):
+                if getattr(self, name):
                     raise ConfigError("means nothing without a format", where=f"finetune.{name}")
-        elif self.method is not None and (reason := self.method.misfit(self.format)):
-            what = f"{tag(self.method)} cannot train {tag(self.format)}: {reason}"
-            raise ConfigError(what, where="finetune.method")
+            return
+        for format in (self.format, *self.formats.values()):
+            if self.method is not None and (reason := self.method.misfit(format)):
+                what = f"{tag(self.method)} cannot train {tag(format)}: {reason}"
+                raise ConfigError(what, where="finetune.method")
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
@@ -176,14 +191,26 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         encoded = {}
         with isolated():
             surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
+            ranges = self.ranges(model, task)
             floats = [name for name in names if name not in surrogates and name not in model.weights]
-            values = self.trained(model, floats, surrogates, task, context)
+            values = self.trained(model, floats, surrogates, task, context, ranges)
             for name, surrogate in surrogates.items():
                 with failures(name):
                     frozen = surrogate.freeze()
                 encoded[name] = recoded(frozen, self.coder or Fixed(), name)
         left = {name: value for name, value in values.items() if name not in model.weights}
-        return model.with_tensors(left).with_encoded(encoded, [*notes, *more])
+        learned = {**model.activations, **{edge: part.freeze() for edge, part in ranges.items()}}
+        return model.with_tensors(left).with_encoded(encoded, [*notes, *more]).with_activations(learned)
+
+    def ranges(self, model: Model, task: Task) -> dict[Edge, RangeSurrogate]:
+        """Return what replaces quantizers in training, by edge; the same for the edges that share one."""
+        from featherweight.graph.quantizable import tied
+
+        if self.method is None or not model.activations:
+            return {}
+        groups = tied(model.program(task.example()).graph, model.activations)
+        made = [(group, self.method.range(model.activations[group[0]])) for group in groups]
+        return {edge: part for group, part in made if part is not None for edge in group}
 
     def surrogates(
         self, model: Model, names: Collection[str], keep_zeros: bool
@@ -196,26 +223,25 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         """
         from torch import nn
 
-        from featherweight.selectors import select
-
         if self.format is None:
             return {}, []
         method = self.method or StraightThrough()
-        selected = select(model, self.where or "weights")
+        formats = formats_of(model, self.where or "weights", self.format, self.formats, "finetune")
+        selected = list(formats)
         buffers = [name for name in selected if not isinstance(model.tensors[name], nn.Parameter)]
         if buffers == selected:
             raise ConfigError(
                 "selects buffers, which do not train", where="finetune.where", got=repr(self.where),
                 hint="encode them after training, by the step encode",
             )  # fmt: skip
-        left = unfit(model, dict.fromkeys(selected, self.format))
+        left = unfit(model, formats)
         chosen = [name for name in selected if name in names and name not in left]
         made = {}
         for name in chosen:
-            weight, entry = model.tensors[name], nearest(model, name, self.format)
+            weight, entry = model.tensors[name], nearest(model, name, formats[name])
             if keep_zeros and weight.dim() > 1 and entry.spec.zero is None and bool((weight == 0).any()):
                 raise UnsupportedError(
-                    f"keep_zeros: {tag(self.format)} has no exact zero to keep", where=name,
+                    f"keep_zeros: {tag(formats[name])} has no exact zero to keep", where=name,
                     hint="prune whole channels (step prune), or leave keep_zeros out",
                 )  # fmt: skip
             made[name] = method.surrogate(weight, entry)

@@ -17,9 +17,9 @@ Backward = Callable[[Tensor], tuple[Tensor, ...]]
 
 class _WithGradient(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, value: Tensor, backward: Backward, *inputs: Tensor) -> Tensor:
+    def forward(ctx: Any, value: list[Tensor], backward: Backward, *inputs: Tensor) -> Tensor:
         ctx.of = backward
-        return value.view_as(value)
+        return value[0]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -27,8 +27,11 @@ class _WithGradient(torch.autograd.Function):
 
 
 def with_gradient(value: Tensor, inputs: tuple[Tensor, ...], backward: Backward) -> Tensor:
-    """Return `value`, bit for bit, as a function of `inputs` whose gradients are what `backward` says."""
-    return _WithGradient.apply(value, backward, *inputs)  # type: ignore[no-any-return, no-untyped-call]
+    """Return `value` itself as a function of `inputs` whose gradients are what `backward` says.
+
+    It is no view, so that a network may write into it; give one that nobody else holds.
+    """
+    return _WithGradient.apply([value], backward, *inputs)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def straight_through(rounded: Tensor, latent: Tensor) -> Tensor:

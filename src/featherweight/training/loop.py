@@ -5,25 +5,30 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from featherweight.capture.execution import Execution
 from featherweight.capture.memory_format import channels_last, trains_channels_last
+from featherweight.capture.pytree import flatten_inputs
 from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
+from featherweight.graph.graph import Edge
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task, call
 from featherweight.task.protocol import Guarded, failures, known_length
-from featherweight.task.samples import mapped, seed_generators, seeded
+from featherweight.task.samples import mapped, seed_generators, seeded, size_of
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
-from featherweight.training.methods.base import Surrogate
+from featherweight.training.methods.base import RangeSurrogate, Surrogate
+from featherweight.training.quantizers import rounding
 from featherweight.training.state import Checkpoint, Position, State, places, run_key
 
 Values = dict[str, Tensor]
@@ -45,6 +50,7 @@ class Objective:
             buffers that it moves on (running statistics) it puts into the values.
         loss: scalar of (output, batch).
         seed: of shuffling, augmentation and dropout.
+        ranges: what trains in the place of quantizers in `forward`, by one of the edges of each.
     """
 
     name: str
@@ -52,27 +58,34 @@ class Objective:
     forward: Callable[[Values, Batch], Output]
     loss: Loss
     seed: int = 0
+    ranges: Mapping[Edge, RangeSurrogate] = field(default_factory=dict)
 
 
-def of_network(model: Model, task: Task, loss: Loss | None = None, *, seed: int = 0) -> Objective:
+def of_network(
+    model: Model, task: Task, loss: Loss | None = None, *,
+    ranges: Mapping[Edge, RangeSurrogate] | None = None, seed: int = 0,
+) -> Objective:  # fmt: skip
     """Return the loss of a whole network, in training mode, on the training split of a task.
+
+    One whose activations have quantizers is computed through them, on the edges of its graph.
 
     Args:
         model: the network; it stays as it is.
         task: gives the batches, and the loss unless `loss` is given.
         loss: scalar of (output, batch).
+        ranges: what trains in the place of quantizers, by edge; edges that share one have the same object.
         seed: of shuffling, augmentation and dropout.
 
     Raises:
         TaskError: the network fails on the task's example.
+        UnsupportedError: activations have quantizers, and the network cannot be captured in training mode.
     """
+    if model.activations:
+        return through_quantizers(model, task, loss, ranges or {}, seed)
     where = f"{task.name}, network"
     with isolated(), failures(where):
         last = trains_channels_last(model.module, task.example())
     module, (slots, _) = share(model.module).train(), places(model)
-
-    def batches(epoch: int) -> Iterable[Batch]:
-        return Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
 
     def forward(values: Values, batch: Batch) -> Output:
         named = {slot: values[name] for slot, name in slots.items()}
@@ -86,7 +99,40 @@ def of_network(model: Model, task: Task, loss: Loss | None = None, *, seed: int 
         values.update((name, named[slot]) for slot, name in slots.items())
         return output
 
-    return Objective(task.name, batches, forward, loss or task.loss, seed)
+    return Objective(task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed)
+
+
+def train_batches(task: Task, seed: int, epoch: int) -> Iterable[Batch]:
+    """Return the batches of an epoch of the training split."""
+    return Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
+
+
+def through_quantizers(
+    model: Model, task: Task, loss: Loss | None, ranges: Mapping[Edge, RangeSurrogate], seed: int
+) -> Objective:
+    """Return what `of_network` does of a network with quantizers: captured in training mode, operator by operator."""
+    where = f"{task.name}, network"
+    program = model.program(task.example()).training(share(model.module).train())
+    execution = Execution(program, rounding(model.activations, ranges), grad=True)
+    if gone := sorted(model.activations.keys() - execution.edges):
+        hint = "leave what reads it in float: keep_float of the step calibrate"
+        raise UnsupportedError("has a quantizer, and is not computed in training", where=gone[0], hint=hint)
+
+    def forward(values: Values, batch: Batch) -> Output:
+        with failures(where):
+            inputs = task.inputs(batch)
+            if execution.batch not in (None, count := size_of(inputs)):
+                raise UnsupportedError(
+                    "captured for one size of batch, which its code fixes", where=where,
+                    got=count, expected=execution.batch,
+                )  # fmt: skip
+            flat = execution(flatten_inputs(model.module, inputs), values)
+        return mapped(flat.__getitem__, program.outputs)
+
+    own = {id(part): (edge, part) for edge, part in sorted(ranges.items(), reverse=True)}
+    return Objective(
+        task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed, dict(own.values())
+    )
 
 
 def minimise(
@@ -130,7 +176,7 @@ def minimise(
             hint="every parameter is encoded already, or does not require gradients (requires_grad_(True))",
         )  # fmt: skip
     with isolated():
-        state = State.of(model, floats, surrogates, options)
+        state = State.of(model, floats, surrogates, objective.ranges, options)
         file = scratch / "training.safetensors" if scratch else None
         checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None
         following = steps(objective, state, options.epochs, checkpoint, save_seconds, events)
@@ -217,8 +263,8 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
     """Take one step down the gradient of `loss`, computed `epoch` epochs after the start; TaskError if it diverges."""
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
-    for surrogate in state.surrogates.values():
-        loss = loss + surrogate.penalty(epoch / options.epochs)
+    for part in state.parts.values():
+        loss = loss + part.penalty(epoch / options.epochs)
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     if options.clip is not None:
@@ -227,9 +273,9 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
     state.optimizer.step()
     check_finite(state.trained())
     with torch.no_grad():
-        for name, surrogate in state.surrogates.items():
-            with failures(name):
-                surrogate.after_step(step)
+        for name, part in state.parts.items():
+            with failures(name.partition("/")[2]):
+                part.after_step(step)
 
 
 def check_loss(value: Tensor, where: str, position: Position, batch: Batch) -> float:

@@ -19,7 +19,7 @@ from featherweight.events import Events, Message
 from featherweight.files import write_whole
 from featherweight.model import Model, to_bytes
 from featherweight.task.training import Training
-from featherweight.training.methods.base import Group, Surrogate
+from featherweight.training.methods.base import Group, RangeSurrogate, Surrogate, Trained
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,23 +30,26 @@ class State:
         constants: tensors that stay as they are.
         floats: tensors trained as they are.
         surrogates: replace the others.
+        ranges: replace quantizers, by one of the edges of each.
         buffers: running statistics and the like, which the network itself changes.
         zeros: where weights stay zero; tensors not named have no such place.
-        optimizer: over floats and surrogates.
+        optimizer: over floats, surrogates and ranges.
     """
 
     constants: dict[str, Tensor]
     floats: dict[str, nn.Parameter]
     surrogates: Mapping[str, Surrogate]
+    ranges: Mapping[str, RangeSurrogate]
     buffers: dict[str, Tensor]
     zeros: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
 
     @classmethod
     def of(
-        cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], options: Training
-    ) -> State:
-        """Return the start: `floats` train as they are, `surrogates` stand in for their tensors."""
+        cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate],
+        ranges: Mapping[str, RangeSurrogate], options: Training,
+    ) -> State:  # fmt: skip
+        """Return the start: `floats` train as they are, `surrogates` and `ranges` stand in for others."""
         _, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
         constants = {name: t.detach() for name, t in tensors.items() if isinstance(t, nn.Parameter)}
@@ -54,11 +57,11 @@ class State:
         groups = [
             Group([p for p in trained.values() if p.dim() > 1]),
             Group([p for p in trained.values() if p.dim() <= 1], decays=False),
-            *(group for surrogate in surrogates.values() for group in surrogate.groups()),
+            *(group for part in (*surrogates.values(), *ranges.values()) for group in part.groups()),
         ]
         weights = [name for name in (*trained, *surrogates) if tensors[name].dim() > 1]
         zeros = {name: constants[name] == 0 for name in weights} if options.keep_zeros else {}
-        return cls(constants, trained, surrogates, buffers, zeros, make_optimizer(groups, options))
+        return cls(constants, trained, surrogates, ranges, buffers, zeros, make_optimizer(groups, options))
 
     def values(self) -> dict[str, Tensor]:
         """Return every tensor of the network as it is now, by canonical name."""
@@ -67,18 +70,24 @@ class State:
         # Neither a value nor a gradient passes through a pruned weight, so that none is ever moved.
         return values | {name: values[name].masked_fill(gone, 0.0) for name, gone in self.zeros.items()}
 
+    @property
+    def parts(self) -> dict[str, Trained]:
+        """Surrogates and ranges, by names that checkpoints know them by."""
+        parts: dict[str, Trained] = {f"surrogate/{name}": part for name, part in self.surrogates.items()}
+        return parts | {f"range/{edge}": part for edge, part in self.ranges.items()}
+
     def trained(self) -> Iterator[tuple[str, Tensor]]:
-        """Yield every parameter of the optimizer with the name of the tensor that it makes."""
+        """Yield every parameter of the optimizer with the name of the tensor that it makes, or of the edge."""
         yield from self.floats.items()
-        for name, surrogate in self.surrogates.items():
-            yield from ((name, parameter) for parameter in surrogate.parameters())
+        for name, part in self.parts.items():
+            yield from ((name.partition("/")[2], parameter) for parameter in part.parameters())
 
     def flat(self) -> dict[str, Tensor]:
         """Return every tensor that training has changed, by a name of its own."""
         flat: dict[str, Tensor] = {f"float/{name}": tensor for name, tensor in self.floats.items()}
         flat |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
-        for name, surrogate in self.surrogates.items():
-            flat |= {f"surrogate/{name}/{key}": tensor for key, tensor in surrogate.state().items()}
+        for name, part in self.parts.items():
+            flat |= {f"{name}/{key}": tensor for key, tensor in part.state().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
         return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in flat.items()}
@@ -95,8 +104,8 @@ class State:
                     parameter.copy_(flat[f"float/{name}"])
                 for name in self.buffers:
                     self.buffers[name] = flat[f"buffer/{name}"].clone()
-            for name, surrogate in self.surrogates.items():
-                surrogate.load(under(f"surrogate/{name}/", flat))
+            for name, part in self.parts.items():
+                part.load(under(f"{name}/", flat))
             moments: dict[int, dict[str, Tensor]] = {}
             for path, tensor in under("optimizer/", flat).items():
                 index, _, key = path.partition("/")

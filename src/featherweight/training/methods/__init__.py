@@ -9,9 +9,10 @@ from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.latent import Project, StraightThrough
+from featherweight.training.methods.lsq import Lsq
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks)
+    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq)
 )
 
 if TYPE_CHECKING:
@@ -19,4 +20,4 @@ if TYPE_CHECKING:
 else:
     AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
-__all__ = ["METHODS", "AnyMethod", "AstcBlocks", "Centroids", "Method", "Project", "StraightThrough"]
+__all__ = ["METHODS", "AnyMethod", "AstcBlocks", "Centroids", "Lsq", "Method", "Project", "StraightThrough"]

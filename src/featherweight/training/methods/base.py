@@ -1,6 +1,6 @@
-"""A method: a frozen value that replaces a weight by a trainable surrogate. Imports torch only then.
+"""A method: a frozen value that replaces a weight, or a quantizer, by a trainable surrogate. Imports torch only then.
 
-A method and its surrogate stand in one file. What a paper trains (a float weight, a codebook, steps and ranges) are
+A method and its surrogates stand in one file. What a paper trains (a float weight, a codebook, steps and ranges) are
 the parameters of the surrogate; `featherweight.training.gradients` gives the rounding its gradient.
 """
 
@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from featherweight.activations import Quantizer
 from featherweight.checked import Options
 from featherweight.formats import Encoded, Format
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 class Method(Options, frozen=True, tag_field="method"):
     """How a tensor trains towards its encoded form; its fields are its options.
 
-    A subclass writes `surrogate`, and `misfit` if it cannot train every format.
+    A subclass writes `surrogate`, `misfit` if it cannot train every format, and `range` if it trains quantizers.
     """
 
     def misfit(self, format: Format) -> str:
@@ -36,6 +37,10 @@ class Method(Options, frozen=True, tag_field="method"):
         """
         raise NotImplementedError
 
+    def range(self, quantizer: Quantizer) -> RangeSurrogate | None:
+        """Return what replaces a quantizer of activations while it trains; None: it stays as it is."""
+        return None
+
 
 @dataclass(frozen=True)
 class Group:
@@ -46,20 +51,12 @@ class Group:
     decays: bool = True
 
 
-class Surrogate:
-    """Stands in for one tensor while a network trains: calling it returns the weight.
+class Trained:
+    """What trains in the place of something else.
 
     Attributes that are parameters train; these and all other attributes that are tensors are its state, which
     checkpoints save. Arrays of numpy are constants.
     """
-
-    def __call__(self) -> Tensor:
-        """Return the weight, of the tensor's shape; its last operation is the format's own dequantization."""
-        raise NotImplementedError
-
-    def freeze(self) -> Encoded:
-        """Return the tensor's encoded form, at fixed rate; from now on it is what the weight decodes from."""
-        raise NotImplementedError
 
     def groups(self) -> list[Group]:
         """Return every parameter once, by how it is optimized."""
@@ -94,3 +91,27 @@ class Surrogate:
                     value.copy_(state[name])
             else:
                 setattr(self, name, state[name].clone())
+
+
+class Surrogate(Trained):
+    """Stands in for one tensor while a network trains: calling it returns the weight."""
+
+    def __call__(self) -> Tensor:
+        """Return the weight, of the tensor's shape; its last operation is the format's own dequantization."""
+        raise NotImplementedError
+
+    def freeze(self) -> Encoded:
+        """Return the tensor's encoded form, at fixed rate; from now on it is what the weight decodes from."""
+        raise NotImplementedError
+
+
+class RangeSurrogate(Trained):
+    """Stands in for one quantizer, on every edge that shares it: calling it rounds an activation."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return an activation, of any shape with the batch first, rounded as the quantizer of `freeze` rounds it."""
+        raise NotImplementedError
+
+    def freeze(self) -> Quantizer:
+        """Return the quantizer as it is now."""
+        raise NotImplementedError

@@ -1,0 +1,210 @@
+"""Learned step size quantization: the steps of weights and activations are parameters (LSQ, and LSQ+ offsets)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from featherweight.activations import Affine, Quantizer
+from featherweight.formats import Encoded, Format, Int
+from featherweight.formats.integer import COUNTED_BITS, grid
+from featherweight.formats.view import spread
+from featherweight.task.training import Rate
+from featherweight.training.methods.base import Group, Method, RangeSurrogate, Surrogate
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LEAST = 2.0**-10  # of its start: a step gets no smaller, and never 0
+
+
+class Lsq(Method, frozen=True, tag="lsq"):
+    """The step `s` of each tensor or channel, as the format says, and of each quantizer of activations trains.
+
+    Forward `round(clip(v / s, n, p)) s`, where the grid of the format or quantizer is `n .. p` steps from zero.
+    Backward `dv = 1` where `n < v / s < p`, else 0; `ds = round(v / s) - v / s` there, `n` below and `p` above: clipped
+    first, then rounded. The gradient of a step is multiplied by `1 / sqrt(N p)`, where N counts the weights that
+    share it, or the features of one sample. Steps have no weight decay, and stay above a thousandth of their start.
+
+    Activations start from their quantizers, which the step `calibrate` puts there. Where the range of one begins at
+    zero (behind a ReLU), its zero point stays; elsewhere the offset `b`, the low end of the range, trains as in LSQ+:
+    `db = 1` where it clips, else 0, and `ds = round(v / s) - v / s` inside, 0 below and `p - n` above. The forward pass
+    rounds the offset to a whole zero point, so that it is always that of the quantizer that is left.
+
+    Zero points of weights stay.
+
+    References: Esser, McKinstry, Bablani, Appuswamy, Modha, Learned step size quantization, 2020, arXiv 1902.08153,
+    equations 1 to 3 and 5, section 2.2; Bhalgat, Lee, Nagel, Blankevoort, Kwak, LSQ+: improving low-bit
+    quantization through learnable offsets and better initialization, 2020, arXiv 2004.09576, equations 1 to 5.
+
+    Attributes:
+        start: of the steps of weights: `paper`, `2 mean|v| / sqrt(p)`; or `encoded`, as the format fits them.
+        scaled: whether gradients of steps are multiplied by `1 / sqrt(N p)`.
+        lr_scale: learning rate of steps and offsets over that of other parameters. Adam normalises gradients: a
+            hundredth suits it.
+        offsets: whether offsets of activations train; otherwise zero points stay as they were calibrated.
+        narrow: whether weights do without the lowest integer, so that each has its negative: the step `fold` needs
+            that of channels that a batch norm multiplies by a negative number.
+    """
+
+    start: Literal["paper", "encoded"] = "paper"
+    scaled: bool = True
+    lr_scale: Rate = 1.0
+    offsets: bool = True
+    narrow: bool = False
+
+    def misfit(self, format: Format) -> str:
+        """Return why this method cannot train tensors of such a format, or an empty string if it can."""
+        if not isinstance(format, Int) or not 2 <= format.bits <= COUNTED_BITS:
+            return "only integers of 2 to 16 bits have steps that train"
+        return "steps that train are float32, not float16" if format.half else ""
+
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> LearnedSteps:
+        """Return the weight and the steps of `encoded`, which train."""
+        return LearnedSteps(weight, encoded, self)
+
+    def range(self, quantizer: Quantizer) -> LearnedRange | None:
+        """Return the range of integers, which trains; floating point stays as it is."""
+        return LearnedRange(quantizer, self) if isinstance(quantizer, Affine) else None
+
+
+def on_grid(x: Tensor, step: Tensor, least: Any, most: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Return `x / step` clipped and rounded; where it was not clipped; and the gradient of the result by `step`.
+
+    Args:
+        x: of any shape.
+        step: positive, as all that follow a number or of a shape that fits `x`.
+        least: of the grid, a number or as many as `x` has.
+        most: of the grid, likewise.
+
+    >>> import torch
+    >>> steps, inside, slope = on_grid(torch.tensor([-9.0, 0.4, 7.4]), torch.tensor(1.0), -8, 7)
+    >>> steps.tolist(), inside.tolist()
+    ([-8.0, 0.0, 7.0], [False, True, False])
+    >>> [round(value, 3) for value in slope.tolist()]  # 7.4 is clipped
+    [-8.0, -0.4, 7.0]
+    """
+    ratio = x / step
+    steps = ratio.round().clamp_(least, most)  # as to clip first, for the ends of the grid are whole
+    inside = (ratio > least) & (ratio < most)
+    return steps, inside, steps - ratio * inside
+
+
+class LearnedSteps(Surrogate):
+    """A float weight and its steps, `[units]`, which train; zero points stay."""
+
+    def __init__(self, weight: Tensor, encoded: Encoded, method: Lsq) -> None:
+        from torch import from_numpy, nn
+
+        format, view = encoded.format, encoded.view
+        assert isinstance(format, Int)
+        self.encoded, self.method = encoded, method
+        self.weight = nn.Parameter(weight.detach().clone())
+        scale, ends = encoded.parts["scale"].astype(np.float32).ravel(), grid(format.bits)
+        zero = encoded.parts.get("zero_point", np.zeros(scale.size)).astype(np.float32).ravel()
+        low, high = (np.float32(end) - zero for end in ends)
+        if method.narrow:
+            low, high = np.maximum(low, -high), np.minimum(high, -low)
+        self.low, self.high = low, high
+        of_each = spread(np.arange(scale.size), view, format.per)
+        self.units = np.array(view.tensor(np.array(np.broadcast_to(of_each, (view.rows, view.cols)))))
+        count, most = np.bincount(self.units.ravel(), minlength=scale.size), np.maximum(high, 1.0)
+        self.gain = 1 / np.sqrt(np.maximum(count * most, 1.0)) if method.scaled else np.ones(scale.size)
+        if method.start == "paper":
+            total = np.bincount(self.units.ravel(), np.abs(weight.detach().numpy().ravel()), scale.size)
+            paper = 2 * total / np.maximum(count, 1) / np.sqrt(most)
+            scale = np.where(total > 0, paper, scale).astype(np.float32)
+        self.least = scale * np.float32(LEAST)
+        self.step = nn.Parameter(from_numpy(scale.copy()))
+
+    def __call__(self) -> Tensor:
+        """Return the rounded weight."""
+        from torch import bincount, from_numpy
+
+        from featherweight.training.gradients import with_gradient
+
+        units = from_numpy(self.units)
+        spread_out = self.step.detach()[units]
+        low, high = from_numpy(self.low)[units], from_numpy(self.high)[units]
+        steps, inside, slope = on_grid(self.weight.detach(), spread_out, low, high)
+
+        def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
+            """Of the weight, and the sums over what shares a step, in float64."""
+            each = (gradient * slope).double().reshape(-1)
+            total = bincount(units.reshape(-1), each, minlength=len(self.step)) * from_numpy(self.gain)
+            return gradient * inside, total.to(gradient.dtype)
+
+        return with_gradient(steps.add_(0.0).mul_(spread_out), (self.weight, self.step), backward)
+
+    def groups(self) -> list[Group]:
+        """Return the weight; and the steps, at a learning rate of their own and without decay."""
+        return [Group([self.weight]), Group([self.step], self.method.lr_scale, decays=False)]
+
+    def after_step(self, step: int) -> None:
+        """Keep the steps positive."""
+        from torch import from_numpy, maximum
+
+        self.step.copy_(maximum(self.step, from_numpy(self.least)))
+
+    def freeze(self) -> Encoded:
+        """Return the rounded weight as the integers that it is made of."""
+        scale = self.encoded.parts["scale"]
+        parts = {**self.encoded.parts, "scale": self.step.detach().numpy().reshape(scale.shape).copy()}
+        return self.encoded.format.encode(self().detach().numpy(), view=self.encoded.view, parts=parts)
+
+
+class LearnedRange(RangeSurrogate):
+    """The step of a quantizer of integers and, unless its range begins at 0, its offset, which train."""
+
+    def __init__(self, quantizer: Affine, method: Lsq) -> None:
+        from torch import nn, tensor
+
+        self.quantizer, self.method = quantizer, method
+        self.step = nn.Parameter(tensor(quantizer.scale))
+        least, most = quantizer.grid
+        self.length = most - least
+        trains = method.offsets and least < quantizer.zero_point
+        self.offset = nn.Parameter(tensor(quantizer.range[0])) if trains else None
+
+    @property
+    def low(self) -> int:
+        """The steps from zero to the low end of the range, 0 or less: the offset in whole steps."""
+        if self.offset is None:
+            return self.quantizer.grid[0] - self.quantizer.zero_point
+        return int((self.offset.detach() / self.step.detach()).round().clamp(-self.length, 0))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return an activation rounded to the integers."""
+        from featherweight.training.gradients import with_gradient
+
+        low, step = self.low, self.step.detach()
+        high = low + self.length
+        steps, inside, slope = on_grid(x.detach().float(), step, low, high)
+        features = max(x.numel() // max(len(x), 1), 1) if x.dim() else 1
+        gain = (features * max(high, 1)) ** -0.5 if self.method.scaled else 1.0
+        learned = self.parameters()
+
+        def backward(gradient: Tensor) -> tuple[Tensor, ...]:
+            clipped = (gradient * ~inside).sum()
+            by_step = (gradient * slope).sum()
+            if len(learned) == 1:
+                return gradient * inside, by_step * gain
+            return gradient * inside, (by_step - low * clipped) * gain, clipped * gain
+
+        return with_gradient(steps * step, (x, *learned), backward)
+
+    def groups(self) -> list[Group]:
+        """Return step and offset, at a learning rate of their own and without decay."""
+        return [Group(self.parameters(), self.method.lr_scale, decays=False)]
+
+    def after_step(self, step: int) -> None:
+        """Keep the step positive, and zero in the range."""
+        self.step.clamp_(min=self.quantizer.scale * LEAST)
+        if self.offset is not None:
+            self.offset.clamp_(min=-self.length * float(self.step), max=0.0)
+
+    def freeze(self) -> Affine:
+        """Return the quantizer, its zero point whole."""
+        own = self.quantizer
+        return Affine(float(self.step.detach()), own.grid[0] - self.low, own.bits, own.signed)

@@ -1,0 +1,38 @@
+"""Quantizers of activations in training: what they do on the edges of a network, and their gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from featherweight.activations import Quantizer
+from featherweight.capture.execution import Visit
+from featherweight.graph.graph import Edge
+from featherweight.simulation import fake_quantize
+from featherweight.training.gradients import with_gradient
+from featherweight.training.methods.base import RangeSurrogate
+
+
+def rounding(quantizers: Mapping[Edge, Quantizer], ranges: Mapping[Edge, RangeSurrogate]) -> Visit:
+    """Return what is done with each activation: rounded by what trains there, or by its quantizer, or nothing."""
+
+    def visit(edge: Edge, value: Tensor) -> Tensor:
+        if edge in ranges:
+            return ranges[edge](value)
+        quantizer = quantizers.get(edge)
+        return value if quantizer is None else through(value, quantizer)
+
+    return visit
+
+
+def through(x: Tensor, quantizer: Quantizer) -> Tensor:
+    """Return `x` rounded by a quantizer, with the identity as its gradient inside the range, and 0 outside.
+
+    References: Bengio, Leonard, Courville, Estimating or propagating gradients through stochastic neurons for
+    conditional computation, 2013, section 4.
+    """
+    low, high = quantizer.range
+    inside = (x >= low) & (x <= high)
+    rounded = fake_quantize(x.detach().float(), quantizer)
+    return with_gradient(rounded, (x,), lambda gradient: (gradient * inside,))

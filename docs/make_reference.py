@@ -9,9 +9,11 @@ from typing import Any
 
 import msgspec
 
+from featherweight.activations import Affine, FloatingPoint
 from featherweight.files import write_whole
 from featherweight.formats import CODERS, FORMATS
 from featherweight.formats.coders import tag
+from featherweight.rounding import Rounding
 from featherweight.task.training import Training
 from featherweight.techniques import STEPS
 from featherweight.techniques.base import said_needs
@@ -26,6 +28,7 @@ PAGES = {
     "formats": FORMATS,
     "coders": CODERS,
     "methods": METHODS,
+    "rounding": (Rounding, Affine, FloatingPoint),
     "losses": LOSSES,
     "teachers": TEACHERS,
     "saliencies": (*SALIENCIES, WoodFisher, SparseGpt),
@@ -44,7 +47,12 @@ def entry(kind: type[msgspec.Struct]) -> str:
     text, _, attributes = about.partition("Attributes:")
     said = meanings(attributes)
     needs = f" Needs of the data: {said_needs(kind)}." if hasattr(kind, "needs") else ""
-    lines = [f"## `{kind.__struct_config__.tag}`", "", doctests_fenced(text.strip()) + needs, ""]
+    lines = [
+        f"## `{kind.__struct_config__.tag or kind.__name__}`",
+        "",
+        doctests_fenced(text.strip()) + needs,
+        "",
+    ]
     fields = msgspec.structs.fields(kind)
     if fields:
         lines += ["| option | default | meaning |", "|---|---|---|"]

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from featherweight.errors import ConfigError
+from featherweight.rounding import Rounding
 
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Epochs = Annotated[int, Meta(ge=1)]
@@ -39,6 +40,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         precision: `bfloat16` multiplies matrices in bfloat16 (torch's autocast); the weights that are trained,
             batch norm and the loss stay float32 (Micikevicius et al., 2018). Faster where the processor has
             such units.
+        weights: a grid, and how tensors of two and more dimensions are rounded to it at the start and after every
+            update, so that there is no float copy of them: a `rounding`. Biases and batch norm stay float32.
+        gradients: the same of their gradients, before `clip`.
+        moments: the same of what the optimizer keeps for them: momentum, squares.
     """
 
     epochs: Epochs = 10
@@ -51,6 +56,9 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     clip: Clip | None = None
     keep_zeros: bool = False
     precision: Precision = "float32"
+    weights: Rounding | None = None
+    gradients: Rounding | None = None
+    moments: Rounding | None = None
 
     def __post_init__(self) -> None:
         """Refuse what the types cannot."""
@@ -58,6 +66,13 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError("Nesterov's method needs momentum", where="momentum", got=0)
         if isinstance(self.schedule, list) and any(a >= b for a, b in pairwise(self.schedule)):
             raise ConfigError("not in ascending order", where="schedule", got=self.schedule)
+        if self.moments and self.momentum == 0 and self.optimizer == "sgd":
+            raise ConfigError("gradient descent without momentum keeps none", where="moments")
+        for name in ("weights", "gradients", "moments"):
+            rounding = getattr(self, name)
+            if rounding and rounding.grid.range[0] == 0:
+                hint = "affine integers have them if signed"
+                raise ConfigError("a grid without negative numbers", where=f"{name}.grid", hint=hint)
 
 
 def learning_rate(training: Training, epoch: float) -> float:

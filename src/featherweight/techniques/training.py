@@ -12,6 +12,7 @@ from msgspec import field
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Note
 from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
+from featherweight.rounding import Rounding
 from featherweight.task import Needs, Task, training
 from featherweight.task.protocol import failures
 from featherweight.task.training import Training
@@ -47,6 +48,9 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     clip: training.Clip | None = None
     keep_zeros: bool | None = None
     precision: training.Precision | None = None
+    weights: Rounding | None = None
+    gradients: Rounding | None = None
+    moments: Rounding | None = None
     loss: AnyLoss | None = None
 
     @property
@@ -173,6 +177,9 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 if getattr(self, name):
                     raise ConfigError("means nothing without a format", where=f"finetune.{name}")
             return
+        if self.weights is not None:
+            hint = "`method` says what trains; round without a format, and encode afterwards"
+            raise ConfigError("means nothing with a format", where="finetune.weights", hint=hint)
         for format in (self.format, *self.formats.values()):
             if self.method is not None and (reason := self.method.misfit(format)):
                 what = f"{tag(self.method)} cannot train {tag(format)}: {reason}"

@@ -159,7 +159,7 @@ def minimise(
         surrogates: replace other parameters; made for this run, trained in place.
         objective: what training minimises.
         options: how long and how fast.
-        events: hears the mean loss every 50 steps.
+        events: hears the mean loss every 50 steps; and of weights kept on a grid, how many saturated in a step.
         scratch: folder for checkpoints; None: none are written.
         save_seconds: time between checkpoints.
         name: what events call this work.
@@ -177,9 +177,11 @@ def minimise(
         )  # fmt: skip
     with isolated():
         state = State.of(model, floats, surrogates, objective.ranges, options)
+        state.round_weights(options.weights, number(objective.seed, 0, 0))
         file = scratch / "training.safetensors" if scratch else None
         checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None
         following = steps(objective, state, options.epochs, checkpoint, save_seconds, events)
+        beyond = 0
         for begun, (position, length, batch) in enumerate(following):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
             with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
@@ -188,13 +190,16 @@ def minimise(
             state.buffers.update((key, values[key].detach()) for key in state.buffers)
             losses.append(check_loss(value, objective.name, position, batch))
             done = position.taken + 1
-            descend(state, value, options, epoch, done)
+            beyond += descend(state, value, options, epoch, done, objective.seed)
             if not begun:
                 events(Started(name, options.epochs * length))
             if done % REPORT_STEPS == 0 or position.batch + 1 == length:
                 figures = {"loss": sum(losses) / len(losses), "epoch": position.epoch + 1}
+                if options.weights:
+                    figures["saturated"] = beyond / len(losses)
                 events(Progress(name, done, figures))
                 losses.clear()
+                beyond = 0
     kept = {key: tensor for key, tensor in {**state.floats, **state.buffers}.items() if key in model.tensors}
     check_finite((key, kept[key]) for key in state.buffers if key in kept and finite(model.tensors[key]))
     events(Finished(name, time.monotonic() - began))
@@ -259,23 +264,41 @@ def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
         torch.set_rng_state(inside)
 
 
-def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int) -> None:
-    """Take one step down the gradient of `loss`, computed `epoch` epochs after the start; TaskError if it diverges."""
+def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int, seed: int) -> int:
+    """Take one step down the gradient of `loss`, and return how many weights were beyond the grid they are kept on.
+
+    What is rounded is rounded by random numbers of this step alone, so that a resumed run draws the same.
+
+    Args:
+        state: changed in place.
+        loss: scalar.
+        options: of the training.
+        epoch: how many epochs after the start, a fraction included.
+        step: number of this step, from 1.
+        seed: of the training.
+
+    Raises:
+        TaskError: training diverges.
+    """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
     for part in state.parts.values():
         loss = loss + part.penalty(epoch / options.epochs)
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    state.round_gradients(options.gradients, number(seed, step, 1))
     if options.clip is not None:
         parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, options.clip)
     state.optimizer.step()
+    state.round_moments(options.moments, number(seed, step, 2))
+    beyond = state.round_weights(options.weights, number(seed, step, 0))
     check_finite(state.trained())
     with torch.no_grad():
         for name, part in state.parts.items():
             with failures(name.partition("/")[2]):
                 part.after_step(step)
+    return beyond
 
 
 def check_loss(value: Tensor, where: str, position: Position, batch: Batch) -> float:

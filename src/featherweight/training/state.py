@@ -14,10 +14,12 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from featherweight.errors import IntegrityError
+from featherweight.data.indexed import number
+from featherweight.errors import IntegrityError, UnsupportedError
 from featherweight.events import Events, Message
 from featherweight.files import write_whole
 from featherweight.model import Model, to_bytes
+from featherweight.rounding import Rounding
 from featherweight.task.training import Training
 from featherweight.training.methods.base import Group, RangeSurrogate, Surrogate, Trained
 
@@ -76,6 +78,30 @@ class State:
         parts: dict[str, Trained] = {f"surrogate/{name}": part for name, part in self.surrogates.items()}
         return parts | {f"range/{edge}": part for edge, part in self.ranges.items()}
 
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """The floats of two and more dimensions, which may be kept in low precision."""
+        return {name: parameter for name, parameter in self.floats.items() if parameter.dim() > 1}
+
+    def round_weights(self, rounding: Rounding | None, seed: int) -> int:
+        """Round the weights; return how many were beyond the grid."""
+        return rounded(self.weights.items(), rounding, seed)
+
+    def round_gradients(self, rounding: Rounding | None, seed: int) -> int:
+        """Round the gradients of the weights; return how many were beyond the grid."""
+        gradients = ((name, p.grad) for name, p in self.weights.items() if p.grad is not None)
+        return rounded(gradients, rounding, seed)
+
+    def round_moments(self, rounding: Rounding | None, seed: int) -> int:
+        """Round what the optimizer keeps for each number of the weights; return how many were beyond the grid."""
+        moments = (
+            (name, moment)
+            for name, parameter in self.weights.items()
+            for moment in self.optimizer.state[parameter].values()
+            if isinstance(moment, Tensor) and moment.shape == parameter.shape
+        )
+        return rounded(moments, rounding, seed)
+
     def trained(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the optimizer with the name of the tensor that it makes, or of the edge."""
         yield from self.floats.items()
@@ -114,6 +140,25 @@ class State:
             self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         except (KeyError, ValueError, RuntimeError) as error:
             raise IntegrityError(f"not a checkpoint of this training: {error}") from error
+
+
+def rounded(tensors: Iterable[tuple[str, Tensor]], rounding: Rounding | None, seed: int) -> int:
+    """Round named tensors in place, each by a seed of its own; return how many numbers were beyond the grid.
+
+    Raises:
+        UnsupportedError: a tensor is not float32.
+    """
+    if rounding is None:
+        return 0
+    beyond = 0
+    for index, (name, tensor) in enumerate(tensors):
+        if tensor.dtype != torch.float32:
+            raise UnsupportedError("only float32 is rounded to a grid", where=name, got=tensor.dtype)
+        with torch.no_grad():
+            values = tensor.detach().contiguous()
+            beyond += rounding.round(values.numpy(), seed=number(seed, index))
+            tensor.copy_(values)
+    return beyond
 
 
 def places(model: Model) -> tuple[dict[str, str], dict[str, Tensor]]:

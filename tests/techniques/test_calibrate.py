@@ -37,6 +37,9 @@ def test_ranges_are_of_what_passed():
     assert {*after.activations} == {"input", "relu", "max_pool2d", "relu_1", "view"}
     (norms,) = (note.reason for note in after.notes if note.name == "batch norms")
     assert "1 are part of their layers, but not folded" in norms
+    assert not any(note.name == "activations" for note in after.notes)
+    (few,) = (n.reason for n in calibrated(bits=4, widths={"0": 8}).notes if n.name == "activations")
+    assert "4 have integers of 4 bits" in few and "multiply 8" in few
 
 
 @pytest.mark.parametrize(

@@ -118,12 +118,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         plan = quantizable(graph, skip, outputs=self.outputs)
         drawn = drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
         inputs = list(drawn)
-        seen = observed(model, program, plan, inputs, f"{task.name}, {self.split} split")
+        seen = self.marked(observed(model, program, plan, inputs, f"{task.name}, {self.split} split"), graph)
         ranges: Ranges = self.ranges if self.numbers == "integers" else "minmax"
-        widths, peaks = self.widths_of(graph), read_at_peaks(graph)
-        for edge, found_there in seen.items():
-            marked = replace(found_there.histogram, topped=edge in peaks, width=widths.get(edge, 0))
-            seen[edge] = replace(found_there, histogram=marked)
 
         def choose(seen: Histogram) -> Quantizer:
             return quantizer(seen, ranges, self.grid(seen.width or self.bits))
@@ -143,10 +139,21 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             notes.append(Note("skipped", place, f"computes in float: {reason}"))
         notes += [
             *unlike,
-            *unfolded(graph, chosen),
+            *remarks(graph, chosen),
             *diagnosed(model, context.baseline, inputs, self.samples),
         ]
         return model.with_activations(chosen, notes)
+
+    def marked(self, seen: Mapping[Edge, Observed], graph: Graph) -> dict[Edge, Observed]:
+        """Return what was seen with what is asked of its range: the greatest number, another width."""
+        widths, peaks = self.widths_of(graph), read_at_peaks(graph)
+        return {
+            edge: replace(
+                found,
+                histogram=replace(found.histogram, topped=edge in peaks, width=widths.get(edge, 0)),
+            )
+            for edge, found in seen.items()
+        }
 
     def grid(self, bits: int) -> Grid:
         """Return what makes a quantizer of a range; `bits`: width of integers."""
@@ -165,12 +172,29 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         return found
 
 
-def unfolded(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
-    """Return a note if batch norms stand between layers in integers and what these write."""
+def remarks(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
+    """Return notes on what keeps runtimes from integers: widths that they do not multiply, norms before a quantizer."""
+    notes = []
+    few = [
+        quantizer.bits
+        for quantizer in chosen.values()
+        if isinstance(quantizer, Affine) and quantizer.bits < 8
+    ]
+    if few:
+        bits = " and ".join(map(str, sorted({*few})))
+        reason = (
+            f"{len(few)} have integers of {bits} bits: the runtimes here multiply 8 bits and clamp to fewer"
+        )
+        notes.append(
+            Note(
+                "chose", "activations", f"{reason}, which is no faster; that takes one that multiplies so few"
+            )
+        )
     layers = [node for node in graph.nodes if kind(node) == "layer" and {*node.inputs} <= chosen.keys()]
-    norms = [norm.module or norm.name for node in layers if (norm := foldable(graph, node))]
-    reason = f"{len(norms)} are part of their layers, but not folded: fold them before the model is exported"
-    return [Note("chose", "batch norms", reason)] if norms else []
+    if norms := sum(foldable(graph, node) is not None for node in layers):
+        reason = f"{norms} are part of their layers, but not folded: fold them before the model is exported"
+        notes.append(Note("chose", "batch norms", reason))
+    return notes
 
 
 def matching(graph: Graph, patterns: Iterable[str], option: str = "calibrate.keep_float") -> set[str]:

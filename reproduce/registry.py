@@ -30,6 +30,7 @@ from reproduce import (
     real_networks,
     sosp,
     squeezenet,
+    stochastic_rounding,
     transformers,
     weight_changes,
 )
@@ -75,6 +76,7 @@ REPRODUCTIONS = {
     "sosp": Reproduction(sosp.ABOUT, sosp.REMARKS, partial(sosp.measure, sosp.RESNET20), sosp.plot),
     "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, sosp.REMARKS, partial(sosp.measure, sosp.VGG16), sosp.plot),
     "squeezenet": _of(squeezenet),
+    "stochastic-rounding": _of(stochastic_rounding),
     "transformers": _of(transformers),
     "weight-changes": _of(weight_changes),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from math import frexp
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -12,6 +12,9 @@ from featherweight.activations import Affine, AnyQuantizer
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats.view import Array
+
+Mode = Literal["nearest", "stochastic", "shared"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 LANES = 1024  # generators of shared randomness
 REUSE = 8  # numbers that share what one of them gives
@@ -53,7 +56,7 @@ class Rounding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     grid: AnyQuantizer
-    rounding: Literal["nearest", "stochastic", "shared"] = "stochastic"
+    rounding: Mode = "stochastic"
 
     def __post_init__(self) -> None:
         """Refuse what no kernel computes.

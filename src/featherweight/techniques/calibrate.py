@@ -71,7 +71,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     Attributes:
         bits: width of the integers, 2 to 16; runtimes multiply 8, and round to others.
-        widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last.
+        widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last,
+            and for sums (`add*`), whose operands most papers on fewer bits leave in float.
         signed: int8 instead of uint8, which ONNX Runtime computes with more quickly.
         scheme: `affine`, or `symmetric`: the zero point in the middle where an activation can be negative.
         ranges: `minmax`, `mse` (least squared error), `entropy` (least Kullback-Leibler divergence), or a

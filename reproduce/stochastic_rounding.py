@@ -19,7 +19,8 @@ from featherweight.task import Split, Task
 from featherweight.techniques import Train
 from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
-from reproduce.results import Cell, Check, Measured, Sheet, mean_spread
+from reproduce.figure import new_figure, svg
+from reproduce.results import Cell, Check, Measured, Plot, Sheet, mean_spread
 
 ABOUT = (
     "0.3 added to an integer a hundred times; LeNet-300-100 on MNIST with 8-bit weights and no float copy of them, to "
@@ -66,7 +67,27 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
     networks = [_networks("LeNet-300-100 on MNIST", found)]
     networks += [_networks("LeNet-5 on MNIST, the same grid, two epochs", larger)] if larger else []
     sheets = [sums, _choice(steps, tried), *networks, _formats()]
-    return Measured([], [*added, *_checks(found)], sheets)
+    return Measured([], [*added, *_checks(found)], sheets, [picture(networks[0])])
+
+
+def picture(sheet: Sheet) -> Plot:
+    """Return the accuracies of a network by how its weights are kept, each with its spread over seeds."""
+    figure = new_figure(7.0, 2.8)
+    (ax,) = figure.subplots(1, 1, squeeze=False).flat
+    rows = [
+        (how, float(str(value).rstrip("%")), float(str(spread))) for _, how, value, spread, *_ in sheet.rows
+    ]
+    least = 10 * int(min(value for _, value, _ in rows) // 10)
+    for place, (how, value, spread) in enumerate(reversed(rows)):
+        ax.barh(place, value, xerr=spread, color="C1" if how == "nearest" else "C0", height=0.7)
+        text = ax.text(
+            value - spread - 0.3, place, f"{value:.2f}", va="center", ha="right", color="white", fontsize=8
+        )
+        text.set_in_layout(False)
+    ax.set_yticks(range(len(rows)), [f"{row[0]}, {row[1]}".rstrip(", ") for row in reversed(sheet.rows)])
+    ax.set_xlim(least, 100)
+    ax.set_xlabel(f"accuracy on test, % (from {least})")
+    return Plot("accuracy.svg", svg(figure))
 
 
 def _eight(step: float) -> Affine:

@@ -35,7 +35,8 @@ from featherweight.runtime.timing import interleaved
 from featherweight.task import Task
 from featherweight.workspace import Workspace
 from reproduce.figure import new_figure, svg
-from reproduce.real.networks import NETWORKS, Call, Predict, Real
+from reproduce.real.measures import Call, Predict
+from reproduce.real.networks import NETWORKS, Real
 from reproduce.real.recipes import RECIPES
 from reproduce.real.rivals import rivals
 from reproduce.results import Cell, Check, Measured, Plot, Results, Sheet, write
@@ -346,7 +347,7 @@ def picture(sizes: Sheet, speeds: Sheet) -> Plot:
         ax.set_xlabel(title)
         ax.set_yticks(range(len(names)), names)
     figure.axes[0].invert_yaxis()
-    figure.axes[1].legend(fontsize=8)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3, fontsize=8)
     return Plot("files.svg", svg(figure))
 
 

@@ -11,16 +11,8 @@ import featherweight
 from featherweight.errors import TaskError
 from reproduce.real.data import photographs
 from reproduce.real.files import ASSETS
-from reproduce.real.networks import (
-    NETWORKS,
-    apart,
-    average_precision,
-    boxes,
-    decibels,
-    found_again,
-    overlap,
-    read,
-)
+from reproduce.real.measures import apart, average_precision, boxes, decibels, found_again, overlap, read
+from reproduce.real.networks import NETWORKS
 from reproduce.real.recipes import RECIPES
 from reproduce.real_networks import (
     BIG,

@@ -6,7 +6,7 @@ import torch
 
 from reproduce.real import networks, voices
 from reproduce.real.files import ASSETS, folder
-from reproduce.real.networks import judge_pitch, judge_voices, judge_words, pronounced
+from reproduce.real.measures import judge_pitch, judge_voices, judge_words, pronounced
 
 
 def needs(*names):

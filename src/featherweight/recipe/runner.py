@@ -26,9 +26,7 @@ from featherweight.workspace import Workspace
 
 ALWAYS = 1 << 24  # bytes of a result that are kept whatever their making took
 A_SECOND = 1 << 20  # and so many more for each second that it took
-ASIDE = (
-    1 << 28
-)  # bytes of raw tensors that a step made from which on they are kept on disk while later steps run
+ASIDE = 1 << 28  # bytes of raw tensors of a step, beyond which later steps run with these on disk
 
 UNSTEADY = Note(
     "chose", "data", "two readings differ, by random numbers that are not of the global generators of torch, numpy or"
@@ -111,10 +109,9 @@ def uncoded(made: Sequence[Made]) -> Model:
 def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -> Made:
     name, model = tag(step), made[-1].model
     task, store, events = workspace.task, workspace.store, workspace.events
+    # any of them may be a teacher
     before = [(entry.step is None or isinstance(entry.step, Load | Train), entry.key) for entry in made]
-    key = workspace.key(
-        "step", step, before, workspace.seed, workspace.threads
-    )  # any of them may be a teacher
+    key = workspace.key("step", step, before, workspace.seed, workspace.threads)
     if (kept := store.get(key)) is not None:
         try:
             artifact = loads(kept)
@@ -146,11 +143,8 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
     if (nbytes := size_of(contents)) <= worth(seconds):
         store.put(key, pieces(contents))
     else:
-        events(
-            Message(
-                f"{name}: {nbytes:,} bytes were made quickly: they are not kept, another run makes them again"
-            )
-        )
+        why = "made quickly: they are not kept, another run makes them again"
+        events(Message(f"{name}: {nbytes:,} bytes were {why}"))
     events(Finished(name, seconds))
     return Made(step, after, seconds, False, result_key(key, after, task))
 

@@ -176,21 +176,14 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 def remarks(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
     """Return notes on what keeps runtimes from integers: widths that they do not multiply, norms before a quantizer."""
     notes = []
-    few = [
-        quantizer.bits
-        for quantizer in chosen.values()
-        if isinstance(quantizer, Affine) and quantizer.bits < 8
-    ]
+    few = [one.bits for one in chosen.values() if isinstance(one, Affine) and one.bits < 8]
     if few:
         bits = " and ".join(map(str, sorted({*few})))
         reason = (
             f"{len(few)} have integers of {bits} bits: the runtimes here multiply 8 bits and clamp to fewer"
         )
-        notes.append(
-            Note(
-                "chose", "activations", f"{reason}, which is no faster; that takes one that multiplies so few"
-            )
-        )
+        hint = "which is no faster; that takes one that multiplies so few"
+        notes.append(Note("chose", "activations", f"{reason}, {hint}"))
     layers = [node for node in graph.nodes if kind(node) == "layer" and {*node.inputs} <= chosen.keys()]
     if norms := sum(foldable(graph, node) is not None for node in layers):
         reason = f"{norms} are part of their layers, but not folded: fold them before the model is exported"

@@ -20,7 +20,7 @@ Decay = Annotated[float, Meta(ge=0)]
 Schedule = Literal["constant", "cosine"] | Annotated[list[Fraction], Meta(min_length=1)]
 Warmup = Annotated[float, Meta(ge=0, le=1)]
 Clip = Annotated[float, Meta(gt=0)]
-Precision = Literal["float32", "bfloat16"]
+Precision = Literal["float32", "bfloat16", "float16"]
 
 
 class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,9 +37,12 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         clip: bound of the gradient's L2 norm over all parameters; None: none.
         keep_zeros: weights that are exactly 0 at the start (pruned) stay so, in tensors of two and more
             dimensions. Off by default: rounding makes zeros too, and those are not meant to stay.
-        precision: `bfloat16` multiplies matrices in bfloat16 (torch's autocast); the weights that are trained,
-            batch norm and the loss stay float32 (Micikevicius et al., 2018). Faster where the processor has
-            such units.
+        precision: `bfloat16` and `float16` multiply matrices in that type (torch's autocast), and keep activations
+            in it; the weights that are trained, the statistics of batch norm, gradients of weights, `clip`, the
+            optimizer and the loss stay float32 (Micikevicius et al., 2018). In `float16` the loss is scaled, so that
+            small gradients do not become 0: by 2**16 at first; a step whose gradients overflow is left out and halves
+            the scale, 2,000 others double it. Faster where the processor has units for the type, and many times
+            slower where it has none (measured: docs/results/training-cost).
         weights: a grid, and how tensors of two and more dimensions are rounded to it at the start and after every
             update, so that there is no float copy of them: a `rounding`. Biases and batch norm stay float32.
         gradients: the same of their gradients, before `clip`.

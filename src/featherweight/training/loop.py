@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map_only
 
 from featherweight.capture.execution import Execution
 from featherweight.capture.memory_format import channels_last, trains_channels_last
@@ -29,6 +30,7 @@ from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
 from featherweight.training.methods.base import RangeSurrogate, Surrogate
 from featherweight.training.quantizers import rounding
+from featherweight.training.scaling import WIDER
 from featherweight.training.state import Checkpoint, Position, State, places, run_key
 
 Values = dict[str, Tensor]
@@ -36,6 +38,7 @@ Loss = Callable[[Output, Batch], Tensor]
 
 REPORT_STEPS = 50
 SLOWER = "try a lower lr, warmup, or clip"
+HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _END = object()
 
 
@@ -159,7 +162,8 @@ def minimise(
         surrogates: replace other parameters; made for this run, trained in place.
         objective: what training minimises.
         options: how long and how fast.
-        events: hears the mean loss every 50 steps; and of weights kept on a grid, how many saturated in a step.
+        events: hears the mean loss every 50 steps; of weights kept on a grid, how many saturated in a step; in
+            float16, the scale of the loss.
         scratch: folder for checkpoints; None: none are written.
         save_seconds: time between checkpoints.
         name: what events call this work.
@@ -181,14 +185,17 @@ def minimise(
         file = scratch / "training.safetensors" if scratch else None
         checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None
         following = steps(objective, state, options.epochs, checkpoint, save_seconds, events)
-        beyond = 0
+        beyond, half = 0, HALVES.get(options.precision)
         for begun, (position, length, batch) in enumerate(following):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
-            with torch.autocast("cpu", torch.bfloat16, enabled=options.precision == "bfloat16"):
+            with torch.autocast("cpu", half, enabled=half is not None):
                 values = state.values()
-                value = objective.loss(objective.forward(values, batch), batch)
+                output = objective.forward(values, batch)
+                value = objective.loss(tree_map_only(Tensor, whole, output) if half else output, batch)
             state.buffers.update((key, values[key].detach()) for key in state.buffers)
-            losses.append(check_loss(value, objective.name, position, batch))
+            losses.append(
+                check_loss(value, objective.name, position, batch, WIDER if state.scale else SLOWER)
+            )
             done = position.taken + 1
             beyond += descend(state, value, options, epoch, done, objective.seed)
             if not begun:
@@ -197,6 +204,8 @@ def minimise(
                 figures = {"loss": sum(losses) / len(losses), "epoch": position.epoch + 1}
                 if options.weights:
                     figures["saturated"] = beyond / len(losses)
+                if state.scale:
+                    figures["scale"] = state.scale.value
                 events(Progress(name, done, figures))
                 losses.clear()
                 beyond = 0
@@ -267,7 +276,8 @@ def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
 def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int, seed: int) -> int:
     """Take one step down the gradient of `loss`, and return how many weights were beyond the grid they are kept on.
 
-    What is rounded is rounded by random numbers of this step alone, so that a resumed run draws the same.
+    What is rounded is rounded by random numbers of this step alone, so that a resumed run draws the same. In float16 a
+    step whose gradients overflow is left out.
 
     Args:
         state: changed in place.
@@ -284,11 +294,13 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
     for part in state.parts.values():
         loss = loss + part.penalty(epoch / options.epochs)
+    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
     state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    (loss * state.scale.value if state.scale else loss).backward()  # type: ignore[no-untyped-call]
+    if state.scale and not state.scale.unscale([p.grad for p in parameters if p.grad is not None]):
+        return 0
     state.round_gradients(options.gradients, number(seed, step, 1))
     if options.clip is not None:
-        parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grad_norm_(parameters, options.clip)
     state.optimizer.step()
     state.round_moments(options.moments, number(seed, step, 2))
@@ -301,21 +313,26 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
     return beyond
 
 
-def check_loss(value: Tensor, where: str, position: Position, batch: Batch) -> float:
+def whole(value: Tensor) -> Tensor:
+    """Return what was computed in half precision as float32; a loss is computed of that."""
+    return value.float() if value.dtype in HALVES.values() else value
+
+
+def check_loss(value: Tensor, where: str, position: Position, batch: Batch, hint: str = SLOWER) -> float:
     """Return the loss of a batch, or raise `TaskError`: it is not a finite scalar that depends on what is trained."""
     if not isinstance(value, Tensor) or value.numel() != 1 or value.dim() > 1:
         got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
         raise TaskError("the loss is not a scalar", where=where, got=got, hint="take the mean over the batch")
     if not value.requires_grad:
-        hint = "look for detach(), no_grad() or argmax"
-        raise TaskError("the loss does not depend on what is trained", where=where, hint=hint)
+        look = "look for detach(), no_grad() or argmax"
+        raise TaskError("the loss does not depend on what is trained", where=where, hint=look)
     found = float(value.detach())
     if not math.isfinite(found):
         odd = odd_samples(batch)
         raise TaskError(
             "the loss is not finite", where=where,
             got=f"{found} in epoch {position.epoch}, step {position.batch}",
-            hint=f"sample {odd[0]} of the batch holds NaN or infinity: mend it, or leave it out" if odd else SLOWER,
+            hint=f"sample {odd[0]} of the batch holds NaN or infinity: mend it, or leave it out" if odd else hint,
         )  # fmt: skip
     return found
 

@@ -22,6 +22,7 @@ from featherweight.model import Model, to_bytes
 from featherweight.rounding import Rounding
 from featherweight.task.training import Training
 from featherweight.training.methods.base import Group, RangeSurrogate, Surrogate, Trained
+from featherweight.training.scaling import LossScale
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,7 @@ class State:
         buffers: running statistics and the like, which the network itself changes.
         zeros: where weights stay zero; tensors not named have no such place.
         optimizer: over floats, surrogates and ranges.
+        scale: of the loss, in float16; None in other types.
     """
 
     constants: dict[str, Tensor]
@@ -45,6 +47,7 @@ class State:
     buffers: dict[str, Tensor]
     zeros: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
+    scale: LossScale | None
 
     @classmethod
     def of(
@@ -63,7 +66,10 @@ class State:
         ]
         weights = [name for name in (*trained, *surrogates) if tensors[name].dim() > 1]
         zeros = {name: constants[name] == 0 for name in weights} if options.keep_zeros else {}
-        return cls(constants, trained, surrogates, ranges, buffers, zeros, make_optimizer(groups, options))
+        scale = LossScale() if options.precision == "float16" else None
+        return cls(
+            constants, trained, surrogates, ranges, buffers, zeros, make_optimizer(groups, options), scale
+        )
 
     def values(self) -> dict[str, Tensor]:
         """Return every tensor of the network as it is now, by canonical name."""
@@ -114,6 +120,8 @@ class State:
         flat |= {f"buffer/{name}": tensor for name, tensor in self.buffers.items()}
         for name, part in self.parts.items():
             flat |= {f"{name}/{key}": tensor for key, tensor in part.state().items()}
+        if self.scale:
+            flat |= {f"scale/{key}": tensor for key, tensor in self.scale.state().items()}
         for index, moments in self.optimizer.state_dict()["state"].items():
             flat |= {f"optimizer/{index}/{key}": value for key, value in moments.items() if value is not None}
         return {name: t.detach().clone(memory_format=torch.contiguous_format) for name, t in flat.items()}
@@ -132,6 +140,8 @@ class State:
                     self.buffers[name] = flat[f"buffer/{name}"].clone()
             for name, part in self.parts.items():
                 part.load(under(f"{name}/", flat))
+            if self.scale:
+                self.scale.load(under("scale/", flat))
             moments: dict[int, dict[str, Tensor]] = {}
             for path, tensor in under("optimizer/", flat).items():
                 index, _, key = path.partition("/")

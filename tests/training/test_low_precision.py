@@ -7,9 +7,11 @@ from safetensors.torch import load_file
 from tiny import Tiny
 from torch import nn
 
+from featherweight import Classification
 from featherweight.activations import Affine, FloatingPoint
 from featherweight.capture.memory_format import channels_last
-from featherweight.data.indexed import number
+from featherweight.data.indexed import Images, number
+from featherweight.data.mnist import NORMALISATION
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.events import Progress
 from featherweight.formats import Int
@@ -18,7 +20,9 @@ from featherweight.recipe import parse_recipe
 from featherweight.rounding import Rounding
 from featherweight.task.training import Training, learning_rate
 from featherweight.techniques import Finetune, Train
+from featherweight.techniques.base import Context
 from featherweight.training.loop import Objective, minimise, of_network
+from featherweight.zoo.lenet import LeNet5
 
 TASK = Tiny(size=96)
 EIGHT, HALF = Affine(2.0**-6, 0, 8, True), FloatingPoint(1.0, "bfloat16")
@@ -135,6 +139,40 @@ def test_resumes_to_the_same_bytes(tmp_path, monkeypatch, optimizer):
     kept = load_file(folder / "training.safetensors")
     moments = [t for name, t in kept.items() if name.startswith("optimizer/") and t.dim() > 1]
     assert moments and all(lies_on(HALF, moment) for moment in moments)
+
+
+@pytest.mark.parametrize("kind", [Train, Finetune])
+def test_lenet5_with_everything_rounded_resumes_to_the_same_bytes(tmp_path, monkeypatch, kind):
+    generator = np.random.default_rng(0)
+    pixels, labels = generator.integers(0, 256, (96, 1, 28, 28), np.uint8), generator.integers(0, 10, 96)
+    images = Images(pixels, labels, NORMALISATION["mnist"])
+    task = Classification(LeNet5, train=images, validation=images, test=images, batch_size=16)
+    step = kind(
+        epochs=1, lr=0.01, weights=Rounding(EIGHT), gradients=Rounding(FloatingPoint(1.0, "float8_e5m2")),
+        moments=Rounding(HALF, "shared"),
+    )  # fmt: skip
+    model = Model.of(task.model())
+    undisturbed = step.apply(model, task, Context(seed=3))
+    for name, tensor in undisturbed.tensors.items():
+        assert lies_on(EIGHT, tensor) == (tensor.dim() > 1), (
+            f"{name}: weights are on the grid, biases are not"
+        )
+    monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
+    zero_grad, count = torch.optim.Optimizer.zero_grad, iter(range(100))
+
+    def dying(self, *args):
+        if next(count) == 4:
+            raise Killed
+        return zero_grad(self, *args)
+
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
+    with pytest.raises(Killed):
+        step.apply(model, task, Context(seed=3, scratch=tmp_path))
+    kept = load_file(tmp_path / "training.safetensors")
+    moments = [t for name, t in kept.items() if name.startswith("optimizer/") and t.dim() > 1]
+    assert len(moments) == 4 and all(lies_on(HALF, moment) for moment in moments)
+    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", zero_grad)
+    assert step.apply(model, task, Context(seed=3, scratch=tmp_path)).hash == undisturbed.hash
 
 
 def descend(rounding, lr=0.05):

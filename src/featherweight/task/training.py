@@ -42,9 +42,10 @@ class Training(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             optimizer and the loss stay float32 (Micikevicius et al., 2018). In `float16` the loss is scaled, so that
             small gradients do not become 0: by 2**16 at first; a step whose gradients overflow is left out and halves
             the scale, 2,000 others double it. Faster where the processor has units for the type, and many times
-            slower where it has none (measured: docs/results/training-cost).
+            slower where it has none.
         weights: a grid, and how tensors of two and more dimensions are rounded to it at the start and after every
-            update, so that there is no float copy of them: a `rounding`. Biases and batch norm stay float32.
+            update, so that there is no float copy of them: a `rounding`. Biases, batch norm and other tensors of one
+            dimension stay float32.
         gradients: the same of their gradients, before `clip`.
         moments: the same of what the optimizer keeps for them: momentum, squares.
     """

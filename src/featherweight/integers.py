@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from featherweight.activations import Affine, Quantizer
-from featherweight.formats import Encoded, Int
+from featherweight.formats import Basis, Encoded, Int
+from featherweight.formats.basis import as_integers
 from featherweight.formats.view import Array
 
 Edge = str
@@ -98,6 +99,7 @@ def integer_plan(
         first, written = read[0] if read else None, activations.get(edge)
         if operator.family == "layer" and first is not None:
             encoded = weights.get(operator.weight)
+            encoded = as_integers(encoded) if encoded else None
             reason = "" if isinstance(first, Affine) else "what it reads is floating point"
             reason = reason or operator.obstacle or obstacle(encoded)
             if reason or encoded is None or not isinstance(first, Affine):
@@ -145,6 +147,11 @@ class IntegerLayer:
 
 def obstacle(encoded: Encoded | None) -> str:
     """Return why a weight cannot be multiplied as int8, or an empty string."""
+    if encoded is not None and isinstance(encoded.format, Basis):
+        bits = encoded.format.bits
+        return (
+            f"its weight has a basis that is not geometric: it takes {bits} binary products for each bit read"
+        )
     if encoded is None or not isinstance(encoded.format, Int):
         return "its weight is not encoded as integers"
     if encoded.format.bits > 8:

@@ -4,12 +4,13 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 from artifact_cases import numbers, small
 
 from featherweight.artifact import Artifact, Contents, dumps, loads
-from featherweight.formats import Astc, Clustered, Float, Int, Log2
+from featherweight.formats import Astc, Basis, Clustered, Float, Int, Log2, View
 from featherweight.formats.astc.tables import FOOTPRINTS
-from featherweight.formats.coders import Bitmask, Fixed, Gaps, Huffman, Rans, Zstd
+from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -45,6 +46,18 @@ def astc():
     return Contents({f"t{number}": form.encode(weight) for number, form in enumerate(formats)})
 
 
+def basis():
+    """Binary codes and bases, fitted and geometric, under every coder that takes them."""
+    weight, view = numbers((6, 30), 3, 0.0), View((6, 30))
+    formats = [Basis(bits, per) for bits in (1, 2, 5, 8) for per in ("tensor", "channel", 7)]
+    tensors = {f"t{number}": form.encode(weight) for number, form in enumerate(formats)}
+    parts = {"basis": np.float32(numbers((6, 1), 4, 0.0) ** 2 * 2.0 ** np.arange(4))}
+    tensors["geometric"] = Basis(4).encode(weight, view=view, parts=parts)
+    coders = (Fixed(), Rans(), Huffman(), Zstd(), Cabac())
+    kept = ((n, t, c) for n, t in tensors.items() for c in coders if not c.misfit(t.spec))
+    return Contents({f"{n}.{c.__struct_config__.tag}": t.recoded(c) for n, t, c in kept})
+
+
 def digests(artifact: Artifact) -> dict[str, str]:
     """Return a hash of type, shape and bytes of each decoded tensor."""
     values = artifact.weights()
@@ -58,6 +71,7 @@ def main():
         "empty": Contents({}),
         "formats": every_format_and_coder(),
         "astc": astc(),
+        "basis": basis(),
         "small-version-2": small(),
     }.items():
         path = GOLDEN / f"{name}.fw"

@@ -13,7 +13,7 @@ FILES = sorted(GOLDEN.glob("*.fw"))
 
 
 def test_there_are_golden_files():
-    assert {"small", "empty", "formats"} <= {path.stem for path in FILES}
+    assert {"small", "empty", "formats", "basis"} <= {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

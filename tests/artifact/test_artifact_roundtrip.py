@@ -16,7 +16,7 @@ from featherweight.artifact import Contents, Raw, StoredGraph, dumps, load, load
 from featherweight.artifact import file as file_module
 from featherweight.artifact.contents import DTYPES
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
-from featherweight.formats import Clustered, Encoded, Float, Int, Log2, View
+from featherweight.formats import Basis, Clustered, Encoded, Float, Int, Log2, View
 from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
 
 FORMATS = [
@@ -26,6 +26,7 @@ FORMATS = [
     Float("bfloat16"),
     Log2(bits=3),
     Clustered(bits=2),
+    Basis(bits=3, per=2),
 ]
 CODERS = [Fixed(), Rans(), Huffman(), Zstd(), Gaps(bits=2), Bitmask(), Cabac()]
 

@@ -23,7 +23,7 @@ from featherweight.export.c import c_of
 from featherweight.export.c.program import Program, Step, Value, arena
 from featherweight.export.c.sums import averages, pairs, translation
 from featherweight.export.onnx import export
-from featherweight.formats import Clustered, Float, Int, Log2
+from featherweight.formats import Basis, Clustered, Float, Int, Log2
 from featherweight.formats.coders import Bitmask, Cabac, Fixed, Gaps, Huffman, Rans, Zstd
 from featherweight.model import Model
 from featherweight.packing import pack
@@ -135,6 +135,7 @@ CASES = {
     "keywords, clustered, cabac": (DepthwiseSeparable, (1, 49, 10), Clustered(bits=5), Cabac()),
     "residual, int 6, bitmask": (Residual, (1, 8, 8), Int(bits=6), Bitmask(values=Cabac(), mask=Cabac())),
     "everything, int 3, cabac": (Everything, (3, 9, 8), Int(bits=3), Cabac()),
+    "keywords, signs as int, rans": (DepthwiseSeparable, (1, 49, 10), Basis(bits=1), Rans()),
     "signal, int 8, huffman": (Signal, (2, 33), Int(bits=8), Huffman()),
 }
 
@@ -337,6 +338,7 @@ FORMATS = {
     "narrow": Int(bits=5), "whole": Int(bits=12, per="tensor"), "affine": Int(bits=8, scheme="affine", per=7),
     "groups": Int(bits=3, per=4), "clustered": Clustered(bits=6), "half_": Float(), "plain": Float(kind="float32"),
     "brain": Float(kind="bfloat16"), "halved": Int(bits=4, per=5, scheme="affine", scale_type="float16"),
+    "signs": Basis(bits=1),
 }  # fmt: skip
 
 
@@ -397,6 +399,8 @@ def test_formats_and_coders_without_a_decoder_are_named_at_once():
         c_of(weights_of({"a": Int(bits=4), "b": Clustered()}, lambda _: Zstd()))
     with pytest.raises(UnsupportedError, match=r"tensors whose format .* a \(log2 4\)\nhint"):
         c_of(weights_of({"a": Log2(), "b": Clustered()}, lambda _: Rans()))
+    with pytest.raises(UnsupportedError, match=r"tensors whose format .* a \(basis 2\)\nhint"):
+        c_of(weights_of({"a": Basis(bits=2), "b": Clustered()}, lambda _: Rans()))
     with pytest.raises(UnsupportedError, match=r"tensors whose format .* c \(raw f64\)\nhint"):
         c_of(weights_of({"b": Clustered()}, lambda _: Rans(), c=torch.zeros(2, dtype=torch.float64)))
 

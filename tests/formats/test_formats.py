@@ -8,6 +8,7 @@ from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats import (
     FORMATS,
     AnyFormat,
+    Basis,
     Clustered,
     Float,
     Importance,
@@ -42,6 +43,7 @@ CONFIGURATIONS = [
         for per in ("tensor", "channel", 8)
     ],
     *[Clustered(bits=bits, init=init) for bits in (1, 2, 4, 8, 12) for init in ("linear", "density")],
+    *[Basis(bits=bits, per=per) for bits in (1, 2, 3, 8) for per in ("tensor", "channel", 16)],
 ]
 
 
@@ -55,9 +57,9 @@ class TestOurs(FormatSuite):
     formats = CONFIGURATIONS
 
     def error_bound(self, format, weight, encoded):
-        return {Float: float_bound, Int: int_bound, Log2: log2_bound, Clustered: clustered_bound}[
-            type(format)
-        ](format, weight.astype(np.float64), encoded)
+        return {
+            Float: float_bound, Int: int_bound, Log2: log2_bound, Clustered: clustered_bound, Basis: basis_bound
+        }[type(format)](format, weight.astype(np.float64), encoded)  # fmt: skip
 
 
 def float_bound(format, weight, encoded):
@@ -104,8 +106,20 @@ def clustered_bound(format, weight, encoded):
     return np.where(weight == 0, 0.0 if pinned else distance, distance)
 
 
+def basis_bound(format, weight, encoded):
+    """The distance to the nearest of all sums with signs, one by one."""
+    nearest = np.full(weight.shape, np.inf)
+    for code in range(2**format.bits):
+        level = np.zeros(weight.shape)
+        for j in range(format.bits):
+            number = encoded.parts["basis"][..., j].astype(np.float64)
+            level += (1 if code >> j & 1 else -1) * spread(number, encoded.view, format.per)
+        nearest = np.minimum(nearest, np.abs(weight - level.astype(np.float32)))
+    return nearest
+
+
 def test_they_are_registered():
-    assert FORMATS[:4] == (Float, Int, Log2, Clustered)
+    assert FORMATS[:5] == (Float, Int, Log2, Clustered, Basis)
 
 
 @pytest.mark.parametrize("format", CONFIGURATIONS, ids=str)
@@ -148,6 +162,9 @@ def test_levels_are_kept_under_given_parts(format):
         (lambda: Log2(fraction=-1), "log2.fraction"),
         (lambda: Clustered(bits=13), "clustered.bits"),
         (lambda: Clustered(init="forgy"), "clustered.init"),
+        (lambda: Basis(bits=0), "basis.bits"),
+        (lambda: Basis(bits=9), "basis.bits"),
+        (lambda: Basis(per="group"), "basis.per"),
     ],
 )
 def test_states_that_cannot_be_meant_cannot_be_made(make, field):
@@ -175,6 +192,7 @@ GOLDEN = [
     (Int(bits=3, per=2, scale_by="mse"), "3ca669", {"scale": "0000803eaaaa2a3ec10f7c3d9999193e"}),
     (Log2(bits=5, fraction=1), "7f8386d46a", {"top": "00000000"}),
     (Clustered(bits=2), "c9fe", {"codebook": "00000000000080bf9a9999bd9a99b93e"}),
+    (Basis(bits=2), "94fa", {"basis": "0000c03e0000203f6666e63d6666863e"}),
 ]
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from featherweight.errors import UnsupportedError
-from featherweight.formats import Clustered, Float, Importance, Int, Log2
+from featherweight.formats import Basis, Clustered, Float, Importance, Int, Log2
 from featherweight.formats.coders import Bitmask, Cabac, Fixed, Huffman, Rans
 from featherweight.formats.rate import rate_aware
 from featherweight.testing.formats import tensors
@@ -19,6 +19,8 @@ FORMATS = [
     Log2(bits=5, fraction=1, per="channel"),
     Clustered(bits=3),
     Clustered(bits=2, init="density"),
+    Basis(bits=2),
+    Basis(bits=4, per=16),
 ]
 CODERS = [Rans(), Huffman(), Cabac(), Bitmask(values=Rans(), mask=Rans())]
 

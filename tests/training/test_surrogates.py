@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from featherweight.errors import ConfigError, TaskError
-from featherweight.formats import Astc, Clustered, Float, Int, Log2, View
+from featherweight.formats import Astc, Basis, Clustered, Float, Int, Log2, View
 from featherweight.training.methods import METHODS, Centroids, Project, StraightThrough
 
 SHAPES = st.sampled_from([(), (1,), (7,), (4, 6), (3, 2, 3, 3), (0, 3), (8, 5)])
@@ -19,6 +19,7 @@ FORMATS = st.one_of(
         per=st.sampled_from(["tensor", "channel", 1, 4]),
     ),
     st.builds(Clustered, bits=st.integers(1, 4)),
+    st.builds(Basis, bits=st.integers(1, 4), per=st.sampled_from(["tensor", "channel", 4])),
     st.just(Log2()),
     st.just(Float()),
 )
@@ -125,7 +126,18 @@ def test_projection_every_so_many_steps_and_once_at_the_end():
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 @pytest.mark.parametrize(
-    "format", [Int(bits=3), Clustered(bits=2), Log2(), Float(), Astc("5x5")], ids=lambda f: type(f).__name__
+    "format",
+    [
+        Int(bits=3),
+        Clustered(bits=2),
+        Log2(),
+        Float(),
+        Astc("5x5"),
+        Basis(),
+        Basis(per="tensor"),
+        Basis(1, "tensor"),
+    ],
+    ids=str,
 )
 def test_frozen_is_what_forward_gives(method, format):
     if method().misfit(format):

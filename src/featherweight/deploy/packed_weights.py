@@ -14,6 +14,7 @@ from featherweight.deploy.write import Written
 from featherweight.errors import MissingExtraError, UnsupportedError
 from featherweight.files import write_whole
 from featherweight.formats import Encoded, Int
+from featherweight.formats.basis import as_integers
 from featherweight.integers import steps_of
 
 Scheme = tuple[int, int]  # bits, and weights that share a scale; 0: a whole row
@@ -57,6 +58,7 @@ def write_packed(artifact: Artifact, folder: str | Path) -> Written:
     floats: dict[str, str] = {}
     for name in artifact.names:
         encoded = artifact.tensors[name]
+        encoded = as_integers(encoded) if isinstance(encoded, Encoded) else encoded
         real = torch.from_numpy(np.array(decoded[name]))
         reason = obstacle(name, encoded)
         if reason or not isinstance(encoded, Encoded):

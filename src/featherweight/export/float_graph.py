@@ -25,6 +25,7 @@ from featherweight.artifact.container import error_context
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
 from featherweight.export.signature import signed
 from featherweight.formats import Encoded
+from featherweight.formats.basis import as_integers
 
 Array = NDArray[Any]
 
@@ -299,7 +300,7 @@ def onnx_of(artifact: Artifact) -> onnx.ModelProto:
 
 
 def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str, Encoded]]:
-    """Return the graph of a file, its decoded tensors by every name, and those that are encoded.
+    """Return the graph of a file, its decoded tensors by every name, and the encoded ones by `as_integers`.
 
     Raises:
         UnsupportedError: the file holds no graph; says why.
@@ -311,7 +312,8 @@ def opened(artifact: Artifact) -> tuple[StoredGraph, dict[str, Array], dict[str,
         hint = "artifact.into(module) restores the weights in PyTorch"
         raise UnsupportedError(f"the file holds no graph to run: {reason}", hint=hint)
     parse(graph, {name: lazy.entry.shape for name, lazy in artifact.lazy.items()})
-    return graph, *artifact.opened()
+    tensors, encoded = artifact.opened()
+    return graph, tensors, {name: as_integers(tensor) for name, tensor in encoded.items()}
 
 
 def serialized(model: onnx.ModelProto) -> bytes:

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any, Union
 from featherweight.checked import with_plugins
 from featherweight.formats.astc import Astc
 from featherweight.formats.base import Encoded, Format, Importance, Part
+from featherweight.formats.basis import Basis
 from featherweight.formats.clustered import Clustered
 from featherweight.formats.coders import CODERS, AnyCoder, Coder, Fixed, StreamSpec, tag
 from featherweight.formats.floating import Float, Log2
 from featherweight.formats.integer import Int
 from featherweight.formats.view import View
 
-FORMATS: tuple[type[Format], ...] = with_plugins("featherweight.formats", (Float, Int, Log2, Clustered, Astc))
+FORMATS: tuple[type[Format], ...] = with_plugins(
+    "featherweight.formats", (Float, Int, Log2, Clustered, Basis, Astc)
+)
 
 if TYPE_CHECKING:
     AnyFormat = Format
@@ -25,6 +28,6 @@ else:
     AnyFormat: Any = Union[FORMATS]  # noqa: UP007
 
 __all__ = [
-    "CODERS", "FORMATS", "AnyCoder", "AnyFormat", "Astc", "Clustered", "Coder", "Encoded", "Fixed", "Float", "Format",
-    "Importance", "Int", "Log2", "Part", "StreamSpec", "View", "tag",
+    "CODERS", "FORMATS", "AnyCoder", "AnyFormat", "Astc", "Basis", "Clustered", "Coder", "Encoded", "Fixed", "Float",
+    "Format", "Importance", "Int", "Log2", "Part", "StreamSpec", "View", "tag",
 ]  # fmt: skip

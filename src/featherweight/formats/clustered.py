@@ -168,7 +168,7 @@ def _prefix(terms: Array) -> Array:
 
 
 def boundaries(levels: Array) -> Array:
-    """Return the greatest float32 not past the middle, for each pair of neighbours of rising `levels`.
+    """Return the greatest float32 not past the middle, for each pair of neighbours of rising `levels: [..., k]`.
 
     `numpy.searchsorted(boundaries(levels), values)` is the index of the level nearest to each float32 value,
     ties to the smaller, and no value need be widened for it.
@@ -177,6 +177,6 @@ def boundaries(levels: Array) -> Array:
     [0.5, 2.5]
     """
     wide = levels.astype(np.float64)
-    middle = (wide[1:] + wide[:-1]) / 2
+    middle = (wide[..., 1:] + wide[..., :-1]) / 2
     near = middle.astype(np.float32)
     return np.where(near > middle, np.nextafter(near, np.float32(-np.inf)), near)

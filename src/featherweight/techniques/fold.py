@@ -11,9 +11,9 @@ import numpy as np
 
 from featherweight.errors import UnsupportedError
 from featherweight.events import Note
-from featherweight.formats import Encoded, Int
+from featherweight.formats import Basis, Encoded, Int
 from featherweight.formats.integer import COUNTED_BITS, within_float32
-from featherweight.formats.view import Array, units_shape
+from featherweight.formats.view import Array
 from featherweight.structure import is_plain, spec_of
 from featherweight.task import Task
 from featherweight.techniques.base import Context, Step
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ROUNDS = 30  # of equalizing all pairs of layers, at most
 CONVERGED = 1e-3  # the greatest logarithm of a scale that is left
+LEAST = 2.0**-100  # that a basis is multiplied by: one of zeros would be geometric no longer
 
 
 class Fold(Step, frozen=True, tag="fold"):
@@ -39,8 +40,9 @@ class Fold(Step, frozen=True, tag="fold"):
 
     A weight of integers keeps them, and its steps are multiplied instead, one a channel from then on: what was trained
     through the norm is what remains. Where the norm multiplies by a negative number, the integers of that channel
-    change their signs; if one is the lowest, whose negative there is none of, the norm stays. Quantizers of
-    activations stay too: those behind a norm stand behind its layer then.
+    change their signs; if one is the lowest, whose negative there is none of, the norm stays. A weight in `Basis` keeps
+    its signs likewise, and its bases are multiplied. Quantizers of activations stay too: those behind a norm stand
+    behind its layer then.
     """
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
@@ -52,10 +54,7 @@ class Fold(Step, frozen=True, tag="fold"):
         sites, refused = fold_sites(graph)
         refused |= {site.norm: reason for site in sites if (reason := obstacle(model, graph, site))}
         possible = {site.norm: site for site in sites if site.norm not in refused}
-        integers = {
-            site.weight: folded_integers(model, site)
-            for site in possible.values() if keeps_integers(model, site)
-        }  # fmt: skip
+        integers = {site.weight: multiplied(model, site) for site in possible.values() if keeps(model, site)}
         kept = {name: entry for name, entry in model.weights.items() if name not in integers}
         bare = replace(model, weights=kept, activations={})
 
@@ -102,29 +101,36 @@ def moved(before: Graph, after: Graph, norms: Iterable[str]) -> dict[Edge, Edge]
     return edges | {name: edges[node.inputs[0]] for name, node in folded.items()}
 
 
-def keeps_integers(model: Model, site: FoldSite) -> bool:
-    """Return whether the weight of `site` keeps its integers when its channels are multiplied."""
+def keeps(model: Model, site: FoldSite) -> bool:
+    """Return whether the weight of `site` keeps its integers, or its signs, when its channels are multiplied."""
     encoded = model.weights.get(site.weight)
-    if encoded is None or not isinstance(encoded.format, Int) or encoded.format.half:
+    if encoded is None or encoded.view.groups != 1 or encoded.view.rows != len(model.tensors[site.var]):
         return False
+    if not isinstance(encoded.format, Int):
+        return isinstance(encoded.format, Basis)
     symmetric = encoded.format.scheme == "symmetric" and encoded.format.bits <= COUNTED_BITS
-    return symmetric and encoded.view.groups == 1 and encoded.view.rows == len(model.tensors[site.var])
+    return symmetric and not encoded.format.half
 
 
-def folded_integers(model: Model, site: FoldSite) -> Encoded:
-    """Return the weight of `site` in its own integers; their steps are multiplied by the factors of the norm."""
+def multiplied(model: Model, site: FoldSite) -> Encoded:
+    """Return the weight of `site` in its own integers or signs; its steps or bases are multiplied by the norm."""
     encoded, factor = model.weights[site.weight], factors(model, site)
     format, view = encoded.format, encoded.view
-    assert isinstance(format, Int)
-    sign = np.sign(factor).astype(np.int32)[:, None]
-    steps = encoded.symbols.reshape(view.rows, view.cols).astype(np.int32) * sign
-    scale = encoded.parts["scale"].astype(np.float64).reshape(1 if format.per == "tensor" else view.rows, -1)
+    assert isinstance(format, Int | Basis)
     made = format if format.per != "tensor" else msgspec.structs.replace(format, per="channel")
-    product = within_float32(scale * np.abs(factor)[:, None], format.bits)
-    symbols = (steps & (1 << format.bits) - 1).astype(encoded.symbols.dtype).reshape(-1)
-    return replace(
-        encoded, format=made, symbols=symbols, parts={"scale": product.reshape(units_shape(view, made.per))}
-    )
+    ((name, part),), most = encoded.parts.items(), (1 << format.bits) - 1
+    symbols = encoded.symbols.reshape(view.rows, view.cols).astype(np.int32)
+    size = np.abs(factor)
+    if isinstance(format, Basis):
+        symbols = np.where(factor[:, None] < 0, most - symbols, symbols)
+        size = np.maximum(size, LEAST)
+    else:
+        symbols = symbols * np.sign(factor).astype(np.int32)[:, None] & most
+    each = np.repeat(part.astype(np.float64), view.rows // len(part), axis=0)
+    product = each * size.reshape(-1, *[1] * (each.ndim - 1))
+    scaled = product.astype(np.float32) if isinstance(format, Basis) else within_float32(product, format.bits)
+    kept = symbols.astype(encoded.symbols.dtype).reshape(-1)
+    return replace(encoded, format=made, symbols=kept, parts={name: scaled})
 
 
 def factors(model: Model, site: FoldSite) -> Array:
@@ -139,7 +145,7 @@ def obstacle(model: Model, graph: Graph, site: FoldSite) -> str:
     edge = next(node.name for node in graph.readers(site.weight))
     if edge in model.activations:
         return f"what {site.layer} writes has a quantizer before it"
-    if keeps_integers(model, site):
+    if keeps(model, site) and isinstance(model.weights[site.weight].format, Int):
         encoded = model.weights[site.weight]
         lowest = encoded.symbols == 1 << encoded.format.bits - 1  # type: ignore[attr-defined]
         if (lowest.reshape(encoded.view.rows, -1).any(axis=1) & (factors(model, site) < 0)).any():

@@ -119,7 +119,7 @@ def _room(count: int, size: int) -> int:
 
 
 def codes_of(artifact: Artifact, encoded: Mapping[str, Encoded]) -> dict[str, Code]:
-    """Return the streams of tensors, by name, as the file has them."""
+    """Return the streams of tensors, by name, as the file has them; of those in another format now, coded again."""
     reasons = {name: misfit(tensor.coder, tensor.spec) for name, tensor in encoded.items()}
     if refused := [f"{name} ({reason})" for name, reason in reasons.items() if reason]:
         what = f"tensors whose coder has no decoder in C: {', '.join(refused)}"
@@ -129,5 +129,6 @@ def codes_of(artifact: Artifact, encoded: Mapping[str, Encoded]) -> dict[str, Co
     for name, tensor in encoded.items():
         lazy = artifact.lazy[name]
         assert isinstance(lazy, LazyEncoded)
-        found[name] = code_of(bytes(lazy.payload), tensor.symbols, tensor.coder, tensor.spec)
+        payload = bytes(lazy.payload) if lazy.entry.format == tensor.format else tensor.payload
+        found[name] = code_of(payload, tensor.symbols, tensor.coder, tensor.spec)
     return found

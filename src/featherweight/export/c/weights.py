@@ -19,6 +19,7 @@ from featherweight.export.c.text import (
     spent,
 )
 from featherweight.formats import Clustered, Encoded, Float, Int, tag
+from featherweight.formats.basis import as_integers
 from featherweight.formats.view import Array, group_length
 
 _FLOATS = ("float16", "bfloat16")  # that tensor.h reads from their bits
@@ -28,6 +29,7 @@ _MOST_INT = 16
 def weights_of(artifact: Artifact) -> CSource:
     """Return the tensors of a file, each with what decodes it."""
     tensors = {name: artifact.tensors[name] for name in artifact.names}
+    tensors = {name: as_integers(t) if isinstance(t, Encoded) else t for name, t in tensors.items()}
     coded = {n: t for n, t in tensors.items() if isinstance(t, Encoded) and not _as_numbers(t)}
     if refused := [f"{name} ({reason})" for name, tensor in tensors.items() if (reason := _obstacle(tensor))]:
         what = f"tensors whose format has no decoder in C: {', '.join(refused)}"

@@ -128,14 +128,14 @@ class Given:
         return batch[0]
 
 
-def file(step):
+def file(step, bits=8):
     torch.manual_seed(0)
     network = Net()
     with torch.no_grad():
         for layer in (network.a, network.b, network.c):
             layer.weight.abs_()
     made = step.apply(Model.of(network), Given(), Context())
-    made = Calibrate(samples=64).apply(made, Given(), Context())
+    made = Calibrate(samples=64, bits=bits).apply(made, Given(), Context())
     from featherweight.packing import pack
 
     return made, loads(dumps(pack(made, export(made.module, Given().example()))))
@@ -183,6 +183,13 @@ def test_sessions_are_exact_or_refused(plain, monkeypatch):
     with pytest.raises(UnsupportedError, match="saturate") as caught:
         opened(plain[1], runtime="openvino")
     assert "portable" in caught.value.hint
+
+
+def test_layers_in_float_run_where_products_are_widened(monkeypatch):
+    """Activations of 4 bits: ONNX Runtime computes convolutions in float, and had lost their zero points."""
+    made, artifact = file(Encode(), bits=4)
+    monkeypatch.setattr(OnnxBackend, "saturates", lambda self: True)
+    assert "quantized activations" in parity.check_parity(made, artifact.graph, Given()).reason
 
 
 def test_what_runs_is_exact_here(plain):

@@ -8,11 +8,12 @@ from featherweight.checked import with_plugins
 from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
+from featherweight.training.methods.dorefa import Dorefa
 from featherweight.training.methods.latent import Project, StraightThrough
 from featherweight.training.methods.lsq import Lsq
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq)
+    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa)
 )
 
 if TYPE_CHECKING:
@@ -20,4 +21,14 @@ if TYPE_CHECKING:
 else:
     AnyMethod: Any = Union[METHODS]  # noqa: UP007
 
-__all__ = ["METHODS", "AnyMethod", "AstcBlocks", "Centroids", "Lsq", "Method", "Project", "StraightThrough"]
+__all__ = [
+    "METHODS",
+    "AnyMethod",
+    "AstcBlocks",
+    "Centroids",
+    "Dorefa",
+    "Lsq",
+    "Method",
+    "Project",
+    "StraightThrough",
+]

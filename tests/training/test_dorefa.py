@@ -1,0 +1,150 @@
+"""DoReFa-Net: the grids, the gradients against the formula by autograd, and what training leaves."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from featherweight.activations import Affine, FloatingPoint
+from featherweight.errors import ConfigError
+from featherweight.formats import Basis, Int, View
+from featherweight.formats.basis import as_integers, is_geometric
+from featherweight.simulation import fake_quantize
+from featherweight.techniques import Finetune
+from featherweight.training.methods import Dorefa
+from featherweight.training.methods.dorefa import squeezed
+
+ENDS = st.sampled_from([1, 2, 3, 4, 8])
+
+
+def tensor(shape, seed, scale=1.0):
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def surrogate_of(weight, bits):
+    view = View(tuple(weight.shape), groups=2)
+    format = Basis(bits=bits, per="tensor")
+    return Dorefa().surrogate(weight, format.encode(weight.numpy(), view=view))
+
+
+def quantize(r, k):
+    """As the paper writes it, with the identity as its gradient."""
+    levels = 2**k - 1
+    return r + ((r * levels).round() / levels - r).detach()
+
+
+def paper(weight, k):
+    """Equations of weights, from torch's own operators: autograd gives the gradient, through the maximum too."""
+    if k == 1:
+        signs = torch.where(weight >= 0, 1.0, -1.0)
+        return weight + (weight.abs().mean() * signs - weight).detach()
+    curved = weight.tanh()
+    return 2 * quantize(curved / (2 * curved.abs().max()) + 0.5, k) - 1
+
+
+@settings(max_examples=40, deadline=None)
+@given(ENDS, st.integers(0, 99), st.sampled_from([1e-3, 0.1, 1.0, 20.0]))
+def test_a_weight_is_what_the_paper_has_and_imports_bit_for_bit(bits, seed, scale):
+    weight = tensor((6, 3, 3, 2), seed, scale)
+    surrogate = surrogate_of(weight, bits)
+    given = surrogate().detach()
+    torch.testing.assert_close(given, paper(weight, bits), rtol=1e-6, atol=1e-7)
+    frozen = surrogate.freeze()
+    assert frozen.decode().tobytes() == given.numpy().tobytes()
+    assert is_geometric(frozen) and frozen.format == Basis(bits=bits, per="tensor")
+    integers = as_integers(frozen)
+    assert integers.format == Int(bits=bits + 1, per="tensor")
+    assert integers.decode().tobytes() == given.numpy().tobytes()
+    again = frozen.format.encode(given.numpy(), view=frozen.view, parts=frozen.parts)
+    assert again.symbols.tobytes() == frozen.symbols.tobytes()  # idempotent under its own basis
+    assert len(given.unique()) <= 2**bits
+    order = weight.flatten().argsort()
+    assert (given.flatten()[order].diff() >= 0).all()
+    assert torch.equal(weight, tensor((6, 3, 3, 2), seed, scale))
+    if bits > 1:
+        assert given.abs().max() == 1 and (given != 0).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 99), st.sampled_from([0.1, 1.0, 3.0]))
+def test_gradients_are_those_of_the_formula_by_autograd(seed, scale):
+    """Of `tanh W / max|tanh W|` in float64: by autograd, and as written out."""
+    weight, upstream = tensor((5, 7), seed, scale).double(), tensor((5, 7), seed + 1).double()
+    leaf, other = (weight.clone().requires_grad_(True) for _ in range(2))
+    squeezed(leaf).backward(upstream)
+    paper(other, 3).backward(upstream)
+    torch.testing.assert_close(leaf.grad, other.grad, rtol=1e-12, atol=1e-14)
+    curved = weight.tanh()
+    most = curved.abs().max()
+    expected = upstream / most
+    top = curved.abs().flatten().argmax()
+    expected.view(-1)[top] -= curved.flatten()[top].sign() * (upstream * curved).sum() / most**2
+    torch.testing.assert_close(leaf.grad, expected * (1 - curved**2), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4])
+def test_gradients_of_a_weight(bits):
+    weight, upstream = tensor((6, 10), 3), tensor((6, 10), 4)
+    surrogate = surrogate_of(weight, bits)
+    surrogate().backward(upstream)
+    leaf = weight.double().requires_grad_(True)
+    paper(leaf, bits).backward(upstream.double())
+    torch.testing.assert_close(surrogate.weight.grad.double(), leaf.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_zeros_alone_and_the_sign_of_zero():
+    for bits in (1, 2):
+        surrogate = surrogate_of(torch.zeros(2, 3), bits)
+        value = surrogate()
+        value.sum().backward()
+        assert surrogate.freeze().decode().tobytes() == value.detach().numpy().tobytes()
+        assert surrogate.weight.grad.isfinite().all()
+    assert surrogate_of(torch.tensor([[0.0, -1.0], [2.0, -0.0]]), 1)().tolist() == [
+        [0.75, -0.75],
+        [0.75, 0.75],
+    ]
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_an_activation_is_clipped_to_one_and_rounded(bits, signed):
+    fixed = Dorefa().range(Affine.of(0.0, 5.0, bits=bits, signed=signed))
+    quantizer = fixed.freeze()
+    assert quantizer == Affine(
+        float(np.float32(1 / (2**bits - 1))), -(2 ** (bits - 1)) * signed, bits, signed
+    )
+    x = (tensor((4, 50), bits, 0.8) + 0.3).requires_grad_(True)
+    upstream = tensor((4, 50), 1)
+    rounded = fixed(x)
+    rounded.backward(upstream)
+    leaf = x.detach().double().requires_grad_(True)
+    value = quantize(leaf.clamp(0, 1), bits)
+    value.backward(upstream.double())
+    torch.testing.assert_close(rounded.double(), value, rtol=0, atol=1e-6)
+    assert torch.equal(x.grad.double(), leaf.grad)
+    assert rounded.detach().numpy().tobytes() == fake_quantize(x.detach(), quantizer).numpy().tobytes()
+    assert len(rounded.unique()) <= 2**bits and torch.equal(fixed(rounded.detach()), rounded)
+    ordered = fixed(x.detach().flatten().sort().values)
+    assert (ordered.diff() >= 0).all()
+    assert not fixed.parameters() and not fixed.state()
+
+
+def test_what_can_be_negative_keeps_its_quantizer():
+    assert Dorefa().range(Affine.of(-1.0, 5.0)) is None
+    assert Dorefa().range(FloatingPoint.of(0, 1, "float8_e4m3fn")) is None
+
+
+def test_state_is_taken_over():
+    weight = tensor((4, 6), 0)
+    one, other = (surrogate_of(weight, 2) for _ in range(2))
+    with torch.no_grad():
+        one.weight.mul_(-0.3).add_(0.1)
+    other.load(one.state())
+    assert torch.equal(one(), other())
+
+
+@pytest.mark.parametrize(("format", "reason"), [(Int(bits=4), "those of basis"), (Basis(), 'per = "tensor"')])
+def test_other_formats_are_refused(format, reason):
+    with pytest.raises(ConfigError, match=f"dorefa cannot train .*{reason}"):
+        Finetune(format=format, method=Dorefa())

@@ -8,7 +8,7 @@ import torch
 from tiny import Tiny
 
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
-from featherweight.formats import Astc, Clustered, Float, Int, tag
+from featherweight.formats import Astc, Basis, Clustered, Float, Int, tag
 from featherweight.formats.coders import Rans
 from featherweight.model import Model, equal_bits
 from featherweight.recipe import parse_recipe
@@ -144,7 +144,9 @@ def test_nothing_to_train_is_said(trained):
 
 @pytest.mark.parametrize("method", METHODS, ids=tag)
 def test_a_diverged_run_names_the_tensor(trained, method):
-    format = next(f for f in (Clustered(bits=1), Int(bits=2), Astc()) if not method().misfit(f))
+    format = next(
+        f for f in (Clustered(bits=1), Int(bits=2), Astc(), Basis(per="tensor")) if not method().misfit(f)
+    )
     step = Finetune(format=format, where="0.weight", method=method(), lr=3e38)
     with pytest.raises(TaskError, match=r"0.weight: training has diverged|the loss is not finite"):
         apply(step, trained)

@@ -12,7 +12,7 @@ from featherweight.formats import Clustered, Encoded, Float, Int, View
 from featherweight.simulation import fake_quantize
 from featherweight.techniques import Finetune
 from featherweight.training.methods import Lsq
-from featherweight.training.methods.lsq import LEAST, on_grid
+from featherweight.training.methods.lsq import LEAST
 
 FORMATS = st.builds(
     Int,
@@ -77,8 +77,8 @@ def test_an_activation_is_rounded_as_its_quantizer_rounds(quantizer, seed, offse
         learned.after_step(1)
     x = tensor((5, 40), seed, 2.0).sort().values
     rounded, frozen = learned(x).detach(), learned.freeze()
-    assert rounded.numpy().tobytes() == fake_quantize(x, frozen).numpy().tobytes()
-    assert np.array_equal(rounded.numpy(), frozen.dequantize(frozen.quantize(x.numpy())))
+    assert torch.equal(rounded, fake_quantize(x, frozen))
+    assert rounded.numpy().tobytes() == frozen.dequantize(frozen.quantize(x.numpy())).tobytes()
     assert (rounded.diff() >= 0).all() and len(rounded.unique()) <= 2**quantizer.bits
     assert torch.equal(learned(rounded), rounded)
     assert frozen.quantize(np.zeros(1, np.float32))[0] == frozen.zero_point
@@ -90,29 +90,6 @@ def oracle(v, s, least, most):
     """Equation 1 in float64, its rounding straight through: autograd gives equations 3 and 5."""
     clipped = torch.minimum(torch.maximum(v / s, least), most)
     return (clipped + (clipped.round() - clipped).detach()) * s
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.integers(0, 99), st.sampled_from([(-8, 7), (0, 15), (-2, 1), (0, 3)]))
-def test_gradients_are_those_of_the_formula_by_autograd(seed, ends):
-    v = tensor((7, 9), seed).double()
-    s = (tensor((7, 1), seed + 1).abs() / 4 + 0.05).double()
-    low, high = (torch.tensor(float(end)).double() for end in ends)
-    v.requires_grad_(True), s.requires_grad_(True)
-    upstream = tensor((7, 9), seed + 2).double()
-    value = oracle(v, s, low, high)
-    by_v, by_s = torch.autograd.grad(value, (v, s), upstream)
-    steps, inside, slope = on_grid(v.detach(), s.detach(), *ends)
-    torch.testing.assert_close(steps * s, value, rtol=1e-14, atol=0)
-    torch.testing.assert_close(upstream * inside, by_v, rtol=1e-14, atol=0)
-    torch.testing.assert_close((upstream * slope).sum(1, keepdim=True), by_s, rtol=1e-12, atol=1e-13)
-
-
-def test_what_lies_between_the_last_level_and_half_a_step_beyond_is_clipped():
-    """The paper clips, then rounds; code that rounds first has a slope of 7 - 7.4 here."""
-    _, inside, slope = on_grid(torch.tensor([7.4, 6.6, -8.0, 7.0]), torch.tensor(1.0), -8, 7)
-    assert inside.tolist() == [False, True, False, False]
-    assert slope.tolist() == pytest.approx([7.0, 0.4, -8.0, 7.0])
 
 
 @pytest.mark.parametrize("per", ["tensor", "channel", 4])

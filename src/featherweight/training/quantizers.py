@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Affine, Quantizer
 from featherweight.capture.execution import Visit
 from featherweight.graph.graph import Edge
 from featherweight.simulation import fake_quantize
 from featherweight.training.gradients import with_gradient
+from featherweight.training.grids import Grid, rounded_activation
 from featherweight.training.methods.base import RangeSurrogate
 
 
@@ -32,6 +33,9 @@ def through(x: Tensor, quantizer: Quantizer) -> Tensor:
     References: Bengio, Leonard, Courville, Estimating or propagating gradients through stochastic neurons for
     conditional computation, 2013, section 4.
     """
+    if isinstance(quantizer, Affine):
+        least, most = (end - quantizer.zero_point for end in quantizer.grid)
+        return rounded_activation(x, Grid.single(quantizer.scale, least, most, (True, True)))
     low, high = quantizer.range
     inside = (x >= low) & (x <= high)
     rounded = fake_quantize(x.detach().float(), quantizer)

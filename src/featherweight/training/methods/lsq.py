@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 from featherweight.activations import Affine, Quantizer
 from featherweight.formats import Encoded, Format, Int
 from featherweight.formats.integer import COUNTED_BITS, grid
-from featherweight.formats.view import spread
+from featherweight.formats.view import Array, join, split
 from featherweight.task.training import Rate
 from featherweight.training.methods.base import Group, Method, RangeSurrogate, Surrogate
 
@@ -69,28 +69,6 @@ class Lsq(Method, frozen=True, tag="lsq"):
         return LearnedRange(quantizer, self) if isinstance(quantizer, Affine) else None
 
 
-def on_grid(x: Tensor, step: Tensor, least: Any, most: Any) -> tuple[Tensor, Tensor, Tensor]:
-    """Return `x / step` clipped and rounded; where it was not clipped; and the gradient of the result by `step`.
-
-    Args:
-        x: of any shape.
-        step: positive, as all that follow a number or of a shape that fits `x`.
-        least: of the grid, a number or as many as `x` has.
-        most: of the grid, likewise.
-
-    >>> import torch
-    >>> steps, inside, slope = on_grid(torch.tensor([-9.0, 0.4, 7.4]), torch.tensor(1.0), -8, 7)
-    >>> steps.tolist(), inside.tolist()
-    ([-8.0, 0.0, 7.0], [False, True, False])
-    >>> [round(value, 3) for value in slope.tolist()]  # 7.4 is clipped
-    [-8.0, -0.4, 7.0]
-    """
-    ratio = x / step
-    steps = ratio.round().clamp_(least, most)  # as to clip first, for the ends of the grid are whole
-    inside = (ratio > least) & (ratio < most)
-    return steps, inside, steps - ratio * inside
-
-
 class LearnedSteps(Surrogate):
     """A float weight and its steps, `[units]`, which train; zero points stay."""
 
@@ -99,7 +77,7 @@ class LearnedSteps(Surrogate):
 
         format, view = encoded.format, encoded.view
         assert isinstance(format, Int)
-        self.encoded, self.method = encoded, method
+        self.encoded, self.per, self.method = encoded, format.per, method
         self.weight = nn.Parameter(weight.detach().clone())
         scale, ends = encoded.parts["scale"].astype(np.float32).ravel(), grid(format.bits)
         zero = encoded.parts.get("zero_point", np.zeros(scale.size)).astype(np.float32).ravel()
@@ -107,12 +85,12 @@ class LearnedSteps(Surrogate):
         if method.narrow:
             low, high = np.maximum(low, -high), np.minimum(high, -low)
         self.low, self.high = low, high
-        of_each = spread(np.arange(scale.size), view, format.per)
-        self.units = np.array(view.tensor(np.array(np.broadcast_to(of_each, (view.rows, view.cols)))))
-        count, most = np.bincount(self.units.ravel(), minlength=scale.size), np.maximum(high, 1.0)
+        weights = split(view.matrix(weight.detach().numpy()), view, format.per)
+        count = split(np.ones((view.rows, view.cols)), view, format.per).sum(axis=1)
+        most = np.maximum(high, 1.0)
         self.gain = 1 / np.sqrt(np.maximum(count * most, 1.0)) if method.scaled else np.ones(scale.size)
         if method.start == "paper":
-            total = np.bincount(self.units.ravel(), np.abs(weight.detach().numpy().ravel()), scale.size)
+            total = np.abs(weights).sum(axis=1, dtype=np.float64)
             paper = 2 * total / np.maximum(count, 1) / np.sqrt(most)
             scale = np.where(total > 0, paper, scale).astype(np.float32)
         self.least = scale * np.float32(LEAST)
@@ -120,22 +98,29 @@ class LearnedSteps(Surrogate):
 
     def __call__(self) -> Tensor:
         """Return the rounded weight."""
-        from torch import bincount, from_numpy
+        from torch import from_numpy
 
         from featherweight.training.gradients import with_gradient
+        from featherweight.training.grids import Grid
 
-        units = from_numpy(self.units)
-        spread_out = self.step.detach()[units]
-        low, high = from_numpy(self.low)[units], from_numpy(self.high)[units]
-        steps, inside, slope = on_grid(self.weight.detach(), spread_out, low, high)
+        grid, weights = Grid(self.step.detach().numpy(), self.low, self.high), self.units(self.weight)
 
         def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
-            """Of the weight, and the sums over what shares a step, in float64."""
-            each = (gradient * slope).double().reshape(-1)
-            total = bincount(units.reshape(-1), each, minlength=len(self.step)) * from_numpy(self.gain)
-            return gradient * inside, total.to(gradient.dtype)
+            passed, sums = grid.passed(weights, self.units(gradient))
+            by_step = (sums[:, 0] + self.low * sums[:, 1] + self.high * sums[:, 2]) * self.gain
+            return self.tensor(passed), from_numpy(by_step).float()
 
-        return with_gradient(steps.add_(0.0).mul_(spread_out), (self.weight, self.step), backward)
+        return with_gradient(self.tensor(grid.round(weights)), (self.weight, self.step), backward)
+
+    def units(self, tensor: Tensor) -> Array:
+        """Return a tensor as the weight is one as `[units, n]`: what shares a step is a row."""
+        return split(self.encoded.view.matrix(tensor.detach().numpy()), self.encoded.view, self.per)
+
+    def tensor(self, units: Array) -> Tensor:
+        """Return what `units` gave of a tensor as a tensor."""
+        from torch import from_numpy
+
+        return from_numpy(self.encoded.view.tensor(join(units, self.encoded.view, self.per)))
 
     def groups(self) -> list[Group]:
         """Return the weight; and the steps, at a learning rate of their own and without decay."""
@@ -176,23 +161,23 @@ class LearnedRange(RangeSurrogate):
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return an activation rounded to the integers."""
-        from featherweight.training.gradients import with_gradient
+        from torch import tensor
 
-        low, step = self.low, self.step.detach()
+        from featherweight.training.grids import Grid, rounded_activation
+
+        low = self.low
         high = low + self.length
-        steps, inside, slope = on_grid(x.detach().float(), step, low, high)
         features = max(x.numel() // max(len(x), 1), 1) if x.dim() else 1
         gain = (features * max(high, 1)) ** -0.5 if self.method.scaled else 1.0
-        learned = self.parameters()
 
-        def backward(gradient: Tensor) -> tuple[Tensor, ...]:
-            clipped = (gradient * ~inside).sum()
-            by_step = (gradient * slope).sum()
-            if len(learned) == 1:
-                return gradient * inside, by_step * gain
-            return gradient * inside, (by_step - low * clipped) * gain, clipped * gain
+        def of_sums(sums: Array) -> tuple[Tensor, ...]:
+            inside, below, above = gain * sums[0]
+            if self.offset is None:
+                return (tensor(inside + low * below + high * above).float(),)
+            return tensor(inside + self.length * above).float(), tensor(below + above).float()
 
-        return with_gradient(steps * step, (x, *learned), backward)
+        grid = Grid.single(float(self.step.detach()), low, high)
+        return rounded_activation(x, grid, self.parameters(), of_sums)
 
     def groups(self) -> list[Group]:
         """Return step and offset, at a learning rate of their own and without decay."""

@@ -12,9 +12,26 @@ from featherweight.errors import ConfigError
 from featherweight.formats.floating import BITS, MOST, from_bits, to_bits
 from featherweight.formats.view import Array
 
+# The name of the node that makes an activation, for all that read it; or `read_by`, for one of them.
+Edge = str
 FloatKind = Literal["float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
 
 _LEAST_SCALE, _MOST_SCALE = 2.0**-100, 2.0**100  # products of two scales stay normal float32 numbers
+
+
+def read_by(source: Edge, reader: str) -> Edge:
+    """Return the edge from an activation to one of the nodes that read it.
+
+    >>> read_by("relu_1", "conv2d_2"), ends("relu_1>conv2d_2"), ends("relu_1")
+    ('relu_1>conv2d_2', ('relu_1', 'conv2d_2'), ('relu_1', ''))
+    """
+    return f"{source}>{reader}"
+
+
+def ends(edge: Edge) -> tuple[Edge, str]:
+    """Return the activation that an edge carries, and the node that alone reads it so; empty: all read it."""
+    source, _, reader = edge.rpartition(">")
+    return (source, reader) if source else (reader, "")
 
 
 class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):

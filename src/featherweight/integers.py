@@ -12,12 +12,10 @@ from typing import Literal
 
 import numpy as np
 
-from featherweight.activations import Affine, Quantizer
+from featherweight.activations import Affine, Edge, Quantizer, read_by
 from featherweight.formats import Basis, Encoded, Int
 from featherweight.formats.basis import as_integers
 from featherweight.formats.view import Array
-
-Edge = str
 
 MOST_BIAS = 2.0**30  # of an int32 sum, so that what is added to it has room
 # Two weights that share an int16 sum: 255 * 128 and -255 * 128 fit, one step more does not.
@@ -95,7 +93,8 @@ def integer_plan(
     """
     layers, floats, averages, joins = {}, {}, {}, {}
     for operator in operators:
-        edge, read = operator.edge, [activations.get(source) for source in operator.inputs]
+        edge = operator.edge
+        read = [activations.get(read_by(source, edge), activations.get(source)) for source in operator.inputs]
         first, written = read[0] if read else None, activations.get(edge)
         if operator.family == "layer" and first is not None:
             encoded = weights.get(operator.weight)

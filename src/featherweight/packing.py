@@ -13,7 +13,7 @@ from featherweight.artifact import Artifact, Contents, Raw, StoredGraph
 from featherweight.artifact.artifact import LazyEncoded
 from featherweight.artifact.module import TYPES, tensor_of
 from featherweight.errors import IntegrityError, UnsupportedError
-from featherweight.export import values_of
+from featherweight.export import unknown_edges
 from featherweight.formats import Encoded
 from featherweight.model import Model, Note, flat_bytes
 from featherweight.task import Task
@@ -27,7 +27,7 @@ def pack(model: Model, graph: StoredGraph | None = None, facts: Mapping[str, Any
         UnsupportedError: a tensor has a type that a file cannot hold.
         IntegrityError: a quantizer is on no value of the graph.
     """
-    if graph is not None and (unknown := sorted(model.activations.keys() - values_of(graph))):
+    if graph is not None and (unknown := unknown_edges(graph, model.activations)):
         raise IntegrityError("a quantizer on no value of the graph", where="activations", got=unknown[0])
     tensors = {name: model.weights.get(name) or _raw(name, t) for name, t in model.tensors.items()}
     notes = [msgspec.to_builtins(note) for note in model.notes]

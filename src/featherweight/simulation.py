@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from featherweight.activations import Affine, FloatingPoint, Quantizer
+from featherweight.activations import Affine, FloatingPoint, Quantizer, ends
 from featherweight.capture.execution import Execution, Visit
 from featherweight.capture.program import Program
 from featherweight.capture.pytree import flatten_inputs
@@ -54,8 +54,7 @@ def execution(model: Model, program: Program, visit: Visit, *, grad: bool = Fals
         UnsupportedError: a quantizer is on no edge of the network.
     """
     nodes = {node.name: node for node in program.graph.nodes}
-    if unknown := sorted(model.activations.keys() - nodes.keys()):
-        raise UnsupportedError("a quantizer on no edge of the network", where=unknown[0])
+    reads = [edge for edge in model.activations if ends(edge)[1]]
     plan, sizes, arguments = plan_of(model, nodes), {"": 0}, {}
     for edge, layer in plan.layers.items():
         arguments[edge] = {WEIGHT: torch.from_numpy(layer.weights)}
@@ -71,7 +70,10 @@ def execution(model: Model, program: Program, visit: Visit, *, grad: bool = Fals
             value = exact(value, average.scale, average.count or sizes[average.source] // value.numel())
         return visit(edge, value)
 
-    return Execution(program, see, arguments=arguments, grad=grad)
+    found = Execution(program, see, arguments=arguments, reads=reads, grad=grad)
+    if unknown := sorted(model.activations.keys() - nodes.keys() - found.edges):
+        raise UnsupportedError("a quantizer on no edge of the network", where=unknown[0])
+    return found
 
 
 def plan_of(model: Model, nodes: Mapping[Edge, Node]) -> IntegerPlan:

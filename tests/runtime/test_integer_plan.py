@@ -5,7 +5,7 @@ import pytest
 from networks import NETWORKS, exported, traced
 
 from featherweight.activations import Affine
-from featherweight.export import build_qdq, values_of
+from featherweight.export import build_qdq, unknown_edges
 from featherweight.export.check import arrays
 from featherweight.formats import Int
 from featherweight.model import Model
@@ -24,11 +24,11 @@ def quantized(name):
         for path, array in tensors.items()
         if path in graph.views and array.dtype == np.float32 and array.ndim > 1 and array.size
     }
-    known = values_of(stored)
+    unknown = unknown_edges(stored, (node.name for node in graph.nodes))
     activations = {
         node.name: Affine.of(-1 - number / 8, 2)
         for number, node in enumerate(graph.nodes)
-        if node.dtype == "float32" and node.name in known
+        if node.dtype == "float32" and node.name not in unknown
     }
     return Model(module, {}, weights, activations), stored, graph
 

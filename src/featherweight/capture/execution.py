@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from itertools import accumulate
 from math import prod
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, fx
 from torch.export.graph_signature import InputKind
 
+from featherweight.activations import ends
 from featherweight.capture.memory_format import ANY, channels_last
 from featherweight.capture.program import Program
 from featherweight.capture.trace import canonical_names, operator_name, size
@@ -63,6 +64,8 @@ class Execution:
         visit: sees the activation of every edge, in order, and may replace it; in training as often as the network's
             code computes it.
         arguments: by edge, the arguments that its operator is called with in the place of its own, by position.
+        reads: edges from an activation to one operator that reads it (`read_by`), as its first argument: `visit` sees
+            them too, and what it returns is what that operator reads.
         grad: whether gradients can be taken of what is computed.
 
     Attributes:
@@ -74,7 +77,8 @@ class Execution:
 
     def __init__(
         self, program: Program, visit: Visit | None = None, *,
-        arguments: Mapping[Edge, Mapping[int, Tensor]] | None = None, grad: bool = False,
+        arguments: Mapping[Edge, Mapping[int, Tensor]] | None = None, reads: Collection[Edge] = (),
+        grad: bool = False,
     ) -> None:  # fmt: skip
         self._visit, self._arguments, self._grad = visit, arguments or {}, grad
         graph = program.exported.graph
@@ -91,7 +95,8 @@ class Execution:
             if edge not in self._producers or operator_name(node.target).rstrip("_") == ops[edge]:
                 self._producers.setdefault(edge, position)
                 self._written[position] = edge
-        self.edges = frozenset({*self._inputs, *self._producers})
+        self._reads = self._read_edges(program, reads)
+        self.edges = frozenset({*self._inputs, *self._producers, *self._reads.values()})
         self._last = {operand: len(self._nodes) for operand in graph.output_node().all_input_nodes}
         for position, node in reversed(list(enumerate(self._nodes))):
             for operand in node.all_input_nodes:
@@ -132,6 +137,8 @@ class Execution:
             for position in range(start, stop):
                 node, edge = self._nodes[position], self._written.get(position, "")
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: self._value(n, alive, own))
+                if read := self._reads.get(position):
+                    args = (self._seen(read, args[0]), *args[1:])
                 for place, argument in sorted(self._arguments.get(edge, {}).items()):
                     args = (*args[:place], *[None] * (place - len(args)), argument, *args[place + 1 :])
                 value = _CALLS.get(node.target, node.target)(*args, **kwargs)
@@ -157,6 +164,28 @@ class Execution:
         if operand in alive:
             return alive[operand]
         return tensors.get(self._names[operand], self._stored[operand])
+
+    def _read_edges(self, program: Program, reads: Collection[Edge]) -> dict[int, Edge]:
+        """Return those of `reads` that are edges of the program, by the position of the operator that reads."""
+        found = {}
+        for edge in reads:
+            source, reader = ends(edge)
+            position = self._producers.get(reader)
+            first = (
+                self._nodes[position].args[0] if position is not None and self._nodes[position].args else None
+            )
+            if (
+                position is not None
+                and isinstance(first, fx.Node)
+                and self._carried(program, first) == source
+            ):
+                found[position] = edge
+        return found
+
+    def _carried(self, program: Program, node: fx.Node) -> Edge | None:
+        """Return the edge that a node makes, or the input that it is."""
+        inputs = {placeholder: name for name, placeholder in self._inputs.items()}
+        return inputs.get(node) or program.edges.get(node.name)
 
     def _read_placeholders(self, program: Program) -> None:
         """Find the nodes of the inputs by name; of the network's state, the canonical names, and the values.

@@ -28,7 +28,7 @@ from featherweight.evaluation.metrics import (
 from featherweight.evaluation.paired_test import seen_before
 from featherweight.evaluation.parity import agreement, check_parity
 from featherweight.events import Finished, Message, Progress, Started
-from featherweight.export import qdq_of, values_of
+from featherweight.export import qdq_of, unknown_edges
 from featherweight.files import write_whole
 from featherweight.formats.coders import tag
 from featherweight.model import Model, Note
@@ -210,10 +210,10 @@ def in_graph(model: Model, graph: StoredGraph | None) -> Model:
     """Return the model without the quantizers on edges that its graph does not have, with a note on each."""
     if graph is None or not model.activations:
         return model
-    known = values_of(graph)
-    kept = {edge: quantizer for edge, quantizer in model.activations.items() if edge in known}
+    unknown = unknown_edges(graph, model.activations)
+    kept = {edge: quantizer for edge, quantizer in model.activations.items() if edge not in unknown}
     reason = "its quantizer is left out: the runtime's graph has no such value"
-    notes = [Note("skipped", edge, reason) for edge in model.activations if edge not in kept]
+    notes = [Note("skipped", edge, reason) for edge in unknown]
     return model.with_activations(kept, notes)
 
 

@@ -1,6 +1,6 @@
 """Graphs and files for elsewhere: the float ONNX graph, integers, textures. What is imported here needs no torch."""
 
-from featherweight.export.float_graph import build_onnx, onnx_of, opened, read_onnx, serialized, values_of
+from featherweight.export.float_graph import build_onnx, onnx_of, opened, read_onnx, serialized, unknown_edges
 from featherweight.export.large import opened_onnx, write_onnx
 from featherweight.export.linear import build_linear, linear_of
 from featherweight.export.qdq import Qdq, build_qdq, model_of, qdq_of
@@ -19,6 +19,6 @@ __all__ = [
     "qdq_of",
     "read_onnx",
     "serialized",
-    "values_of",
+    "unknown_edges",
     "weights_of", "write_onnx",
 ]  # fmt: skip

@@ -20,6 +20,7 @@ import onnx
 from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 
+from featherweight.activations import Edge, ends
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.artifact.container import error_context
 from featherweight.errors import FeatherweightError, IntegrityError, UnsupportedError
@@ -82,11 +83,14 @@ def rewriting(to: str) -> Iterator[None]:
         raise UnsupportedError(f"the graph cannot be rewritten {to}: {reason}", where="graph") from error
 
 
-def values_of(graph: StoredGraph) -> set[str]:
-    """Return the names of the activations of a graph: its inputs, and what its operators write."""
+def unknown_edges(graph: StoredGraph, edges: Iterable[Edge]) -> list[Edge]:
+    """Return those of `edges` whose ends are no activations of a graph: neither inputs nor what operators write."""
     with error_context("graph"):
         stored = onnx.ModelProto.FromString(graph.onnx).graph
-        return {value.name for value in stored.input} | {name for node in stored.node for name in node.output}
+        known = {value.name for value in stored.input} | {
+            name for node in stored.node for name in node.output
+        }
+        return sorted(edge for edge in edges if edge not in known and not known >= {*ends(edge)})
 
 
 def _take_stubs(model: onnx.ModelProto) -> list[onnx.TensorProto]:

@@ -12,10 +12,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.activations import Affine, FloatingPoint, Quantizer
+from featherweight.activations import Affine, FloatingPoint, Quantizer, read_by
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
-from featherweight.export.float_graph import build_onnx, onnx_of, opened, rewriting, values_of
+from featherweight.export.float_graph import build_onnx, onnx_of, opened, rewriting, unknown_edges
 from featherweight.export.onnx_graph import (
     CLAMPS,
     MICROSOFT,
@@ -96,7 +96,7 @@ def build_qdq(
         IntegrityError: the graph does not fit the tensors, or a quantizer is on no value of it.
     """
     model = build_onnx(graph, tensors)
-    if unknown := sorted(activations.keys() - values_of(graph)):
+    if unknown := unknown_edges(graph, activations):
         what = "a quantizer on no value of the graph"
         raise IntegrityError(what, where="activations", got=ascii(unknown[0]))
     share_products(model.graph, activations.get)
@@ -176,9 +176,9 @@ class _Builder:
     def _node(self, node: NodeProto) -> None:
         results = [self.absorbed.get(value, value) for value in node.output]
         outputs = [f"{v}/float" if v in self.activations and v in self.graph.outputs else v for v in results]
-        inputs = [self._real(value) for value in node.input]
         behind = bias_behind(node, self.graph, self.table)
         edge = (behind or node).output[0]
+        inputs = [self._read(value, edge) for value in node.input]
         layer = self.plan.layers.get(edge)
         if not write_rows(self.writer, node, self.table, self.weights, outputs[0], **self.rows):
             if layer is not None and node.op_type == "Add":
@@ -198,6 +198,14 @@ class _Builder:
     def _real(self, value: str) -> str:
         """Return the name under which the numbers of `value` are read."""
         return f"{value}/real" if value in self.activations and value not in self.graph.outputs else value
+
+    def _read(self, value: str, edge: str) -> str:
+        """Return the name under which the layer that writes `edge` reads `value`: perhaps rounded once more."""
+        own = read_by(value, edge)
+        if own not in self.activations:
+            return self._real(value)
+        self._quantize(own, self._real(value))
+        return self._real(own)
 
     def _pad(self, node: NodeProto) -> bool:
         """Pad integers by the one that stands for 0, where one quantizer stands before and behind zeros.
@@ -256,7 +264,8 @@ class _Builder:
 
     def _dequantized(self, name: str, integers: Array, scale: Array, axis: int) -> str:
         parts = {"": integers, "/scale": scale}
-        if integers.ndim == 2:  # ONNX Runtime merges no Gemm without zero points
+        # Without zero points ONNX Runtime merges no Gemm, and on x86 without VNNI runs no Conv that writes floats.
+        if integers.ndim > 1:
             parts["/zero"] = np.zeros(scale.shape, integers.dtype)
         stored = self.writer.transposed if integers.ndim == 2 else self.writer.constant
         inputs = [stored(integers, name), *(self.writer.constant(parts[p], f"{name}{p}") for p in parts if p)]

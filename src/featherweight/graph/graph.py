@@ -7,9 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
+from featherweight.activations import Edge as Edge
 from featherweight.formats import View
-
-Edge = str
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
+from featherweight.activations import ends, read_by
 from featherweight.graph.folding import foldable
 from featherweight.graph.graph import Edge, Graph, Node
 from featherweight.graph.operators import operator
+
+# What is not read by layers alone is rounded as what is; by itself, and once more for each layer; or not at all.
+Others = Literal["alike", "apart", "float"]
 
 _READ = ("join", "product")  # in integers where an operator in integers reads them
 
@@ -38,17 +43,22 @@ class Plan:
         joins: sums and concatenations, whose edges may share one where their ranges are alike.
         readers: layers in integers (their operator) by the edge they read.
         skipped: layers with weights, and operators that were asked for, that compute in float, with the reason.
+        wide: edges that others read beside layers or instead of them; none where all are rounded alike.
+        reads: edges from those to the layers that read them, each with a quantizer of its own (`read_by`).
     """
 
     shared: tuple[tuple[Edge, ...], ...]
     joins: tuple[Join, ...]
     readers: Mapping[Edge, str]
     skipped: dict[str, str]
+    wide: frozenset[Edge] = frozenset()
+    reads: tuple[Edge, ...] = ()
 
 
 def quantizable(
-    graph: Graph, skip: Collection[str] = (), floats: Collection[Edge] = (), *, outputs: bool = False
-) -> Plan:
+    graph: Graph, skip: Collection[str] = (), floats: Collection[Edge] = (), *, outputs: bool = False,
+    others: Others = "alike",
+) -> Plan:  # fmt: skip
     """Return which edges need a quantizer.
 
     Convolutions, linear layers, sums and concatenations of activations, products and averages read integers
@@ -66,18 +76,30 @@ def quantizable(
         skip: paths of modules, and names of operators, to compute in float.
         floats: edges that can have no quantizer. What reads or writes them computes in float.
         outputs: whether what the last layers write is quantized too.
+        others: how activations are rounded that not only layers read: a skip connection, a sum, the caller. In `float`
+            layers alone read integers, as in papers.
     """
     asked = [node for node in graph.nodes if _integer(graph, node) and not {node.module, node.name} & {*skip}]
+    if others == "float":
+        asked = [node for node in asked if kind(node) == "layer"]
     held, ends = {*floats}, _ends(graph, asked) if outputs else set()
     while True:
-        chosen = _read(graph, [node for node in asked if not held & _edges(graph, node, ends)], ends)
-        groups = _groups(graph, chosen, ends)
+        if others == "float":
+            chosen = [node for node in asked if not held & {*node.inputs}]
+            groups = {edge: {edge} for node in chosen for edge in node.inputs}
+        else:
+            chosen = _read(graph, [node for node in asked if not held & _edges(graph, node, ends)], ends)
+            groups = _groups(graph, chosen, ends)
         spread = {edge for group in groups.values() if group & held for edge in group}
         if spread <= held:
             break
         held |= spread
     order = {node.name: number for number, node in enumerate(graph.nodes)}
-    shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
+    wide = set[Edge]() if others == "alike" else _wide(graph, chosen, groups)
+    shared = {
+        tuple(sorted(group, key=order.__getitem__))
+        for group in groups.values() if not (others == "float" and group & wide)
+    }  # fmt: skip
     folded = [norm for node in chosen if (norm := foldable(graph, node))]
     names = {node.name for node in (*chosen, *folded)}
     skipped = {}
@@ -92,7 +114,13 @@ def quantizable(
     joined = [node for node in chosen if kind(node) == "join"]
     joins = tuple(Join(n.op, n.inputs, _result(graph, n), not absorbable(graph, n)) for n in joined)
     readers = {node.inputs[0]: node.op for node in chosen if kind(node) == "layer"}
-    return Plan(tuple(sorted(shared, key=lambda group: order[group[0]])), joins, readers, skipped)
+    reads = tuple(
+        read_by(edge, node.name)
+        for node in chosen if kind(node) == "layer" for edge in node.inputs if edge in wide
+    )  # fmt: skip
+    return Plan(
+        tuple(sorted(shared, key=lambda group: order[group[0]])), joins, readers, skipped, frozenset(wide), reads
+    )  # fmt: skip
 
 
 def read_at_peaks(graph: Graph) -> set[Edge]:
@@ -104,7 +132,7 @@ def read_at_peaks(graph: Graph) -> set[Edge]:
     """
     maxima = [n for n in graph.nodes if n.op == "amax" or n.op.startswith("adaptive_max_pool")]
     found: set[Edge] = set()
-    for starts, ends in (
+    for starts, stops in (
         (maxima, ("layer", "average", "product")),
         (_scores(graph), ("linear", "average", "product")),
     ):
@@ -112,7 +140,7 @@ def read_at_peaks(graph: Graph) -> set[Edge]:
         while waiting:
             edge = waiting.pop()
             node = graph.node(edge)
-            if edge not in seen and not {kind(node), node.op} & {*ends}:
+            if edge not in seen and not {kind(node), node.op} & {*stops}:
                 waiting += node.inputs
             seen.add(edge)
         found |= seen
@@ -182,6 +210,16 @@ def _groups(graph: Graph, chosen: list[Node], ends: set[Edge]) -> dict[Edge, set
     return groups
 
 
+def _wide(graph: Graph, chosen: list[Node], groups: dict[Edge, set[Edge]]) -> set[Edge]:
+    """Return the edges of groups that not only layers read, and what moves numbers within the group."""
+    layers = {node.name for node in chosen if kind(node) == "layer"}
+    found = set[Edge]()
+    for edge, group in groups.items():
+        if edge in graph.outputs or {node.name for node in graph.consumers(edge)} - layers - group:
+            found |= group
+    return found
+
+
 def _integer(graph: Graph, node: Node) -> bool:
     """Return whether runtimes compute `node` from integers."""
     made = [graph.node(edge) for edge in node.inputs]
@@ -214,7 +252,7 @@ def tied(graph: Graph, quantizers: Mapping[Edge, object]) -> tuple[tuple[Edge, .
     """Return the edges with quantizers, those together that share one: they move alike while ranges train.
 
     What only moves numbers shares the quantizer of what it reads; a join shares one where all that it reads have equal
-    ones, and with what it writes if that is equal too and no clamp is part of it.
+    ones, and with what it writes if that is equal too and no clamp is part of it; edges to one reader share none.
     """
     groups = {node.name: {node.name} for node in graph.nodes if node.name in quantizers}
     for node in graph.nodes:
@@ -228,7 +266,8 @@ def tied(graph: Graph, quantizers: Mapping[Edge, object]) -> tuple[tuple[Edge, .
             groups |= dict.fromkeys(merged, merged)
     order = {node.name: number for number, node in enumerate(graph.nodes)}
     shared = {tuple(sorted(group, key=order.__getitem__)) for group in groups.values()}
-    return tuple(sorted(shared, key=lambda group: order[group[0]]))
+    alone = ((edge,) for edge in quantizers if ends(edge)[1])
+    return (*sorted(shared, key=lambda group: order[group[0]]), *alone)
 
 
 def _moved(graph: Graph, groups: dict[Edge, set[Edge]]) -> Iterator[tuple[Edge, Edge]]:

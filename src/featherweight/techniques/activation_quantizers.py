@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from featherweight.activations import Affine, Quantizer
+from featherweight.activations import Affine, Quantizer, ends
 from featherweight.events import Note
 from featherweight.formats.view import Array
 
@@ -259,7 +259,16 @@ def quantizers(
             ranges = ", ".join(f"{e} {_range(seen[e].histogram)}" for e in dict.fromkeys(join.inputs))
             reason = f"operands of unlike ranges have a quantizer each: {ranges}"
             notes.append(Note("chose", join.written, reason))
+    for edge in plan.reads:
+        own, of_all = choose(seen[edge].histogram), chosen.get(ends(edge)[0])
+        if of_all is None or finer(of_all, own):
+            chosen[edge] = own
     return chosen, notes
+
+
+def finer(first: Quantizer, second: Quantizer) -> bool:
+    """Return whether the first has more numbers than the second, which are worth rounding once more to."""
+    return isinstance(first, Affine) and isinstance(second, Affine) and first.bits > second.bits
 
 
 def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Quantizer]) -> dict[Edge, str]:
@@ -272,10 +281,11 @@ def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Quanti
                 reason = f"joins unlike ranges: {edge} {_range(seen[edge].histogram)} would keep"
                 found[join.written] = f"{reason} {left:.0f} dB in steps of {chosen[join.written].scale:.2g}"
     for edge, op in plan.readers.items():
-        left = ratio(seen[edge].power, chosen[edge])
+        reading = [chosen[e] for e in (edge, *plan.reads) if ends(e)[0] == edge and e in chosen]
+        left = min(ratio(seen[edge].power, one) for one in reading)
         if left < LEAST_CHANNEL:
             reason = f"outliers: the median channel that a {op} reads would keep {left:.0f} dB"
-            found.setdefault(edge, f"{reason} in steps of {chosen[edge].scale:.2g}")
+            found.setdefault(edge, f"{reason} in steps of {max(one.scale for one in reading):.2g}")
     return found
 
 

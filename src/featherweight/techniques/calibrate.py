@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from featherweight.activations import Affine, FloatingPoint, FloatKind, Quantizer
+from featherweight.activations import Affine, FloatingPoint, FloatKind, Quantizer, ends, read_by
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Note
 from featherweight.graph.folding import foldable
-from featherweight.graph.quantizable import kind, quantizable, read_at_peaks
+from featherweight.graph.quantizable import absorbable, kind, quantizable, read_at_peaks
 from featherweight.structure import to_call
 from featherweight.task import Inputs, Needs, Task
 from featherweight.techniques.activation_quantizers import (
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from featherweight.capture.program import Program
     from featherweight.graph.graph import Edge, Graph
-    from featherweight.graph.quantizable import Plan
+    from featherweight.graph.quantizable import Others, Plan
     from featherweight.model import Model
 
 Bits = Annotated[int, Meta(ge=2, le=16)]
@@ -50,10 +50,12 @@ LOOKED_AT = 8  # samples that are run to compare statistics of batch norm
 _OF_INTEGERS = {
     "bits": 8,
     "widths": {},
+    "others": None,
     "signed": False,
     "scheme": "affine",
     "ranges": "mse",
 }  # options, and what is usual
+NO_INTEGERS = "layers read integers and write floats, which runtimes compute in float: others = 8 makes it integers throughout"
 FAR = 0.75  # standard deviations, or factors of two of a variance; see `distance`
 
 
@@ -71,8 +73,10 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
 
     Attributes:
         bits: width of the integers, 2 to 16; runtimes multiply 8, and round to others.
-        widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last,
-            and for sums (`add*`), whose operands most papers on fewer bits leave in float.
+        widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last.
+        others: width of activations that not only layers read: what a skip connection carries, the operands of a
+            sum; a layer that reads such a one rounds it to `bits` for itself. `float`: they stay in float, as papers
+            on fewer bits leave them; runtimes then multiply in float. None: all are rounded alike.
         signed: int8 instead of uint8, which ONNX Runtime computes with more quickly.
         scheme: `affine`, or `symmetric`: the zero point in the middle where an activation can be negative.
         ranges: `minmax`, `mse` (least squared error), `entropy` (least Kullback-Leibler divergence), or a
@@ -91,6 +95,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     needs: ClassVar[Needs] = "unlabelled"
     bits: Bits = 8
     widths: dict[Item, Bits] = field(default_factory=dict)
+    others: Bits | Literal["float"] | None = None
     signed: bool = False
     scheme: Scheme = "affine"
     ranges: Ranges = "mse"
@@ -107,6 +112,11 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         if self.numbers != "integers" and given:
             where, got = f"calibrate, {given[0]}", f"numbers: {self.numbers}"
             raise ConfigError("belongs to integers", where=where, got=got, hint="leave it out")
+        if self.others == "float" and self.outputs:
+            what = "in float, and in integers"
+            raise ConfigError(
+                f"what the last layers write is to be {what}", where="calibrate.others", got="float"
+            )
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with quantizers on its activations, instead of any that it had."""
@@ -116,10 +126,13 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         graph = program.graph
         skip = matching(graph, self.keep_float)
         floats: dict[Edge, str] = {}
-        plan = quantizable(graph, skip, outputs=self.outputs)
+        others = self.apart
+        plan = quantizable(graph, skip, outputs=self.outputs, others=others)
         drawn = drawn_inputs(task, self.split, samples=self.samples, at_once=AT_ONCE, seed=context.seed)
         inputs = list(drawn)
-        seen = self.marked(observed(model, program, plan, inputs, f"{task.name}, {self.split} split"), graph)
+        seen = self.marked(
+            observed(model, program, plan, inputs, f"{task.name}, {self.split} split"), graph, plan
+        )
         ranges: Ranges = self.ranges if self.numbers == "integers" else "minmax"
 
         def choose(seen: Histogram) -> Quantizer:
@@ -129,9 +142,10 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         if isinstance(self.ranges, str) and self.ranges != "minmax":
             given = [edge for edge in seen if graph.node(edge).op == "input" and edge not in found]
             seen |= {edge: seen[edge].within(OUTLYING) for edge in given}
+        seen |= self.read_alone(seen, graph, plan)
         while True:
             floats |= found
-            plan = quantizable(graph, skip, floats, outputs=self.outputs)
+            plan = quantizable(graph, skip, floats, outputs=self.outputs, others=others)
             chosen, unlike = quantizers(plan, seen, choose)
             found = lost(plan, seen, chosen)
             if not found:
@@ -140,14 +154,24 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             notes.append(Note("skipped", place, f"computes in float: {reason}"))
         notes += [
             *unlike,
+            *([Note("chose", "activations", NO_INTEGERS)] if others == "float" else []),
             *remarks(graph, chosen),
             *diagnosed(model, context.baseline, inputs, self.samples),
         ]
         return model.with_activations(chosen, notes)
 
-    def marked(self, seen: Mapping[Edge, Observed], graph: Graph) -> dict[Edge, Observed]:
+    @property
+    def apart(self) -> Others:
+        """How activations are rounded that not only layers read."""
+        if self.others == "float":
+            return "float"
+        return "alike" if self.others is None else "apart"
+
+    def marked(self, seen: Mapping[Edge, Observed], graph: Graph, plan: Plan) -> dict[Edge, Observed]:
         """Return what was seen with what is asked of its range: the greatest number, another width."""
         widths, peaks = self.widths_of(graph), read_at_peaks(graph)
+        if self.others is not None and self.others != "float":
+            widths |= dict.fromkeys(plan.wide, self.others)
         return {
             edge: replace(
                 found,
@@ -156,6 +180,14 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             for edge, found in seen.items()
         }
 
+    def read_alone(self, seen: Mapping[Edge, Observed], graph: Graph, plan: Plan) -> dict[Edge, Observed]:
+        """Return what was seen on the edges to single readers, each with the width that its layer asks for."""
+        widths, found = self.widths_of(graph), {}
+        for edge in plan.reads:
+            of_all = seen[ends(edge)[0]]
+            found[edge] = replace(of_all, histogram=replace(of_all.histogram, width=widths.get(edge, 0)))
+        return found
+
     def grid(self, bits: int) -> Grid:
         """Return what makes a quantizer of a range; `bits`: width of integers."""
         if self.numbers != "integers":
@@ -163,13 +195,14 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         return partial(Affine.of, bits=bits, signed=self.signed, symmetric=self.scheme == "symmetric")
 
     def widths_of(self, graph: Graph) -> dict[Edge, int]:
-        """Return the width of each edge that a layer of `widths` reads; the widest, where several say one."""
+        """Return the widths of edges, and of those to one reader, that layers of `widths` read; the widest of some."""
         found: dict[Edge, int] = {}
         for pattern, bits in self.widths.items():
             names = matching(graph, [pattern], "calibrate.widths")
             for node in graph.nodes:
-                for edge in node.inputs if {node.module, node.name} & names else ():
-                    found[edge] = max(bits, found.get(edge, 0))
+                for source in node.inputs if {node.module, node.name} & names else ():
+                    for edge in (source, read_by(source, node.name)):
+                        found[edge] = max(bits, found.get(edge, 0))
         return found
 
 
@@ -184,8 +217,10 @@ def remarks(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
         )
         hint = "which is no faster; that takes one that multiplies so few"
         notes.append(Note("chose", "activations", f"{reason}, {hint}"))
-    layers = [node for node in graph.nodes if kind(node) == "layer" and {*node.inputs} <= chosen.keys()]
-    if norms := sum(foldable(graph, node) is not None for node in layers):
+    layers = ((node, absorbable(graph, node)) for node in graph.nodes if kind(node) == "layer")
+    if norms := sum(
+        foldable(graph, node) is not None for node, last in layers if last and last.name in chosen
+    ):
         reason = f"{norms} are part of their layers, but not folded: fold them before the model is exported"
         notes.append(Note("chose", "batch norms", reason))
     return notes
@@ -228,7 +263,7 @@ def observed(
     seen: dict[Edge, Histogram] = {}
     powers: dict[Edge, list[Tensor]] = {}
     nans: list[Edge] = []
-    wanted = {edge for group in plan.shared for edge in group}
+    wanted = {edge for group in plan.shared for edge in group} | {ends(edge)[0] for edge in plan.reads}
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
         if edge in wanted:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
+from featherweight.activations import ends
 from featherweight.capture.execution import Execution
 from featherweight.capture.memory_format import channels_last, trains_channels_last
 from featherweight.capture.pytree import flatten_inputs
@@ -116,7 +117,8 @@ def through_quantizers(
     """Return what `of_network` does of a network with quantizers: captured in training mode, operator by operator."""
     where = f"{task.name}, network"
     program = model.program(task.example()).training(share(model.module).train())
-    execution = Execution(program, rounding(model.activations, ranges), grad=True)
+    reads = [edge for edge in model.activations if ends(edge)[1]]
+    execution = Execution(program, rounding(model.activations, ranges), reads=reads, grad=True)
     if gone := sorted(model.activations.keys() - execution.edges):
         hint = "leave what reads it in float: keep_float of the step calibrate"
         raise UnsupportedError("has a quantizer, and is not computed in training", where=gone[0], hint=hint)

@@ -65,7 +65,7 @@ def compressed(folder, *given, **options):
         task = Classification(
             Small(*given).eval(), train=(images, labels), test=(images[:8], labels[:8]), name="small"
         )
-    recipe = Recipe([Fold(), Encode(), Calibrate(samples=32, **options)])
+    recipe = Recipe([Fold(), Encode(portable=True), Calibrate(samples=32, **options)])
     compress(task, recipe, threads=1).save(folder / "model.fw")
     return load(folder / "model.fw"), images, folder / "model.fw", task
 

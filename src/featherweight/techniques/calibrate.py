@@ -55,7 +55,9 @@ _OF_INTEGERS = {
     "scheme": "affine",
     "ranges": "mse",
 }  # options, and what is usual
-NO_INTEGERS = "layers read integers and write floats: runtimes compute in float; others = 8 makes all of it integers"
+NO_INTEGERS = (
+    "layers read integers and write floats: runtimes compute in float; others = 8 makes all of it integers"
+)
 FAR = 0.75  # standard deviations, or factors of two of a variance; see `distance`
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featherweight.activations import KINDS, Affine, AnyQuantizer, FloatingPoint
+from featherweight.activations import KINDS, Affine, AnyQuantizer, BinaryCoded, FloatingPoint
 from featherweight.errors import ConfigError
 
 ends = st.floats(-1e6, 1e6, width=32)
@@ -121,3 +121,65 @@ def test_floating_point_rounds_as_torch_does(kind):
     assert (apart >= 1).all() and quantizer.steps(quantizer.quantize(np.float32([0]))) == 0
     assert not quantizer.absorbs(0, 6) and quantizer.absorbs(-INF, INF)
     assert msgspec.convert(msgspec.to_builtins(quantizer), type=AnyQuantizer) == quantizer
+
+
+bases = st.lists(
+    st.one_of(st.floats(2.0**-20, 100, width=32), st.sampled_from([0.0, -0.5, 1.0])), min_size=1, max_size=5
+).map(tuple)
+
+
+def slow_level(number, basis):
+    """Every sum, one by one; the nearest, of two the smaller."""
+    sums = [
+        np.float32(sum(v for j, v in enumerate(basis) if code >> j & 1)) for code in range(2 ** len(basis))
+    ]
+    return min(sorted(map(float, sums)), key=lambda level: abs(level - float(np.float32(number))))
+
+
+@given(bases, st.lists(st.floats(-300, 300, width=32), min_size=1, max_size=20))
+@settings(max_examples=200, deadline=None)
+def test_binary_codes_as_written_out(basis, numbers):
+    quantizer, x = BinaryCoded(basis), np.array(numbers, np.float32)
+    q = quantizer.quantize(x)
+    rounded = quantizer.dequantize(q)
+    assert (q.dtype, rounded.dtype, q.shape) == (np.uint8, np.float32, x.shape)
+    assert rounded.tolist() == [slow_level(number, basis) for number in numbers]
+    for code, level in zip(q.tolist(), rounded.tolist(), strict=True):
+        exact = sum(np.float64(v) for j, v in enumerate(basis) if code >> j & 1)
+        assert np.float32(exact) == level, "bit j says whether number j is added"
+    assert quantizer.dequantize(quantizer.quantize(rounded)).tobytes() == rounded.tobytes()
+    order = np.argsort(x, kind="stable")
+    assert (np.diff(rounded[order]) >= 0).all() and len(np.unique(rounded)) <= 2 ** len(basis)
+    steps = quantizer.steps(q)
+    assert (np.sign(np.subtract.outer(steps, steps)) == np.sign(np.subtract.outer(rounded, rounded))).all()
+    assert quantizer.range == (float(quantizer.levels[0]), float(quantizer.levels[-1]))
+    assert quantizer.quantize(np.float32([np.nan])).tolist() == quantizer.quantize(np.zeros(1)).tolist()
+    assert quantizer.dequantize(quantizer.quantize(np.float32([np.inf, -np.inf]))).tolist() == [
+        quantizer.range[1],
+        quantizer.range[0],
+    ]
+    again = msgspec.convert(msgspec.to_builtins(quantizer), type=AnyQuantizer)
+    assert again == quantizer and hash(again) == hash(quantizer)
+
+
+def test_powers_of_two_are_the_grid_of_integers():
+    grid, x = Affine(0.25, 0, 3), np.linspace(-1, 3, 1001, dtype=np.float32)
+    codes = BinaryCoded((0.25, 0.5, 1.0))
+    away = np.abs(x / 0.25 % 1 - 0.5) > 1e-3  # ties go to even there, and down here
+    np.testing.assert_array_equal(codes.quantize(x)[away], grid.quantize(x)[away])
+    assert (
+        codes.absorbs(0, np.inf)
+        and codes.absorbs(0, 9)
+        and not codes.absorbs(0, 1.5)
+        and codes.absorbs(-1, 9)
+    )
+
+
+@pytest.mark.parametrize(
+    "basis", [(), (1.0,) * 9, (0.1,), (np.inf,), (float("nan"),), (2.0**101,), ("a",), 1.0]
+)
+def test_a_basis_is_checked(basis):
+    with pytest.raises(ConfigError, match=r"quantizer\.basis"):
+        BinaryCoded(basis)
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.convert({"format": "binary_coded", "basis": basis}, type=AnyQuantizer)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
 import msgspec
@@ -9,6 +10,8 @@ import numpy as np
 
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError
+from featherweight.formats.basis import levels
+from featherweight.formats.clustered import boundaries
 from featherweight.formats.floating import BITS, MOST, from_bits, to_bits
 from featherweight.formats.view import Array
 
@@ -35,20 +38,11 @@ def ends(edge: Edge) -> tuple[Edge, str]:
 
 
 class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):
-    """The numbers that an activation is rounded to: `scale` times those of a grid.
-
-    Attributes:
-        scale: a positive float32 number.
-    """
-
-    scale: float
+    """The numbers that an activation is rounded to."""
 
     def __post_init__(self) -> None:
-        """Refuse a scale that is not a float32 number between 2**-100 and 2**100; names the field."""
+        """Check every field against its annotation."""
         check_fields(self, "quantizer")
-        if not _LEAST_SCALE <= self.scale <= _MOST_SCALE or float(np.float32(self.scale)) != self.scale:
-            expected = "float32, 2**-100 to 2**100"
-            raise ConfigError("not a step", where="quantizer.scale", got=self.scale, expected=expected)
 
     @property
     def range(self) -> tuple[float, float]:
@@ -73,7 +67,24 @@ class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_
         return tuple(float(end) for end in ends) == tuple(float(np.float32(end)) for end in self.range)
 
 
-class Affine(Quantizer, frozen=True, tag="affine"):
+class Scaled(Quantizer, frozen=True):
+    """Those of a grid, times a `scale`.
+
+    Attributes:
+        scale: a positive float32 number.
+    """
+
+    scale: float
+
+    def __post_init__(self) -> None:
+        """Refuse a scale that is not a float32 number between 2**-100 and 2**100; names the field."""
+        super().__post_init__()
+        if not _LEAST_SCALE <= self.scale <= _MOST_SCALE or float(np.float32(self.scale)) != self.scale:
+            expected = "float32, 2**-100 to 2**100"
+            raise ConfigError("not a step", where="quantizer.scale", got=self.scale, expected=expected)
+
+
+class Affine(Scaled, frozen=True, tag="affine"):
     """Affine integers: `x = scale * (q - zero_point)`, `q = clamp(round(x / scale) + zero_point)`, ties to even.
 
     As ONNX QuantizeLinear and DequantizeLinear compute, in float32.
@@ -165,7 +176,7 @@ class Affine(Quantizer, frozen=True, tag="affine"):
         return np.asarray(q, np.int32)
 
 
-class FloatingPoint(Quantizer, frozen=True, tag="float"):
+class FloatingPoint(Scaled, frozen=True, tag="float"):
     """Floating-point numbers of 16 or 8 bits: `x = scale * f`, rounded to nearest, ties to even, saturated.
 
     >>> FloatingPoint.of(-1, 3, "float8_e4m3fn").dequantize(np.uint8([1])) > 0
@@ -207,8 +218,74 @@ class FloatingPoint(Quantizer, frozen=True, tag="float"):
         return np.where(q & sign, sign - q, q)
 
 
+class BinaryCoded(Quantizer, frozen=True, tag="binary_coded"):
+    """The sums of some of a few numbers: `x = sum_j v_j b_j`, each `b_j` 0 or 1; the nearest, of two the smaller.
+
+    These levels need not be evenly spaced. A product with a weight of `Basis` is a binary product for each number here
+    and each there.
+
+    >>> quantizer = BinaryCoded((0.5, 1.25))
+    >>> quantizer.dequantize(quantizer.quantize(np.float32([-1, 0.3, 1, 1.6, 9]))).tolist()
+    [0.0, 0.5, 1.25, 1.75, 1.75]
+
+    References: Zhang, Yang, Ye, Hua, LQ-Nets: learned quantization for highly accurate and compact deep neural
+    networks, 2018, arXiv 1807.10029.
+
+    Attributes:
+        basis: 1 to 8 float32 numbers; bit j of a code is `b_j`.
+    """
+
+    basis: Annotated[tuple[float, ...], msgspec.Meta(min_length=1, max_length=8)]
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a float32 number of at most 2**100; names the field."""
+        super().__post_init__()
+        for number in self.basis:
+            if not abs(number) <= _MOST_SCALE or float(np.float32(number)) != number:
+                where, expected = "quantizer.basis", "float32, at most 2**100"
+                raise ConfigError("not a number of a basis", where=where, got=number, expected=expected)
+
+    @property
+    def levels(self) -> Array:
+        """The numbers in order, float32 `[2**bits]`; some may be equal."""
+        return _coded(self.basis)[1]
+
+    @property
+    def limits(self) -> Array:
+        """The greatest numbers that are rounded to each of the levels but the last, float32 `[2**bits - 1]`."""
+        return _coded(self.basis)[2]
+
+    @property
+    def range(self) -> tuple[float, float]:
+        """The least and the greatest number."""
+        return float(self.levels[0]), float(self.levels[-1])
+
+    def quantize(self, x: Array) -> Array:
+        """Return the code of each number of `x`: any shape; NaN becomes 0."""
+        numbers = np.asarray(x, np.float32)
+        numbers = np.where(np.isnan(numbers), np.float32(0), numbers)
+        return np.asarray(_coded(self.basis)[0][np.searchsorted(self.limits, numbers)])
+
+    def dequantize(self, q: Array) -> Array:
+        """Return the numbers, float32, of codes `q`: any shape."""
+        return np.asarray(levels(np.array(self.basis, np.float32), low=0)[q])
+
+    def steps(self, q: Array) -> Array:
+        """Return how many levels are below those of codes `q`, int32."""
+        return np.searchsorted(np.unique(self.levels), self.dequantize(q)).astype(np.int32)
+
+
+@lru_cache(maxsize=1 << 10)
+def _coded(basis: tuple[float, ...]) -> tuple[Array, Array, Array]:
+    """Return the codes in order of their levels, the levels and their limits."""
+    found = levels(np.array(basis, np.float32), low=0)
+    order = np.argsort(found, kind="stable").astype(np.uint8)
+    return order, found[order], boundaries(found[order])
+
+
 KINDS: tuple[FloatKind, ...] = get_args(FloatKind)
-AnyQuantizer = Affine | FloatingPoint
+AnyScaled = Affine | FloatingPoint
+AnyQuantizer = Affine | FloatingPoint | BinaryCoded
 
 
 def _grid(bits: int, signed: bool) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from featherweight.activations import Affine, Edge, Quantizer, read_by
+from featherweight.activations import Affine, BinaryCoded, Edge, Quantizer, read_by
 from featherweight.formats import Basis, Encoded, Int
 from featherweight.formats.basis import as_integers
 from featherweight.formats.view import Array
@@ -99,8 +99,7 @@ def integer_plan(
         if operator.family == "layer" and first is not None:
             encoded = weights.get(operator.weight)
             encoded = as_integers(encoded) if encoded else None
-            reason = "" if isinstance(first, Affine) else "what it reads is floating point"
-            reason = reason or operator.obstacle or obstacle(encoded)
+            reason = not_integers(first) or operator.obstacle or obstacle(encoded)
             if reason or encoded is None or not isinstance(first, Affine):
                 floats[edge] = reason
             else:
@@ -142,6 +141,14 @@ class IntegerLayer:
     def biases(self) -> Array | None:
         """The biases as numbers, float32."""
         return None if self.bias is None else self.bias.astype(np.float32) * self.bias_scale
+
+
+def not_integers(quantizer: Quantizer) -> str:
+    """Return why what a layer reads cannot be multiplied as integers, or an empty string."""
+    if isinstance(quantizer, BinaryCoded):
+        bits = len(quantizer.basis)
+        return f"what it reads are sums of {bits} numbers: it takes {bits} binary products for each bit of its weight"
+    return "" if isinstance(quantizer, Affine) else "what it reads is floating point"
 
 
 def obstacle(encoded: Encoded | None) -> str:

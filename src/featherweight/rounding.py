@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import msgspec
 import numpy as np
 
-from featherweight.activations import Affine, AnyQuantizer
+from featherweight.activations import Affine, AnyScaled
 from featherweight.checked import check_fields
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.formats.view import Array
@@ -55,7 +55,7 @@ class Rounding(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         rounding: `nearest`, ties to even; `stochastic`, with a random number for each element; `shared`.
     """
 
-    grid: AnyQuantizer
+    grid: AnyScaled
     rounding: Mode = "stochastic"
 
     def __post_init__(self) -> None:

@@ -129,7 +129,7 @@ HOSTILE = [
     float("nan"), float("inf"), True, None, "[" * 50 + "]" * 50, b"", b"\xff",
     [], [0], [1, 2, 3], [2**39, 2**39], [0, 0, 0, 0], [[[[[[[[]]]]]]]], {}, {"": ""}, {"a": 1},
     {"format": "int"}, {"format": "int", "bits": 32}, {"format": "clustered", "bits": 12, "init": "linear"},
-    {"format": "basis", "bits": 8, "per": "channel"},
+    {"format": "basis", "bits": 8, "per": "channel"}, {"format": "binary_coded", "basis": [0.5, 1e300]},
     {"format": "float", "kind": "float32", "per": "channel"}, {"coder": "gaps", "bits": 1},
 ]  # fmt: skip
 

@@ -168,6 +168,14 @@ def quantized(quantizer, edges):
             lambda header: [*header, [], [[{"format": "nosuch", "scale": 1.0}, ["a"]]]],
             "Invalid value 'nosuch'",
         ),
+        (
+            lambda header: [*header, [], [[{"format": "binary_coded", "basis": [1e300]}, ["a"]]]],
+            r"quantizer\.basis: not a number of a basis: got 1e\+300",
+        ),
+        (
+            lambda header: [*header, [], [[{"format": "binary_coded", "basis": [1.0] * 9}, ["a"]]]],
+            "Expected `array` of length <= 8",
+        ),
         (quantized([0.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got 0\.0"),
         (quantized([-1.0, 0, 8, False], ["a"]), r"quantizer\.scale: not a step: got -1\.0"),
         (quantized([float("inf"), 0, 8, False], ["a"]), r"quantizer\.scale: not a finite number"),

@@ -166,3 +166,29 @@ def test_levels_beyond_float32_are_damage():
         encoded.decode()
     great = np.float32([[3.4e38, -3.4e38, 3.4e38], [3.4e38, 1e38, -3.4e38]])
     assert np.isfinite(Basis(bits=2).encode(great).decode()).all()
+
+
+@pytest.mark.parametrize("per", ["tensor", "channel", 5])
+def test_a_basis_is_refitted_to_given_codes(per):
+    rng = np.random.default_rng(0)
+    weight, heavy = rng.normal(size=(4, 13)).astype(np.float32), rng.exponential(size=(4, 13))
+    parts = {
+        "basis": np.abs(rng.normal(size=Basis(bits=3, per=per).parts(View((4, 13)))["basis"].shape)).astype(
+            "f4"
+        )
+    }
+    encoded = Basis(bits=3, per=per).encode(weight, parts=parts)
+    importance = Importance(heavy)
+    new = encoded.format.refit(weight, encoded.symbols, parts, view=encoded.view, importance=importance)
+    b = np.array([[1.0 if code >> j & 1 else -1.0 for j in range(3)] for code in encoded.symbols])
+    rows, cols = np.indices((4, 13)).reshape(2, -1)
+    units = {"tensor": rows * 0, "channel": rows}.get(per, rows * 3 + cols // 5)
+    for unit, basis in enumerate(new["basis"].reshape(-1, 3)):
+        some = units == unit
+        root = np.sqrt(heavy.ravel()[some])
+        best = np.linalg.lstsq(
+            root[:, None] * b[some], root * weight.ravel()[some].astype(float), rcond=None
+        )[0]
+        errors = [float((root * (weight.ravel()[some] - b[some] @ v)).dot(root * (weight.ravel()[some] - b[some] @ v)))
+                  for v in (best, basis.astype(float), parts["basis"].reshape(-1, 3)[unit].astype(float))]  # fmt: skip
+        assert errors[0] - 1e-9 <= errors[1] <= errors[0] + 1e-6 and errors[1] <= errors[2] + 1e-6

@@ -5,9 +5,13 @@ import pytest
 import torch
 from torch import nn
 
+from featherweight.activations import BinaryCoded
 from featherweight.artifact import dumps, loads
+from featherweight.deploy.write import graph_for
+from featherweight.errors import UnsupportedError
 from featherweight.evaluation.parity import layer_parity
-from featherweight.export import build_qdq, onnx_of, weights_of
+from featherweight.export import build_qdq, onnx_of, qdq_of, weights_of
+from featherweight.export.c import c_of
 from featherweight.export.check import arrays
 from featherweight.export.linear import linear_of
 from featherweight.export.onnx import export
@@ -136,3 +140,29 @@ def test_integers_of_the_same_numbers_weigh_the_same_file():
     assert all(isinstance(entry.format, Int) for entry in integers.weights.values())
     assert all(torch.equal(basis.tensors[name], integers.tensors[name]) for name in basis.weights)
     assert sum(e.nbytes for e in basis.weights.values()) < sum(e.nbytes for e in integers.weights.values())
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+def test_levels_that_are_not_even_are_rounded_to_by_a_runtime(bits):
+    made = calibrated(model(Basis(bits=2), fitted))
+    generator = np.random.default_rng(bits)
+    basis = tuple(float(v) for v in np.float32(generator.lognormal(-1.5, 0.7, bits)))
+    made = made.with_activations(dict.fromkeys(made.activations, BinaryCoded(basis)))
+    graph = export(made.module, X[:2])
+    found = layer_parity(made, graph, X, "onnxruntime")
+    assert len(found) >= 3 and all(layer.right for layer in found), found
+    artifact = loads(dumps(pack(made, graph)))
+    assert artifact.activations == made.activations
+    qdq = qdq_of(artifact)
+    assert not qdq.plan.layers
+    assert all(
+        f"{bits} binary products for each bit of its weight" in reason for reason in qdq.floats.values()
+    )
+    with pytest.raises(UnsupportedError, match=f"does not round activations to sums of {bits} numbers"):
+        artifact.session(runtime="openvino")
+    with pytest.raises(UnsupportedError, match="levels of no one step"):
+        graph_for(artifact, "int8")
+    with pytest.raises(UnsupportedError, match="levels of no one step"):
+        graph_for(artifact, "16x8")
+    with pytest.raises(UnsupportedError, match="no 8-bit integers"):
+        c_of(artifact)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from tiny import Tiny
 
-from featherweight.activations import Affine
+from featherweight.activations import Affine, BinaryCoded
 from featherweight.artifact import dumps, loads
 from featherweight.evaluation.parity import layer_parity
 from featherweight.export import build_qdq
@@ -18,10 +18,10 @@ from featherweight.simulation import simulate
 from featherweight.task import Restricted
 from featherweight.techniques import Calibrate, Context, Finetune, Fold, Train
 from featherweight.training.loop import minimise
-from featherweight.training.methods import Dorefa
+from featherweight.training.methods import Dorefa, LqNets
 
 TASK = Tiny(size=128)
-BINARY = {"dorefa": (Dorefa(), "tensor")}
+BINARY = {"dorefa": (Dorefa(), "tensor"), "lq_nets": (LqNets(), "channel")}
 
 
 def apply(step, model, scratch=None):
@@ -37,11 +37,12 @@ def calibrated(model, **options):
     return apply(Calibrate(samples=64, **options), model)
 
 
-def accuracy(model):
-    network = simulate(model, TASK.example())
-    images, labels = TASK.data("test", 200)
+def judged(model):
+    """Loss and accuracy."""
+    network, batch = simulate(model, TASK.example()), TASK.data("test", 200)
     with torch.no_grad():
-        return float((network(images).argmax(1) == labels).float().mean())
+        output = network(batch[0])
+        return float(TASK.loss(output, batch)), float((output.argmax(1) == batch[1]).float().mean())
 
 
 def tuned(name, bits, **options):
@@ -56,7 +57,9 @@ def tuned(name, bits, **options):
 def test_it_learns(trained, name, bits):
     model = calibrated(trained, bits=2, widths={"0": 8})
     after = apply(tuned(name, bits), model)
-    assert accuracy(after) > 0.9 > 0.6 > accuracy(apply(tuned(name, bits, epochs=1, lr=1e-9), model))
+    loss, accuracy = judged(after)
+    before, _ = judged(apply(tuned(name, bits, epochs=1, lr=1e-9), model))
+    assert accuracy > 0.9 and loss < 0.5 * before
     assert {entry.format.bits for entry in after.weights.values()} == {bits, 7}
     assert after.activations.keys() == model.activations.keys()
 
@@ -109,6 +112,23 @@ def test_what_is_left_runs_as_it_was_simulated(trained, name):
     simulated = simulate(model, TASK.example())(images).numpy()
     same = (file.session().run(images.numpy()).argmax(1) == simulated.argmax(1)).mean()
     assert same >= 0.95
+
+
+def test_levels_of_lq_nets_follow_what_is_behind_a_relu(trained):
+    model = calibrated(trained, bits=2, widths={"0": 8})
+    after = apply(tuned("lq_nets", 2, epochs=4), model)
+    learned = {edge: one for edge, one in after.activations.items() if isinstance(one, BinaryCoded)}
+    assert {"input", *learned} == {*model.activations} and after.activations["input"] == model.activations[
+        "input"
+    ]
+    assert learned["relu"] == learned["max_pool2d"] != learned["relu_1"]
+    old = {edge: model.activations[edge].scale for edge in learned}
+    assert all(one.basis != (old[edge], 2 * old[edge]) for edge, one in learned.items())
+    graph = export(after.module, TASK.example())
+    qdq = build_qdq(graph, arrays(after.module), after.weights, after.activations)
+    assert not qdq.plan.layers
+    reasons = sorted(qdq.floats.values())
+    assert "2 binary products for each bit of its weight" in reasons[-1] and "not geometric" in reasons[0]
 
 
 def test_dorefa_computes_in_integers(trained):

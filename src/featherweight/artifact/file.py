@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from featherweight.activations import Affine, FloatingPoint, Quantizer
+from featherweight.activations import Affine, BinaryCoded, FloatingPoint, Quantizer
 from featherweight.artifact import header
 from featherweight.artifact.artifact import Artifact, Lazy, LazyEncoded, LazyRaw
 from featherweight.artifact.container import VERSIONS, compress, error_context, opening, unwrap
@@ -199,7 +199,7 @@ def pieces(contents: Contents) -> Pieces:
     for quantizer, sharing in edges.items():
         if isinstance(quantizer, Affine):
             affine.append((header.AffineEntry(*msgspec.structs.astuple(quantizer)), tuple(sharing)))
-        elif isinstance(quantizer, FloatingPoint):
+        elif isinstance(quantizer, FloatingPoint | BinaryCoded):
             others.append((quantizer, tuple(sharing)))
     head = Header(
         tuple(entry for entry, _ in lines), dict(sorted(contents.aliases.items())),

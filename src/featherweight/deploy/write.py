@@ -10,7 +10,7 @@ from typing import Literal, get_args
 
 import onnx
 
-from featherweight.activations import Affine, Quantizer
+from featherweight.activations import Affine, Quantizer, Scaled
 from featherweight.artifact import Artifact
 from featherweight.deploy.base import Made
 from featherweight.deploy.executorch import make_executorch
@@ -99,6 +99,9 @@ def graph_for(artifact: Artifact, kind: str) -> tuple[onnx.ModelProto, dict[str,
     if not activations:
         hint = "add the step calibrate to its recipe"
         raise UnsupportedError("no quantizers of activations", where="the file", hint=hint)
+    if odd := next((edge for edge, one in activations.items() if not isinstance(one, Scaled)), ""):
+        what, hint = "its activations are levels of no one step", "export float, which rounds none"
+        raise UnsupportedError(what, where=odd, got=type(activations[odd]).__name__, hint=hint)
     if kind == "16x8":
         activations = {edge: widened(quantizer) for edge, quantizer in activations.items()}
     elif wrong := [edge for edge, one in activations.items() if not isinstance(one, Affine) or one.bits != 8]:

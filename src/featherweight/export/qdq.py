@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.activations import Affine, FloatingPoint, Quantizer, read_by
+from featherweight.activations import Affine, BinaryCoded, FloatingPoint, Quantizer, read_by
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
 from featherweight.export.float_graph import build_onnx, onnx_of, opened, rewriting, unknown_edges
@@ -118,6 +118,8 @@ def _called(quantizer: Quantizer) -> str:
     """Return what a quantizer rounds to, or an empty string for integers of at most 8 bits."""
     if isinstance(quantizer, Affine):
         return f"integers of {quantizer.bits} bits" if quantizer.bits > 8 else ""
+    if isinstance(quantizer, BinaryCoded):
+        return f"sums of {len(quantizer.basis)} numbers"
     return quantizer.kind if isinstance(quantizer, FloatingPoint) else type(quantizer).__name__
 
 
@@ -235,11 +237,32 @@ class _Builder:
             code = add("Cast", [clipped], f"{value}/code", to=getattr(TensorProto, _KINDS[quantizer.kind]))
             steps = add("Cast", [code], f"{value}/steps", to=TensorProto.FLOAT)
             add("Mul", [steps, scale], self._real(value))
+        elif isinstance(quantizer, BinaryCoded):
+            self._nearest_level(value, source, quantizer)
         elif isinstance(quantizer, Affine):
             if quantizer.bits not in (8, 16):  # no runtime has such integers: the range is that of fewer
                 source = add("Clip", [source, *map(self._number, quantizer.range)], f"{value}/clamped")
             self._affine("QuantizeLinear", source, f"{value}/integer", quantizer)
             self._affine("DequantizeLinear", f"{value}/integer", self._real(value), quantizer)
+
+    def _nearest_level(self, value: str, source: str, quantizer: BinaryCoded) -> None:
+        """Round to the nearest level, found by a binary search among the limits between them."""
+        add, constant = self.writer.add, self.writer.constant
+        limits, place = constant(quantizer.limits, f"{value}/limits"), ""
+        for bit in reversed(range(len(quantizer.basis))):
+            step = constant(np.int32(1 << bit))
+            probe = (
+                add("Add", [place, constant(np.int32((1 << bit) - 1))], f"{value}/probe{bit}")
+                if place
+                else ""
+            )
+            middle = self._number(float(quantizer.limits[(1 << bit) - 1]))
+            limit = add("Gather", [limits, probe], f"{value}/limit{bit}") if place else middle
+            above = add("Greater", [source, limit], f"{value}/above{bit}")
+            chosen = add("Cast", [above], f"{value}/bit{bit}", to=TensorProto.INT32)
+            moved = add("Mul", [chosen, step], f"{value}/moved{bit}")
+            place = add("Add", [place, moved], f"{value}/place{bit}") if place else moved
+        add("Gather", [constant(quantizer.levels, f"{value}/levels"), place], self._real(value))
 
     def _affine(self, op: str, source: str, result: str, quantizer: Affine) -> None:
         """Quantize or dequantize; the operators of ONNX know 16 bits from version 21 on."""

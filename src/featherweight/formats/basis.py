@@ -90,6 +90,28 @@ class Basis(Scalar, frozen=True, tag="basis"):
         units = split(symbols.reshape(view.rows, view.cols), view, self.per)
         return join(np.take_along_axis(lower, units, axis=1), view, self.per).reshape(-1)
 
+    def refit(
+        self, matrix: Array, symbols: Array, parts: Parts, *, view: View, importance: Importance | None
+    ) -> Parts:
+        """Return the basis of least (weighted) squared error for these codes."""
+        basis, weights = parts["basis"], None if importance is None else importance.diagonal
+        mass, moment = self.sums(matrix, symbols, view=view, weights=weights)
+        ridge = RIDGE * np.maximum(mass.sum(axis=1), np.finfo(np.float32).tiny)
+        found = least_squares(mass, moment, basis.reshape(-1, self.bits).astype(np.float64), ridge)
+        return {"basis": found.astype(np.float32).reshape(basis.shape)}
+
+    def sums(
+        self, matrix: Array, symbols: Array, *, view: View, weights: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Return how many numbers of each unit have each code, and their sums, float64 `[units, 2**bits]`."""
+        heavy = np.ones(matrix.shape) if weights is None else weights
+        masses, numbers = (split(part, view, self.per) for part in (heavy, matrix))
+        codes = split(symbols.reshape(view.rows, view.cols), view, self.per)
+        places, count = codes + (np.arange(len(codes)) << self.bits)[:, None], len(codes) << self.bits
+        found = (np.bincount(places.ravel(), part.ravel(), count) for part in (masses, masses * numbers))
+        mass, moment = (part.reshape(len(codes), -1) for part in found)
+        return mass, moment
+
     def parts(self, view: View) -> dict[str, Part]:
         """Return `basis`, float32, `bits` numbers a unit."""
         return {"basis": Part("<f4", (*units_shape(view, self.per), self.bits))}

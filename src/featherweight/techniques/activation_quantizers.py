@@ -12,7 +12,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from featherweight.activations import Affine, Quantizer, ends
+from featherweight.activations import Affine, Quantizer, Scaled, ends
 from featherweight.events import Note
 from featherweight.formats.view import Array
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 # How a range is chosen; a number is a percentile: 99.9 clips a thousandth at each end that is not 0.
 Ranges = Literal["minmax", "mse", "entropy"] | Annotated[float, Meta(gt=50, le=100)]
 Scheme = Literal["affine", "symmetric"]
-Grid = Callable[[float, float], Quantizer]  # from the ends of a range to its integers
+Grid = Callable[[float, float], Scaled]  # from the ends of a range to its integers
 Error = Callable[[Array, Array, Quantizer], float]  # of values, each as often as its count says
 
 POINTS = 8192  # that a search looks at
@@ -138,7 +138,7 @@ def flattened(tensor: Tensor) -> Tensor:
     return tensor.reshape(-1)
 
 
-def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
+def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Scaled:
     """Return the quantizer of what was seen, never of more than its ends.
 
     References:
@@ -157,7 +157,7 @@ def quantizer(seen: Histogram, ranges: Ranges, grid: Grid) -> Quantizer:
     return search(values[others], counts[others], seen, grid, divergence)
 
 
-def search(values: Array, counts: Array, seen: Histogram, grid: Grid, error: Error) -> Quantizer:
+def search(values: Array, counts: Array, seen: Histogram, grid: Grid, error: Error) -> Scaled:
     """Return the quantizer of least error of `values: [n]`, increasing, each as often as `counts: [n]` says.
 
     Both ends of what was seen, the widest range, are moved alike, then each alone; min-max is the first. The upper end
@@ -224,8 +224,8 @@ class Observed:
 
 
 def quantizers(
-    plan: Plan, seen: Mapping[Edge, Observed], choose: Callable[[Histogram], Quantizer]
-) -> tuple[dict[Edge, Quantizer], list[Note]]:
+    plan: Plan, seen: Mapping[Edge, Observed], choose: Callable[[Histogram], Scaled]
+) -> tuple[dict[Edge, Scaled], list[Note]]:
     """Return the quantizer of each edge of `plan`, equal ones across joins of like ranges; and notes on the others.
 
     Args:
@@ -236,9 +236,9 @@ def quantizers(
     groups: dict[Edge, set[Edge]] = {}
     totals: dict[Edge, Histogram] = {}
     steps: dict[Edge, float] = {}  # the least that an edge of the group has by itself
-    chosen: dict[Edge, Quantizer] = {}
+    chosen: dict[Edge, Scaled] = {}
 
-    def put(edges: set[Edge], total: Histogram, quantizer: Quantizer, step: float) -> None:
+    def put(edges: set[Edge], total: Histogram, quantizer: Scaled, step: float) -> None:
         for edge in edges:
             groups[edge], totals[edge], chosen[edge], steps[edge] = edges, total, quantizer, step
 
@@ -271,7 +271,7 @@ def finer(first: Quantizer, second: Quantizer) -> bool:
     return isinstance(first, Affine) and isinstance(second, Affine) and first.bits > second.bits
 
 
-def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Quantizer]) -> dict[Edge, str]:
+def lost(plan: Plan, seen: Mapping[Edge, Observed], chosen: Mapping[Edge, Scaled]) -> dict[Edge, str]:
     """Return the edges that integers would lose too much of, with the reason: small parts, small channels."""
     found = {}
     for join in plan.joins:

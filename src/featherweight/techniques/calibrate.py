@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from featherweight.activations import Affine, FloatingPoint, FloatKind, Quantizer, ends, read_by
+from featherweight.activations import Affine, FloatingPoint, FloatKind, Scaled, ends, read_by
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Note
 from featherweight.graph.folding import foldable
@@ -137,7 +137,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         )
         ranges: Ranges = self.ranges if self.numbers == "integers" else "minmax"
 
-        def choose(seen: Histogram) -> Quantizer:
+        def choose(seen: Histogram) -> Scaled:
             return quantizer(seen, ranges, self.grid(seen.width or self.bits))
 
         notes, found = outlying(seen, plan), masks(seen)
@@ -208,7 +208,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         return found
 
 
-def remarks(graph: Graph, chosen: Mapping[Edge, Quantizer]) -> list[Note]:
+def remarks(graph: Graph, chosen: Mapping[Edge, Scaled]) -> list[Note]:
     """Return notes on what keeps runtimes from integers: widths that they do not multiply, norms before a quantizer."""
     notes = []
     few = [one.bits for one in chosen.values() if isinstance(one, Affine) and one.bits < 8]

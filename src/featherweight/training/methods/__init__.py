@@ -10,10 +10,11 @@ from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.dorefa import Dorefa
 from featherweight.training.methods.latent import Project, StraightThrough
+from featherweight.training.methods.lq_nets import LqNets
 from featherweight.training.methods.lsq import Lsq
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa)
+    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa, LqNets)
 )
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ __all__ = [
     "AstcBlocks",
     "Centroids",
     "Dorefa",
+    "LqNets",
     "Lsq",
     "Method",
     "Project",

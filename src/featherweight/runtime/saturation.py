@@ -68,11 +68,10 @@ def saturable(model: onnx.ModelProto, operators: Mapping[str, int] = OPERATORS) 
 
 
 def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Return the graph with a copy of a weight for every layer that reads it, and zero points for each of its steps.
+    """Return the graph with a copy of a weight for every layer that reads it.
 
     ONNX Runtime widens the products of each layer by itself, and stops at a weight that it has widened before
-    ("Attempt to replace the existing tensor"). Where there are no zero points it makes one for all steps of a weight,
-    which then fails in a layer that it computes in float.
+    ("Attempt to replace the existing tensor").
     """
     made = copy.deepcopy(model)
     graph = OnnxGraph(made)
@@ -100,15 +99,6 @@ def with_own_weights(model: onnx.ModelProto) -> onnx.ModelProto:
             node.input[place] = again(value, str(number))
         seen.add(weight)
     nodes.extend(made.graph.node)
-    shapes = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in made.graph.initializer}
-    for node in nodes:
-        if node.op_type != "DequantizeLinear" or len(node.input) != 2:
-            continue
-        (kind, _), (_, shape) = (shapes.get(name, (0, None)) for name in node.input)
-        if kind == TensorProto.INT8 and shape is not None:
-            zeros = numpy_helper.from_array(np.zeros(shape, np.int8), f"{node.output[0]}/zero")
-            made.graph.initializer.append(zeros)
-            node.input.append(f"{node.output[0]}/zero")
     del made.graph.node[:]
     made.graph.node.extend(nodes)
     return made

@@ -21,13 +21,14 @@ from featherweight.techniques.lowrank import RANKS
 from featherweight.techniques.saliencies import SALIENCIES, SparseGpt, WoodFisher
 from featherweight.training.losses import LOSSES, TEACHERS
 from featherweight.training.methods import METHODS
+from featherweight.training.methods.oscillations import Oscillations
 
 FOLDER = Path(__file__).parent / "reference"
 PAGES = {
     "steps": STEPS,
     "formats": FORMATS,
     "coders": CODERS,
-    "methods": METHODS,
+    "methods": (*METHODS, Oscillations),
     "rounding": (Rounding, Affine, FloatingPoint),
     "losses": LOSSES,
     "teachers": TEACHERS,

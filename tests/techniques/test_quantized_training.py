@@ -12,10 +12,11 @@ from featherweight.activations import Affine
 from featherweight.capture.execution import Execution
 from featherweight.errors import ConfigError, UnsupportedError
 from featherweight.evaluation.parity import layer_parity
+from featherweight.events import Progress
 from featherweight.export import build_qdq
 from featherweight.export.check import arrays
 from featherweight.export.onnx import export
-from featherweight.formats import Int
+from featherweight.formats import Basis, Int
 from featherweight.graph.quantizable import tied
 from featherweight.model import Model
 from featherweight.simulation import fake_quantize, simulate
@@ -23,7 +24,8 @@ from featherweight.task import Restricted
 from featherweight.task.training import learning_rate
 from featherweight.techniques import Calibrate, Context, Encode, Finetune, Fold, Train
 from featherweight.training.loop import minimise
-from featherweight.training.methods import Lsq
+from featherweight.training.methods import Dsq, Lsq, Pact
+from featherweight.training.methods.oscillations import Oscillations
 
 
 class Residual(nn.Module):
@@ -179,11 +181,33 @@ class Killed(BaseException):
     pass
 
 
-def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, trained, monkeypatch):
+def test_progress_shows_how_many_weights_oscillate(trained):
+    heard, step = [], Finetune(format=Int(bits=3), method=Lsq(oscillations=Oscillations()), epochs=1)
+    step.apply(trained, Restricted(TASK, step.needs), Context(seed=1, events=heard.append))
+    (figures,) = [event.figures for event in heard if isinstance(event, Progress)]
+    assert 0 <= figures["oscillating"] < 1 and figures["frozen"] == 0
+
+
+KILLED = [
+    (Lsq(), Int(bits=3)),
+    (Lsq(oscillations=Oscillations(momentum=0.3, dampening=0.1, freezing=0.05)), Int(bits=3)),
+    (Dsq(oscillations=Oscillations(momentum=0.3, freezing=0.05)), Int(bits=3, scheme="affine")),
+    (Pact(), Int(bits=3)),
+    (Pact(start=5.0, calibrated=True), Basis(bits=3, per="tensor")),
+]
+
+
+@pytest.mark.parametrize(("method", "format"), KILLED)
+def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, trained, monkeypatch, method, format):
     model = calibrated(trained, bits=3)
-    step = Finetune(format=Int(bits=3), method=Lsq(), epochs=2, optimizer="adam", lr=0.002)
+    step = Finetune(format=format, method=method, epochs=2, optimizer="adam", lr=0.002)
     expected = apply(step, model)
-    assert expected.activations["batch_norm_1"].zero_point not in (0, 7)  # an offset trains too
+    assert expected.activations != model.activations
+    if not isinstance(method, Pact):
+        assert expected.activations["batch_norm_1"].zero_point not in (0, 7)  # an offset trains too
+    if getattr(method, "oscillations", None):
+        (note,) = [note for note in expected.notes if note.name == "weights"]
+        assert note.reason.endswith("% frozen") and not note.reason.endswith(" 0.00% frozen")
     monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
     original, count = torch.optim.Optimizer.zero_grad, iter(range(100))
 

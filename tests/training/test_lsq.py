@@ -12,7 +12,7 @@ from featherweight.formats import Clustered, Encoded, Float, Int, View
 from featherweight.simulation import fake_quantize
 from featherweight.techniques import Finetune
 from featherweight.training.methods import Lsq
-from featherweight.training.methods.lsq import LEAST
+from featherweight.training.methods.on_grid import LEAST
 
 FORMATS = st.builds(
     Int,

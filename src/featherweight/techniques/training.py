@@ -20,7 +20,7 @@ from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.encode import formats_of, nearest, recoded, unfit
 from featherweight.training.losses import AnyLoss, TaskLoss
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.training.methods.base import RangeSurrogate, Surrogate
+from featherweight.training.methods.base import RangeSurrogate, Surrogate, shares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -205,6 +205,8 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
                 with failures(name):
                     frozen = surrogate.freeze()
                 encoded[name] = recoded(frozen, self.coder or Fixed(), name)
+            counted = ", ".join(f"{share:.2%} {what}" for what, share in shares(surrogates.values()).items())
+            more += [Note("chose", "weights", f"at the end of training: {counted}")] if counted else []
         left = {name: value for name, value in values.items() if name not in model.weights}
         learned = {**model.activations, **{edge: part.freeze() for edge, part in ranges.items()}}
         return model.with_tensors(left).with_encoded(encoded, [*notes, *more]).with_activations(learned)

@@ -29,7 +29,7 @@ from featherweight.task.samples import mapped, seed_generators, seeded, size_of
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
-from featherweight.training.methods.base import RangeSurrogate, Surrogate
+from featherweight.training.methods.base import RangeSurrogate, Surrogate, shares
 from featherweight.training.quantizers import rounding
 from featherweight.training.scaling import WIDER
 from featherweight.training.state import Checkpoint, Position, State, places, run_key
@@ -165,7 +165,7 @@ def minimise(
         objective: what training minimises.
         options: how long and how fast.
         events: hears the mean loss every 50 steps; of weights kept on a grid, how many saturated in a step; in
-            float16, the scale of the loss.
+            float16, the scale of the loss; and what surrogates count (`shares`).
         scratch: folder for checkpoints; None: none are written.
         save_seconds: time between checkpoints.
         name: what events call this work.
@@ -208,6 +208,7 @@ def minimise(
                     figures["saturated"] = beyond / len(losses)
                 if state.scale:
                     figures["scale"] = state.scale.value
+                figures |= shares(state.parts.values())
                 events(Progress(name, done, figures))
                 losses.clear()
                 beyond = 0

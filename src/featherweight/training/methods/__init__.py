@@ -9,12 +9,14 @@ from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
 from featherweight.training.methods.dorefa import Dorefa
+from featherweight.training.methods.dsq import Dsq
 from featherweight.training.methods.latent import Project, StraightThrough
 from featherweight.training.methods.lq_nets import LqNets
 from featherweight.training.methods.lsq import Lsq
+from featherweight.training.methods.pact import Pact
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa, LqNets)
+    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa, LqNets, Dsq, Pact)
 )
 
 if TYPE_CHECKING:
@@ -28,9 +30,11 @@ __all__ = [
     "AstcBlocks",
     "Centroids",
     "Dorefa",
+    "Dsq",
     "LqNets",
     "Lsq",
     "Method",
+    "Pact",
     "Project",
     "StraightThrough",
 ]

@@ -6,7 +6,7 @@ the parameters of the surrogate; `featherweight.training.gradients` gives the ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,10 @@ class Trained:
     def after_step(self, step: int) -> None:
         """Do what follows an optimizer step, without gradients; `step` counts from 1."""
 
+    def masks(self) -> dict[str, Tensor]:
+        """Return for what training counts which elements are, by its name; progress shows their shares."""
+        return {}
+
     def parameters(self) -> list[nn.Parameter]:
         """Return what trains."""
         from torch import nn
@@ -91,6 +95,17 @@ class Trained:
                     value.copy_(state[name])
             else:
                 setattr(self, name, state[name].clone())
+
+
+def shares(parts: Iterable[Trained]) -> dict[str, float]:
+    """Return the share of all elements that each of their `masks` holds, by name."""
+    found: dict[str, list[Tensor]] = {}
+    for part in parts:
+        for name, mask in part.masks().items():
+            found.setdefault(name, []).append(mask)
+    return {
+        name: sum(int(m.sum()) for m in of) / max(sum(m.numel() for m in of), 1) for name, of in found.items()
+    }
 
 
 class Surrogate(Trained):

@@ -7,16 +7,17 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from featherweight.activations import Affine, Quantizer
-from featherweight.formats import Encoded, Format, Int
-from featherweight.formats.integer import COUNTED_BITS, grid
-from featherweight.formats.view import Array, join, split
+from featherweight.formats import Encoded, Format
+from featherweight.formats.view import Array, split
 from featherweight.task.training import Rate
-from featherweight.training.methods.base import Group, Method, RangeSurrogate, Surrogate
+from featherweight.training.methods.base import Group, Method, RangeSurrogate
+from featherweight.training.methods.on_grid import LEAST, WeightOnGrid, stepless
+from featherweight.training.methods.oscillations import Oscillations
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-LEAST = 2.0**-10  # of its start: a step gets no smaller, and never 0
+    from featherweight.training.grids import Grid
 
 
 class Lsq(Method, frozen=True, tag="lsq"):
@@ -46,6 +47,7 @@ class Lsq(Method, frozen=True, tag="lsq"):
         offsets: whether offsets of activations train; otherwise zero points stay as they were calibrated.
         narrow: whether weights do without the lowest integer, so that each has its negative: the step `fold` needs
             that of channels that a batch norm multiplies by a negative number.
+        oscillations: what is done about weights that oscillate between two integers; None: they are not even counted.
     """
 
     start: Literal["paper", "encoded"] = "paper"
@@ -53,12 +55,11 @@ class Lsq(Method, frozen=True, tag="lsq"):
     lr_scale: Rate = 1.0
     offsets: bool = True
     narrow: bool = False
+    oscillations: Oscillations | None = None
 
     def misfit(self, format: Format) -> str:
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
-        if not isinstance(format, Int) or not 2 <= format.bits <= COUNTED_BITS:
-            return "only integers of 2 to 16 bits have steps that train"
-        return "steps that train are float32, not float16" if format.half else ""
+        return stepless(format)
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> LearnedSteps:
         """Return the weight and the steps of `encoded`, which train."""
@@ -69,58 +70,39 @@ class Lsq(Method, frozen=True, tag="lsq"):
         return LearnedRange(quantizer, self) if isinstance(quantizer, Affine) else None
 
 
-class LearnedSteps(Surrogate):
+class LearnedSteps(WeightOnGrid):
     """A float weight and its steps, `[units]`, which train; zero points stay."""
 
     def __init__(self, weight: Tensor, encoded: Encoded, method: Lsq) -> None:
         from torch import from_numpy, nn
 
-        format, view = encoded.format, encoded.view
-        assert isinstance(format, Int)
-        self.encoded, self.per, self.method = encoded, format.per, method
-        self.weight = nn.Parameter(weight.detach().clone())
-        scale, ends = encoded.parts["scale"].astype(np.float32).ravel(), grid(format.bits)
-        zero = encoded.parts.get("zero_point", np.zeros(scale.size)).astype(np.float32).ravel()
-        low, high = (np.float32(end) - zero for end in ends)
-        if method.narrow:
-            low, high = np.maximum(low, -high), np.minimum(high, -low)
-        self.low, self.high = low, high
-        weights = split(view.matrix(weight.detach().numpy()), view, format.per)
-        count = split(np.ones((view.rows, view.cols)), view, format.per).sum(axis=1)
-        most = np.maximum(high, 1.0)
+        super().__init__(weight, encoded, method.narrow, method.oscillations)
+        self.method, most = method, np.maximum(self.high, 1.0)
+        view, scale = encoded.view, self.scale
+        count = split(np.ones((view.rows, view.cols)), view, self.per).sum(axis=1)
         self.gain = 1 / np.sqrt(np.maximum(count * most, 1.0)) if method.scaled else np.ones(scale.size)
         if method.start == "paper":
-            total = np.abs(weights).sum(axis=1, dtype=np.float64)
+            total = np.abs(self.units(weight)).sum(axis=1, dtype=np.float64)
             paper = 2 * total / np.maximum(count, 1) / np.sqrt(most)
             scale = np.where(total > 0, paper, scale).astype(np.float32)
         self.least = scale * np.float32(LEAST)
         self.step = nn.Parameter(from_numpy(scale.copy()))
+        self.follow()
 
-    def __call__(self) -> Tensor:
-        """Return the rounded weight."""
-        from torch import from_numpy
-
-        from featherweight.training.gradients import with_gradient
+    def grid(self) -> Grid:
+        """Return the grids of the units as they are now."""
         from featherweight.training.grids import Grid
 
-        grid, weights = Grid(self.step.detach().numpy(), self.low, self.high), self.units(self.weight)
+        return Grid(self.step.detach().numpy(), self.low, self.high)
 
-        def backward(gradient: Tensor) -> tuple[Tensor, Tensor]:
-            passed, sums = grid.passed(weights, self.units(gradient))
-            by_step = (sums[:, 0] + self.low * sums[:, 1] + self.high * sums[:, 2]) * self.gain
-            return self.tensor(passed), from_numpy(by_step).float()
+    def learned(self) -> list[nn.Parameter]:
+        """Return the steps."""
+        return [self.step]
 
-        return with_gradient(self.tensor(grid.round(weights)), (self.weight, self.step), backward)
-
-    def units(self, tensor: Tensor) -> Array:
-        """Return a tensor as the weight is one as `[units, n]`: what shares a step is a row."""
-        return split(self.encoded.view.matrix(tensor.detach().numpy()), self.encoded.view, self.per)
-
-    def tensor(self, units: Array) -> Tensor:
-        """Return what `units` gave of a tensor as a tensor."""
-        from torch import from_numpy
-
-        return from_numpy(self.encoded.view.tensor(join(units, self.encoded.view, self.per)))
+    def passed(self, grid: Grid, weights: Array, gradient: Array, steps: Array) -> tuple[Array, list[Array]]:
+        """Return the gradients by the weight, `[units, n]`, and by the steps."""
+        by_weight, sums = grid.passed(weights, gradient)
+        return by_weight, [(sums[:, 0] + grid.low * sums[:, 1] + grid.high * sums[:, 2] + steps) * self.gain]
 
     def groups(self) -> list[Group]:
         """Return the weight; and the steps, at a learning rate of their own and without decay."""
@@ -131,12 +113,7 @@ class LearnedSteps(Surrogate):
         from torch import from_numpy, maximum
 
         self.step.copy_(maximum(self.step, from_numpy(self.least)))
-
-    def freeze(self) -> Encoded:
-        """Return the rounded weight as the integers that it is made of."""
-        scale = self.encoded.parts["scale"]
-        parts = {**self.encoded.parts, "scale": self.step.detach().numpy().reshape(scale.shape).copy()}
-        return self.encoded.format.encode(self().detach().numpy(), view=self.encoded.view, parts=parts)
+        self.follow()
 
 
 class LearnedRange(RangeSurrogate):

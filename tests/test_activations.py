@@ -13,9 +13,9 @@ from featherweight.errors import ConfigError
 ends = st.floats(-1e6, 1e6, width=32)
 quantizers = st.builds(
     lambda a, b, bits, signed, symmetric: Affine.of(
-        min(a, b), max(a, b), bits=bits, signed=signed, symmetric=symmetric
+        min(a, b), max(a, b), bits=bits, signed=signed and bits > 1, symmetric=symmetric
     ),
-    ends, ends, st.integers(2, 16), st.booleans(), st.booleans(),
+    ends, ends, st.integers(1, 16), st.booleans(), st.booleans(),
 )  # fmt: skip
 
 
@@ -41,11 +41,11 @@ def test_quantizes_as_written_out(quantizer, numbers):
     assert (error <= quantizer.scale * (0.5 + 1e-5)).all()
 
 
-@given(ends, ends, st.integers(2, 8), st.booleans(), st.booleans())
+@given(ends, ends, st.integers(1, 8), st.booleans(), st.booleans())
 @settings(deadline=None)
 def test_a_range_is_covered_to_half_a_step(a, b, bits, signed, symmetric):
     low, high = min(a, b, 0.0), max(a, b, 0.0)
-    quantizer = Affine.of(low, high, bits=bits, signed=signed, symmetric=symmetric)
+    quantizer = Affine.of(low, high, bits=bits, signed=signed and bits > 1, symmetric=symmetric)
     slack = quantizer.scale * (0.5 + 1e-4)
     assert quantizer.range[0] <= low + slack and quantizer.range[1] >= high - slack
     assert quantizer.dequantize(quantizer.quantize(np.zeros(1, np.float32)))[0] == 0
@@ -183,3 +183,10 @@ def test_a_basis_is_checked(basis):
         BinaryCoded(basis)
     with pytest.raises(msgspec.ValidationError):
         msgspec.convert({"format": "binary_coded", "basis": basis}, type=AnyQuantizer)
+
+
+def test_one_bit_is_zero_or_one_step():
+    binary = Affine.of(0, 3, bits=1)
+    assert binary.dequantize(binary.quantize(np.float32([-1, 1.4, 1.6, 9]))).tolist() == [0, 0, 3, 3]
+    with pytest.raises(ConfigError, match="a sign alone"):
+        Affine(1.0, 0, 1, signed=True)

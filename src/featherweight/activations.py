@@ -101,17 +101,21 @@ class Affine(Scaled, frozen=True, tag="affine"):
     Attributes:
         scale: the step, a positive float32 number.
         zero_point: the integer that stands for 0.
-        bits: width, 2 to 16; runtimes multiply 8.
+        bits: width, 1 to 16; runtimes multiply 8. Signed integers have 2 at least.
         signed: whether the integers are two's complement.
     """
 
     zero_point: int
-    bits: Annotated[int, msgspec.Meta(ge=2, le=16)] = 8
+    bits: Annotated[int, msgspec.Meta(ge=1, le=16)] = 8
     signed: bool = False
 
     def __post_init__(self) -> None:
-        """Refuse a zero point outside the grid; names the field."""
+        """Refuse a zero point outside the grid, and a sign without a number; names the field."""
         super().__post_init__()
+        if self.signed and self.bits == 1:
+            raise ConfigError(
+                "a sign alone", where="quantizer.bits", got=1, expected="2 or more, or unsigned"
+            )
         (least, most), got = self.grid, self.zero_point
         if not least <= got <= most:
             where, expected = "quantizer.zero_point", f"{least} to {most}"
@@ -131,13 +135,13 @@ class Affine(Scaled, frozen=True, tag="affine"):
             high: greatest number to hold.
             bits: width.
             signed: whether the integers are two's complement.
-            symmetric: have the zero point in the middle of the grid, unless no number is negative.
+            symmetric: have the zero point in the middle of the grid, if it has one, unless no number is negative.
         """
         least, most = _grid(bits, signed)
         low, high = min(float(low), 0.0), max(float(high), 0.0)
         if low == high:
             high = 1.0
-        if symmetric and low < 0:
+        if symmetric and low < 0 and bits > 1:
             zero_point = (least + most + 1) // 2
             step = max(high / (most - zero_point), low / (least - zero_point))
             return cls(_step(step), zero_point, bits, signed)

@@ -237,9 +237,20 @@ def test_an_activation_that_its_reader_does_not_read_is_refused(trained):
         simulate(forged, TASK.example())
 
 
+def test_one_bit_runs(trained):
+    model = apply(
+        Encode(format=Int(bits=8, scale_by="mse")), calibrated(trained, bits=1, others=8, widths={"conv1": 8})
+    )
+    assert {widths(model)[edge] for edge in READS} == {1}
+    parts = layer_parity(model, export(model.module, TASK.example()), TASK.data("test", 16)[0])
+    assert all(part.right for part in parts)
+
+
 def test_floats_are_no_integers():
     with pytest.raises(ConfigError, match="in float, and in integers"):
         Calibrate(others="float", outputs=True)
+    with pytest.raises(ConfigError, match="one bit has no sign"):
+        Calibrate(bits=8, widths={"*": 1}, signed=True)
     with pytest.raises(ConfigError, match="belongs to integers"):
         Calibrate(others=8, numbers="bfloat16")
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from featherweight.graph.quantizable import Others, Plan
     from featherweight.model import Model
 
-Bits = Annotated[int, Meta(ge=2, le=16)]
+Bits = Annotated[int, Meta(ge=1, le=16)]
 
 AT_ONCE = 16  # samples that run together: oneDNN is quicker on 1x1 convolutions of as many
 FEW = 32  # samples; ranges of fewer are often too narrow
@@ -74,7 +74,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     looked at, and what is strange about them is noted.
 
     Attributes:
-        bits: width of the integers, 2 to 16; runtimes multiply 8, and round to others.
+        bits: width of the integers, 1 to 16; runtimes multiply 8, and round to others.
         widths: other widths of what some layers read, by globs as in `keep_float`: 8 for the first and the last.
         others: width of activations that not only layers read: what a skip connection carries, the operands of a
             sum; a layer that reads such a one rounds it to `bits` for itself. `float`: they stay in float, as papers
@@ -114,6 +114,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         if self.numbers != "integers" and given:
             where, got = f"calibrate, {given[0]}", f"numbers: {self.numbers}"
             raise ConfigError("belongs to integers", where=where, got=got, hint="leave it out")
+        if self.signed and 1 in (self.bits, self.others, *self.widths.values()):
+            raise ConfigError("one bit has no sign", where="calibrate.signed", got=True, hint="leave it out")
         if self.others == "float" and self.outputs:
             what = "in float, and in integers"
             raise ConfigError(

@@ -128,30 +128,30 @@ class _OnGrid(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, grid: Grid, passed: Passed, of_sums: OfSums, *learned: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.passed, ctx.of_sums = passed, of_sums
-        dense = _dense(x)
+        dense = dense_of(x)
         rounded = torch.empty_like(dense)  # no view, so that a network may write into it
-        grid.round(_line(dense), _line(rounded))
+        grid.round(line_of(dense), line_of(rounded))
         return rounded
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        dense = _dense(ctx.saved_tensors[0])
+        dense = dense_of(ctx.saved_tensors[0])
         gradient = gradients[0].float()
         if gradient.stride() != dense.stride():
             gradient = torch.empty_like(dense).copy_(gradient)
-        passed, sums = ctx.passed(_line(dense), _line(gradient))
+        passed, sums = ctx.passed(line_of(dense), line_of(gradient))
         by_x = torch.from_numpy(passed).as_strided(dense.shape, dense.stride())
         return by_x, None, None, None, *ctx.of_sums(sums)
 
 
-def _dense(x: Tensor) -> Tensor:
+def dense_of(x: Tensor) -> Tensor:
     """Return x as float32 without gaps in memory; itself where it is so."""
     x = x.detach().float()
     kept = x.is_contiguous() or (x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last))
     return x if kept else x.contiguous()
 
 
-def _line(dense: Tensor) -> Array:
+def line_of(dense: Tensor) -> Array:
     """Return numbers in the order of memory: `[1, n]`."""
     line: Array = dense.as_strided((1, dense.numel()), (dense.numel(), 1)).numpy()
     return line

@@ -11,6 +11,7 @@ from featherweight.formats.kernels import compiled
 from featherweight.formats.view import Array
 
 _LANES = 32  # sums that go side by side, so that a loop is one of vectors and their order is fixed
+_APART = 8  # sums to add to in turn: one would be waited for
 _ZERO = np.float32(0)
 
 
@@ -201,3 +202,32 @@ def pass_softly(
                 for j in range(_LANES):
                     sums[u, which] += lanes[which, j]
             lanes[:] = 0
+
+
+@compiled
+def round_to_levels(
+    x: Array, limits: Array, levels: Array, lengths: Array, rounded: Array, mass: Array, moment: Array
+) -> None:
+    """Round to the nearest of some levels, and sum what each of them stands for.
+
+    Args:
+        x: float32 `[units, n]`.
+        limits: the greatest numbers that belong to each level but the last, rising, float32 `[units, k]`.
+        levels: rising, float32 `[units, k + 1]`.
+        lengths: how many numbers a unit has, `[units]`; what is behind them is left alone.
+        rounded: set to the levels, float32 `[units, n]`.
+        mass: set to how many numbers have each level, float64 `[units, k + 1]`.
+        moment: set to their sums, likewise.
+    """
+    sums = np.empty((_APART, levels.shape[1], 2))
+    for u in range(x.shape[0]):
+        sums[:] = 0
+        for i in range(lengths[u]):
+            value, rank = x[u, i], 0
+            for k in range(limits.shape[1]):
+                rank += value > limits[u, k]  # no branch, which would be guessed wrong
+            rounded[u, i] = levels[u, rank]
+            sums[i % _APART, rank, 0] += 1
+            sums[i % _APART, rank, 1] += value
+        for k in range(levels.shape[1]):
+            mass[u, k], moment[u, k] = sums[:, k, 0].sum(), sums[:, k, 1].sum()

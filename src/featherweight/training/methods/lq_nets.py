@@ -9,8 +9,9 @@ import numpy as np
 
 from featherweight.activations import Affine, BinaryCoded, Quantizer
 from featherweight.formats import Basis, Encoded, Format
-from featherweight.formats.basis import least_squares
-from featherweight.formats.view import Array
+from featherweight.formats.basis import least_squares, levels
+from featherweight.formats.clustered import boundaries
+from featherweight.formats.view import Array, join, split
 from featherweight.training.methods.base import Method, RangeSurrogate, Surrogate
 
 if TYPE_CHECKING:
@@ -60,6 +61,27 @@ class LqNets(Method, frozen=True, tag="lq_nets"):
         return FollowingLevels(quantizer, self)
 
 
+def at_levels(x: Array, basis: Array, lengths: Array, low: int) -> tuple[Array, Array, Array]:
+    """Return numbers rounded to the nearest levels, how many have each code, and their sums.
+
+    Args:
+        x: float32 `[units, n]`.
+        basis: float32 `[units, k]`.
+        lengths: how many numbers a unit has, `[units]`.
+        low: what a bit that is not set stands for, -1 or 0.
+    """
+    from featherweight.training.kernels import round_to_levels
+
+    found = levels(basis, low)
+    order = np.argsort(found, axis=1, kind="stable")
+    rising, rounded = np.take_along_axis(found, order, axis=1), np.empty_like(x)
+    sums = np.empty((2, *found.shape))
+    round_to_levels(x, boundaries(rising), rising, lengths, rounded, *sums)
+    by_code = np.empty_like(sums)
+    np.put_along_axis(by_code, order[None], sums, axis=2)
+    return rounded, by_code[0], by_code[1]
+
+
 def followed(basis: Tensor, mass: Array, moment: Array, low: int) -> Tensor:
     """Return the moving average of bases, float32 `[units, k]`, after a step whose codes have these sums."""
     from torch import from_numpy
@@ -85,12 +107,8 @@ class FollowingBasis(Surrogate):
             scale = QUARTILE * np.sqrt(2 / max(rows * prod(kernel), 1)) / 2 ** (format.bits - 1)
             basis[:] = scale * 2.0 ** np.arange(format.bits)
         self.basis = from_numpy(basis)
-        self.sums: tuple[Array, Array] | None = None  # of the codes that were given last
-
-    def encoded(self) -> Encoded:
-        """Return the weight at the nearest levels."""
-        parts = {"basis": self.basis.numpy().reshape(self.format.parts(self.view)["basis"].shape).copy()}
-        return self.format.encode(self.weight.detach().numpy(), view=self.view, parts=parts)
+        self.lengths = split(np.ones((view.rows, view.cols), np.int64), view, format.per).sum(axis=1)
+        self.sums: list[Array] = []  # of the codes that were given last
 
     def __call__(self) -> Tensor:
         """Return the rounded weight."""
@@ -98,18 +116,20 @@ class FollowingBasis(Surrogate):
 
         from featherweight.training.gradients import straight_through
 
-        found, matrix = self.encoded(), self.view.matrix(self.weight.detach().numpy())
-        self.sums = self.format.sums(matrix, found.symbols, view=self.view)
-        return straight_through(from_numpy(found.decode()), self.weight)
+        view, per = self.view, self.format.per
+        units = split(view.matrix(self.weight.detach().numpy()), view, per)
+        rounded, *self.sums = at_levels(units, self.basis.numpy(), self.lengths, low=-1)
+        return straight_through(from_numpy(view.tensor(join(rounded, view, per))), self.weight)
 
     def after_step(self, step: int) -> None:
         """Move the basis towards that of the codes that were given."""
-        if self.sums is not None:
-            self.basis = followed(self.basis, *self.sums, low=-1)
+        if self.sums:
+            self.basis = followed(self.basis, self.sums[0], self.sums[1], low=-1)
 
     def freeze(self) -> Encoded:
         """Return the rounded weight: its codes and its basis."""
-        return self.encoded()
+        parts = {"basis": self.basis.numpy().reshape(self.format.parts(self.view)["basis"].shape).copy()}
+        return self.format.encode(self.weight.detach().numpy(), view=self.view, parts=parts)
 
 
 class FollowingLevels(RangeSurrogate):
@@ -133,16 +153,17 @@ class FollowingLevels(RangeSurrogate):
         from torch import from_numpy
 
         from featherweight.training.gradients import with_gradient
+        from featherweight.training.grids import dense_of, line_of
 
-        quantizer, numbers = self.freeze(), x.detach().float().numpy()
-        codes = quantizer.quantize(numbers)
-        rounded = quantizer.dequantize(codes)
-        if not np.array_equal(rounded, numbers):  # what only moved since it was rounded teaches nothing
-            flat, count = codes.reshape(-1), self.mass.shape[1]
-            self.mass += np.bincount(flat, minlength=count)
-            self.moment += np.bincount(flat, numbers.reshape(-1), count)
-        inside = x < quantizer.range[1]
-        return with_gradient(from_numpy(rounded), (x,), lambda gradient: (gradient * inside,))
+        dense = dense_of(x)
+        line = line_of(dense)
+        rounded, mass, moment = at_levels(line, self.basis.numpy()[None], np.array([line.size]), low=0)
+        if not np.array_equal(rounded, line):  # what only moved since it was rounded teaches nothing
+            self.mass += mass
+            self.moment += moment
+        value = from_numpy(rounded).as_strided(dense.shape, dense.stride())
+        inside = x < self.freeze().range[1]
+        return with_gradient(value, (x,), lambda gradient: (gradient * inside,))
 
     def after_step(self, step: int) -> None:
         """Move the basis towards that of the codes that were given since the last step."""

@@ -18,10 +18,14 @@ from featherweight.simulation import simulate
 from featherweight.task import Restricted
 from featherweight.techniques import Calibrate, Context, Finetune, Fold, Train
 from featherweight.training.loop import minimise
-from featherweight.training.methods import Dorefa, LqNets
+from featherweight.training.methods import Dorefa, LqNets, dorefa
 
 TASK = Tiny(size=128)
-BINARY = {"dorefa": (Dorefa(), "tensor"), "lq_nets": (LqNets(), "channel")}
+BINARY = {
+    "dorefa": (Dorefa(), "tensor"),
+    "dorefa, gradients": (Dorefa(gradients=6), "tensor"),
+    "lq_nets": (LqNets(), "channel"),
+}
 
 
 def apply(step, model, scratch=None):
@@ -70,6 +74,39 @@ def test_activations_of_dorefa_end_at_one(trained):
     third = float(torch.tensor(1 / 7))
     assert {*after.activations.values()} == {Affine(third, 0, 3)}
     assert all(is_geometric(entry) for entry in after.weights.values())
+
+
+def test_gradients_are_rounded_behind_the_layers_whose_weights_train(trained, monkeypatch):
+    seen = []
+
+    def rounds(gradient, bits):
+        seen.append((tuple(gradient.shape[1:]), bits))
+        return torch.zeros_like(gradient)
+
+    monkeypatch.setattr(dorefa, "rounded_gradient", rounds)
+    step = Finetune(
+        format=Basis(bits=2, per="tensor"),
+        where=["4.weight", "8.weight"],
+        method=Dorefa(gradients=3),
+        epochs=1,
+    )
+    before = trained.tensors["0.weight"].clone()
+    after = apply(step, trained)  # without quantizers of activations, too
+    assert seen == [((4,), 3), ((8, 1, 1), 3)] * 4
+    still = Finetune(epochs=1, weight_decay=0.0)
+    assert not torch.equal(apply(still, trained).tensors["0.weight"], before)
+    kept = apply(
+        Finetune(
+            format=Basis(bits=2, per="tensor"),
+            where="8.weight",
+            method=Dorefa(gradients=3),
+            epochs=1,
+            weight_decay=0.0,
+        ),
+        trained,
+    )
+    assert torch.equal(kept.tensors["0.weight"], before)  # no gradient passed the layer behind
+    assert after.weights.keys() == {"4.weight", "8.weight"}
 
 
 class Killed(BaseException):

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from featherweight.activations import Affine, FloatingPoint
 from featherweight.errors import ConfigError
-from featherweight.formats import Basis, Int, View
+from featherweight.formats import Basis, Int, Log2, View
 from featherweight.formats.basis import as_integers, is_geometric
 from featherweight.simulation import fake_quantize
 from featherweight.techniques import Finetune
 from featherweight.training.methods import Dorefa
-from featherweight.training.methods.dorefa import squeezed
+from featherweight.training.methods.dorefa import rounded_gradient, squeezed
 
 ENDS = st.sampled_from([1, 2, 3, 4, 8])
 
@@ -144,7 +144,45 @@ def test_state_is_taken_over():
     assert torch.equal(one(), other())
 
 
-@pytest.mark.parametrize(("format", "reason"), [(Int(bits=4), "those of basis"), (Basis(), 'per = "tensor"')])
+def test_gradients_are_rounded_as_the_paper_has_it():
+    gradient = tensor((6, 3, 5), 0) * torch.logspace(-6, 3, 6).reshape(6, 1, 1)
+    gradient[2] = 0
+    for bits in (1, 2, 6):
+        torch.manual_seed(bits)
+        rounded = rounded_gradient(gradient, bits)
+        torch.manual_seed(bits)
+        noise, n = torch.rand(gradient.shape) - 0.5, 2**bits - 1
+        for sample, found, drawn in zip(gradient.double(), rounded, noise.double(), strict=True):
+            most = sample.abs().max()
+            if most == 0:
+                assert not found.any()
+                continue
+            ratio = (sample / (2 * most) + 0.5 + drawn / n).clamp(0, 1)
+            expected = 2 * most * ((ratio * n).round() / n - 0.5)
+            torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=0)
+            assert len(found.unique()) <= 2**bits
+
+
+def test_rounded_gradients_have_the_gradient_as_their_mean():
+    gradient = tensor((1, 40), 1)
+    torch.manual_seed(0)
+    draws = torch.stack([rounded_gradient(gradient, 2) for _ in range(20_000)]).double()
+    step = 2 * float(gradient.abs().max()) / 3
+    z = (draws.mean(0) - gradient) / (step / 2 / 20_000**0.5)
+    assert z.abs().max() < 5
+    assert rounded_gradient(gradient.bfloat16(), 4).dtype == torch.bfloat16
+    assert rounded_gradient(torch.zeros(0, 3), 4).shape == (0, 3)
+
+
+def test_integers_train_straight_through():
+    weight = tensor((4, 6), 0)
+    entry = Int(bits=8).encode(weight.numpy())
+    surrogate = Dorefa().surrogate(weight, entry)
+    assert surrogate().detach().numpy().tobytes() == entry.decode().tobytes()
+    assert surrogate.freeze().format == Int(bits=8)
+
+
+@pytest.mark.parametrize(("format", "reason"), [(Log2(), "basis, or integers"), (Basis(), 'per = "tensor"')])
 def test_other_formats_are_refused(format, reason):
     with pytest.raises(ConfigError, match=f"dorefa cannot train .*{reason}"):
         Finetune(format=format, method=Dorefa())

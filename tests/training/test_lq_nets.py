@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from featherweight.activations import Affine, BinaryCoded, FloatingPoint
 from featherweight.errors import ConfigError
-from featherweight.formats import Basis, Int, View
+from featherweight.formats import Basis, Int, Log2, View
+from featherweight.formats.basis import levels
 from featherweight.simulation import fake_quantize
 from featherweight.techniques import Finetune
 from featherweight.training.methods import LqNets
+from featherweight.training.methods.lq_nets import at_levels
 
 FORMATS = st.builds(Basis, bits=st.integers(1, 4), per=st.sampled_from(["tensor", "channel", 4]))
 
@@ -99,8 +101,8 @@ def test_starts():
     grid = Affine.of(0.0, 2.0, bits=3)
     step = grid.scale
     assert LqNets().range(grid).freeze() == BinaryCoded((step, 2 * step, 4 * step))
-    levels = LqNets(start="paper").range(grid).basis
-    torch.testing.assert_close(levels, 0.6745 * 2 / 7 * torch.tensor([1.0, 2.0, 4.0]))
+    follows = LqNets(start="paper").range(grid).basis
+    torch.testing.assert_close(follows, 0.6745 * 2 / 7 * torch.tensor([1.0, 2.0, 4.0]))
 
 
 def test_gradients():
@@ -172,5 +174,26 @@ def test_other_activations_and_formats_stay():
         Affine.of(-2.0, 5.0, bits=2), Affine.of(0.0, 5.0), FloatingPoint.of(0, 1, "float8_e4m3fn")
     ):  # fmt: skip
         assert LqNets().range(quantizer) is None
-    with pytest.raises(ConfigError, match="lq_nets cannot train int"):
-        Finetune(format=Int(bits=4), method=LqNets())
+    with pytest.raises(ConfigError, match="lq_nets cannot train log2"):
+        Finetune(format=Log2(), method=LqNets())
+    weight = tensor((4, 6), 0)
+    entry = Int(bits=8).encode(weight.numpy())
+    assert LqNets().surrogate(weight, entry).freeze().decode().tobytes() == entry.decode().tobytes()
+
+
+@pytest.mark.parametrize("low", [-1, 0])
+@pytest.mark.parametrize("bits", [1, 2, 5, 8])
+def test_levels_in_one_pass_are_those_one_by_one(bits, low):
+    rng = np.random.default_rng(bits)
+    x, basis = rng.normal(size=(5, 67)).astype(np.float32), rng.normal(size=(5, bits)).astype(np.float32)
+    lengths = np.array([67, 64, 1, 0, 33])
+    rounded, mass, moment = at_levels(x, basis, lengths, low)
+    found = levels(basis, low)
+    for unit, length in enumerate(lengths):
+        some, given = x[unit, :length], rounded[unit, :length]
+        nearest = np.abs(some[:, None].astype(float) - found[unit]).min(axis=1)
+        np.testing.assert_array_equal(np.abs(some.astype(float) - given), nearest)
+        assert mass[unit].sum() == length and np.isclose(moment[unit].sum(), some.sum(dtype=float))
+        for code in np.flatnonzero(mass[unit]):
+            of_it = some[given == found[unit, code]]
+            assert mass[unit, code] == len(of_it) and np.isclose(moment[unit, code], of_it.sum(dtype=float))

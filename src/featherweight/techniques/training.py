@@ -20,7 +20,7 @@ from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.encode import formats_of, nearest, recoded, unfit
 from featherweight.training.losses import AnyLoss, TaskLoss
 from featherweight.training.methods import AnyMethod, StraightThrough
-from featherweight.training.methods.base import RangeSurrogate, Surrogate, shares
+from featherweight.training.methods.base import OfGradient, RangeSurrogate, Surrogate, shares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,17 +95,18 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
 
     def trained(
         self, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate], task: Task, context: Context,
-        ranges: Mapping[Edge, RangeSurrogate] | None = None,
+        ranges: Mapping[Edge, RangeSurrogate] | None = None, gradients: Mapping[Edge, OfGradient] | None = None,
     ) -> dict[str, Tensor]:  # fmt: skip
         """Return floats and buffers after training, by canonical name.
 
-        `surrogates` replace other parameters, and `ranges` quantizers of activations, by edge.
+        `surrogates` replace other parameters, `ranges` quantizers of activations, by edge, and what is in `gradients`
+        the gradients by activations.
         """
         from featherweight.training.loop import minimise, of_network
 
         options, loss = self.options(task), self.loss or TaskLoss()
         minimised = loss.of(task, context.baseline or model, context.steps)
-        objective = of_network(model, task, minimised, ranges=ranges, seed=context.seed)
+        objective = of_network(model, task, minimised, ranges=ranges, gradients=gradients, seed=context.seed)
         return minimise(
             model, floats, surrogates, objective, options,
             events=context.events, scratch=context.scratch, name=str(self.__struct_config__.tag),
@@ -200,7 +201,8 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
             surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
             ranges = self.ranges(model, task)
             floats = [name for name in names if name not in surrogates and name not in model.weights]
-            values = self.trained(model, floats, surrogates, task, context, ranges)
+            gradients = self.gradients_of(model, surrogates, task)
+            values = self.trained(model, floats, surrogates, task, context, ranges, gradients)
             for name, surrogate in surrogates.items():
                 with failures(name):
                     frozen = surrogate.freeze()
@@ -220,6 +222,17 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         groups = tied(model.program(task.example()).graph, model.activations)
         made = [(group, self.method.range(model.activations[group[0]])) for group in groups]
         return {edge: part for group, part in made if part is not None for edge in group}
+
+    def gradients_of(self, model: Model, weights: Collection[str], task: Task) -> dict[Edge, OfGradient]:
+        """Return what rounds the gradients by what layers of some weights write, by edge."""
+        from featherweight.graph.quantizable import kind
+
+        rounds = self.method.gradient() if self.method else None
+        if rounds is None:
+            return {}
+        nodes = model.program(task.example()).graph.nodes
+        layers = [node for node in nodes if kind(node) == "layer" and node.roles.get("weight") in weights]
+        return {node.name: rounds for node in layers}
 
     def surrogates(
         self, model: Model, names: Collection[str], keep_zeros: bool

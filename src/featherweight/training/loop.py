@@ -29,7 +29,7 @@ from featherweight.task.samples import mapped, seed_generators, seeded, size_of
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
-from featherweight.training.methods.base import RangeSurrogate, Surrogate, shares
+from featherweight.training.methods.base import OfGradient, RangeSurrogate, Surrogate, shares
 from featherweight.training.quantizers import rounding
 from featherweight.training.scaling import WIDER
 from featherweight.training.state import Checkpoint, Position, State, places, run_key
@@ -67,7 +67,8 @@ class Objective:
 
 def of_network(
     model: Model, task: Task, loss: Loss | None = None, *,
-    ranges: Mapping[Edge, RangeSurrogate] | None = None, seed: int = 0,
+    ranges: Mapping[Edge, RangeSurrogate] | None = None, gradients: Mapping[Edge, OfGradient] | None = None,
+    seed: int = 0,
 ) -> Objective:  # fmt: skip
     """Return the loss of a whole network, in training mode, on the training split of a task.
 
@@ -78,14 +79,15 @@ def of_network(
         task: gives the batches, and the loss unless `loss` is given.
         loss: scalar of (output, batch).
         ranges: what trains in the place of quantizers, by edge; edges that share one have the same object.
+        gradients: what rounds the gradients by activations, by edge.
         seed: of shuffling, augmentation and dropout.
 
     Raises:
         TaskError: the network fails on the task's example.
         UnsupportedError: activations have quantizers, and the network cannot be captured in training mode.
     """
-    if model.activations:
-        return through_quantizers(model, task, loss, ranges or {}, seed)
+    if model.activations or gradients:
+        return through_quantizers(model, task, loss, ranges or {}, gradients or {}, seed)
     where = f"{task.name}, network"
     with isolated(), failures(where):
         last = trains_channels_last(model.module, task.example())
@@ -112,14 +114,15 @@ def train_batches(task: Task, seed: int, epoch: int) -> Iterable[Batch]:
 
 
 def through_quantizers(
-    model: Model, task: Task, loss: Loss | None, ranges: Mapping[Edge, RangeSurrogate], seed: int
-) -> Objective:
+    model: Model, task: Task, loss: Loss | None, ranges: Mapping[Edge, RangeSurrogate],
+    gradients: Mapping[Edge, OfGradient], seed: int,
+) -> Objective:  # fmt: skip
     """Return what `of_network` does of a network with quantizers: captured in training mode, operator by operator."""
     where = f"{task.name}, network"
     program = model.program(task.example()).training(share(model.module).train())
     reads = [edge for edge in model.activations if ends(edge)[1]]
-    execution = Execution(program, rounding(model.activations, ranges), reads=reads, grad=True)
-    if gone := sorted(model.activations.keys() - execution.edges):
+    execution = Execution(program, rounding(model.activations, ranges, gradients), reads=reads, grad=True)
+    if gone := sorted({*model.activations, *gradients} - execution.edges):
         hint = "leave what reads it in float: keep_float of the step calibrate"
         raise UnsupportedError("has a quantizer, and is not computed in training", where=gone[0], hint=hint)
 

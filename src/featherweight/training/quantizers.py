@@ -12,13 +12,20 @@ from featherweight.graph.graph import Edge
 from featherweight.simulation import fake_quantize
 from featherweight.training.gradients import with_gradient
 from featherweight.training.grids import Grid, rounded_activation
-from featherweight.training.methods.base import RangeSurrogate
+from featherweight.training.methods.base import OfGradient, RangeSurrogate
 
 
-def rounding(quantizers: Mapping[Edge, Quantizer], ranges: Mapping[Edge, RangeSurrogate]) -> Visit:
-    """Return what is done with each activation: rounded by what trains there, or by its quantizer, or nothing."""
+def rounding(
+    quantizers: Mapping[Edge, Quantizer], ranges: Mapping[Edge, RangeSurrogate], gradients: Mapping[Edge, OfGradient]
+) -> Visit:  # fmt: skip
+    """Return what is done with each activation: rounded by what trains there, or by its quantizer, or nothing.
+
+    The gradients by those in `gradients`, as the network computes them, become what is said there.
+    """
 
     def visit(edge: Edge, value: Tensor) -> Tensor:
+        if edge in gradients and value.requires_grad:
+            value.register_hook(gradients[edge])  # type: ignore[no-untyped-call]
         if edge in ranges:
             return ranges[edge](value)
         quantizer = quantizers.get(edge)

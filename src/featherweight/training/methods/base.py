@@ -6,7 +6,7 @@ the parameters of the surrogate; `featherweight.training.gradients` gives the ro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,15 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+# From the gradient by an activation, `[n, ...]`, to what takes its place.
+OfGradient = Callable[["Tensor"], "Tensor"]
+
+
 class Method(Options, frozen=True, tag_field="method"):
     """How a tensor trains towards its encoded form; its fields are its options.
 
-    A subclass writes `surrogate`, `misfit` if it cannot train every format, and `range` if it trains quantizers.
+    A subclass writes `surrogate`, `misfit` if it cannot train every format, `range` if it trains quantizers, and
+    `gradient` if it rounds gradients by activations.
     """
 
     def misfit(self, format: Format) -> str:
@@ -39,6 +44,13 @@ class Method(Options, frozen=True, tag_field="method"):
 
     def range(self, quantizer: Quantizer) -> RangeSurrogate | None:
         """Return what replaces a quantizer of activations while it trains; None: it stays as it is."""
+        return None
+
+    def gradient(self) -> OfGradient | None:
+        """Return what rounds the gradient by what a layer writes whose weight trains; None: it stays as it is.
+
+        It draws random numbers from torch's generator alone.
+        """
         return None
 
 

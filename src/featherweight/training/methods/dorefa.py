@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from featherweight.activations import Affine, Quantizer
-from featherweight.formats import Basis, Encoded, Fixed, Format
-from featherweight.training.methods.base import Method, RangeSurrogate, Surrogate
+from featherweight.formats import Basis, Encoded, Fixed, Format, Int
+from featherweight.training.methods.base import Method, OfGradient, RangeSurrogate, Surrogate
+from featherweight.training.methods.latent import StraightThrough
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,24 +30,40 @@ class Dorefa(Method, frozen=True, tag="dorefa"):
     identity, and the mean has none. What is left is a geometric basis: integers.
 
     An activation whose range begins at zero (behind a ReLU) is `q(clip(x, 0, 1))`, of the bits that `calibrate` gave
-    it, with the identity as its gradient inside. Where it can be negative its calibrated quantizer stays.
+    it, with the identity as its gradient inside. Where it can be negative its calibrated quantizer stays. Weights in
+    integers (layers of 8 bits, say) train by `straight_through`.
+
+    Gradients of k bits: that by what a layer of such a weight writes, dr, becomes `2 m (q(clip(dr / (2 m) + 1/2 + N, 0,
+    1)) - 1/2)`, m the greatest magnitude of a sample and N uniform noise of one step, from -1/2 to 1/2 of `1 / (2**k -
+    1)`, which makes rounding unbiased. It is drawn from torch's generator, so a resumed run draws the same.
 
     Weights change their scale: a batch norm behind each layer makes up for it. Trained networks are far from where they
     were; the paper trains from scratch, and keeps the first and the last layer in float (`where`, `keep_float`).
 
     References: Zhou, Wu, Ni, Zhou, Wen, Zou, DoReFa-Net: training low bitwidth convolutional neural networks with low
     bitwidth gradients, 2016, arXiv 1606.06160.
+
+    Attributes:
+        gradients: bits of gradients by what layers write; left open: they are not rounded.
     """
+
+    gradients: Annotated[int, Meta(ge=1, le=8)] | None = None
 
     def misfit(self, format: Format) -> str:
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
         if not isinstance(format, Basis):
-            return "its levels are those of basis"
+            return "" if isinstance(format, Int) else "its weights are those of basis, or integers"
         return "" if format.per == "tensor" else 'its weights have one step a tensor: per = "tensor"'
 
-    def surrogate(self, weight: Tensor, encoded: Encoded) -> TanhWeight:
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the float weight, which starts from `weight`."""
+        if isinstance(encoded.format, Int):
+            return StraightThrough().surrogate(weight, encoded)
         return TanhWeight(weight, encoded)
+
+    def gradient(self) -> OfGradient | None:
+        """Return what rounds the gradient by what a layer writes, if it is rounded."""
+        return None if self.gradients is None else partial(rounded_gradient, bits=self.gradients)
 
     def range(self, quantizer: Quantizer) -> FixedRange | None:
         """Return the grid of 0 to 1, of as many bits; None where activations can be negative, or are not integers."""
@@ -65,6 +84,21 @@ def squeezed(weight: Tensor) -> Tensor:
     """
     curved = weight.tanh()
     return curved / curved.abs().amax().clamp_min(TINY)
+
+
+def rounded_gradient(gradient: Tensor, bits: int) -> Tensor:
+    """Return a gradient `[n, ...]` rounded stochastically, each sample by its greatest magnitude, of its type.
+
+    The random numbers are those of torch's generator. A sample of zeros stays.
+    """
+    from torch import rand
+
+    exact, steps = gradient.float(), (1 << bits) - 1
+    most = exact.abs().amax(tuple(range(1, exact.dim())), keepdim=True) if exact.numel() else exact
+    noise = rand(exact.shape).sub_(0.5)
+    ratio = exact.div(2 * most.clamp_min(TINY)).add_(0.5).mul_(steps).add_(noise)
+    rounded = ratio.clamp_(0, steps).round_().div_(steps).sub_(0.5).mul_(2 * most)
+    return rounded.to(gradient.dtype)
 
 
 class TanhWeight(Surrogate):

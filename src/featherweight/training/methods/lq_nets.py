@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from featherweight.activations import Affine, BinaryCoded, Quantizer
-from featherweight.formats import Basis, Encoded, Format
+from featherweight.formats import Basis, Encoded, Format, Int
 from featherweight.formats.basis import least_squares, levels
 from featherweight.formats.clustered import boundaries
 from featherweight.formats.view import Array, join, split
 from featherweight.training.methods.base import Method, RangeSurrogate, Surrogate
+from featherweight.training.methods.latent import StraightThrough
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,8 @@ class LqNets(Method, frozen=True, tag="lq_nets"):
     greatest level, else 0.
 
     An activation that has integers of 2 to 4 bits and a range from zero (behind a ReLU) gets a basis of as many
-    numbers, with bits of 0 and 1; others keep their quantizers. A product takes `K_w K_a` binary products, for which no
+    numbers, with bits of 0 and 1; others keep their quantizers. Weights in integers (layers of 8 bits, say) train by
+    `straight_through`. A product takes `K_w K_a` binary products, for which no
     runtime here has kernels: it is simulated, and computed in float elsewhere.
 
     References: Zhang, Yang, Ye, Hua, LQ-Nets: learned quantization for highly accurate and compact deep neural
@@ -48,10 +50,12 @@ class LqNets(Method, frozen=True, tag="lq_nets"):
 
     def misfit(self, format: Format) -> str:
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
-        return "" if isinstance(format, Basis) else "its levels are those of basis"
+        return "" if isinstance(format, Basis | Int) else "its weights are those of basis, or integers"
 
-    def surrogate(self, weight: Tensor, encoded: Encoded) -> FollowingBasis:
+    def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the float weight, which starts from `weight`, and its basis."""
+        if isinstance(encoded.format, Int):
+            return StraightThrough().surrogate(weight, encoded)
         return FollowingBasis(weight, encoded, self)
 
     def range(self, quantizer: Quantizer) -> FollowingLevels | None:

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from msgspec import Meta
 
 from featherweight.activations import Affine, Quantizer
-from featherweight.formats import Basis, Encoded, Format, Int
+from featherweight.formats import Encoded, Format
 from featherweight.formats.view import Array
 from featherweight.task.training import Rate
 from featherweight.training.methods.base import Group, Method, RangeSurrogate, Surrogate
 from featherweight.training.methods.dorefa import Dorefa
-from featherweight.training.methods.latent import StraightThrough
 from featherweight.training.methods.on_grid import LEAST
 
 if TYPE_CHECKING:
@@ -48,14 +47,11 @@ class Pact(Method, frozen=True, tag="pact"):
 
     def misfit(self, format: Format) -> str:
         """Return why this method cannot train tensors of such a format, or an empty string if it can."""
-        if isinstance(format, Basis):
-            return Dorefa().misfit(format)
-        return "" if isinstance(format, Int) else "its weights are those of basis, or integers"
+        return Dorefa().misfit(format)
 
     def surrogate(self, weight: Tensor, encoded: Encoded) -> Surrogate:
         """Return the float weight, which starts from `weight`."""
-        method: Method = Dorefa() if isinstance(encoded.format, Basis) else StraightThrough()
-        return method.surrogate(weight, encoded)
+        return Dorefa().surrogate(weight, encoded)
 
     def range(self, quantizer: Quantizer) -> Bound | None:
         """Return the bound, which trains; None where activations can be negative, or are not integers."""

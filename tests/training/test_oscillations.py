@@ -180,6 +180,13 @@ def test_state_is_kept_whole():
     assert made(None).state().keys() == {"weight", "step"}
 
 
+def test_wide_weights_are_dampened_but_neither_counted_nor_frozen():
+    wide = made(Oscillations(dampening=0.4, begins=0.0), bits=5)
+    assert wide.tracker is None and wide.masks() == {} and wide.penalty(0.5) > 0
+    assert made(Oscillations(most_bits=5), bits=5).tracker is not None
+    assert shares([wide]) == {}
+
+
 def test_a_transposed_view_counts_its_own_weights():
     view = View((6, 4, 2, 2), permutation=(1, 0, 2, 3), groups=2)
     surrogate = made(Oscillations(), 5, (6, 4, 2, 2), view=view)  # rows of 24, the last group of 4

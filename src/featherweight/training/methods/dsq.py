@@ -12,6 +12,7 @@ from msgspec import Meta
 from featherweight.activations import Affine, Quantizer
 from featherweight.formats import Encoded, Format, Int
 from featherweight.formats.base import Parts
+from featherweight.formats.integer import grid
 from featherweight.formats.view import Array
 from featherweight.task.training import Rate
 from featherweight.training.methods.base import Group, Method, RangeSurrogate
@@ -174,9 +175,8 @@ class SoftWeight(WeightOnGrid):
         """Return scales and, if they train, zero points."""
         if self.lower is None:
             return super().learned_parts()
-        zero, format = self.encoded.parts["zero_point"], self.encoded.format
-        assert isinstance(format, Int)
-        moved = -(1 << format.bits - 1) - self.grid().low
+        zero = self.encoded.parts["zero_point"]
+        moved = grid(self.bits)[0] - self.grid().low
         return {**super().learned_parts(), "zero_point": moved.reshape(zero.shape).astype(zero.dtype)}
 
 

@@ -49,7 +49,7 @@ class WeightOnGrid(Surrogate):
 
         format = encoded.format
         assert isinstance(format, Int)
-        self.encoded, self.per, self.oscillations = encoded, format.per, oscillations
+        self.encoded, self.bits, self.per, self.oscillations = encoded, format.bits, format.per, oscillations
         self.weight = nn.Parameter(weight.detach().clone())
         self.scale = encoded.parts["scale"].astype(np.float32).ravel()
         zero = encoded.parts.get("zero_point", np.zeros(self.scale.size)).astype(np.float32).ravel()
@@ -136,7 +136,7 @@ class WeightOnGrid(Surrogate):
 
     def follow(self) -> None:
         """Track the integers of the weights, if that is asked for: at the start, and after each step of training."""
-        if self.oscillations is None:
+        if self.oscillations is None or self.bits > self.oscillations.most_bits:
             return
         grid = self.grid()
         steps = np.rint(self.rounded(grid, self.units(self.weight)) / grid.step[:, None])

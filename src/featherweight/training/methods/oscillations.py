@@ -35,12 +35,13 @@ class Oscillations(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     `freezing`.
 
     Both begin when a share `begins` of training is done, and follow half a cosine from there to the end. Progress shows
-    the shares of weights that oscillate (frequency above 0.005, and not frozen) and that are frozen.
+    the shares of weights that oscillate (frequency above 0.005, and not frozen) and that are frozen. Wide weights are
+    only dampened: their integers move all the time.
 
     References: Nagel, Fournarakis, Bondarenko, Blankevoort, Overcoming oscillations in quantization-aware training,
-    ICML 2022, arXiv 2203.11086; definitions, sums and schedules as in its authors' code (`oscillations-qat`: tracker,
-    dampening loss of `kernel_mean`, cosine from a quarter). They dampen MobileNetV2 of 3 and 4 bits with up to 0.1, and
-    freeze it from 0.1 to 0.011 and 0.01. What is said to oscillate is ours.
+    ICML 2022, arXiv 2203.11086; definitions, sums and schedules as in its authors' code (`oscillations-qat`: tracker
+    of up to 4 bits, dampening loss of `kernel_mean`, cosine from a quarter). They dampen MobileNetV2 of 3 and 4 bits
+    with up to 0.1, and freeze it from 0.1 to 0.011 and 0.01. What is said to oscillate is ours.
 
     Attributes:
         momentum: of the moving averages; well below the thresholds, or a weight is frozen when it first oscillates.
@@ -49,6 +50,7 @@ class Oscillations(Struct, frozen=True, forbid_unknown_fields=True, omit_default
         freezing: the last threshold; None: weights are not frozen.
         from_threshold: the first threshold.
         begins: share of training after which both begin.
+        most_bits: width up to which weights are counted and frozen.
     """
 
     momentum: Frequency = 0.01
@@ -56,6 +58,7 @@ class Oscillations(Struct, frozen=True, forbid_unknown_fields=True, omit_default
     freezing: Frequency | None = None
     from_threshold: Frequency = 0.1
     begins: Annotated[float, Meta(ge=0, lt=1)] = 0.25
+    most_bits: Annotated[int, Meta(ge=2, le=16)] = 4
 
     def __post_init__(self) -> None:
         """Refuse what is no fraction.

@@ -1,0 +1,313 @@
+"""Training through quantizers: the methods of papers at equal budgets, beside post-training and float training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from msgspec.structs import replace
+
+from featherweight.data.cifar import CropFlip
+from featherweight.data.indexed import permutation
+from featherweight.evaluation.metrics import metrics, model_predictor
+from featherweight.events import Events
+from featherweight.formats import Basis, Int
+from featherweight.model import Model
+from featherweight.recipe import Recipe, run
+from featherweight.runtime.timing import interleaved
+from featherweight.task import Split, Task
+from featherweight.task.tasks import Agreement
+from featherweight.techniques import AnyStep, Calibrate, Encode, Finetune, Fold, Gptq
+from featherweight.training.losses import Distillation
+from featherweight.training.methods import AnyMethod, Dorefa, Lsq
+from featherweight.workspace import pinned
+from featherweight.zoo.tasks import resolve
+from reproduce.figure import new_figure, svg
+from reproduce.results import Cell, Check, Measured, Plot, Sheet, mean_spread
+from reproduce.settings import REST, Setting, measured
+from reproduce.tasks import Short, short
+
+ABOUT = (
+    "ResNet-20 and MobileNetV2 on small images and EfficientNet-Lite0 with weights and activations of 4 and 2 bits: "
+    "the methods of papers, equal budgets; training beside post-training."
+)
+REMARKS = [
+    (
+        "Each training sees the same number of batches of 128 images, from the zoo's trained network, and float "
+        "training as many. Learning rates are chosen for each method on validation, of the same three, with seed 0."
+    ),
+    (
+        "What layers read and their weights are rounded; sums and what layers write stay in float, as in the papers. "
+        "The first and the last layer have 8 bits, their weights rounded to nearest after training."
+    ),
+    "Accuracy is of the simulation on the test split; where files are named, of the file in ONNX Runtime.",
+]
+SEEDS, STEPS, QUICK = (0, 1, 2), 75, 2
+INTEGERS = Int(scale_by="mse")
+RATES = (0.01, 0.03, 0.1)
+ENDS = {"resnet20-cifar10": ("conv1", "linear"), "mobilenetv2-cifar10": ("features.0.0", "classifier.1")}
+NAMES = {"resnet20-cifar10": "ResNet-20", "mobilenetv2-cifar10": "MobileNetV2"}
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a network is trained: by a method, towards formats of its own; or as it is, in float."""
+
+    name: str
+    method: AnyMethod | None = None
+    format: Int | Basis = INTEGERS
+
+    def steps(self, ends: Sequence[str], bits: int, lr: float) -> list[AnyStep]:
+        """Return the training, and what goes before and after it."""
+        tuned = Finetune(epochs=1, optimizer="nesterov", lr=lr, weight_decay=1e-4, precision="float32")
+        if self.method is None:
+            return [tuned]
+        ended = [f"{end}.weight" for end in ends]
+        where = ["weights", *(f"!{name}" for name in ended)]
+        return [
+            Calibrate(bits=bits, others="float", widths=dict.fromkeys(ends, 8)),
+            replace(tuned, where=where, format=replace(self.format, bits=bits), method=self.method),
+            Encode(where=ended, format=Int(bits=8, scale_by="mse")),
+        ]  # fmt: skip
+
+
+FLOAT = Way("float32, trained as long")
+LSQ = Way("LSQ", Lsq())
+WAYS = (
+    Way("DoReFa", Dorefa(), Basis(per="tensor")),
+    LSQ,
+)
+STEADY = (LSQ,)
+
+
+@dataclass(frozen=True)
+class Tried:
+    """A way of training a network, with the learning rate chosen for it."""
+
+    way: Way
+    validation: dict[float, float]
+    test: list[float]
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        """The learning rate of greatest accuracy on validation."""
+        return max(self.validation, key=self.validation.__getitem__)
+
+
+@dataclass(frozen=True)
+class Runner:
+    """What all trainings share."""
+
+    threads: int
+    events: Events
+    seeds: Sequence[int]
+    rates: Sequence[float]
+
+    def tried(self, task: Task, way: Way, bits: int) -> Tried:
+        """Return what a way comes to: learning rates on validation with the first seed, the best on test with all."""
+        ends = ENDS.get(task.name, ())
+        validation = {}
+        for lr in self.rates:
+            model, _ = self.trained(task, way.steps(ends, bits, lr), self.seeds[0])
+            validation[lr] = accuracy(model, task, "validation")
+        best = Tried(way, validation, [], 0.0)
+        test, seconds = [], 0.0
+        for seed in self.seeds:
+            model, seconds = self.trained(task, way.steps(ends, bits, best.rate), seed)
+            test.append(accuracy(model, task, "test"))
+        return Tried(way, validation, test, seconds)
+
+    def trained(self, task: Task, steps: Sequence[AnyStep], seed: int) -> tuple[Model, float]:
+        """Return the network after these steps, and the seconds that they took when they were computed."""
+        done = run(Recipe(list(steps)), task, seed=seed, threads=self.threads, events=self.events)
+        return done[-1].model, sum(entry.seconds for entry in done)
+
+
+def accuracy(model: Model, task: Task, split: Split) -> float:
+    """Return the primary metric of the simulation on a split."""
+    return metrics(model_predictor(model, task), task, split)[task.primary]
+
+
+def measure(quick: bool, threads: int, events: Events) -> Measured:
+    """Measure everything; quick: ResNet-20, two steps of the first and the last method, and no distillation."""
+    sheets: list[Sheet] = []
+    checks: list[Check] = []
+    plots: list[Plot] = []
+    runner = Runner(threads, events, SEEDS[:1] if quick else SEEDS, RATES[:1] if quick else RATES)
+    with pinned(threads):
+        resnet = short("resnet20-cifar10", quick, QUICK if quick else STEPS, events)
+        four = [runner.tried(resnet, way, 4) for way in (FLOAT, LSQ)]
+        two = [runner.tried(resnet, way, 2) for way in (WAYS[:1] if quick else WAYS)]
+        sheets += [_sheet("ResNet-20, weights and activations of 4 bits", four)]
+        sheets += [_sheet("ResNet-20, weights and activations of 2 bits", [four[0], *two])]
+        checks += [] if quick else [_near(four)]
+        plots += [picture("two-bits.svg", "ResNet-20 at 2 bits", [four[0], *two])]
+        sheets.append(_spectrum(resnet, quick, threads, events))
+        if not quick:
+            mobile = short("mobilenetv2-cifar10", quick, STEPS, events)
+            steady = [runner.tried(mobile, way, 4) for way in (FLOAT, *STEADY)]
+            sheets.append(_sheet("MobileNetV2, weights and activations of 4 bits", steady))
+            curve, plot = _curve(runner)
+            sheets.append(curve)
+            plots.append(plot)
+    return Measured([], checks, sheets, plots)
+
+
+def _sheet(title: str, found: Sequence[Tried]) -> Sheet:
+    """Return ways from the best to the worst, the first of them in float."""
+    base = mean_spread(found[0].test)[0]
+    rows: list[list[Cell]] = []
+    for tried in [found[0], *sorted(found[1:], key=lambda one: -mean_spread(one.test)[0])]:
+        mean, spread = mean_spread(tried.test)
+        chosen = ", ".join(f"{lr:g}: {value:.1%}" for lr, value in tried.validation.items())
+        rows.append(
+            [
+                tried.way.name, f"{mean:.2%}", f"{100 * spread:.2f}", f"{100 * (mean - base):+.2f}",
+                str(len(tried.test)), f"{tried.rate:g}", chosen, f"{tried.seconds:.0f}",
+            ]
+        )  # fmt: skip
+    head = ["method", "accuracy on test", "spread", "points against float", "seeds", "learning rate"]
+    return Sheet(title, [*head, "validation by learning rate", "seconds of training"], rows)
+
+
+def _near(found: Sequence[Tried]) -> Check:
+    change = 100 * (mean_spread(found[1].test)[0] - mean_spread(found[0].test)[0])
+    name = "ResNet-20, LSQ with 4 bits: against float trained as long"
+    return Check(name, "-0.5 points or better", f"{change:+.2f} points", change >= -0.5)
+
+
+def picture(name: str, title: str, found: Sequence[Tried]) -> Plot:
+    """Return the accuracies of ways, each with its spread over seeds."""
+    figure = new_figure(6.0, 0.9 + 0.32 * len(found))
+    (ax,) = figure.subplots(1, 1, squeeze=False).flat
+    ordered = sorted(found, key=lambda one: mean_spread(one.test)[0])
+    for place, tried in enumerate(ordered):
+        mean, spread = (100 * value for value in mean_spread(tried.test))
+        ax.errorbar(
+            mean, place, xerr=spread, fmt="o", color="0.3" if tried.way.method is None else "C0", capsize=3
+        )
+    ax.set_yticks(range(len(ordered)), [tried.way.name for tried in ordered])
+    ax.set_ylim(-0.6, len(ordered) - 0.4)
+    ax.set_xlabel(f"{title}: accuracy on test, %")
+    ax.grid(alpha=0.3, axis="x")
+    return Plot(name, svg(figure))
+
+
+def _spectrum(task: Short, quick: bool, threads: int, events: Events) -> Sheet:
+    """Return what post-training and training need and give, of files that run in integers."""
+    ends = ENDS[task.name]
+    eight, four = Int(bits=8, scale_by="mse"), Int(bits=4, scale_by="mse")
+    last = {f"{end}.weight": eight for end in ends}
+    nearest = _nearest(ends)
+    narrow = Calibrate(bits=4, others=8, widths=dict.fromkeys(ends, 8))
+    trained = Finetune(
+        format=four, formats=last, method=Lsq(narrow=True), epochs=1, optimizer="nesterov", lr=RATES[1],
+        weight_decay=1e-4, precision="float32",
+    )  # fmt: skip
+    settings = [
+        Setting("none", "float32", ()),
+        Setting("nearest", "W8A8", (Fold(), Encode(format=eight, portable=True), Calibrate(), REST)),
+        Setting("nearest", "W4A4", (Fold(), *nearest, narrow, REST)),
+        Setting("GPTQ", "W4A4", (Fold(), Gptq(format=four, formats=last), narrow, REST)),
+        Setting("LSQ", "W4A4", (narrow, trained, Fold(), REST)),
+    ]
+    made = measured("ResNet-20", task, settings[:1] if quick else settings, [0], threads, events)
+    example = np.asarray(task.example())[:1]
+    calls = {
+        str(number): partial(outcome.files[0].artifact.session(threads=threads).run, example)
+        for number, outcome in enumerate(made)
+    }
+    timings = {timing.name: timing for timing in interleaved(calls, seconds=0.05 if quick else 1.0)}
+    rows: list[list[Cell]] = []
+    for number, outcome in enumerate(made):
+        (summary,), timing = outcome.summaries, timings[str(number)]
+        seconds = sum(stage.seconds for stage in summary.stages[1:])
+        after, before = summary.test[summary.primary], summary.baseline["test"][summary.primary]
+        rows.append(
+            [
+                outcome.setting.method, outcome.setting.setting, outcome.setting.needs, f"{seconds:.1f}",
+                f"{after:.2%}", f"{100 * (after - before):+.2f}", summary.file_bytes,
+                f"{1000 / timing.milliseconds:,.0f}", "yes" if timing.quiet else "no",
+            ]
+        )  # fmt: skip
+    head = [
+        "method",
+        "bits",
+        "data",
+        "seconds",
+        "accuracy of the file",
+        "points",
+        "bytes",
+        "frames a second",
+        "quiet",
+    ]
+    return Sheet("ResNet-20: what is needed, what is given, files in integers in ONNX Runtime", head, rows)
+
+
+def _nearest(ends: Sequence[str]) -> list[AnyStep]:
+    """Return weights rounded to nearest, of 4 bits and at both ends of 8."""
+    ended = [f"{end}.weight" for end in ends]
+    return [
+        Encode(where=["weights", *(f"!{name}" for name in ended)], format=Int(bits=4, scale_by="mse")),
+        Encode(where=ended, format=Int(bits=8, scale_by="mse")),
+    ]
+
+
+IMAGES = (200, 40)  # of EfficientNet-Lite0, to train with and to look at; the others test
+EPOCHS = (1, 3, 9, 27)
+
+
+def few_images(events: Events) -> Agreement:
+    """Return EfficientNet-Lite0 with 200 images to train with, 40 to validate; 60 others, in five views, test."""
+    whole = resolve("efficientnet-lite0-imagenet", events)
+    splits: list[Split] = ["train", "validation", "test"]
+    images = torch.cat([whole.inputs(batch) for s in splits for batch in whole.batches(s, seed=0, epoch=0)])
+    train, validation, test = images[permutation(len(images), 0)].tensor_split(np.cumsum(IMAGES).tolist())
+    views = [test, test.flip(3), *(test.roll((d, d), (2, 3)) for d in (-12, 12)), test.flip(3).roll(8, 3)]
+    return Agreement(
+        whole.model(), train=train, calibration=train, validation=validation, test=torch.cat(views),
+        name="efficientnet-lite0-few", dataset="agreement, 300 images", batch_size=20, augment=CropFlip(24, True),
+    )  # fmt: skip
+
+
+def _curve(runner: Runner) -> tuple[Sheet, Plot]:
+    """Return agreement of EfficientNet-Lite0 at 4 bits against the time that it was distilled."""
+    task = few_images(runner.events)
+    ends = ("stem.conv", "fc")
+    last = {f"{end}.weight": Int(bits=8, scale_by="mse") for end in ends}
+    four = Int(bits=4, scale_by="mse")
+    before = [Fold(), Calibrate(bits=4, others=8, widths=dict.fromkeys(ends, 8), samples=64)]
+    ways: dict[str, list[AnyStep]] = {
+        "nearest": [*before, *_nearest(ends)],
+        "GPTQ": [Fold(), Gptq(format=four, formats=last), before[1]],
+    }
+    for epochs in EPOCHS:
+        tuned = Finetune(
+            format=four, formats=last, method=Lsq(lr_scale=0.1), epochs=epochs, optimizer="adam", lr=3e-4,
+            loss=Distillation(temperature=2.0), precision="float32",
+        )  # fmt: skip
+        ways[f"LSQ, distilled, {epochs} epochs"] = [*before, tuned]
+    rows: list[list[Cell]] = []
+    points: list[tuple[float, float]] = []
+    for name, steps in ways.items():
+        model, seconds = runner.trained(task, steps, runner.seeds[0])
+        value = accuracy(model, task, "test")
+        rows.append([name, f"{seconds:.0f}", f"{value:.2%}"])
+        points.append((seconds, 100 * value))
+    figure = new_figure(5.5, 3.2)
+    (ax,) = figure.subplots(1, 1, squeeze=False).flat
+    ax.plot(*zip(*points[2:], strict=True), "o-", color="C0", label="LSQ, distilled")
+    for (seconds, value), mark, name in zip(points[:2], "sx", ways, strict=False):
+        ax.plot(seconds, value, mark, color="C1", label=name)
+    ax.set_xscale("log")
+    ax.set_xlabel("seconds")
+    ax.set_ylabel("same top-1 as in float, %")
+    ax.grid(alpha=0.3)
+    ax.legend(frameon=False, fontsize=8)
+    head = ["method", "seconds", "same top-1 as in float"]
+    sheet = Sheet("EfficientNet-Lite0 at 4 bits, by 200 images without labels", head, rows)
+    return sheet, Plot("curve.svg", svg(figure))

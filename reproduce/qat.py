@@ -22,7 +22,8 @@ from featherweight.task import Split, Task
 from featherweight.task.tasks import Agreement
 from featherweight.techniques import AnyStep, Calibrate, Encode, Finetune, Fold, Gptq
 from featherweight.training.losses import Distillation
-from featherweight.training.methods import AnyMethod, Dorefa, Lsq
+from featherweight.training.methods import AnyMethod, Dorefa, Dsq, LqNets, Lsq, Pact
+from featherweight.training.methods.oscillations import Oscillations
 from featherweight.workspace import pinned
 from featherweight.zoo.tasks import resolve
 from reproduce.figure import new_figure, svg
@@ -45,7 +46,7 @@ REMARKS = [
     ),
     "Accuracy is of the simulation on the test split; where files are named, of the file in ONNX Runtime.",
 ]
-SEEDS, STEPS, QUICK = (0, 1, 2), 75, 2
+SEEDS, STEPS, QUICK = (0, 1, 2), 40, 2
 INTEGERS = Int(scale_by="mse")
 RATES = (0.01, 0.03, 0.1)
 ENDS = {"resnet20-cifar10": ("conv1", "linear"), "mobilenetv2-cifar10": ("features.0.0", "classifier.1")}
@@ -78,9 +79,17 @@ FLOAT = Way("float32, trained as long")
 LSQ = Way("LSQ", Lsq())
 WAYS = (
     Way("DoReFa", Dorefa(), Basis(per="tensor")),
+    Way("PACT", Pact(), Basis(per="tensor")),
+    Way("LQ-Nets", LqNets(), Basis(per="channel")),
+    Way("DSQ", Dsq()),
     LSQ,
 )
-STEADY = (LSQ,)
+# Few steps: averages over the last 50, and thresholds above one such step.
+STEADY = (
+    LSQ,
+    Way("LSQ, dampened", Lsq(oscillations=Oscillations(momentum=0.02, dampening=0.05))),
+    Way("LSQ, frozen", Lsq(oscillations=Oscillations(momentum=0.02, freezing=0.05))),
+)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from featherweight.data.cifar import CropFlip
 from featherweight.data.indexed import permutation
 from featherweight.evaluation.metrics import metrics, model_predictor
 from featherweight.events import Events
-from featherweight.formats import Basis, Int
+from featherweight.formats import Basis, Format, Int
 from featherweight.model import Model
 from featherweight.recipe import Recipe, run
 from featherweight.runtime.timing import interleaved
@@ -210,7 +210,7 @@ def _spectrum(task: Short, quick: bool, threads: int, events: Events) -> Sheet:
     """Return what post-training and training need and give, of files that run in integers."""
     ends = ENDS[task.name]
     eight, four = Int(bits=8, scale_by="mse"), Int(bits=4, scale_by="mse")
-    last = {f"{end}.weight": eight for end in ends}
+    last: dict[str, Format] = {f"{end}.weight": eight for end in ends}
     nearest = _nearest(ends)
     narrow = Calibrate(bits=4, others=8, widths=dict.fromkeys(ends, 8))
     trained = Finetune(
@@ -287,7 +287,7 @@ def _curve(runner: Runner) -> tuple[Sheet, Plot]:
     """Return agreement of EfficientNet-Lite0 at 4 bits against the time that it was distilled."""
     task = few_images(runner.events)
     ends = ("stem.conv", "fc")
-    last = {f"{end}.weight": Int(bits=8, scale_by="mse") for end in ends}
+    last: dict[str, Format] = {f"{end}.weight": Int(bits=8, scale_by="mse") for end in ends}
     four = Int(bits=4, scale_by="mse")
     before = [Fold(), Calibrate(bits=4, others=8, widths=dict.fromkeys(ends, 8), samples=64)]
     ways: dict[str, list[AnyStep]] = {

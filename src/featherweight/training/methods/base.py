@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OfGradient = Callable[["Tensor"], "Tensor"]
 
 
-class Method(Options, frozen=True, tag_field="method"):
+class Method(Options, frozen=True, tag_field="method", omit_defaults=True):
     """How a tensor trains towards its encoded form; its fields are its options.
 
     A subclass writes `surrogate`, `misfit` if it cannot train every format, `range` if it trains quantizers, and

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 SOFTNESS = (0.01, 0.5)  # where alpha stays
 
 
-class Dsq(Method, frozen=True, tag="dsq", omit_defaults=True):
+class Dsq(Method, frozen=True, tag="dsq"):
     """The ends `l` and `u` of the range of each tensor, channel or activation, and the softness of its steps, train.
 
     Forward is the uniform grid of n intervals, of width `d = (u - l) / n`, between `l` and `u`. Backward, interval i

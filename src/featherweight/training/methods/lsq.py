@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from featherweight.training.grids import Grid
 
 
-class Lsq(Method, frozen=True, tag="lsq", omit_defaults=True):
+class Lsq(Method, frozen=True, tag="lsq"):
     """The step `s` of each tensor or channel, as the format says, and of each quantizer of activations trains.
 
     Forward `round(clip(v / s, n, p)) s`, where the grid of the format or quantizer is `n .. p` steps from zero.

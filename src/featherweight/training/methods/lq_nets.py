@@ -32,7 +32,7 @@ class LqNets(Method, frozen=True, tag="lq_nets"):
     of the authors' code; here activations have it too. Backward a weight has the identity, an activation 1 below the
     greatest level, else 0.
 
-    An activation that has integers of 2 to 4 bits and a range from zero (behind a ReLU) gets a basis of as many
+    An activation that has integers of 1 to 4 bits and a range from zero (behind a ReLU) gets a basis of as many
     numbers, with bits of 0 and 1; others keep their quantizers. Weights in integers (layers of 8 bits, say) train by
     `straight_through`. A product takes `K_w K_a` binary products, for which no
     runtime here has kernels: it is simulated, and computed in float elsewhere.

@@ -106,8 +106,9 @@ def test_zeros_alone_and_the_sign_of_zero():
     ]
 
 
-@pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize(
+    ("bits", "signed"), [(1, False), (2, False), (2, True), (4, False), (4, True), (8, False), (8, True)]
+)
 def test_an_activation_is_clipped_to_one_and_rounded(bits, signed):
     fixed = Dorefa().range(Affine.of(0.0, 5.0, bits=bits, signed=signed))
     quantizer = fixed.freeze()

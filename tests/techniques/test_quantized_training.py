@@ -189,7 +189,6 @@ def test_progress_shows_how_many_weights_oscillate(trained):
 
 
 KILLED = [
-    (Lsq(), Int(bits=3)),
     (Lsq(oscillations=Oscillations(momentum=0.3, dampening=0.1, freezing=0.05)), Int(bits=3)),
     (Dsq(oscillations=Oscillations(momentum=0.3, freezing=0.05)), Int(bits=3, scheme="affine")),
     (Pact(), Int(bits=3)),
@@ -283,8 +282,9 @@ def test_a_norm_behind_a_quantizer_is_not_folded(trained):
     assert folded.activations == model.activations
 
 
-def test_eight_bits_run_as_integers_and_agree_with_the_simulation(trained):
-    step = Finetune(format=Int(bits=8), method=Lsq(narrow=True), epochs=2)
+@pytest.mark.parametrize("method", [Lsq(narrow=True), Dsq(narrow=True), Pact()])
+def test_eight_bits_run_as_integers_and_agree_with_the_simulation(trained, method):
+    step = Finetune(format=Int(bits=8), method=method, epochs=2)
     model = apply(Fold(), apply(step, calibrated(trained)))
     assert all(quantizer.bits == 8 for quantizer in model.activations.values())
     graph = export(model.module, TASK.example())

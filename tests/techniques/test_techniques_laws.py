@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny import Tiny
 
-from featherweight.formats import Clustered, Float, Int, Log2
+from featherweight.formats import Basis, Clustered, Float, Int, Log2
 from featherweight.model import Model
 from featherweight.task import Restricted
 from featherweight.techniques import (
@@ -30,7 +30,7 @@ from featherweight.techniques import (
 from featherweight.techniques.lowrank import Given
 from featherweight.techniques.saliencies import Obd, SospH, SparseGpt, WoodFisher
 from featherweight.testing.steps import StepSuite
-from featherweight.training.methods import Centroids, Project, StraightThrough
+from featherweight.training.methods import Centroids, LqNets, Project, StraightThrough
 
 TASK = Tiny(size=64)
 
@@ -71,6 +71,8 @@ STEPS = [
     Finetune(format=Log2(), where=["0.weight", "8.*"]),
     Finetune(format=Clustered(bits=2), method=Centroids()),
     Finetune(format=Int(bits=4), method=Project(every=3)),
+    Finetune(format=Basis(bits=2), method=LqNets(), coder="smallest"),
+    Encode(format=Basis(bits=3, per=5)),
 ]
 
 

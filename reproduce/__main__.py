@@ -25,13 +25,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--redraw", action="store_true", help="page and plot again, from results.json alone")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="default: docs/results/NAME")
     parser.add_argument("--threads", type=int, metavar="N", help="compute threads (affects output bytes)")
+    parser.add_argument(
+        "--price", type=float, metavar="DOLLARS", help="of an hour: training-cost counts by it"
+    )
     given = parser.parse_args(arguments)
     folder = given.out or Path("docs/results") / given.name
     try:
         if given.redraw:
             results = redraw(given.name, folder)
         else:
-            results = reproduce(given.name, folder, quick=given.quick, threads=given.threads)
+            results = reproduce(
+                given.name, folder, quick=given.quick, threads=given.threads, price=given.price
+            )
     except FeatherweightError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

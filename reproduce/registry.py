@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from reproduce import (
     sosp,
     squeezenet,
     stochastic_rounding,
+    training_cost,
     transformers,
     weight_changes,
 )
@@ -47,13 +49,13 @@ class Reproduction:
     Attributes:
         about: one line.
         remarks: what a reader must know.
-        measure: takes `quick`, threads and events.
+        measure: takes `quick`, threads and events, and `price` where it tells of dollars.
         plot: draws the rows, if there are any.
     """
 
     about: str
     remarks: list[str]
-    measure: Callable[[bool, int, Events], Measured]
+    measure: Callable[..., Measured]
     plot: Callable[[Sequence[Row]], Plot] | None = None
 
 
@@ -79,6 +81,7 @@ REPRODUCTIONS = {
     "sosp-vgg16": Reproduction(sosp.ABOUT_VGG16, sosp.REMARKS, partial(sosp.measure, sosp.VGG16), sosp.plot),
     "squeezenet": _of(squeezenet),
     "stochastic-rounding": _of(stochastic_rounding),
+    "training-cost": _of(training_cost),
     "transformers": _of(transformers),
     "weight-changes": _of(weight_changes),
 }
@@ -91,6 +94,7 @@ def reproduce(
     quick: bool = False,
     threads: int | None = None,
     events: Events | None = None,
+    price: float | None = None,
 ) -> Results:
     """Measure a published result again and write it into `folder`.
 
@@ -102,19 +106,27 @@ def reproduce(
         quick: a small version of the same run, for tests.
         threads: compute threads; by default all processors.
         events: where progress goes.
+        price: dollars that an hour of this machine costs, where inferences a dollar are told.
 
     Raises:
-        ConfigError: there is no reproduction of that name.
+        ConfigError: there is no reproduction of that name; or it tells nothing of dollars.
     """
     chosen = _named(name)
+    priced = "price" in signature(chosen.measure).parameters
+    if price is not None and not priced:
+        raise ConfigError("tells nothing of dollars", where=name, got=f"a price of {price:g}")
     threads = threads or usable_processors()
-    measured = chosen.measure(quick, threads, events or default_events())
+    given = {"price": price} if priced else {}
+    measured = chosen.measure(quick, threads, events or default_events(), **given)
     drawn = [chosen.plot(measured.rows)] if chosen.plot else []
     plots = [*drawn, *measured.plots]
     results = Results(
         name=name,
         about=chosen.about,
-        command=f"python -m reproduce {name}" + (" --quick" if quick else "") + f" --threads {threads}",
+        command=f"python -m reproduce {name}"
+        + (" --quick" if quick else "")
+        + f" --threads {threads}"
+        + (f" --price {price:g}" if price is not None else ""),
         environment={**versions(), "python": platform.python_version(), "threads": str(threads)},
         rows=measured.rows,
         checks=measured.checks,

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from featherweight.runtime.timing import _timing, interleaved
+from featherweight.runtime.timing import interleaved, timing
 
 
 def test_calls_are_interleaved_and_medians_are_per_call():
@@ -42,6 +42,6 @@ def test_short_calls_are_repeated():
     ],
 )
 def test_rounds_in_which_others_had_the_processor_do_not_count(walls, busy, quiet, median):
-    timing = _timing("it", np.array(walls), np.array(busy))
-    assert (timing.quiet, timing.milliseconds) == (quiet, median)
-    assert timing.starved == sum(busy)
+    found = timing("it", np.array(walls), np.array(busy))
+    assert (found.quiet, found.milliseconds) == (quiet, median)
+    assert found.starved == sum(busy)

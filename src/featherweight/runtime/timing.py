@@ -65,7 +65,7 @@ def interleaved(
         spent = (time.perf_counter() - start) / len(names)
         if rounds < FEWEST or spent < seconds:
             continue
-        timings = [_timing(name, np.array(walls[name]), np.array(busy[name])) for name in names]
+        timings = [timing(name, np.array(walls[name]), np.array(busy[name])) for name in names]
         if spent >= patience * seconds or all(timing.quiet for timing in timings):
             return timings
 
@@ -89,7 +89,8 @@ def _measured(call: Callable[[], object], count: int) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - processor
 
 
-def _timing(name: str, walls: NDArray[Any], busy: NDArray[Any]) -> Timing:
+def timing(name: str, walls: NDArray[Any], busy: NDArray[Any]) -> Timing:
+    """Return what was measured in rounds: `walls` in milliseconds, and in which of them others had the processor."""
     calm = int((~busy).sum())
     kept = walls[~busy] if calm >= FEWEST else walls
     low, first, median, third, high = (float(p) for p in np.percentile(kept, [10, 25, 50, 75, 90]))

@@ -190,14 +190,10 @@ def minimise(
         file = scratch / "training.safetensors" if scratch else None
         checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None
         following = steps(objective, state, options.epochs, checkpoint, save_seconds, events)
-        beyond, half = 0, HALVES.get(options.precision)
+        beyond = 0
         for begun, (position, length, batch) in enumerate(following):
             epoch = position.epoch + min((position.batch + 0.5) / length, 1.0)
-            with torch.autocast("cpu", half, enabled=half is not None):
-                values = state.values()
-                output = objective.forward(values, batch)
-                value = objective.loss(tree_map_only(Tensor, whole, output) if half else output, batch)
-            state.buffers.update((key, values[key].detach()) for key in state.buffers)
+            value = loss_of(objective, state, batch, options)
             losses.append(
                 check_loss(value, objective.name, position, batch, WIDER if state.scale else SLOWER)
             )
@@ -279,6 +275,17 @@ def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
         torch.set_rng_state(inside)
 
 
+def loss_of(objective: Objective, state: State, batch: Batch, options: Training) -> Tensor:
+    """Return the loss of a batch as the state is now, in the precision of `options`; the buffers move on."""
+    half = HALVES.get(options.precision)
+    with torch.autocast("cpu", half, enabled=half is not None):
+        values = state.values()
+        output = objective.forward(values, batch)
+        loss = objective.loss(tree_map_only(Tensor, whole, output) if half else output, batch)
+    state.buffers.update((key, values[key].detach()) for key in state.buffers)
+    return loss
+
+
 def descend(state: State, loss: Tensor, options: Training, epoch: float, step: int, seed: int) -> int:
     """Take one step down the gradient of `loss`, and return how many weights were beyond the grid they are kept on.
 
@@ -300,14 +307,26 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
     for part in state.parts.values():
         loss = loss + part.penalty(epoch / options.epochs)
-    parameters = [p for group in state.optimizer.param_groups for p in group["params"]]
+    return update(state, options, step, seed) if backward(state, loss, options, step, seed) else 0
+
+
+def backward(state: State, loss: Tensor, options: Training, step: int, seed: int) -> bool:
+    """Leave the gradients of `loss` with the parameters, unscaled and rounded; return whether all of them are finite.
+
+    What does not scale the loss does not ask. Arguments as of `descend`.
+    """
     state.optimizer.zero_grad()
     (loss * state.scale.value if state.scale else loss).backward()  # type: ignore[no-untyped-call]
-    if state.scale and not state.scale.unscale([p.grad for p in parameters if p.grad is not None]):
-        return 0
+    if state.scale and not state.scale.unscale(p.grad for p in state.parameters() if p.grad is not None):
+        return False
     state.round_gradients(options.gradients, number(seed, step, 1))
+    return True
+
+
+def update(state: State, options: Training, step: int, seed: int) -> int:
+    """Move the parameters by their gradients, as `descend` does."""
     if options.clip is not None:
-        nn.utils.clip_grad_norm_(parameters, options.clip)
+        nn.utils.clip_grad_norm_(state.parameters(), options.clip)
     state.optimizer.step()
     state.round_moments(options.moments, number(seed, step, 2))
     beyond = state.round_weights(options.weights, number(seed, step, 0))

@@ -108,6 +108,10 @@ class State:
         )
         return rounded(moments, rounding, seed)
 
+    def parameters(self) -> list[nn.Parameter]:
+        """Return every parameter of the optimizer."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
     def trained(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every parameter of the optimizer with the name of the tensor that it makes, or of the edge."""
         yield from self.floats.items()

@@ -311,9 +311,9 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
 
 
 def backward(state: State, loss: Tensor, options: Training, step: int, seed: int) -> bool:
-    """Leave the gradients of `loss` with the parameters, unscaled and rounded; return whether all of them are finite.
+    """Leave the gradients of `loss` with the parameters, unscaled and rounded; return False if they overflowed in float16.
 
-    What does not scale the loss does not ask. Arguments as of `descend`.
+    Arguments as of `descend`.
     """
     state.optimizer.zero_grad()
     (loss * state.scale.value if state.scale else loss).backward()  # type: ignore[no-untyped-call]

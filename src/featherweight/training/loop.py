@@ -311,7 +311,7 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
 
 
 def backward(state: State, loss: Tensor, options: Training, step: int, seed: int) -> bool:
-    """Leave the gradients of `loss` with the parameters, unscaled and rounded; return False if they overflowed in float16.
+    """Leave the gradients of `loss` with the parameters, unscaled and rounded; return False if they overflow float16.
 
     Arguments as of `descend`.
     """

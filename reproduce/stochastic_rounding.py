@@ -150,8 +150,7 @@ def _lenet5(
     )
     ways = {"float32": None, "stochastic": Rounding(grid), "nearest": Rounding(grid, "nearest")}
     tried = RATES[:1] if quick else RATES
-
-    short, whole = (1, 1) if quick else (EPOCHS // 2, EPOCHS)
+    short, whole = (1, 2) if quick else (EPOCHS // 2, EPOCHS)
 
     def learned(
         rounding: Rounding | None, setting: tuple[Optimizer, float], seed: int, epochs: int = short
@@ -169,27 +168,29 @@ def _lenet5(
         [optimizer, lr, *(f"{found[way][at]:.2%}" for way in ways)]
         for at, (optimizer, lr) in enumerate(tried)
     ]
-    shared = Rounding(grid, "shared")
+    shared, own = Rounding(grid, "shared"), "its own choice"
     chosen = {
-        ("float32", "", "its own choice"): (None, best["float32"]),
-        ("8 bits", "stochastic", "its own choice"): (ways["stochastic"], best["stochastic"]),
+        ("float32", "", own): (None, best["float32"]),
+        ("8 bits", "stochastic", own): (ways["stochastic"], best["stochastic"]),
         ("8 bits", "shared", "that of stochastic"): (shared, best["stochastic"]),
         ("8 bits", "nearest", "that of stochastic"): (ways["nearest"], best["stochastic"]),
-        ("8 bits", "nearest", "its own choice"): (ways["nearest"], best["nearest"]),
+        ("8 bits", "nearest", own): (ways["nearest"], best["nearest"]),
     }
     rows, goals = list[list[Cell]](), list[Check]()
-    for epochs in dict.fromkeys((short, whole)):
-        means = list[float]()
-        for key, (rounding, setting) in chosen.items():
+    same = [("float32", "", own), ("8 bits", "stochastic", own), ("8 bits", "nearest", "that of stochastic")]
+    for epochs, keys in {short: list(chosen), whole: same}.items():
+        means = dict[tuple[str, str, str], float]()
+        for key in keys:
+            rounding, setting = chosen[key]
             models = [learned(rounding, setting, seed, epochs) for seed in seeds]
             mean, spread = mean_spread([_accuracy(model, task, "test") for model in models])
-            means.append(100 * mean)
+            means[key] = 100 * mean
             moved = np.mean([_moved(start, model, grid.scale) for model in models])
             rows.append([
                 epochs, *key, f"{setting[0]}, {setting[1]:g}", f"{mean:.2%}", f"{100 * spread:.2f}",
-                f"{means[-1] - means[0]:+.2f}", f"{moved:.1%}", len(seeds),
+                f"{means[key] - means[same[0]]:+.2f}", f"{moved:.1%}", len(seeds),
             ])  # fmt: skip
-        near, stalled = means[1] - means[0], means[3] - means[0]
+        near, stalled = (means[key] - means[same[0]] for key in same[1:])
         about = f"LeNet-5, {epochs} epochs, 8-bit weights"
         goal = "-0.2 points or better"
         goals.append(

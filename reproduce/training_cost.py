@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from torch import Tensor, nn
 
 from featherweight.activations import Affine, FloatingPoint
+from featherweight.capture.memory_format import channels_last
 from featherweight.data.indexed import Images, Normalisation
 from featherweight.evaluation.metrics import metrics, model_predictor
 from featherweight.events import Events, Message
@@ -68,7 +69,11 @@ REMARKS = [
         "Numbers on a grid are held as float32 here: rounding costs time and saves none on this processor. The bytes "
         "that they would take are a count."
     ),
-    "bfloat16 and float16 are torch's autocast. A processor without units for them computes in float32 and converts.",
+    (
+        "bfloat16 and float16 are torch's autocast. They are faster where the processor has units for them "
+        "(AVX512-BF16, AVX512-FP16, AMX), and slower where it has none: see the kernels. Accuracy is compared on LeNet-5, because a "
+        "short training of ResNet-20 takes too long in them here."
+    ),
 ]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "LeNet-5": (LeNet5, (1, 28, 28)),
@@ -416,7 +421,8 @@ def _inference(networks: Sequence[str], batches: Sequence[int], quick: bool, pri
     for network in networks:
         for batch in batches:
             task = images(network, batch)
-            module, x = task.model().eval(), task.example()[:batch].to(memory_format=torch.channels_last)
+            (samples,) = task.batches("test", seed=0, epoch=0)
+            module, x = task.model().eval(), channels_last(task.inputs(samples))
             for kind, dtype in TYPES.items():
 
                 def infer(module: nn.Module = module, x: Tensor = x, dtype: torch.dtype = dtype) -> object:

@@ -44,6 +44,18 @@ def test_both_passes_of_lenet5_are_counted_in_every_type():
         assert work["update"].macs == 0 and work["update"].nbytes > 4 * 4 * LENET5
 
 
+def test_convolutions_in_groups_are_counted_both_ways():
+    for groups, transposed in ((1, False), (4, False), (2, True)):
+        x = torch.ones(3, 8, 6, 6, requires_grad=True)
+        layer = (nn.ConvTranspose2d if transposed else nn.Conv2d)(8, 8, 3, bias=False, groups=groups)
+        pixels = 6 * 6 if transposed else 4 * 4
+        macs = 3 * pixels * 8 * (8 // groups) * 9
+        with Counting() as counting:
+            layer(x).sum().backward()
+        found = {o.name: o.macs for o in counting.work.operators if o.macs}
+        assert found == {"convolution": macs, "convolution_backward": 2 * macs}
+
+
 def test_the_roofline_by_hand():
     machine = Machine({torch.float32: 1e9}, [2**10, 2**20], [1e6, 3e6], 1e-4)
     arithmetic, memory = (

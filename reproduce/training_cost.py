@@ -71,8 +71,8 @@ REMARKS = [
     ),
     (
         "bfloat16 and float16 are torch's autocast. They are faster where the processor has units for them "
-        "(AVX512-BF16, AVX512-FP16, AMX), and slower where it has none: see the kernels. Accuracy is compared on LeNet-5, because a "
-        "short training of ResNet-20 takes too long in them here."
+        "(AVX512-BF16, AVX512-FP16, AMX), and slower where it has none: see the kernels. Accuracy is compared on "
+        "LeNet-5, because a short training of ResNet-20 takes too long in them here."
     ),
 ]
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {

@@ -72,7 +72,7 @@ def apart(model, feeds, expected):
 def test_lengths_that_calibration_has_not_seen_run(tmp_path, to):
     path = masked_file(tmp_path)
     task = featherweight.from_onnx(path, masked_inputs(48, 7), outputs="values")
-    artifact = compress(task, "w8a8" if to == "int8" else Recipe([Encode()]), threads=1).artifact
+    artifact = compress(task, "w8a8" if to == "int8" else Recipe([Encode(portable=True)]), threads=1).artifact
     model = integers_of(artifact).onnx if to == "int8" else linear_of(artifact, to).onnx
     shapes = {v.name: [n.dim_param for n in v.type.tensor_type.shape.dim][:2] for v in model.graph.input}
     assert shapes["x"] == ["batch", "length"]
@@ -150,7 +150,7 @@ def check_steps(artifact, network, recipe):
 def test_a_step_with_a_cache_runs_with_caches_of_any_length(recipe, tmp_path):
     """From torch; and its file, read again: calibrated one new token at a time, beside seven before."""
     network, task = step_task()
-    steps = "w8a8" if recipe == "w8a8" else Recipe([Gptq(format=Int(scale_by="mse"), samples=16)])
+    steps = "w8a8" if recipe == "w8a8" else Recipe([Gptq(format=Int(scale_by="mse"), samples=16, portable=True)])
     artifact = compress(task, steps, threads=1).artifact
     check_steps(artifact, network, recipe)
     path = tmp_path / "step.onnx"

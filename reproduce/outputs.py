@@ -56,7 +56,7 @@ TITLES = {
 INTEGERS = ("openvino-int8", "litert-integer", "executorch-int8")  # of files whose outputs are integers
 NETWORKS = {"EfficientNet-Lite0": "efficientnet-lite0-imagenet", "MobileNetV2": "mobilenetv2-cifar10"}
 MOST = 1000  # images
-QUICK = Recipe([Fold(), Encode(), Calibrate(samples=16)])
+QUICK = Recipe([Fold(), Encode(portable=True), Calibrate(samples=16)])
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,9 @@ def check_steps(artifact, network, recipe):
 def test_a_step_with_a_cache_runs_with_caches_of_any_length(recipe, tmp_path):
     """From torch; and its file, read again: calibrated one new token at a time, beside seven before."""
     network, task = step_task()
-    steps = "w8a8" if recipe == "w8a8" else Recipe([Gptq(format=Int(scale_by="mse"), samples=16, portable=True)])
+    steps = (
+        "w8a8" if recipe == "w8a8" else Recipe([Gptq(format=Int(scale_by="mse"), samples=16, portable=True)])
+    )
     artifact = compress(task, steps, threads=1).artifact
     check_steps(artifact, network, recipe)
     path = tmp_path / "step.onnx"

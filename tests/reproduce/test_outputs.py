@@ -19,7 +19,7 @@ def made():
     images, labels = torch.randn(40, 3, 6, 6), torch.randint(0, 4, (40,))
     parts = [(images[part], labels[part]) for part in (slice(20), slice(20, 30), slice(30, 40))]
     task = Classification(network, train=parts[0], validation=parts[1], test=parts[2], batch_size=8)
-    recipe = Recipe([Encode(), Calibrate(samples=16)])
+    recipe = Recipe([Encode(portable=True), Calibrate(samples=16)])
     return [compress(task, r, threads=1).artifact for r in (recipe, whole(recipe))], task
 
 

@@ -40,7 +40,7 @@ def test_every_way_ends_in_its_bits_but_for_the_ends(tmp_path, monkeypatch):
     monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
     task, runner = small(), qat.Runner(1, silent, (0,), (0.01,))
     for way in qat.WAYS:
-        model, _ = runner.trained(task, way.steps(qat.ENDS[task.name], 2, 0.01), 0)
+        model = runner.trained(task, way.steps(qat.ENDS[task.name], 2, 0.01), 0)[-1].model
         assert {name: entry.format.bits for name, entry in model.weights.items()} == {
             "conv1.weight": 8, "conv2.weight": 2, "linear.weight": 8,
         }, way.name  # fmt: skip
@@ -49,7 +49,7 @@ def test_every_way_ends_in_its_bits_but_for_the_ends(tmp_path, monkeypatch):
 
 
 def test_the_learning_rate_is_the_best_on_validation():
-    tried = qat.Tried(qat.LSQ, {0.01: 0.5, 0.03: 0.7, 0.1: 0.6}, [0.4], 1.0)
+    tried = qat.Tried(qat.LSQ, {0.01: 0.5, 0.03: 0.7, 0.1: 0.6}, [0.4])
     assert tried.rate == 0.03
 
 

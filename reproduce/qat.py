@@ -155,7 +155,7 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         two = [runner.tried(resnet, way, 2) for way in (WAYS[:1] if quick else WAYS)]
         sheets += [_sheet("ResNet-20, weights and activations of 4 bits", four)]
         if not quick:
-            longer = _longer(runner, four)
+            longer = _longer(runner, four[:2])
             sheets.append(_sheet(f"The same, {LONGER} batches, by the learning rates chosen above", longer))
             checks += _near(longer)
         sheets += [_sheet("ResNet-20, weights and activations of 2 bits", [four[0], *two])]

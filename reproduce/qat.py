@@ -8,11 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
-import torch
 from msgspec.structs import replace
 
-from featherweight.data.cifar import CropFlip
-from featherweight.data.indexed import permutation
 from featherweight.evaluation.metrics import Evaluator
 from featherweight.events import Events
 from featherweight.formats import Basis, Format, Int
@@ -21,20 +18,18 @@ from featherweight.recipe import Recipe, run
 from featherweight.recipe.runner import Made
 from featherweight.runtime.timing import interleaved
 from featherweight.task import Split, Task
-from featherweight.task.tasks import Agreement
 from featherweight.techniques import AnyStep, Calibrate, Encode, Finetune, Fold, Gptq
 from featherweight.training.losses import Distillation
 from featherweight.training.methods import AnyMethod, Dorefa, Dsq, LqNets, Lsq, Pact
 from featherweight.workspace import Workspace, pinned
-from featherweight.zoo.tasks import resolve
 from reproduce.figure import new_figure, svg
 from reproduce.results import Cell, Check, Measured, Plot, Sheet, mean_spread
 from reproduce.settings import REST, Setting, measured
 from reproduce.tasks import Short, short
 
 ABOUT = (
-    "ResNet-20 on small images and EfficientNet-Lite0 with weights and activations of 4 and 2 bits: the methods of "
-    "papers at equal, short budgets; training beside post-training."
+    "ResNet-20 on small images with weights and activations of 4 and 2 bits: the methods of papers at equal, short "
+    "budgets; training beside post-training."
 )
 SEEDS, STEPS, LONGER, QUICK = (0, 1, 2), 40, 175, 2
 REMARKS = [
@@ -161,10 +156,6 @@ def measure(quick: bool, threads: int, events: Events) -> Measured:
         sheets += [_sheet("ResNet-20, weights and activations of 2 bits", [four[0], *two])]
         plots += [picture("two-bits.svg", "ResNet-20 at 2 bits", [four[0], *two])]
         sheets.append(_spectrum(resnet, quick, threads, events))
-        if not quick:
-            curve, plot = _curve(runner)
-            sheets.append(curve)
-            plots.append(plot)
     return Measured([], checks, sheets, plots)
 
 
@@ -276,59 +267,3 @@ def _nearest(ends: Sequence[str]) -> list[AnyStep]:
         Encode(where=["weights", *(f"!{name}" for name in ended)], format=Int(bits=4, scale_by="mse")),
         Encode(where=ended, format=Int(bits=8, scale_by="mse")),
     ]
-
-
-IMAGES = (200, 40)  # of EfficientNet-Lite0, to train with and to look at; the others test
-EPOCHS = (1, 3, 9)
-
-
-def few_images(events: Events) -> Agreement:
-    """Return EfficientNet-Lite0 with 200 images to train with, 40 to validate; 60 others, in five views, test."""
-    whole = resolve("efficientnet-lite0-imagenet", events)
-    splits: list[Split] = ["train", "validation", "test"]
-    images = torch.cat([whole.inputs(batch) for s in splits for batch in whole.batches(s, seed=0, epoch=0)])
-    train, validation, test = images[permutation(len(images), 0)].tensor_split(np.cumsum(IMAGES).tolist())
-    views = [test, test.flip(3), *(test.roll((d, d), (2, 3)) for d in (-12, 12)), test.flip(3).roll(8, 3)]
-    return Agreement(
-        whole.model(), train=train, calibration=train, validation=validation, test=torch.cat(views),
-        name="efficientnet-lite0-few", dataset="agreement, 300 images", batch_size=20, augment=CropFlip(24, True),
-    )  # fmt: skip
-
-
-def _curve(runner: Runner) -> tuple[Sheet, Plot]:
-    """Return agreement of EfficientNet-Lite0 at 4 bits against the time that it was distilled."""
-    task = few_images(runner.events)
-    ends = ("stem.conv", "fc")
-    last: dict[str, Format] = {f"{end}.weight": Int(bits=8, scale_by="mse") for end in ends}
-    four = Int(bits=4, scale_by="mse")
-    before = [Fold(), Calibrate(bits=4, others=8, widths=dict.fromkeys(ends, 8), samples=64)]
-    ways: dict[str, list[AnyStep]] = {
-        "nearest": [*before, *_nearest(ends)],
-        "GPTQ": [Fold(), Gptq(format=four, formats=last), before[1]],
-    }
-    for epochs in EPOCHS:
-        tuned = Finetune(
-            format=four, formats=last, method=Lsq(lr_scale=0.1), epochs=epochs, optimizer="adam", lr=3e-4,
-            loss=Distillation(temperature=2.0), precision="float32",
-        )  # fmt: skip
-        ways[f"LSQ, distilled, {epochs} epochs"] = [*before, tuned]
-    rows: list[list[Cell]] = []
-    points: list[tuple[float, float]] = []
-    for name, steps in ways.items():
-        made = runner.trained(task, steps, runner.seeds[0])
-        seconds, value = sum(one.seconds for one in made), runner.measured(task, made[-1].model, "test")
-        rows.append([name, f"{seconds:.0f}", f"{value:.2%}"])
-        points.append((seconds, 100 * value))
-    figure = new_figure(5.5, 3.2)
-    (ax,) = figure.subplots(1, 1, squeeze=False).flat
-    ax.plot(*zip(*points[2:], strict=True), "o-", color="C0", label="LSQ, distilled")
-    for (seconds, value), mark, name in zip(points[:2], "sx", ways, strict=False):
-        ax.plot(seconds, value, mark, color="C1", label=name)
-    ax.set_xscale("log")
-    ax.set_xlabel("seconds")
-    ax.set_ylabel("same top-1 as in float, %")
-    ax.grid(alpha=0.3)
-    ax.legend(frameon=False, fontsize=8)
-    head = ["method", "seconds", "same top-1 as in float"]
-    sheet = Sheet("EfficientNet-Lite0 at 4 bits, by 200 images without labels", head, rows)
-    return sheet, Plot("curve.svg", svg(figure))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Annotated, Any, Literal, get_args
 
@@ -35,6 +36,16 @@ def ends(edge: Edge) -> tuple[Edge, str]:
     """Return the activation that an edge carries, and the node that alone reads it so; empty: all read it."""
     source, _, reader = edge.rpartition(">")
     return (source, reader) if source else (reader, "")
+
+
+def renamed(edge: Edge, names: Mapping[Edge, Edge]) -> Edge:
+    """Return an edge, or one to a single reader, by the new names of its ends; what has none keeps its own.
+
+    >>> renamed("pad>conv2d_2", {"pad": "relu_1"})
+    'relu_1>conv2d_2'
+    """
+    source, reader = (names.get(end, end) for end in ends(edge))
+    return read_by(source, reader) if reader else source
 
 
 class Quantizer(msgspec.Struct, frozen=True, tag_field="format", forbid_unknown_fields=True):

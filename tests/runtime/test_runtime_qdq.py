@@ -230,7 +230,7 @@ def test_only_zeros_around_images_merge_into_convolutions():
         conv = helper.make_node("Conv", ["p", "w"], ["y"], pads=[1, 1, 1, 1])
         graph = helper.make_graph([pad, conv], "g", [], [], [pads, fill])
         made = helper.make_model(graph)
-        merge_padding(made)
+        merge_padding(made, {})
         graph = made.graph
         return [(node.op_type, list(node.attribute[0].ints) if node.attribute else []) for node in graph.node]
 

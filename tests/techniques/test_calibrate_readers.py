@@ -1,5 +1,7 @@
 """Activations rounded for one reader alone: layers read few bits, skip connections carry more, or floats."""
 
+import shutil
+import subprocess
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from featherweight.engines import onnxruntime_session
 from featherweight.errors import ConfigError, IntegrityError, UnsupportedError
 from featherweight.evaluation.parity import layer_parity
 from featherweight.export import build_qdq
+from featherweight.export.c import c_of
 from featherweight.export.check import arrays
 from featherweight.export.onnx import export
 from featherweight.formats import Int
@@ -263,3 +266,53 @@ def test_products_widened_to_32_bits_run_where_layers_write_floats(trained):
     x = TASK.data("test", 16)[0].numpy()
     wide, plain = (onnxruntime_session(made.onnx.SerializeToString(), 1, wide=wide) for wide in (True, False))
     np.testing.assert_allclose(wide.run(None, {"x": x})[0], plain.run(None, {"x": x})[0], atol=1e-5)
+
+
+class Padded(nn.Module):
+    """A skip connection around zeros that are padded before a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.pad = nn.Conv2d(1, 8, 3, padding=1), nn.ZeroPad2d((0, 2, 1, 1))
+        self.conv2, self.fc = nn.Conv2d(8, 8, 3), nn.Linear(32, 4)
+
+    def forward(self, x):
+        x = torch.relu(self.conv1(x))
+        y = torch.relu(self.conv2(self.pad(x)) + x)
+        return self.fc(nn.functional.max_pool2d(y, 4).flatten(1))
+
+
+@pytest.fixture(scope="module")
+def padded():
+    torch.manual_seed(5)
+    network = Model.of(Padded().eval())
+    return calibrated(
+        apply(Encode(format=Int(bits=8, scale_by="mse"), portable=True), network), bits=4, others=8
+    )
+
+
+def test_padding_that_a_layer_takes_in_keeps_what_it_reads(padded):
+    x = TASK.data("test", 16)[0]
+    assert {edge for edge in padded.activations if ends(edge)[1]} == {"pad>conv2d_1"}
+    graph = export(padded.module, TASK.example())
+    assert all(part.right for part in layer_parity(padded, graph, x))
+    made = build_qdq(graph, arrays(padded.module), padded.weights, padded.activations)
+    assert "Pad" not in {node.op_type for node in made.onnx.graph.node}
+    assert "relu>conv2d_1/integer" in {name for node in made.onnx.graph.node for name in node.output}
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
+@pytest.mark.parametrize("which", ["integers", "padded"])
+def test_headers_in_c_read_as_layers_do(which, tmp_path, request):
+    model, x = request.getfixturevalue(which), TASK.data("test", 64)[0]
+    artifact = loads(dumps(pack(model, export(model.module, TASK.example()))))
+    source = c_of(artifact)
+    assert source.kind == "network"
+    for name, text in source.files.items():
+        (tmp_path / name).write_text(text)
+    subprocess.run(["gcc", "-std=c99", "-O1", "main.c", "-o", "model", "-lm"], cwd=tmp_path, check=True)
+    told = subprocess.run(
+        [tmp_path / "model"], input=x.numpy().tobytes(), check=True, capture_output=True
+    ).stdout
+    scores = np.array([line.split()[1:] for line in told.decode().splitlines()], np.float32)
+    np.testing.assert_array_equal(scores, artifact.session().run(x.numpy()))

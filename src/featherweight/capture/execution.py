@@ -167,25 +167,16 @@ class Execution:
 
     def _read_edges(self, program: Program, reads: Collection[Edge]) -> dict[int, Edge]:
         """Return those of `reads` that are edges of the program, by the position of the operator that reads."""
+        carried = {placeholder: name for name, placeholder in self._inputs.items()}
         found = {}
         for edge in reads:
             source, reader = ends(edge)
-            position = self._producers.get(reader)
-            first = (
-                self._nodes[position].args[0] if position is not None and self._nodes[position].args else None
-            )
-            if (
-                position is not None
-                and isinstance(first, fx.Node)
-                and self._carried(program, first) == source
-            ):
+            if (position := self._producers.get(reader)) is None:
+                continue
+            operands = self._nodes[position].all_input_nodes
+            if operands and source == carried.get(operands[0], program.edges.get(operands[0].name)):
                 found[position] = edge
         return found
-
-    def _carried(self, program: Program, node: fx.Node) -> Edge | None:
-        """Return the edge that a node makes, or the input that it is."""
-        inputs = {placeholder: name for name, placeholder in self._inputs.items()}
-        return inputs.get(node) or program.edges.get(node.name)
 
     def _read_placeholders(self, program: Program) -> None:
         """Find the nodes of the inputs by name; of the network's state, the canonical names, and the values.

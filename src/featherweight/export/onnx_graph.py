@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.activations import Quantizer
+from featherweight.activations import Quantizer, ends, renamed
 from featherweight.artifact import Initialiser
 from featherweight.errors import IntegrityError
 from featherweight.export.float_graph import LAYERS, reads
@@ -267,9 +267,12 @@ def share_products(graph: onnx.GraphProto, apart: Callable[[str], Any] = lambda 
     replace(graph, list(graph.node))
 
 
-def merge_padding(model: onnx.ModelProto) -> None:
-    """Take every Pad by constant zeros that convolutions alone read into their `pads`: runtimes do not, in integers."""
-    graph = OnnxGraph(model)
+def merge_padding(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> dict[str, Quantizer]:
+    """Take every Pad by constant zeros that convolutions alone read into their `pads`: runtimes do not, in integers.
+
+    Returns all quantizers; those of what one convolution reads are of what was padded then, for zero stays zero.
+    """
+    graph, gone = OnnxGraph(model), {}
     for pad in [node for node in model.graph.node if node.op_type == "Pad"]:
         amounts, readers = _around_places(pad, graph), graph.readers.get(pad.output[0], [])
         if amounts is None or not readers or pad.output[0] in graph.outputs:
@@ -284,6 +287,8 @@ def merge_padding(model: onnx.ModelProto) -> None:
             convolution.attribute.extend(helper.make_attribute(name, value) for name, value in given.items())
             convolution.input[0] = pad.input[0]
         model.graph.node.remove(pad)
+        gone[pad.output[0]] = pad.input[0]
+    return {renamed(edge, gone) if ends(edge)[1] else edge: one for edge, one in activations.items()}
 
 
 def pads_zeros(node: NodeProto, graph: OnnxGraph) -> bool:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from featherweight.activations import Affine, BinaryCoded, FloatingPoint, Quantizer, read_by
+from featherweight.activations import Affine, BinaryCoded, FloatingPoint, Quantizer, ends, read_by
 from featherweight.artifact import Artifact, Initialiser, StoredGraph
 from featherweight.errors import IntegrityError
 from featherweight.export.float_graph import build_onnx, onnx_of, opened, rewriting, unknown_edges
@@ -99,11 +99,12 @@ def build_qdq(
     if unknown := unknown_edges(graph, activations):
         what = "a quantizer on no value of the graph"
         raise IntegrityError(what, where="activations", got=ascii(unknown[0]))
-    share_products(model.graph, activations.get)
+    alone = {ends(edge)[0] for edge in activations if ends(edge)[1]}
+    share_products(model.graph, lambda value: value if value in alone else activations.get(value))
     table = swap_weights(model.graph, graph.initialisers)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     plan = integer_plan(operators(OnnxGraph(model), table), weights, {**constants, **tensors}, activations)
-    merge_padding(model)
+    activations = merge_padding(model, activations)
     builder = _Builder(OnnxGraph(model), pool_means(model, activations), table, weights, plan)
     layers = builder.layers()
     floats = {layers.get(edge, edge): reason for edge, reason in plan.floats.items()}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 
-from featherweight.activations import ends, read_by
+from featherweight.activations import renamed
 from featherweight.errors import UnsupportedError
 from featherweight.events import Note
 from featherweight.formats import Basis, Encoded, Int
@@ -100,12 +100,6 @@ def moved(before: Graph, after: Graph, norms: Iterable[str]) -> dict[Edge, Edge]
         raise UnsupportedError("folding changed the network behind its quantizers", where="fold", hint=hint)
     edges = {node.name: new.name for node, new in zip(old, after.nodes, strict=True)}
     return edges | {name: edges[node.inputs[0]] for name, node in folded.items()}
-
-
-def renamed(edge: Edge, edges: Mapping[Edge, Edge]) -> Edge:
-    """Return an edge, or one to a single reader, by its new names."""
-    source, reader = (edges.get(end, end) for end in ends(edge))
-    return read_by(source, reader) if reader else source
 
 
 def keeps(model: Model, site: FoldSite) -> bool:

@@ -12,7 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, numpy_helper
 
-from featherweight.activations import Affine, Quantizer
+from featherweight.activations import Affine, Quantizer, read_by
 from featherweight.artifact import Initialiser, StoredGraph
 from featherweight.errors import UnsupportedError
 from featherweight.export.c.program import Program, Step, Value, byte
@@ -65,7 +65,7 @@ def program_of(
     known = {**constants, **tensors}
     found = {op.edge: op for op in operators(OnnxGraph(model), table)}
     plan = integer_plan(found.values(), weights, known, activations)
-    merge_padding(model)
+    activations = merge_padding(model, activations)
     quantizers = pool_means(model, activations)
     return _Builder(OnnxGraph(model), quantizers, table, weights, known, found, plan, _shapes(model)).build()
 
@@ -196,7 +196,7 @@ class _Builder:
         layer = self.layers.get(edge)
         if layer is None or len(inputs) != 1:
             raise Refusal("it multiplies no stored weight")
-        x, encoded = inputs[0], self.weights.get(layer.weight)
+        x, encoded = self._read(inputs[0], read_by(node.input[0], edge)), self.weights.get(layer.weight)
         shared = isinstance(encoded.format, Clustered) if encoded else False
         if x.quantizer is None or (edge in self.plan.floats and not (shared and not layer.obstacle)):
             raise Refusal(self.plan.floats.get(edge, "what it reads has no quantizer of 8-bit integers"))
@@ -215,6 +215,17 @@ class _Builder:
         if isinstance(sums, str):
             raise Refusal(sums)
         self._put(Step("layer", node.name or edge, (x,), value, numbers, layer.weight, sums), edge, written)
+
+    def _read(self, x: Value, edge: str) -> Value:
+        """Return an activation as one layer reads it: perhaps requantized for it alone."""
+        own = self._byte(edge)
+        if own is None or own == x.quantizer:
+            return x
+        if x.quantizer is None:
+            raise Refusal("it reads floats")
+        value = Value(self._buffer(prod(x.shape)), x.shape, own)
+        self.steps.append(Step("join", edge, (x,), value, tables=(translation(x.quantizer, own),)))
+        return value
 
     def _window(self, node: NodeProto, x: Value, y: Value, weight: tuple[int, ...]) -> dict[str, int]:
         """Return the fields of a layer that say which inputs meet which weights."""

@@ -301,6 +301,19 @@ def test_padding_that_a_layer_takes_in_keeps_what_it_reads(padded):
     assert "relu>conv2d_1/integer" in {name for node in made.onnx.graph.node for name in node.output}
 
 
+def test_padding_of_what_is_rounded_behind_it_alone_stays():
+    torch.manual_seed(5)
+    network = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ZeroPad2d(1), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(144, 4)
+    )
+    model = apply(Encode(format=Int(bits=8, scale_by="mse"), portable=True), Model.of(network.eval()))
+    model = calibrated(model, bits=4, others="float")
+    assert "pad" in model.activations and "relu" not in model.activations
+    parts = layer_parity(model, export(model.module, TASK.example()), TASK.data("test", 16)[0])
+    assert {"pad", "view"} <= {part.edge for part in parts}
+    assert all(part.right for part in parts)
+
+
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc")
 @pytest.mark.parametrize("which", ["integers", "padded"])
 def test_headers_in_c_read_as_layers_do(which, tmp_path, request):

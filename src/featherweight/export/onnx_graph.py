@@ -270,12 +270,14 @@ def share_products(graph: onnx.GraphProto, apart: Callable[[str], Any] = lambda 
 def merge_padding(model: onnx.ModelProto, activations: Mapping[str, Quantizer]) -> dict[str, Quantizer]:
     """Take every Pad by constant zeros that convolutions alone read into their `pads`: runtimes do not, in integers.
 
+    One that is rounded otherwise than what it pads stays.
     Returns all quantizers; those of what one convolution reads are of what was padded then, for zero stays zero.
     """
     graph, gone = OnnxGraph(model), {}
     for pad in [node for node in model.graph.node if node.op_type == "Pad"]:
         amounts, readers = _around_places(pad, graph), graph.readers.get(pad.output[0], [])
-        if amounts is None or not readers or pad.output[0] in graph.outputs:
+        alike = activations.get(pad.output[0]) == activations.get(pad.input[0])
+        if amounts is None or not readers or pad.output[0] in graph.outputs or not alike:
             continue
         kinds = {(node.op_type, attributes(node).get("auto_pad", b"NOTSET") or b"NOTSET") for node in readers}
         if kinds != {("Conv", b"NOTSET")}:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -20,19 +18,15 @@ from featherweight.data.indexed import Images, Normalisation
 from featherweight.evaluation.metrics import metrics, model_predictor
 from featherweight.events import Events, Message
 from featherweight.formats import Int
-from featherweight.formats.floating import BITS
 from featherweight.model import Model
 from featherweight.rounding import Rounding
 from featherweight.runtime.timing import Timing
-from featherweight.task import Task
 from featherweight.task.tasks import Classification
 from featherweight.task.training import Precision, Training
-from featherweight.techniques import AnyStep, Factorize, Finetune, Prune, Sparsify
-from featherweight.techniques.base import Context
+from featherweight.techniques import Factorize, Finetune, Prune, Sparsify
 from featherweight.techniques.lowrank import Given
 from featherweight.techniques.saliencies.values import Magnitude
-from featherweight.training.loop import backward, loss_of, minimise, of_network, update
-from featherweight.training.state import State
+from featherweight.training.loop import minimise, of_network
 from featherweight.units import nbytes
 from featherweight.workspace import pinned
 from featherweight.zoo.lenet import LeNet5
@@ -41,9 +35,10 @@ from featherweight.zoo.resnet import resnet20
 from featherweight.zoo.tasks import resolve
 from reproduce.figure import new_figure, svg
 from reproduce.results import Cell, Check, Measured, Plot, Sheet, mean_spread
-from reproduce.roofline import ROUNDS, TYPES, Machine, Operator, Phases, Work, counted, phases, processor
+from reproduce.roofline import ROUNDS, TYPES, Machine, phases, processor
 from reproduce.roofline import measure as machine_and_table
 from reproduce.tasks import Short
+from reproduce.training_step import PHASES, PLAIN, Step
 
 ABOUT = (
     "Seconds and bytes of forward pass, backward pass and update, by precision and batch size, beside what a "
@@ -81,11 +76,8 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int, int]]] = {
     "MobileNetV2": (mobilenet_v2_32, (3, 32, 32)),
 }
 BATCHES, STEPS = (1, 8, 32), 80
-PHASES = ("forward", "backward", "update")
 EIGHT = Affine(2.0**-7, 0, 8, True)
 HALF, FLOAT8 = FloatingPoint(1.0, "bfloat16"), FloatingPoint(1.0, "float8_e5m2")
-# A rate so low that a step stays what it is, however often it is repeated.
-PLAIN = Training(epochs=1, lr=1e-6, schedule="constant")
 
 
 def images(network: str, batch: int) -> Classification:
@@ -124,9 +116,9 @@ WAYS: dict[str, tuple[dict[str, Any], str]] = {
         {"options": replace(PLAIN, gradients=Rounding(FLOAT8, "shared"))},
         "held as float32 here: pays where gradients travel between machines",
     ),
-    "trained towards 8-bit weights, straight-through": (
+    "8-bit weights, trained straight through": (
         {"towards": Finetune(format=Int(bits=8))},
-        "makes inference cheaper, and training dearer",
+        "makes inference cheaper and training more expensive",
     ),
     "half the MACs pruned, whole channels": (
         {"prepared": [Prune(keep=0.5, saliency=Magnitude())]},
@@ -156,116 +148,6 @@ NOT_MEASURED = {
     "FFT or Winograd convolutions": "oneDNN, which torch calls, chooses the algorithm itself and cannot be told",
     "activations held in 8 bits for the backward pass": "the library has no such step",
 }
-
-
-@dataclass(frozen=True)
-class Step:
-    """A step of the training loop.
-
-    Attributes:
-        phases: what it does.
-        state: what it changes.
-        options: of the training.
-    """
-
-    phases: Phases
-    state: State
-    options: Training
-
-    @classmethod
-    def of(
-        cls, task: Task, options: Training = PLAIN, *, prepared: Sequence[AnyStep] = (),
-        towards: Finetune | None = None, last: int = 0,
-    ) -> Step:  # fmt: skip
-        """Return the step of a training.
-
-        Args:
-            task: gives one batch.
-            options: of the training.
-            prepared: what is done with the network before.
-            towards: the format that weights train towards; None: they train as floats.
-            last: how many parameters train, the last ones; 0: all.
-        """
-        model = Model.of(task.model())
-        for step in prepared:
-            model = step.apply(model, task, Context())
-        names = [name for name, tensor in model.tensors.items() if isinstance(tensor, nn.Parameter)][-last:]
-        surrogates = towards.surrogates(model, names, keep_zeros=False)[0] if towards else {}
-        objective = of_network(model, task)
-        state = State.of(model, [n for n in names if n not in surrogates], surrogates, {}, options)
-        (batch,) = task.batches("train", seed=0, epoch=0)
-        losses: list[Tensor] = []
-        fits: list[bool] = [False]
-
-        def first() -> None:
-            losses[:] = [loss_of(objective, state, batch, options)]
-
-        def second() -> None:
-            fits[:] = [backward(state, losses[0], options, 1, 0)]
-
-        def third() -> None:
-            if fits[0]:
-                update(state, options, 1, 0)
-
-        while not fits[0]:  # until the loss has a scale that fits
-            first()
-            second()
-        return cls(dict(zip(PHASES, (first, second, third), strict=True)), state, options)
-
-    @cached_property
-    def work(self) -> dict[str, Work]:
-        """Return the operators of each phase; a rounding reads and writes each number."""
-        found, weights = counted(self.phases), self.state.weights.values()
-        size = sum(parameter.numel() for parameter in weights)
-        moments = sum(moment.numel() for p in weights for moment in self._moments(p))
-        numbers = {"backward": [(self.options.gradients, size)]}
-        numbers["update"] = [(self.options.weights, size), (self.options.moments, moments)]
-        for phase, roundings in numbers.items():
-            rounds = [
-                Operator("round", 0, 8 * count, torch.float32) for rounding, count in roundings if rounding
-            ]
-            found[phase] = Work([*found[phase].operators, *rounds])
-        return found
-
-    @cached_property
-    def kept(self) -> int:
-        """Return the bytes that the forward pass keeps for the backward pass, parameters left out."""
-        own = {p.untyped_storage().data_ptr() for p in self.state.parameters()}
-        found: dict[int, int] = {}
-
-        def pack(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() not in own:
-                found[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            self.phases["forward"]()
-        return sum(found.values())
-
-    def held(self) -> tuple[int, int]:
-        """Return the bytes of weights, gradients and moments: as float32, and in the bits that their grids have."""
-        bits = {name: _bits(getattr(self.options, name)) for name in ("weights", "gradients", "moments")}
-        whole, least = 0, 0.0
-        for parameter in self.state.parameters():
-            count = 1 + (parameter.grad is not None) + len(self._moments(parameter))
-            whole += 4 * count * parameter.numel()
-            if parameter.dim() > 1:
-                each = bits["weights"] + bits["gradients"] + (count - 2) * bits["moments"]
-                least += each / 8 * parameter.numel()
-            else:
-                least += 4 * count * parameter.numel()
-        return whole, round(least)
-
-    def _moments(self, parameter: nn.Parameter) -> list[Tensor]:
-        kept = self.state.optimizer.state[parameter].values()
-        return [value for value in kept if isinstance(value, Tensor) and value.shape == parameter.shape]
-
-
-def _bits(rounding: Rounding | None) -> int:
-    if rounding is None:
-        return 32
-    return rounding.grid.bits if isinstance(rounding.grid, Affine) else BITS[rounding.grid.kind]
 
 
 def measure(quick: bool, threads: int, events: Events, price: float | None = None) -> Measured:

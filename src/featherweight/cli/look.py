@@ -175,8 +175,7 @@ def export(
     c: a header in C99 for microcontrollers, with all that runs it; without quantizers of activations, decoders alone.
     """
     from featherweight.errors import ConfigError
-    from featherweight.export import write_onnx
-    from featherweight.runtime.saturation import PORTABLE, saturable
+    from featherweight.runtime.saturation import PORTABLE
 
     if reduce_range:
         what = "rounding weights to 7 bits afterwards loses too much"
@@ -184,37 +183,42 @@ def export(
     if metadata and to != "gguf":
         raise ConfigError("means nothing here", where="--metadata", got=to, expected="--to gguf")
     artifact = _load(file)
-    if to == "gguf":
-        from featherweight.deploy.gguf import write_gguf
-
-        path = file.with_suffix(".gguf")
-        path = path if out is None else out / path.name if out.is_dir() else out
-        _say_written(write_gguf(artifact, path, metadata), json)
-        return
-    if to == "astc":
+    if to.startswith("onnx"):
+        _export_onnx(artifact, to, file, out, json)
+    elif to == "astc":
         _export_textures(artifact, out or file.with_suffix(".textures"), json)
-        return
-    if to == "c":
+    elif to == "c":
         _export_c(artifact, folder(out or file.with_name(f"{file.stem}-c")), json)
-        return
-    if to == "compressed-tensors":
+    elif to == "compressed-tensors":
         from featherweight.deploy.packed_weights import write_packed
 
         _say_written(write_packed(artifact, folder(out or file.with_suffix(".compressed-tensors"))), json)
-        return
-    if not to.startswith("onnx"):
+    elif to == "gguf":
+        from featherweight.deploy.gguf import write_gguf
+
+        _say_written(write_gguf(artifact, _beside(file.with_suffix(".gguf"), out), metadata), json)
+    else:
         _export_target(artifact, to, file, out, _sizes(size or []), json)
-        return
+
+
+def _beside(path: Path, out: Path | None) -> Path:
+    """Return where a file goes whose usual place is `path`: into a folder by its name, or where it is asked for."""
+    return path if out is None else out / path.name if out.is_dir() else out
+
+
+def _export_onnx(artifact: Artifact, to: Target, file: Path, out: Path | None, json: bool) -> None:
+    from featherweight.export import write_onnx
+    from featherweight.runtime.saturation import PORTABLE, saturable
+
     model, floats = _graph(artifact, file, to)
     kind = to.removeprefix("onnx").replace("-", ".")
-    path = file.with_suffix(f"{kind}.onnx")
-    if out:
-        path = out / path.name if out.is_dir() else out
-    written = write_onnx(model, path)
+    written = write_onnx(model, _beside(file.with_suffix(f"{kind}.onnx"), out))
     total, narrow = sum(part.stat().st_size for part in written), saturable(model)
     if json:
         beside = [str(part) for part in written[1:]]
-        emit({"file": str(path), "beside": beside, "bytes": total, "float": floats, "saturable": narrow})
+        emit(
+            {"file": str(written[0]), "beside": beside, "bytes": total, "float": floats, "saturable": narrow}
+        )
         return
     say(f"{', '.join(map(str, written))}: {total:,} bytes")
     if written[1:]:

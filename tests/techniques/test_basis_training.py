@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from killing import killed_at
 from tiny import Tiny
 
 from featherweight.activations import Affine, BinaryCoded
@@ -109,10 +110,6 @@ def test_gradients_are_rounded_behind_the_layers_whose_weights_train(trained, mo
     assert after.weights.keys() == {"4.weight", "8.weight"}
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("name", BINARY)
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, trained, monkeypatch, name, optimizer):
@@ -120,17 +117,8 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, trained, monkeypa
     step = tuned(name, 2, epochs=3, lr=0.002, optimizer=optimizer)
     expected = apply(step, model)
     monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
-    original, count = torch.optim.Optimizer.zero_grad, iter(range(100))
-
-    def dying(self, *args):
-        if next(count) == 5:
-            raise Killed
-        return original(self, *args)
-
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
-    with pytest.raises(Killed):
+    with killed_at(6):
         apply(step, model, tmp_path)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", original)
     for _ in range(2):  # the second time from the checkpoint before the last step
         found = apply(step, model, tmp_path)
         assert found.hash == expected.hash and found.activations == expected.activations

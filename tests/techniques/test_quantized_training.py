@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
+from killing import killed_at
 from tiny import Tiny
 from torch import nn
 
@@ -177,10 +178,6 @@ def test_edges_that_share_a_quantizer_are_tied():
     assert ("batch_norm_1",) in tied(graph, apart) and ("batch_norm_2",) in tied(graph, apart)
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_progress_shows_how_many_weights_oscillate(trained):
     heard, step = [], Finetune(format=Int(bits=3), method=Lsq(oscillations=Oscillations()), epochs=1)
     step.apply(trained, Restricted(TASK, step.needs), Context(seed=1, events=heard.append))
@@ -208,17 +205,8 @@ def test_a_killed_training_resumes_to_the_same_bytes(tmp_path, trained, monkeypa
         (note,) = [note for note in expected.notes if note.name == "weights"]
         assert note.reason.endswith("% frozen") and not note.reason.endswith(" 0.00% frozen")
     monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
-    original, count = torch.optim.Optimizer.zero_grad, iter(range(100))
-
-    def dying(self, *args):
-        if next(count) == 5:
-            raise Killed
-        return original(self, *args)
-
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
-    with pytest.raises(Killed):
+    with killed_at(6):
         apply(step, model, tmp_path)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", original)
     for _ in range(2):  # the second time from the checkpoint before the last step
         found = apply(step, model, tmp_path)
         assert found.hash == expected.hash and found.activations == expected.activations

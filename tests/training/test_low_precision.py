@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from killing import killed_at
 from safetensors.torch import load_file
 from tiny import Tiny
 from torch import nn
@@ -106,10 +107,6 @@ def test_equals_a_plain_loop_bit_for_bit():
     assert all(equal_bits(found[name], expected[name]) for name in expected)
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_resumes_to_the_same_bytes(tmp_path, monkeypatch, optimizer):
     options = Training(
@@ -121,20 +118,10 @@ def test_resumes_to_the_same_bytes(tmp_path, monkeypatch, optimizer):
         moments=ALL.moments,
     )
     undisturbed = {name: to_bytes(tensor) for name, tensor in train(options).items()}
-    step = torch.optim.Optimizer.zero_grad
     for kill_at in (1, 3, 6):
-        count = iter(range(1, 100))
-
-        def dying(self, *args, count=count, kill_at=kill_at):
-            if next(count) == kill_at:
-                raise Killed
-            return step(self, *args)
-
         folder = tmp_path / str(kill_at)
-        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
-        with pytest.raises(Killed):
+        with killed_at(kill_at):
             train(options, folder)
-        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", step)
         assert {name: to_bytes(tensor) for name, tensor in train(options, folder).items()} == undisturbed
     kept = load_file(folder / "training.safetensors")
     moments = [t for name, t in kept.items() if name.startswith("optimizer/") and t.dim() > 1]
@@ -158,20 +145,11 @@ def test_lenet5_with_everything_rounded_resumes_to_the_same_bytes(tmp_path, monk
             f"{name}: weights are on the grid, biases are not"
         )
     monkeypatch.setattr(minimise, "__kwdefaults__", {**minimise.__kwdefaults__, "save_seconds": 0.0})
-    zero_grad, count = torch.optim.Optimizer.zero_grad, iter(range(100))
-
-    def dying(self, *args):
-        if next(count) == 4:
-            raise Killed
-        return zero_grad(self, *args)
-
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
-    with pytest.raises(Killed):
+    with killed_at(5):
         step.apply(model, task, Context(seed=3, scratch=tmp_path))
     kept = load_file(tmp_path / "training.safetensors")
     moments = [t for name, t in kept.items() if name.startswith("optimizer/") and t.dim() > 1]
     assert len(moments) == 4 and all(lies_on(HALF, moment) for moment in moments)
-    monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", zero_grad)
     assert step.apply(model, task, Context(seed=3, scratch=tmp_path)).hash == undisturbed.hash
 
 

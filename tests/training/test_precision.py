@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from killing import killed_at
 from safetensors.torch import load_file
 from tiny import Tiny
 from torch import nn
@@ -158,30 +159,17 @@ def test_gradients_that_overflow_without_a_scale_are_an_error():
         descended(Training(epochs=1, lr=0.1, precision="float16"), [float("inf")])
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, "PATIENCE", 3)
     options, factors = Training(epochs=2, lr=0.05, precision="float16"), [1.0, 1e9, 1e9, 1.0, 1.0, 1.0]
     undisturbed = {name: to_bytes(tensor) for name, tensor in descended(options, factors)[0].items()}
-    step, scales = torch.optim.Optimizer.zero_grad, []
+    scales = []
     for kill_at in range(2, 10):
-        count = iter(range(1, 100))
-
-        def dying(self, *args, count=count, kill_at=kill_at):
-            if next(count) == kill_at:
-                raise Killed
-            return step(self, *args)
-
         folder = tmp_path / str(kill_at)
-        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", dying)
-        with pytest.raises(Killed):
+        with killed_at(kill_at):
             descended(options, factors, folder=folder)
         kept = load_file(folder / "training.safetensors")
         scales.append((float(kept["scale/value"]), int(kept["scale/good"])))
-        monkeypatch.setattr(torch.optim.Optimizer, "zero_grad", step)
         found, _ = descended(options, factors, folder=folder)
         assert {name: to_bytes(tensor) for name, tensor in found.items()} == undisturbed
     assert len(set(scales)) > 4

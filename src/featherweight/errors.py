@@ -32,6 +32,20 @@ class FeatherweightError(Exception):
         message = ": ".join([part for part in (where, what, ", ".join(details)) if part])
         super().__init__(message + (f"\nhint: {hint}" if hint else ""))
 
+    def __reduce__(self) -> Any:
+        """Return how another process makes it again; values are texts there."""
+        said = {name: value for name, value in vars(self).items() if value is not _ABSENT}
+        said |= {name: str(said[name]) for name in ("got", "expected") if name in said}
+        return _again, (type(self), self.args, said)
+
+
+def _again(kind: type[FeatherweightError], args: tuple[Any, ...], said: dict[str, Any]) -> FeatherweightError:
+    error = kind.__new__(kind)
+    error.args = args
+    for name, value in {"got": _ABSENT, "expected": _ABSENT, **said}.items():
+        setattr(error, name, value)
+    return error
+
 
 class ConfigError(FeatherweightError, ValueError):
     """A recipe, option or argument that cannot be meant."""
@@ -59,6 +73,11 @@ class WriteError(FeatherweightError, OSError):
     def __init__(self, path: Any, error: OSError) -> None:
         super().__init__(f"cannot be written: {error.strerror or error}", where=str(path))
         self.errno = error.errno
+
+    def __reduce__(self) -> Any:
+        """Return how another process makes it again; `errno` is no attribute of Python's."""
+        make, (kind, args, said) = super().__reduce__()
+        return make, (kind, args, {**said, "errno": self.errno})
 
 
 _EXTRAS = {

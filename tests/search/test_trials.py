@@ -3,17 +3,12 @@
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
-import msgspec
-import pytest
 import torch
 from torch import nn
 
 from featherweight import Classification, Int, Option, Store, compress
-from featherweight.errors import ConfigError
 from featherweight.model import Model
 from featherweight.search import Constraint, measure, search
-from featherweight.search.trials import weigh
-from featherweight.search.work import Unit, work
 from featherweight.workspace import Workspace
 
 OPTIONS = [Option(Int(bits=bits)) for bits in (2, 4, 8)]
@@ -55,12 +50,6 @@ def test_batch_norm_is_folded_and_the_rest_is_half_as_long(tmp_path):
     steps = found(tmp_path).recipe.steps
     assert [step.__struct_config__.tag for step in steps] == ["fold", "encode", "encode", "encode"]
     assert steps[1].format.kind == "float16" and steps[1].where == ["0.bias", "3.bias"]
-
-
-def test_a_worker_without_what_it_needs_says_so(tmp_path):
-    unit = Unit(str(tmp_path), "model", "", 0, 1, {}, msgspec.Raw(b"{}"))
-    with pytest.raises(ConfigError, match="the store does not hold what a unit of work needs"):
-        work(weigh, msgspec.json.encode(unit), task())
 
 
 def test_sensitivities_are_the_same_on_every_executor(tmp_path):

@@ -126,7 +126,10 @@ def _step(step: Step, number: int, made: Sequence[Made], workspace: Workspace) -
     events(Started(name))
     start, place = time.perf_counter(), f"steps[{number}] ({name})"
     others = [entry.model for entry in made[1:]]
-    context = Context(workspace.seed, events, store.scratch(key), baseline(made), uncoded(made), others)
+    context = Context(
+        workspace.seed, events, store.scratch(key), baseline(made), uncoded(made), others, workspace.threads, store,
+        workspace.executor,
+    )  # fmt: skip
     try:
         after = step.apply(model, Restricted(task, step.needs), context)
     except FeatherweightError as error:

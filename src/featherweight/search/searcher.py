@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -24,12 +26,12 @@ from featherweight.processors import usable_processors
 from featherweight.recipe import Recipe, read_recipe
 from featherweight.recipe.runner import execute
 from featherweight.search.sensitivity import Option, Sensitivity, SensitivityMethod, measure
-from featherweight.search.trials import DOUBT, Constraint, Trial, choose, draw, front_of
-from featherweight.search.work import Subject
+from featherweight.search.trials import DOUBT, Constraint, Trial, Weighed, choose, draw, front_of
 from featherweight.selectors import Where, select, weights
 from featherweight.task import Task
 from featherweight.techniques import Encode, Fold, Train
 from featherweight.techniques.base import Step
+from featherweight.work import Subject
 from featherweight.workspace import Workspace
 
 MAX_DROP = 0.5  # points
@@ -220,9 +222,11 @@ def explore(
     with workspace.pinned():
         base = Evaluator(workspace, model, graph).evaluation(float_model, "validation")
     constraints, doubts = _provable(constraints, base, workspace)
-    facts = facts_of(before, workspace, base, reasons)
-    subject = Subject(model.with_notes(reasons), graph, workspace, facts)
-    trials = draw(table.rows, subject, base, constraints)
+    kept = workspace.key("graph of a search", model.structure, model.aliases) if graph else ""
+    if graph:
+        workspace.store.put(kept, msgspec.msgpack.encode(graph))
+    ask = partial(Weighed, graph=kept, facts=facts_of(before, workspace, base, reasons))
+    trials = draw(table.rows, Subject([model.with_notes(reasons)], workspace), ask, base, constraints)
     chosen = choose(trials, objectives, constraints)
     if chosen is None:
         raise _none_found(trials, constraints)

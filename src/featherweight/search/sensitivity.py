@@ -21,7 +21,6 @@ from featherweight.formats import AnyCoder, AnyFormat, Float, Int, Log2, tag
 from featherweight.formats.floating import BITS
 from featherweight.graph import Graph
 from featherweight.model import Model, Note, equal_bits
-from featherweight.search.work import Subject
 from featherweight.selectors import Where, select, weights
 from featherweight.structure import to_call
 from featherweight.task import Predict, Task
@@ -31,6 +30,7 @@ from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+from featherweight.work import Subject
 from featherweight.workspace import Workspace
 
 PredictionMethod = Literal["fisher", "empirical", "hawq"]
@@ -145,7 +145,7 @@ def measure(
             raise TaskError("the loss of the float network is not finite", where=where)
         asked = [Asked(name, option, names, by, batches, base) for name, option in product(names, options)]
         workspace.events(Started("sensitivity", len(asked)))
-        found = Subject(model, None, workspace).answers(cell_of, asked)
+        found = Subject([model], workspace).answers(cell_of, asked)
         for done, (question, cell) in enumerate(zip(asked, found, strict=True), start=1):
             if isinstance(cell, Cell):
                 cells.append(cell)
@@ -168,15 +168,8 @@ class Asked(msgspec.Struct, frozen=True):
 
 
 def cell_of(subject: Subject, question: Asked) -> Cell | str:
-    """Return one tensor under one option, or why it cannot be; out of the store if it is there."""
-    q, workspace = question, subject.workspace
-    common = ("sensitivity", q.by, subject.model.hash, q.batches, workspace.seed, workspace.threads)
-    key = workspace.key(*common, q.tensor, q.option)
-    return workspace.recall(key, Cell | str, lambda: _cell(subject, q))
-
-
-def _cell(subject: Subject, q: Asked) -> Cell | str:
-    model, task, seed = subject.model, subject.workspace.task, subject.workspace.seed
+    """Return one tensor under one option, or why it cannot be."""
+    q, model, task, seed = question, subject.model, subject.workspace.task, subject.workspace.seed
     before = model.tensors[q.tensor].detach()
     if q.option.format is None:
         return Cell(q.tensor, q.option, before.numel() * before.element_size(), 0.0, 0.0)

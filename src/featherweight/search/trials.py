@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import msgspec
 
-from featherweight.artifact import dumps
+from featherweight.artifact import StoredGraph, dumps
 from featherweight.errors import ConfigError
 from featherweight.evaluation.metrics import Evaluation, Evaluator
 from featherweight.evaluation.paired_test import drop_bound
@@ -15,9 +16,9 @@ from featherweight.formats import Encoded
 from featherweight.packing import pack
 from featherweight.search.allocation import budgets, pareto, uniform, within
 from featherweight.search.sensitivity import Cell, Option, encode_step
-from featherweight.search.work import Subject
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
+from featherweight.work import Subject
 
 DOUBT = 1.64  # standard errors beyond a drop that count with it (one-sided, 95 %) where it has no exact bound
 ROUNDING = 1e-12
@@ -25,7 +26,7 @@ HALVINGS = 4
 FITS = 6  # tries to fill a limit of bytes
 RUNGS = 12
 
-Choice = Mapping[str, Option]
+Choice = dict[str, Option]
 
 
 class Constraint(msgspec.Struct, frozen=True):
@@ -80,29 +81,50 @@ class Trial(msgspec.Struct, frozen=True):
         return [encode_step(name, option) for name, option in self.choices.items() if option.format]
 
 
-def weigh(subject: Subject, question: dict[str, Option]) -> tuple[int, Evaluation]:
+class Weighed(msgspec.Struct, frozen=True):
+    """A choice whose file is to be weighed.
+
+    Attributes:
+        choice: tensor to option.
+        graph: key of the float graph in the store; empty where there is none.
+        facts: what every file of the search says of its making; `recipe` has the steps before the choice.
+    """
+
+    choice: dict[str, Option]
+    graph: str
+    facts: dict[str, Any]
+
+
+def weigh(subject: Subject, question: Weighed) -> tuple[int, Evaluation]:
     """Return the bytes of the file that a choice makes, and what it does on validation.
 
     Neighbours on the ladder share most tensors: each is encoded once under an option.
     """
     model, task, context = subject.model, subject.workspace.task, Context(subject.workspace.seed)
+    graph = subject.once(question.graph, lambda: _graph(subject, question.graph))
 
     def encoded(name: str, option: Option) -> Encoded:
         step = encode_step(name, option)
         return subject.once((name, option), lambda: step.apply(model, task, context).weights[name])
 
-    chosen = {name: option for name, option in question.items() if option.format is not None}
+    chosen = {name: option for name, option in question.choice.items() if option.format is not None}
     made = model.with_encoded({name: encoded(name, option) for name, option in chosen.items()})
-    found = Evaluator(subject.workspace, model, subject.graph).evaluation(made, "validation")
-    before, steps = subject.facts["recipe"], [encode_step(name, option) for name, option in chosen.items()]
+    found = Evaluator(subject.workspace, model, graph).evaluation(made, "validation")
+    before, steps = question.facts["recipe"], [encode_step(name, option) for name, option in chosen.items()]
     recipe = before | {"steps": [*before["steps"], *msgspec.to_builtins(steps)]}
-    facts = subject.facts | {"recipe": recipe, "validation": found.metrics}
-    return len(dumps(pack(made, subject.graph, facts))), found
+    facts = question.facts | {"recipe": recipe, "validation": found.metrics}
+    return len(dumps(pack(made, graph, facts))), found
+
+
+def _graph(subject: Subject, key: str) -> StoredGraph | None:
+    kept = subject.workspace.store.get(key) if key else None
+    return None if kept is None else msgspec.msgpack.decode(kept, type=StoredGraph)
 
 
 def draw(
-    rows: Sequence[Sequence[Cell]], subject: Subject, base: Evaluation, constraints: Sequence[Constraint]
-) -> list[Trial]:
+    rows: Sequence[Sequence[Cell]], subject: Subject, ask: Callable[[Choice], Weighed], base: Evaluation,
+    constraints: Sequence[Constraint],
+) -> list[Trial]:  # fmt: skip
     """Return the trials of a search, each choice once, smallest file first.
 
     Every option is tried for all tensors at once, so that what is chosen is never worse than that; then a ladder of
@@ -113,6 +135,7 @@ def draw(
     Args:
         rows: the cells of each tensor.
         subject: the network before anything is chosen.
+        ask: makes the question that a choice is.
         base: what the float network does on validation.
         constraints: what the trial that is sought has to keep.
     """
@@ -122,7 +145,7 @@ def draw(
     def trials_of(choices: Sequence[Choice]) -> Iterator[Trial]:
         keys = dict.fromkeys(tuple(choice.items()) for choice in choices)
         new = [dict(key) for key in keys if key not in tried]
-        for choice, (nbytes, found) in zip(new, subject.answers(weigh, new), strict=True):
+        for choice, (nbytes, found) in zip(new, subject.answers(weigh, list(map(ask, new))), strict=True):
             drop, paired = base.metrics[primary] - found.metrics[primary], found.against(base)
             error, bound = 0.0, drop
             if paired and base.scores is not None and found.scores is not None:

@@ -1,8 +1,10 @@
-"""Every test has its own cache of results; guides run in a folder of their own."""
+"""No test depends on how busy the machine is; guides run in a folder of their own."""
 
 from __future__ import annotations
 
+import functools
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,3 +22,11 @@ def _guides_in_their_own_folder(
     if request.node.name.endswith(".md"):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setenv("FEATHERWEIGHT_DATA", os.fspath(tmp_path))
+
+
+@pytest.fixture(autouse=True)
+def _operators_of_onnx_are_read_once() -> None:
+    """Torch reads how it writes each of its operators as ONNX at every export: most of the time that one takes."""
+    found = sys.modules.get("torch.onnx._internal.exporter._registration")
+    if found and not hasattr(found.ONNXRegistry.from_torchlib, "cache_info"):
+        found.ONNXRegistry.from_torchlib = staticmethod(functools.cache(found.ONNXRegistry.from_torchlib))

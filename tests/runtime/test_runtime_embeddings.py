@@ -1,5 +1,7 @@
 """Embeddings stay integers in exported graphs, tied ones too, and are the decoded rows bit for bit."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -36,11 +38,16 @@ class Words(nn.Module):
         return self.scores(torch.relu(self.inner(rows))), rows
 
 
-def made(format, *, tied=True, quantized=True):
+@cache
+def exported(tied):
     torch.manual_seed(0)
     network = Words(tied)
-    model = Encode(format=format).apply(Model.of(network), None, Context())
-    graph = export(model.module, WORDS)
+    return Model.of(network), export(network, WORDS)
+
+
+def made(format, *, tied=True, quantized=True):
+    start, graph = exported(tied)
+    model = Encode(format=format).apply(start, None, Context())
     quantizers = {"embedding": Affine.of(-4, 4), "relu": Affine.of(0, 3)} if quantized else {}
     return model.with_activations(quantizers), graph
 

@@ -1,6 +1,7 @@
 """Linear layers in integers without calibration: against the same arithmetic in numpy, and what is left in float."""
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import onnx
@@ -41,14 +42,20 @@ EXAMPLE = torch.randn(3, 6, 10, generator=torch.Generator().manual_seed(0))
 WEIGHTS = ("conv.weight", "first.weight", "second.weight", "head.weight")
 
 
+@cache
+def exported():
+    torch.manual_seed(0)
+    network = Tokens()
+    return Model.of(network), export(network, EXAMPLE)
+
+
 def made(formats):
     """Return the network, its weights in these formats, and the file of both."""
-    torch.manual_seed(0)
-    start = Model.of(Tokens())
+    start, graph = exported()
     model = start.with_encoded(
         {name: f.encode(start.tensors[name].detach().numpy()) for name, f in formats.items()}
     )
-    return model, loads(dumps(pack(model, export(model.module, EXAMPLE))))
+    return model, loads(dumps(pack(model, graph)))
 
 
 def dynamically(x, weight, bias):

@@ -262,7 +262,7 @@ def steps(
 def drawing_apart(batches: Iterable[Batch], seed: int) -> Iterator[Batch]:
     """Yield batches; what making them draws from torch's generator comes from a stream of its own, seeded here."""
     outside = torch.get_rng_state()
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
     iterator = iter(batches)
     while True:
         batch = next(iterator, _END)

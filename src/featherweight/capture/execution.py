@@ -119,6 +119,10 @@ class Execution:
         """Return the position of the operator that produces `edge`."""
         return self._producers[edge]
 
+    def makes(self, edge: Edge) -> bool:
+        """Return whether an operator produces `edge`."""
+        return edge in self._producers
+
     def start(self, inputs: Tensors) -> Values:
         """Return the values at position 0, given the network's inputs by name."""
         return {node: self._seen(name, channels_last(inputs[name])) for name, node in self._inputs.items()}
@@ -147,6 +151,20 @@ class Execution:
                     if self._last.get(operand, -1) <= position:
                         alive.pop(operand, None)
         return alive
+
+    def kept(self, values: Values, start: int, stop: int) -> Values:
+        """Return those of `values` at `start` that are read before `stop`."""
+        read = {operand for node in self._nodes[start:stop] for operand in node.all_input_nodes}
+        return {node: value for node, value in values.items() if node in read}
+
+    def value(self, values: Values, edge: Edge) -> Tensor:
+        """Return the activation of an edge that is alive; an input, or what the operator at `position` made."""
+        found: Tensor = values[self._inputs.get(edge) or self._nodes[self._producers[edge]]]
+        return found
+
+    def with_value(self, values: Values, edge: Edge, value: Tensor) -> Values:
+        """Return `values` with another activation of an edge that is alive."""
+        return {**values, self._inputs.get(edge) or self._nodes[self._producers[edge]]: value}
 
     def operand(self, values: Values, position: int) -> Tensor:
         """Return the first argument, an activation, of the operator at `position`, whose values these are."""

@@ -16,11 +16,12 @@ from featherweight.techniques.prune import Prune
 from featherweight.techniques.rearrange import Reorder, Widen
 from featherweight.techniques.smooth import Smooth
 from featherweight.techniques.sparsify import Sparsify
+from featherweight.techniques.stages import Stages
 from featherweight.techniques.training import Finetune, Load, Train
 
 STEPS: tuple[type[Step], ...] = with_plugins("featherweight.steps", (
     Train, Load, Sparsify, Prune, Factorize, Widen, Reorder, Encode, Gptq, Fold, Equalize, Smooth,
-    CorrectBias, ReestimateBatchnorm, Calibrate, Finetune,
+    CorrectBias, ReestimateBatchnorm, Calibrate, Finetune, Stages,
 ))  # fmt: skip
 
 if TYPE_CHECKING:
@@ -30,5 +31,5 @@ else:
 
 __all__ = [
     "STEPS", "AnyStep", "Calibrate", "Context", "CorrectBias", "Encode", "Equalize", "Factorize", "Finetune", "Fold",
-    "Gptq", "Load", "Prune", "ReestimateBatchnorm", "Reorder", "Smooth", "Sparsify", "Step", "Train", "Widen",
+    "Gptq", "Load", "Prune", "ReestimateBatchnorm", "Reorder", "Smooth", "Sparsify", "Stages", "Step", "Train", "Widen",
 ]  # fmt: skip

@@ -68,7 +68,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         try:
             Training(**self.given())
         except ConfigError as error:
-            where = f"{self.__struct_config__.tag}.{error.where}"
+            where = f"{tag(self)}.{error.where}"
             raise ConfigError(error.what, where=where, got=error.got) from None
 
     def given(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         objective = of_network(model, task, minimised, ranges=ranges, gradients=gradients, seed=context.seed)
         return minimise(
             model, floats, surrogates, objective, options,
-            events=context.events, scratch=context.scratch, name=str(self.__struct_config__.tag),
+            events=context.events, scratch=context.scratch, name=tag(self),
         )  # fmt: skip
 
     def offered(self, task: Task) -> dict[str, Any]:
@@ -176,15 +176,15 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         if self.format is None:
             for name in ("where", "formats", "method", "coder"):
                 if getattr(self, name):
-                    raise ConfigError("means nothing without a format", where=f"finetune.{name}")
+                    raise ConfigError("means nothing without a format", where=f"{tag(self)}.{name}")
             return
         if self.weights is not None:
             hint = "`method` says what trains; round without a format, and encode afterwards"
-            raise ConfigError("means nothing with a format", where="finetune.weights", hint=hint)
+            raise ConfigError("means nothing with a format", where=f"{tag(self)}.weights", hint=hint)
         for format in (self.format, *self.formats.values()):
             if self.method is not None and (reason := self.method.misfit(format)):
                 what = f"{tag(self.method)} cannot train {tag(format)}: {reason}"
-                raise ConfigError(what, where="finetune.method")
+                raise ConfigError(what, where=f"{tag(self)}.method")
 
     def offered(self, task: Task) -> dict[str, Any]:
         """Return the task's options, slowed down."""
@@ -196,19 +196,26 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         from featherweight.training.gradients import isolated
 
         names, notes = trainable(model)
-        encoded = {}
         with isolated():
             surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
             ranges = self.ranges(model, task)
             floats = [name for name in names if name not in surrogates and name not in model.weights]
             gradients = self.gradients_of(model, surrogates, task)
             values = self.trained(model, floats, surrogates, task, context, ranges, gradients)
-            for name, surrogate in surrogates.items():
-                with failures(name):
-                    frozen = surrogate.freeze()
-                encoded[name] = recoded(frozen, self.coder or Fixed(), name)
-            counted = ", ".join(f"{share:.2%} {what}" for what, share in shares(surrogates.values()).items())
-            more += [Note("chose", "weights", f"at the end of training: {counted}")] if counted else []
+            return self.frozen(model, values, surrogates, ranges, [*notes, *more])
+
+    def frozen(
+        self, model: Model, values: Mapping[str, Tensor], surrogates: Mapping[str, Surrogate],
+        ranges: Mapping[Edge, RangeSurrogate], notes: Iterable[Note] = (),
+    ) -> Model:  # fmt: skip
+        """Return the model with what trained: floats and buffers, what surrogates stand in for encoded, quantizers."""
+        encoded = {}
+        for name, surrogate in surrogates.items():
+            with failures(name):
+                frozen = surrogate.freeze()
+            encoded[name] = recoded(frozen, self.coder or Fixed(), name)
+        counted = ", ".join(f"{share:.2%} {what}" for what, share in shares(surrogates.values()).items())
+        more = [Note("chose", "weights", f"at the end of training: {counted}")] if counted else []
         left = {name: value for name, value in values.items() if name not in model.weights}
         learned = {**model.activations, **{edge: part.freeze() for edge, part in ranges.items()}}
         return model.with_tensors(left).with_encoded(encoded, [*notes, *more]).with_activations(learned)

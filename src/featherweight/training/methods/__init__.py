@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Union
 
 from featherweight.checked import with_plugins
+from featherweight.training.methods.adaround import Adaround
 from featherweight.training.methods.astc_blocks import AstcBlocks
 from featherweight.training.methods.base import Method
 from featherweight.training.methods.centroids import Centroids
@@ -16,7 +17,8 @@ from featherweight.training.methods.lsq import Lsq
 from featherweight.training.methods.pact import Pact
 
 METHODS: tuple[type[Method], ...] = with_plugins(
-    "featherweight.methods", (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa, LqNets, Dsq, Pact)
+    "featherweight.methods",
+    (StraightThrough, Centroids, Project, AstcBlocks, Lsq, Dorefa, LqNets, Dsq, Pact, Adaround),
 )
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ else:
 
 __all__ = [
     "METHODS",
+    "Adaround",
     "AnyMethod",
     "AstcBlocks",
     "Centroids",

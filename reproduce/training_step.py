@@ -58,7 +58,8 @@ class Step:
         for step in prepared:
             model = step.apply(model, task, Context())
         names = [name for name, tensor in model.tensors.items() if isinstance(tensor, nn.Parameter)][-last:]
-        surrogates = towards.surrogates(model, names, keep_zeros=False)[0] if towards else {}
+        formats = towards.selected(model, names, keep_zeros=False)[0] if towards else {}
+        surrogates = towards.surrogates(model, formats) if towards else {}
         objective = of_network(model, task)
         state = State.of(model, [n for n in names if n not in surrogates], surrogates, {}, options)
         (batch,) = task.batches("train", seed=0, epoch=0)

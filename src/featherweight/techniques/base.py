@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -61,6 +61,7 @@ class Context:
         task: Task,
         models: Sequence[Model],
         questions: Sequence[Question],
+        known: dict[Hashable, Any] | None = None,
     ) -> Iterator[Answer]:
         """Yield the answers to questions about models, in the order of the questions: units of work.
 
@@ -72,6 +73,7 @@ class Context:
             task: as the step sees it.
             models: what the questions are about; the first is the one that answers change.
             questions: data.
+            known: what was worked out already; see `Subject.once`.
         """
         from featherweight.work import Subject
         from featherweight.workspace import Workspace
@@ -79,7 +81,9 @@ class Context:
         with nullcontext() if self.store else TemporaryDirectory() as folder:
             place = self.store or Store(folder)
             workspace = Workspace(task, self.seed, self.threads, place, self.events, self.executor)
-            yield from Subject(models, workspace).answers(ask, questions)
+            yield from Subject(models, workspace, known={} if known is None else known).answers(
+                ask, questions
+            )
 
 
 class Step(Options, frozen=True, tag_field="step"):

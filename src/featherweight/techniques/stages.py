@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+import dataclasses
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import msgspec
 from msgspec import Meta
 
-from featherweight.activations import Quantizer, ends
 from featherweight.events import Finished, Note, Progress, Started
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item
-from featherweight.techniques.encode import formats_of, nearest
 from featherweight.techniques.training import Finetune, trainable
 from featherweight.training.losses import AfterStep, InFile, Original
 
 if TYPE_CHECKING:
-
-    from torch import nn
-
-    from featherweight.graph.graph import Edge
-    from featherweight.graph.stages import Stage
     from featherweight.model import Model
-    from featherweight.training.reconstruction import Lesson
-
-MOST_LAYERS = 12  # of a module that is one block
 
 
 class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stages"):
@@ -78,10 +67,41 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with its stages trained."""
+        from featherweight.techniques.staged import Question, Staged, known_as, trained_stage
         from featherweight.training.gradients import isolated
+        from featherweight.training.reconstruction import apart
+        from featherweight.workspace import Workspace
 
+        moves, notes = trainable(model)
+        events, notes = (
+            context.events,
+            [*notes, *self.selected(model, moves, self.options(task).keep_zeros)[1]],
+        )
+        teacher = self.taught_by(model, task, context)
+        workspace = Workspace(task, context.seed, context.threads, events=events)
         with isolated():
-            return Staged(self, model, task, context).run()
+            staged = Staged(self, (model, teacher), workspace, context.scratch)
+            answers = staged.theirs.outputs(staged.held)
+            questions = [Question(self, place, cost) for place, cost in enumerate(staged.costs)]
+            apart_of_each = self.inputs == "float"
+            made = (
+                context.answers(trained_stage, task, (model, teacher), questions) if apart_of_each else None
+            )
+            here = dataclasses.replace(context, executor=None)
+            events(Started("stages", len(questions)))
+            for place, question in enumerate(questions):
+                known: dict[Hashable, Any] = {known_as(self): staged}
+                taught = (staged.model, teacher)
+                one = made or here.answers(trained_stage, task, taught, [question], known)
+                staged.take(place, next(one))
+                far, agreed = apart(task, staged.so_far(place), answers)
+                figures = {"apart": far} | ({} if agreed is None else {"agreement": agreed})
+                events(Progress("stages", place + 1, figures))
+                said = f"the network so far is {far:.3g} from its teacher"
+                said += "" if agreed is None else f", {agreed:.1%} of answers agree"
+                notes.append(Note("chose", staged.stages[place].name, said))
+            events(Finished("stages", 0.0))
+        return staged.model.with_notes(notes)
 
     def taught_by(self, model: Model, task: Task, context: Context) -> Model:
         """Return the teacher."""
@@ -94,180 +114,3 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
             {n: t.shape for n, t in network.tensors.items() if t.dim() > 1} for network in (before, original)
         ]
         return before if shapes[0] == shapes[1] else original
-
-
-class Staged:
-    """A network on its way through its stages."""
-
-    def __init__(self, step: Stages, model: Model, task: Task, context: Context) -> None:
-        from featherweight.graph.stages import stages_of
-        from featherweight.training.quantizers import rounding
-        from featherweight.training.reconstruction import batches_of, walk
-
-        self.step, self.model, self.task, self.context = step, model, task, context
-        self.names, self.notes = trainable(model)
-        self.formats = (
-            formats_of(model, step.where or "weights", step.format, step.formats, "stages")
-            if step.format
-            else {}
-        )
-        self.done = set[str]()
-        graph = model.program(task.example()).graph
-        self.stages = stages_of(graph, step.by, blocks_of(model.module) if step.by == "block" else ())
-        self.teacher = step.taught_by(model, task, context)
-        inputs = batches_of(model, task, step.samples, step.batch, context.seed)
-        held = min(len(inputs) - 1, max(1, round(step.held * len(inputs)))) if step.held else 0
-        self.held = held * len(next(iter(inputs[0].values())))
-        within = {edge for stage in self.stages for edge in quantizers_in(stage, model.activations)}
-        self.live: dict[Edge, Quantizer] = {
-            edge: quantizer for edge, quantizer in model.activations.items() if edge not in within
-        }
-        folder = context.scratch
-        self.own = walk(model, task, inputs, lambda edge, x: rounding(self.live, {}, {})(edge, x), folder)
-        self.theirs = walk(self.teacher, task, inputs, None, folder)
-        self.answers = self.theirs.outputs(self.held)
-
-    def run(self) -> Model:
-        """Train one stage after the other; return the model with all of them."""
-        events = self.context.events
-        events(Started("stages", len(self.stages)))
-        for place, stage in enumerate(self.stages):
-            lesson = self.lesson(place, floats=self.step.inputs == "float")
-            self.model, before, after = self.trained(lesson, stage)
-            self.take(stage)
-            apart, agreed = self.so_far()
-            said = f"error {before:.3g} rounded, {after:.3g} trained; network {apart:.3g} from the teacher"
-            said += "" if agreed is None else f", agreement {agreed:.1%}"
-            self.notes.append(Note("chose", stage.name, said))
-            figures = {"error": after, "apart": apart} | ({} if agreed is None else {"agreement": agreed})
-            events(Progress("stages", place + 1, figures))
-        events(Finished("stages", 0.0))
-        return self.model.with_notes(dict.fromkeys(self.notes))
-
-    def lesson(self, place: int, *, floats: bool) -> Lesson:
-        """Return what a stage is taught, with the features of what comes before it as they are, or in the teacher."""
-        from featherweight.training.reconstruction import Lesson, Stretch, seen_by, targets_of
-
-        own, theirs, stage = self.own, self.theirs, self.stages[place]
-        last = stage.targets == own.program.graph.outputs
-        stretch = Stretch.of(own.execution, stage, last)
-        own.to(stretch.start)
-        inputs = own.features.only(own.execution.kept(own.features.values, stretch.start, stretch.stop))
-        taught = seen_by(inputs, own, theirs) if floats or self.step.drop else None
-        if floats and taught is not None:
-            inputs, taught = taught, None
-        return Lesson(
-            stretch, inputs, taught, targets_of(stage, last, own, theirs), self.held, self.step.drop
-        )
-
-    def trained(self, lesson: Lesson, stage: Stage) -> tuple[Model, float, float]:
-        """Return the model with a stage trained, and the stage's error rounded to nearest, and trained."""
-        from featherweight.capture.execution import Execution
-        from featherweight.graph.quantizable import tied
-        from featherweight.training.loop import minimise
-        from featherweight.training.quantizers import rounding
-
-        step, model, context = self.step, self.model, self.context
-        names = [name for name in stage.tensors if name in self.names and name not in self.done]
-        here = quantizers_in(stage, model.activations)
-        options = step.options(self.task)
-        surrogates, notes = step.surrogates(model, names, options.keep_zeros) if names else ({}, [])
-        self.notes += notes
-        rounded = model.with_encoded({name: nearest(model, name, self.formats[name]) for name in surrogates})
-
-        def execution(ranges: Mapping[Edge, Any]) -> Execution:
-            visit = rounding(model.activations, ranges, {})
-            reads = [edge for edge in model.activations if ends(edge)[1]]
-            return Execution(self.own.program, visit, reads=reads, grad=True)
-
-        best, least = (
-            rounded,
-            replace(lesson, stretch=replace(lesson.stretch, execution=execution({}))).error(
-                dict(rounded.tensors)
-            ),
-        )
-        before = least
-        floats = [name for name in names if name not in surrogates and name not in model.weights]
-        for attempt in range(step.again + 1):
-            if not (floats or surrogates):
-                break
-            surrogates = step.surrogates(model, names, options.keep_zeros)[0] if attempt else surrogates
-            groups = [group for group in tied(self.own.program.graph, model.activations) if {*group} & here]
-            made = [
-                (group, step.method.range(model.activations[group[0]]) if step.method else None)
-                for group in groups
-            ]
-            ranges = {
-                edge: part
-                for group, part in made
-                if part is not None
-                for edge in group
-                if edge not in self.live
-            }
-            taught = replace(lesson, stretch=replace(lesson.stretch, execution=execution(ranges)))
-            objective = taught.objective(f"{self.task.name}, {stage.name}", ranges, context.seed)
-            longer = msgspec.structs.replace(options, epochs=options.epochs * 2**attempt)
-            scratch = context.scratch and context.scratch / f"{self.stages.index(stage)}-{attempt}"
-            values = minimise(
-                model,
-                floats,
-                surrogates,
-                objective,
-                longer,
-                scratch=scratch,
-                name=stage.name,
-                events=context.events,
-            )
-            found = step.frozen(model, values, surrogates, ranges)
-            fresh = Execution(
-                self.own.program, rounding(found.activations, {}, {}),
-                reads=[edge for edge in found.activations if ends(edge)[1]],
-            )  # fmt: skip
-            error = replace(lesson, stretch=replace(lesson.stretch, execution=fresh)).error(
-                dict(found.tensors)
-            )
-            if error < least:
-                best, least = found, error
-            if step.tolerance is None or least <= step.tolerance:
-                break
-        return best, before, least
-
-    def take(self, stage: Stage) -> None:
-        """Let the network go on with a stage as it is now."""
-        self.done |= {*stage.tensors}
-        self.own.tensors.update({name: self.model.tensors[name].detach() for name in stage.tensors})
-        self.live |= {
-            edge: self.model.activations[edge] for edge in quantizers_in(stage, self.model.activations)
-        }
-
-    def so_far(self) -> tuple[float, float | None]:
-        """Return `apart` of the network's answers and the teacher's on the samples held out."""
-        from featherweight.training.reconstruction import apart
-
-        return apart(self.task, self.own.outputs(self.held), self.answers)
-
-
-def quantizers_in(stage: Stage, activations: Mapping[Edge, Quantizer]) -> set[Edge]:
-    """Return the quantizers of what a stage computes, and of what its layers read for themselves."""
-    nodes = {*stage.nodes}
-    return {edge for edge in activations if (ends(edge)[1] or edge) in nodes}
-
-
-def blocks_of(module: nn.Module) -> list[str]:
-    """Return the paths of the modules of 2 to `MOST_LAYERS` layers that are in no other such, and no sequence."""
-    from torch import nn
-
-    def layers(part: nn.Module) -> int:
-        return sum(1 for m in part.modules() if (w := getattr(m, "weight", None)) is not None and w.dim() > 1)
-
-    found: list[str] = []
-    for path, part in module.named_modules():
-        if (
-            not path
-            or isinstance(part, nn.Sequential | nn.ModuleList)
-            or any(path.startswith(f"{p}.") for p in found)
-        ):
-            continue
-        if 2 <= layers(part) <= MOST_LAYERS:
-            found.append(path)
-    return found

@@ -11,7 +11,7 @@ from msgspec import field
 
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Note
-from featherweight.formats import AnyCoder, AnyFormat, Fixed, tag
+from featherweight.formats import AnyCoder, AnyFormat, Fixed, Format, tag
 from featherweight.rounding import Rounding
 from featherweight.task import Needs, Task, training
 from featherweight.task.protocol import failures
@@ -197,7 +197,8 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
         names, notes = trainable(model)
         with isolated():
-            surrogates, more = self.surrogates(model, names, self.options(task).keep_zeros)
+            formats, more = self.selected(model, names, self.options(task).keep_zeros)
+            surrogates = self.surrogates(model, formats)
             ranges = self.ranges(model, task)
             floats = [name for name in names if name not in surrogates and name not in model.weights]
             gradients = self.gradients_of(model, surrogates, task)
@@ -241,10 +242,18 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
         layers = [node for node in nodes if kind(node) == "layer" and node.roles.get("weight") in weights]
         return {node.name: rounds for node in layers}
 
-    def surrogates(
+    def surrogates(self, model: Model, formats: Mapping[str, Format]) -> dict[str, Surrogate]:
+        """Return what stands in for tensors while they train towards their formats."""
+        method = self.method or StraightThrough()
+        return {
+            name: method.surrogate(model.tensors[name], nearest(model, name, format))
+            for name, format in formats.items()
+        }
+
+    def selected(
         self, model: Model, names: Collection[str], keep_zeros: bool
-    ) -> tuple[dict[str, Surrogate], list[Note]]:
-        """Return the surrogate of each selected tensor among `names`; notes on those encoded, and on those left alone.
+    ) -> tuple[dict[str, Format], list[Note]]:
+        """Return the format of each selected tensor among `names`; notes on those encoded, and on those left alone.
 
         Raises:
             ConfigError: nothing but buffers is selected.
@@ -254,28 +263,25 @@ class Finetune(TrainingStep, frozen=True, kw_only=True, tag="finetune"):
 
         if self.format is None:
             return {}, []
-        method = self.method or StraightThrough()
-        formats = formats_of(model, self.where or "weights", self.format, self.formats, "finetune")
-        selected = list(formats)
-        buffers = [name for name in selected if not isinstance(model.tensors[name], nn.Parameter)]
-        if buffers == selected:
+        formats = formats_of(model, self.where or "weights", self.format, self.formats, tag(self))
+        buffers = [name for name in formats if not isinstance(model.tensors[name], nn.Parameter)]
+        if buffers == [*formats]:
             raise ConfigError(
-                "selects buffers, which do not train", where="finetune.where", got=repr(self.where),
+                "selects buffers, which do not train", where=f"{tag(self)}.where", got=repr(self.where),
                 hint="encode them after training, by the step encode",
             )  # fmt: skip
         left = unfit(model, formats)
-        chosen = [name for name in selected if name in names and name not in left]
-        made = {}
-        for name in chosen:
-            weight, entry = model.tensors[name], nearest(model, name, formats[name])
-            if keep_zeros and weight.dim() > 1 and entry.spec.zero is None and bool((weight == 0).any()):
+        chosen = {name: format for name, format in formats.items() if name in names and name not in left}
+        for name, format in chosen.items():
+            weight = model.tensors[name]
+            zeros = keep_zeros and weight.dim() > 1 and bool((weight == 0).any())
+            if zeros and nearest(model, name, format).spec.zero is None:
                 raise UnsupportedError(
-                    f"keep_zeros: {tag(formats[name])} has no exact zero to keep", where=name,
+                    f"keep_zeros: {tag(format)} has no exact zero to keep", where=name,
                     hint="prune whole channels (step prune), or leave keep_zeros out",
                 )  # fmt: skip
-            made[name] = method.surrogate(weight, entry)
         had = {name: tag(model.weights[name].format) for name in chosen if name in model.weights}
-        return made, [
+        return chosen, [
             *(Note("skipped", name, "a buffer: does not train, not encoded") for name in buffers),
             *(Note("skipped", name, f"trained as float, not encoded: {why}") for name, why in left.items()),
             *(Note("thawed", name, f"trained on from its {format} values") for name, format in had.items()),

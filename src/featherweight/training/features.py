@@ -45,7 +45,7 @@ class Features:
 
     def batches(self) -> Iterator[tuple[Tensor, Values]]:
         """Yield the numbers of the samples of each batch, in order, and their values."""
-        for numbers in torch.arange(self.samples).split(self.size):
+        for numbers in torch.split(torch.arange(self.samples), self.size):
             yield numbers, self.part(numbers)
 
     def only(self, values: Values) -> Features:
@@ -72,9 +72,9 @@ class Features:
         """Return the numbers of the samples of each batch of an epoch, shuffled."""
         generator = torch.Generator().manual_seed(seed)
         if self.whole:
-            batches = torch.arange(self.samples).split(self.size)
+            batches = torch.split(torch.arange(self.samples), self.size)
             return [batches[place] for place in torch.randperm(len(batches), generator=generator).tolist()]
-        return list(torch.randperm(self.samples, generator=generator).split(self.size))
+        return list(torch.split(torch.randperm(self.samples, generator=generator), self.size))
 
 
 def collected(

@@ -1,0 +1,219 @@
+"""The stages of a network: what each is taught, how it trains, and how far the network has come."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import torch
+from torch import Tensor, nn
+
+from featherweight.activations import Quantizer, ends
+from featherweight.capture.execution import Execution
+from featherweight.events import Note
+from featherweight.graph.graph import Edge
+from featherweight.graph.quantizable import tied
+from featherweight.graph.stages import stages_of
+from featherweight.model import Model
+from featherweight.simulation import fake_quantize
+from featherweight.task.samples import size_of
+from featherweight.techniques.encode import nearest
+from featherweight.techniques.stages import Stages
+from featherweight.techniques.training import trainable
+from featherweight.training.gradients import isolated
+from featherweight.training.loop import minimise
+from featherweight.training.methods.base import RangeSurrogate
+from featherweight.training.quantizers import rounding
+from featherweight.training.reconstruction import Lesson, Stretch, batches_of, seen_by, targets_of, walk
+from featherweight.work import Subject
+from featherweight.workspace import Workspace
+
+MOST_LAYERS = 12  # of a module that is one block
+
+
+class Question(msgspec.Struct, frozen=True):
+    """What becomes of one stage of a model, by a teacher.
+
+    Attributes:
+        step: how stages are trained.
+        place: which of them, in order of execution.
+        cost: multiply-accumulates of a sample in it.
+    """
+
+    step: Stages
+    place: int
+    cost: int
+
+
+def trained_stage(subject: Subject, question: Question) -> Model:
+    """Return a model, the first of the subject's, with a stage trained to compute what the second one does there.
+
+    Its notes are those of the stage. Stages before it are as the model has them; quantizers behind it are not asked.
+    """
+
+    def staged() -> Staged:
+        return Staged(question.step, subject.models, subject.workspace, subject.scratch)
+
+    with isolated():
+        return subject.once(known_as(question.step), staged).trained(question.place, subject.scratch)
+
+
+def known_as(step: Stages) -> bytes:
+    """Return what a process knows the stages of a step by."""
+    return msgspec.json.encode(step)
+
+
+class Staged:
+    """A network beside its teacher, on the way through its stages."""
+
+    def __init__(
+        self, step: Stages, models: Sequence[Model], workspace: Workspace, folder: Path | None
+    ) -> None:
+
+        self.step, self.workspace, (self.model, teacher) = step, workspace, models
+        task, model = workspace.task, self.model
+        self.program = model.program(task.example())
+        graph = self.program.graph
+        self.stages = stages_of(graph, step.by, blocks_of(model.module) if step.by == "block" else ())
+        self.groups = tied(graph, model.activations)
+        inputs = batches_of(model, task, step.samples, step.batch, workspace.seed)
+        held = min(len(inputs) - 1, max(1, round(step.held * len(inputs)))) if step.held else 0
+        self.held = held * size_of(inputs[0])
+        self.live = {
+            edge: quantizer for edge, quantizer in model.activations.items() if self.owner(edge) is None
+        }
+        self.own = walk(model, task, inputs, self.rounded, folder)
+        self.theirs = walk(teacher, task, inputs, None, folder)
+        nodes = {node.name: node for node in graph.nodes}
+        self.costs = [sum(nodes[edge].macs or 0 for edge in stage.nodes) for stage in self.stages]
+
+    def rounded(self, edge: Edge, x: Tensor) -> Tensor:
+        """Return an activation, rounded if its stage is one that the network has now."""
+        quantizer = self.live.get(edge)
+        return x if quantizer is None else fake_quantize(x, quantizer)
+
+    def owner(self, edge: Edge) -> int | None:
+        """Return the place of the stage that a quantizer belongs to: the first that computes an edge that shares it."""
+        group = next(group for group in self.groups if edge in group)
+        nodes = {ends(part)[1] or part for part in group}
+        return next((place for place, stage in enumerate(self.stages) if nodes & {*stage.nodes}), None)
+
+    def fresh(self, place: int) -> list[str]:
+        """Return the tensors that a stage reads, and none before it."""
+        before = {name for stage in self.stages[:place] for name in stage.tensors}
+        return [name for name in self.stages[place].tensors if name not in before]
+
+    def take(self, place: int, model: Model) -> None:
+        """Let the network go on with the tensors and quantizers of a stage that has been trained."""
+        names = self.fresh(place)
+        edges = [edge for edge in model.activations if self.owner(edge) == place]
+        encoded = {name: model.weights[name] for name in names if name in model.weights}
+        floats = {name: model.tensors[name] for name in names if name not in encoded}
+        activations = {**self.model.activations, **{edge: model.activations[edge] for edge in edges}}
+        merged = (
+            self.model.with_tensors(floats).with_encoded(encoded).with_activations(activations, model.notes)
+        )
+        self.model = merged
+        self.own.tensors.update({name: merged.tensors[name].detach() for name in names})
+        self.live |= {edge: activations[edge] for edge in edges}
+
+    def lesson(self, place: int) -> Lesson:
+        """Return what a stage is taught."""
+        own, theirs, stage, step = self.own, self.theirs, self.stages[place], self.step
+        last = stage.targets == self.program.graph.outputs
+        stretch = Stretch.of(own.execution, stage, last)
+        for edge, quantizer in self.model.activations.items():
+            if (owner := self.owner(edge)) is not None and owner < place:
+                self.live[edge] = quantizer
+        own.to(stretch.start)
+        inputs = own.features.only(own.execution.kept(own.features.values, stretch.start, stretch.stop))
+        taught = seen_by(inputs, own, theirs) if step.inputs == "float" or step.drop else None
+        if step.inputs == "float" and taught is not None:
+            inputs, taught = taught, None
+        return Lesson(stretch, inputs, taught, targets_of(stage, last, own, theirs), self.held, step.drop)
+
+    def so_far(self, place: int) -> tuple[Tensor, ...]:
+        """Return the answers to the samples held out, with the stages up to a place trained."""
+        self.own.to(Stretch.of(self.own.execution, self.stages[place], False).start)
+        return self.own.outputs(self.held)
+
+    def execution(
+        self, activations: Mapping[Edge, Quantizer], ranges: Mapping[Edge, RangeSurrogate], drop: float = 0.0
+    ) -> Execution:
+        """Return the network with these quantizers, of which `ranges` train; `drop` of all numbers they leave alone."""
+        visit, reads = rounding(activations, ranges, {}), [edge for edge in activations if ends(edge)[1]]
+
+        def dropping(edge: Edge, x: Tensor) -> Tensor:
+            rounded = visit(edge, x)
+            return rounded if rounded is x else torch.where(torch.rand_like(x) < drop, x, rounded)
+
+        return Execution(self.program, dropping if drop else visit, reads=reads, grad=True)
+
+    def trained(self, place: int, scratch: Path | None) -> Model:
+        """Return the model with a stage trained, and notes of that alone."""
+        step, model, stage, lesson = self.step, self.model, self.stages[place], self.lesson(place)
+        options, task, seed = step.options(self.workspace.task), self.workspace.task, self.workspace.seed
+        moves, _ = trainable(model)
+        names = [name for name in self.fresh(place) if name in moves]
+        edges = [edge for edge in model.activations if self.owner(edge) == place]
+        groups = [group for group in self.groups if {*group} & {*edges}]
+        wanted, _ = step.selected(model, moves, options.keep_zeros)
+        chosen = [name for name in names if name in wanted]
+        floats = [name for name in names if name not in chosen and name not in model.weights]
+
+        def error(found: Model) -> float:
+            part = replace(lesson.stretch, execution=self.execution(found.activations, {}))
+            return replace(lesson, stretch=part).error(found.tensors)
+
+        best = model.with_encoded({name: nearest(model, name, wanted[name]) for name in chosen})
+        before = least = error(best)
+        tries = step.again + 1 if floats or chosen or edges else 0
+        for number in range(tries):
+            surrogates = step.surrogates(model, {name: wanted[name] for name in chosen})
+            parts = (
+                {group: step.method.range(model.activations[group[0]]) for group in groups}
+                if step.method
+                else {}
+            )
+            ranges = {edge: part for group, part in parts.items() if part is not None for edge in group}
+            if not (floats or surrogates):
+                break
+            execution = self.execution(model.activations, ranges, step.drop)
+            taught = replace(lesson, stretch=replace(lesson.stretch, execution=execution))
+            values = minimise(
+                model, floats, surrogates, taught.objective(f"{task.name}, {stage.name}", ranges, seed),
+                msgspec.structs.replace(options, epochs=options.epochs * 2**number), events=self.workspace.events,
+                scratch=scratch and scratch / str(number), name=stage.name,
+            )  # fmt: skip
+            found = step.frozen(model, values, surrogates, ranges)
+            if (reached := error(found)) < least:
+                best, least = found, reached
+            if step.tolerance is None or least <= step.tolerance:
+                break
+        said = (
+            f"error {before:.3g} rounded, {least:.3g} trained"
+            if tries
+            else f"error {before:.3g}, nothing trains"
+        )
+        return replace(best, notes=(Note("chose", stage.name, said),))
+
+
+def blocks_of(module: nn.Module) -> list[str]:
+    """Return the paths of the modules of 2 to `MOST_LAYERS` layers that are in no other such, and no sequence."""
+
+    def layers(part: nn.Module) -> int:
+        return sum(1 for m in part.modules() if (w := getattr(m, "weight", None)) is not None and w.dim() > 1)
+
+    found: list[str] = []
+    for path, part in module.named_modules():
+        if (
+            not path
+            or isinstance(part, nn.Sequential | nn.ModuleList)
+            or any(path.startswith(f"{p}.") for p in found)
+        ):
+            continue
+        if 2 <= layers(part) <= MOST_LAYERS:
+            found.append(path)
+    return found

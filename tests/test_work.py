@@ -1,8 +1,11 @@
 """Units of work: the same answers on every executor, each asked once; errors keep their kind on the way."""
 
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from multiprocessing import get_context
+import os
+import signal
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from threading import Timer
 
 import msgspec
 import pytest
@@ -11,11 +14,14 @@ from torch import nn
 
 from featherweight import Classification, Int, Store
 from featherweight.errors import ConfigError, TaskError, UnsupportedError, WriteError
+from featherweight.events import Message
+from featherweight.executors import executor_of
+from featherweight.files import key_of
 from featherweight.model import Model, equal_bits
 from featherweight.task import Restricted
 from featherweight.techniques import Encode
 from featherweight.techniques.base import Context
-from featherweight.work import Subject, Unit, work
+from featherweight.work import TRIES, Subject, Unit, found, work, world
 from featherweight.workspace import Workspace
 
 
@@ -64,6 +70,15 @@ def fails(subject: Subject, question: str) -> int:
 QUESTIONS = [Coded("0.weight", 2, 1.0), Coded("2.weight", 4, 3.0), Coded("0.weight", 8, 2.0)]
 
 
+def dies_once(subject: Subject, question: Coded) -> Model:
+    """As `coded`, but the first worker that is asked for 2 bits is killed on the way."""
+    mark = subject.workspace.store.folder / "killed"
+    if question.bits == 2 and not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return coded(subject, question)
+
+
 def models():
     student = Model.of(task().model())
     teacher = student.with_tensors({name: tensor * 0.5 for name, tensor in student.tensors.items()})
@@ -81,7 +96,7 @@ def subject(folder, executor=None, seed=0):
 
 @pytest.fixture(scope="module")
 def processes():
-    with ProcessPoolExecutor(2, get_context("spawn")) as executor:
+    with executor_of("processes:2") as executor:
         yield executor
 
 
@@ -113,17 +128,93 @@ def test_models_are_answers_the_same_by_other_processes_and_each_is_made_once(tm
     assert all(files[1][name] == content for name, content in files[0].items() if name != "asked")
 
 
+def test_a_killed_worker_costs_its_unit_and_nothing_else(tmp_path, processes):
+    alone, heard = list(subject(tmp_path / "alone").answers(coded, QUESTIONS)), []
+    given = subject(tmp_path / "apart", processes)
+    given = replace(given, workspace=replace(given.workspace, events=heard.append))
+    made = list(given.answers(dies_once, QUESTIONS))
+    assert [model.hash for model in made] == [model.hash for model in alone]
+    assert sorted(asked(tmp_path / "apart")) == ["2", "4", "8"]
+    assert [event.text for event in heard if isinstance(event, Message)] == [
+        "a unit of work was lost, and begins again: BrokenExecutor: a worker process died: exit code -9"
+    ]
+
+
+class Broken(Here):
+    """Loses a unit so often; `moves` of these leave a checkpoint behind that is newer than the one before."""
+
+    def __init__(self, times, moves=0, folder=None):
+        self.times, self.moves, self.folder, self.lost = times, moves, folder, 0
+
+    def submit(self, function, /, *args, **kwargs):
+        future = Future()
+        if self.lost == self.times:
+            return super().submit(function, *args, **kwargs)
+        self.lost += 1
+        if self.lost <= self.moves:
+            scratch = self.folder / msgspec.msgpack.decode(args[1], type=Unit).key
+            scratch.mkdir(exist_ok=True, parents=True)
+            (scratch / "checkpoint").touch()
+            os.utime(scratch / "checkpoint", (self.lost, self.lost))
+        future.set_exception(BrokenExecutor("gone"))
+        return future
+
+
+def test_what_is_lost_again_and_again_is_one_error(tmp_path):
+    assert len(list(subject(tmp_path / "a", Broken(TRIES - 1)).answers(coded, QUESTIONS[:1]))) == 1
+    executor = Broken(100)
+    with pytest.raises(
+        UnsupportedError, match=r"lost 10 times, and got no further: BrokenExecutor: gone\n.*memory"
+    ):
+        list(subject(tmp_path / "b", executor).answers(coded, QUESTIONS))
+    assert executor.lost <= 3 * TRIES
+
+
+def test_losses_do_not_count_while_checkpoints_get_newer(tmp_path):
+    executor = Broken(2 * TRIES, moves=TRIES + 2, folder=tmp_path / "scratch")
+    assert len(list(subject(tmp_path, executor).answers(coded, QUESTIONS[:1]))) == 1
+
+
+def test_an_executor_that_takes_nothing_is_one_error(tmp_path):
+    executor = ProcessPoolExecutor(1)
+    executor.shutdown()
+    with pytest.raises(
+        UnsupportedError, match="no executor takes work: RuntimeError: cannot schedule new futures"
+    ):
+        list(subject(tmp_path, executor).answers(coded, QUESTIONS))
+
+
+def test_a_worker_whose_results_would_differ_says_why(tmp_path):
+    given = subject(tmp_path)
+    unit = next(iter(given._units(["a", "b"], {"key": QUESTIONS[0]}).values()))
+    other = msgspec.structs.replace(
+        msgspec.msgpack.decode(unit, type=Unit), world={"numpy": "0.1"}, models=()
+    )
+    with pytest.raises(
+        ConfigError, match=r"constriction: a worker has another one: got .*, expected None\nhint: all"
+    ):
+        work(coded, msgspec.msgpack.encode(other), task())
+
+
+def test_what_another_process_stores_may_come_late(tmp_path):
+    store, key = Store(tmp_path), key_of("late")
+    later = Timer(0.3, store.put, (key, b"content"))
+    later.start()
+    assert found(store, key) == b"content"
+    later.join()
+
+
 def test_what_an_answer_did_not_change_is_shared_with_the_first_model(tmp_path):
     given = subject(tmp_path)
-    found = next(given.answers(coded, QUESTIONS))
-    assert found.tensors["2.weight"] is given.model.tensors["2.weight"]
-    assert not equal_bits(found.tensors["0.weight"], given.model.tensors["0.weight"])
+    made = next(given.answers(coded, QUESTIONS))
+    assert made.tensors["2.weight"] is given.model.tensors["2.weight"]
+    assert not equal_bits(made.tensors["0.weight"], given.model.tensors["0.weight"])
 
 
 def test_the_largest_cost_begins_first_and_answers_keep_the_order_of_the_questions(tmp_path):
-    found = list(subject(tmp_path, Here()).answers(coded, QUESTIONS))
+    made = list(subject(tmp_path, Here()).answers(coded, QUESTIONS))
     assert asked(tmp_path) == ["4", "8", "2"]
-    assert [next(iter(model.weights.values())).format.bits for model in found] == [2, 4, 8]
+    assert [next(iter(model.weights.values())).format.bits for model in made] == [2, 4, 8]
 
 
 def test_an_answer_depends_on_seed_question_and_models(tmp_path):
@@ -138,8 +229,8 @@ def test_an_answer_depends_on_seed_question_and_models(tmp_path):
 def test_a_step_asks_with_what_it_may_see_and_keeps_nothing_without_a_store():
     student, _ = models()
     names = ["2.weight", "0.weight"]
-    found = list(Context().answers(read, task(), [student], names))
-    assert found == [student.tensors[name].detach().numpy().tobytes() for name in names]
+    made = list(Context().answers(read, task(), [student], names))
+    assert made == [student.tensors[name].detach().numpy().tobytes() for name in names]
     with pytest.raises(TaskError, match="asked for metrics"):
         list(Context().answers(labels, Restricted(task(), "unlabelled"), [student], [0]))
 
@@ -174,6 +265,8 @@ def test_an_error_of_a_worker_is_the_one_of_the_question(tmp_path, processes, qu
 
 
 def test_a_worker_without_what_it_needs_says_so(tmp_path):
-    unit = Unit(str(tmp_path), ("model",), 0, 1, "key", msgspec.Raw(msgspec.msgpack.encode("question")))
-    with pytest.raises(ConfigError, match="the store does not hold a model of a unit of work"):
+    workspace = Workspace(task())
+    question = msgspec.Raw(msgspec.msgpack.encode("question"))
+    unit = Unit(str(tmp_path / "elsewhere"), ("model",), 0, 1, world(workspace), "", "key", question)
+    with pytest.raises(ConfigError, match="the store does not hold what a unit of work needs"):
         work(read, msgspec.msgpack.encode(unit), task())

@@ -83,6 +83,7 @@ class WriteError(FeatherweightError, OSError):
 _EXTRAS = {
     "compress": "torch onnxscript onnx_ir scipy threadpoolctl safetensors PIL plotly tomli_w",
     "numba": "numba",
+    "dask": "distributed dask",
     "dev": "matplotlib",
 }
 

@@ -34,26 +34,35 @@ def write_whole(path: str | Path, content: bytes | str | Pieces) -> Path:
         WriteError: the file cannot be written; names it and the reason.
     """
     path = Path(path)
-    target = path.resolve()
+    for last in (False, False, True):
+        try:
+            _write(path.resolve(), pieces_of(content))
+            break
+        except OSError as error:
+            if last or not isinstance(
+                error, FileNotFoundError
+            ):  # else another process has removed the folder
+                raise WriteError(path, error) from error
+    return path
+
+
+def _write(target: Path, pieces: Pieces) -> None:
+    if target.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        if target.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))  # noqa: TRY301
-        target.parent.mkdir(parents=True, exist_ok=True)
         with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as stream:
             if target.exists():
                 temporary.chmod(stat.S_IMODE(target.stat().st_mode))
-            stream.writelines(pieces_of(content))
+            stream.writelines(pieces)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
-    except BaseException as error:
+    except BaseException:
         with suppress(OSError):
             temporary.unlink()
-        if isinstance(error, OSError):
-            raise WriteError(path, error) from error
         raise
-    return path
 
 
 def pieces_of(content: bytes | str | Pieces) -> Pieces:
@@ -125,6 +134,8 @@ class Store:
         except FileNotFoundError:
             return None
         except OSError as error:
+            if error.errno == errno.ESTALE:  # on a network: another process has just replaced it
+                return None
             what = f"the store cannot be read: {error.strerror or error}"
             hint = "choose another folder: Store(folder), or FEATHERWEIGHT_DATA"
             raise ConfigError(what, where=str(self.folder), hint=hint) from error

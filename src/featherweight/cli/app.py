@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from featherweight.cli import look, make
+from featherweight.cli import cluster, look, make
 from featherweight.cli.output import report_error, results_alone, say
 from featherweight.errors import ConfigError, FeatherweightError, IntegrityError, extras
 
@@ -21,7 +21,7 @@ app = typer.Typer(
 RENAMED = {"evaluate": "eval", "list_": "list"}
 for _command in (
     make.demo, make.train, make.compress, make.sensitivity, look.inspect, look.evaluate, look.bench, look.doctor,
-    look.diff, look.export, look.list_,
+    look.diff, look.export, look.list_, cluster.cluster,
 ):  # fmt: skip
     app.command(RENAMED.get(_command.__name__))(_command)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featherweight.cli.output import (
+    ExecutorOption,
     JsonFlag,
     SeedOption,
     SensitivityOption,
@@ -33,6 +35,7 @@ from featherweight.cli.source import (
     source,
 )
 from featherweight.events import shown_events
+from featherweight.executors import executor_of
 
 if TYPE_CHECKING:
     from featherweight.search import Compressed
@@ -108,6 +111,7 @@ def compress(
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    executor: ExecutorOption = None,
 ) -> None:
     """Compress the network of a task, or of an ONNX file: write model.fw, report.json, .md, .html and recipe.toml."""
     from featherweight.search import compress as compress_task
@@ -117,10 +121,11 @@ def compress(
         task, onnx, inputs, outputs=outputs, axis=axis, size=image_size, mean=mean, std=std, bgr=bgr,
         trained=not untrained,
     )  # fmt: skip
-    result = compress_task(
-        chosen, recipe, max_drop=max_drop, max_bytes=max_bytes, where=where,
-        batches=batches, sensitivity=sensitivity, seed=seed, threads=threads, events=shown_events(),
-    )  # fmt: skip
+    with nullcontext() if executor is None else executor_of(executor) as place:
+        result = compress_task(
+            chosen, recipe, max_drop=max_drop, max_bytes=max_bytes, where=where, batches=batches,
+            sensitivity=sensitivity, seed=seed, threads=threads, events=shown_events(), executor=place,
+        )  # fmt: skip
     _deliver(result, out, json)
 
 
@@ -168,6 +173,7 @@ def sensitivity(
     json: JsonFlag = False,
     seed: SeedOption = 0,
     threads: ThreadsOption = None,
+    executor: ExecutorOption = None,
 ) -> None:
     """Measure each tensor under each option, alone: bytes, and what it does to the loss on validation."""
     from featherweight.processors import usable_processors
@@ -179,11 +185,14 @@ def sensitivity(
     chosen = source(
         task, onnx, inputs, outputs=outputs, axis=axis, size=image_size, mean=mean, std=std, bgr=bgr
     )
-    workspace = Workspace(chosen, seed, threads or usable_processors(), events=shown_events())
-    found = measure(
-        execute(training_steps(workspace.task), workspace)[-1].model, workspace, default_options(),
-        by=sensitivity or "measured", where=where, batches=batches,
-    )  # fmt: skip
+    with nullcontext() if executor is None else executor_of(executor) as place:
+        workspace = Workspace(
+            chosen, seed, threads or usable_processors(), events=shown_events(), executor=place
+        )
+        found = measure(
+            execute(training_steps(workspace.task), workspace)[-1].model, workspace, default_options(),
+            by=sensitivity or "measured", where=where, batches=batches,
+        )  # fmt: skip
     if json:
         emit(found)
         return

@@ -22,6 +22,12 @@ SeedOption = Annotated[int, typer.Option(help="Seed of everything random.")]
 ThreadsOption = Annotated[
     int | None, typer.Option(help="Compute threads (affects output bytes). Default: all processors.", min=1)
 ]
+ExecutorOption = Annotated[
+    str | None,
+    typer.Option(
+        "--executor", help="Where independent work runs: processes:N, or dask://HOST:PORT. Default: here."
+    ),
+]
 SensitivityOption = Annotated[
     Literal["measured", "fisher", "empirical", "hawq"] | None,
     typer.Option("--sensitivity", help="How sensitivities are found. Default: measured."),

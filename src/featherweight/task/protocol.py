@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from featherweight.errors import TaskError
@@ -37,8 +38,9 @@ class Task(Protocol):
     (the primary metric of each sample `[n]`, in one order, whose mean is that of `metrics`: by it two networks are
     compared sample by sample; without it their means alone are), `outputs` (`classes` or `values`: what the
     network returns; without it see `featherweight.task.outputs`), `axis` (of the classes; without it 1), `whole` (True:
-    a batch is neither cut nor put together with others), `notes` (what reports are to say of it) and `steady` (False:
-    its data differ from run to run, which reports say).
+    a batch is neither cut nor put together with others), `notes` (what reports are to say of it), `steady` (False:
+    its data differ from run to run, which reports say) and `again()` (makes an equal one in another process, to which
+    the task is sent whole without it).
     """
 
     @property
@@ -184,6 +186,12 @@ class Restricted:
         """Whether batches are neither cut nor put together."""
         return getattr(self.task, "whole", False)
 
+    @property
+    def again(self) -> Callable[[], Restricted] | None:
+        """What makes an equal one in another process, where the task has such a thing."""
+        make = getattr(self.task, "again", None)
+        return make and partial(_restricted, make, self.needs)
+
     def model(self) -> nn.Module:
         """Return the network of the task."""
         return self.task.model()
@@ -230,3 +238,7 @@ class Restricted:
 
     def _refusal(self, asked: str) -> TaskError:
         return TaskError(f"a step that declared needs = {self.needs!r} asked for {asked}", where=self.name)
+
+
+def _restricted(make: Callable[[], Task], needs: Needs) -> Restricted:
+    return Restricted(make(), needs)

@@ -33,7 +33,9 @@ HELD_OUT = 0.1
 CALIBRATION = 512
 BATCH_SIZE = 128
 # Attributes that the fingerprint takes in another way, or not: names decide no result.
-NOT_COUNTED = {"_network", "_networks", "_splits", "_answers", "_room", "held_out", "name", "dataset"}
+NOT_COUNTED = {
+    "_network", "_networks", "_splits", "_answers", "_room", "held_out", "name", "dataset", "again",
+}  # fmt: skip
 
 
 class Supervised(ABC):

@@ -7,7 +7,7 @@ import difflib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
@@ -207,7 +207,7 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
     place, colon, name = reference.rpartition(":")
     if not colon:
         if reference in TASKS:
-            return TASKS[reference].build(events, trained)
+            return _again(TASKS[reference].build(events, trained), reference, trained)
         if reference.endswith(".py"):
             names = ", ".join(defined_in(Path(reference)))
             what, hint = "a file without the name of a task in it", f"it defines {names}" if names else ""
@@ -222,7 +222,15 @@ def resolve(reference: str, events: Events = silent, *, trained: bool = True) ->
         if not hasattr(module, name):
             public = defined_in(path) if is_file else [n for n in vars(module) if n[0] != "_"]
             raise TaskError("no such name", where=place, got=repr(name), hint=near(name, public))
-        return as_task(getattr(module, name), reference)
+        whole = f"{path.resolve()}:{name}" if is_file else reference
+        return _again(as_task(getattr(module, name), reference), whole, trained)
+
+
+def _again(task: Task, reference: str, trained: bool) -> Task:
+    """Let a task say what makes it again, in a worker's process."""
+    with suppress(AttributeError):  # it may be frozen
+        task.again = partial(resolve, reference, trained=trained)  # type: ignore[attr-defined]
+    return task
 
 
 def defined_in(path: Path) -> list[str]:

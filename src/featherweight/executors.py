@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from concurrent import futures
+from concurrent.futures import (
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    InvalidStateError,
+    ThreadPoolExecutor,
+)
+from contextlib import suppress
+from functools import partial
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
@@ -16,6 +27,8 @@ from featherweight.errors import ConfigError, extras
 T = TypeVar("T")
 DASK = "dask://"
 CONNECTING = 30  # seconds that a scheduler has to answer
+CLOSING = 5  # seconds that a lost connection has to end
+LOOK = 1  # seconds between looks whether a connection stands
 
 
 def executor_of(text: str) -> Executor:
@@ -136,34 +149,76 @@ class Dask(Executor):
 
     Args:
         address: `dask://HOST:PORT`.
+
+    Raises:
+        ConfigError: no scheduler answers.
     """
 
     def __init__(self, address: str) -> None:
-        self._address = address
+        self._address, self._lock, self._ended = address, threading.Lock(), threading.Event()
+        self._waiting = set[Future[Any]]()
         try:
             self._client = self._connected()
         except OSError as error:
             hint = "`featherweight cluster` starts one"
             raise ConfigError("no scheduler answers", where=address, hint=hint) from error
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def _connected(self) -> Any:
         with extras():
             from distributed import Client
 
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # of a loss its futures tell
         return Client(f"tcp://{self._address.removeprefix(DASK)}", timeout=CONNECTING, set_as_default=False)
 
+    def _lost(self) -> bool:
+        comm = self._client.scheduler_comm
+        return self._client.status != "running" or comm is None or comm.comm.closed()
+
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """Return the future of a call by one of the workers.
+        """Return the future of a call by one of the workers; `ConnectionError` if the scheduler is lost meanwhile.
 
         Raises:
             OSError: no scheduler answers.
         """
-        if self._client.status != "running":
-            self._client.close()
-            self._client = self._connected()
-        submitted: Future[T] = self._client.get_executor(pure=False).submit(function, *args, **kwargs)
-        return submitted
+        with self._lock:
+            if self._lost():
+                self._give_up()
+                with suppress(Exception):
+                    self._client.close(timeout=CLOSING)
+                self._client = self._connected()
+            submitted = self._client.get_executor(pure=False).submit(function, *args, **kwargs)
+            future = Future[T]()
+            self._waiting.add(future)
+        future.add_done_callback(lambda future: future.cancelled() and submitted.cancel())
+        submitted.add_done_callback(partial(self._settle, future))
+        return future
+
+    def _settle(self, future: Future[Any], submitted: Future[Any]) -> None:
+        """Let a future have the outcome of the one that Dask made, which is not sure to have any."""
+        self._waiting.discard(future)
+        with suppress(InvalidStateError):
+            if submitted.cancelled():
+                future.set_exception(ConnectionError("the scheduler was lost"))
+            elif (error := submitted.exception()) is not None:
+                future.set_exception(error)
+            else:
+                future.set_result(submitted.result())
+
+    def _give_up(self) -> None:
+        while self._waiting:
+            with suppress(InvalidStateError):
+                self._waiting.pop().set_exception(ConnectionError("the scheduler was lost"))
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK):
+            with self._lock:
+                if self._lost():
+                    self._give_up()
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Leave the cluster; its workers go on with what they do, if nobody waits."""
+        if wait:
+            futures.wait(list(self._waiting))
+        self._ended.set()
         self._client.close()

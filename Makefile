@@ -10,12 +10,15 @@ SHELL  := /bin/bash
 demo: $(READY)
 	$(BIN)/featherweight demo -o demo
 
+# Two workers of one thread each, which run neighbours: what a file makes for all its tests is made once.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
 test: lint
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(PYTEST) -m "not slow"
 
 # The largest networks of the zoo, which take minutes each.
 test-slow: $(READY)
-	$(BIN)/python -m pytest -n 2 -m slow
+	$(PYTEST) -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .

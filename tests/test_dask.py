@@ -79,7 +79,8 @@ def test_where_no_scheduler_answers_is_one_error(monkeypatch):
         executor_of("dask://127.0.0.1:1")
 
 
-@pytest.mark.parametrize("end", ["kill", pytest.param("terminate", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("end", ["kill", "terminate"])
 def test_a_restarted_scheduler_costs_what_was_running(tmp_path, end):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))

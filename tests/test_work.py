@@ -2,7 +2,10 @@
 
 import os
 import signal
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+import subprocess
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from threading import Timer
@@ -268,3 +271,63 @@ def test_a_worker_without_what_it_needs_says_so(tmp_path):
     unit = Unit(str(tmp_path / "elsewhere"), ("model",), 0, 1, world(workspace), "", "key", question)
     with pytest.raises(ConfigError, match="the store does not hold what a unit of work needs"):
         work(read, msgspec.msgpack.encode(unit), task())
+
+
+def large(subject: Subject, question: int) -> bytes:
+    """Bytes that fill a small disk."""
+    return bytes(question)
+
+
+def test_two_drivers_on_one_store_lose_nothing(tmp_path, processes):
+    alone = [model.hash for model in subject(tmp_path / "alone").answers(coded, QUESTIONS)]
+
+    def driver():
+        return [model.hash for model in subject(tmp_path / "one", processes).answers(coded, QUESTIONS)]
+
+    with ThreadPoolExecutor(2) as drivers:
+        both = [drivers.submit(driver) for _ in range(2)]
+        assert [driver.result() for driver in both] == [alone, alone]
+    assert not list(tmp_path.rglob("*.part"))
+
+
+class Remote(Store):
+    """A store as a client of a network sees it: slow, and entries show half a second after they were written."""
+
+    def get(self, key):
+        time.sleep(0.02)
+        with suppress(FileNotFoundError):
+            if time.time() - self._path(key).stat().st_mtime < 0.5:
+                return None
+        return super().get(key)
+
+
+def test_a_store_in_a_slow_folder_loses_nothing(tmp_path, processes):
+    alone = [model.hash for model in subject(tmp_path / "alone").answers(coded, QUESTIONS)]
+    for executor in (processes, None):
+        given = subject(tmp_path / f"far {executor}", executor)
+        given = replace(given, workspace=replace(given.workspace, store=Remote(given.workspace.store.folder)))
+        assert [model.hash for model in given.answers(coded, QUESTIONS)] == alone
+        assert len(asked(given.workspace.store.folder)) == 3
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 kB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        pytest.skip(f"no disk can be mounted here: {done.stderr.strip()}")
+    yield tmp_path
+    subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_full_disk_is_one_error_and_leaves_nothing_half_written(small_disk, processes):
+    for executor in (None, processes):
+        with pytest.raises(WriteError, match="cannot be written: No space left on device") as caught:
+            list(subject(small_disk, executor).answers(large, [1000, 300_000]))
+        assert caught.value.errno == 28
+        assert not list(small_disk.rglob("*.part"))
+        kept = [path.stat().st_size for path in small_disk.rglob("*") if path.is_file()]
+        assert 32 + 3 + 1000 in kept, "the first answer is there, and whole"
+    subprocess.run(["mount", "-o", "remount,size=2m", small_disk], check=True)
+    assert [len(answer) for answer in subject(small_disk).answers(large, [1000, 300_000])] == [1000, 300_000]

@@ -4,8 +4,10 @@ import pytest
 import torch
 from killing import killed_at
 from skip_network import Net
+from test_work import Here
 from torch import nn
 
+from featherweight import Store
 from featherweight.events import Started
 from featherweight.formats import Astc, Int
 from featherweight.model import Model
@@ -264,3 +266,12 @@ def test_zeros_stay_zero_by_adaround():
     with torch.no_grad():
         part.v.fill_(5.0)
     assert (torch.from_numpy(part.freeze().decode())[0] == 0).all()
+
+
+@pytest.mark.parametrize("before", [[], [Calibrate(bits=4, others="float")]], ids=["weights", "activations"])
+def test_workers_may_be_asked_in_any_order(before, tmp_path):
+    method = {"method": Lsq()} if before else {}
+    steps = [*before, step(by="layer", inputs="float", epochs=2, **method)]
+    alone = after(steps, store=Store(tmp_path / "alone"))
+    apart = after(steps, store=Store(tmp_path / "apart"), executor=Here())  # largest cost first
+    assert apart.hash == alone.hash and apart.notes == alone.notes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -61,6 +62,7 @@ def run(
     threads: int | None = None,
     store: Store | None = None,
     events: Events = silent,
+    executor: Executor | None = None,
 ) -> list[Made]:
     """Run the steps of a recipe in order; return what each made, the task's own network first.
 
@@ -75,11 +77,14 @@ def run(
         threads: compute threads (they decide output bytes). Default: all processors that this process may use.
         store: where results are kept; default: the user's.
         events: where progress goes.
+        executor: where the work of a step runs that falls into independent parts; None: here.
 
     Raises:
         FeatherweightError: a step cannot do what it was asked to; the message names it.
     """
-    return execute(recipe, Workspace(task, seed, threads or usable_processors(), store or Store(), events))
+    return execute(
+        recipe, Workspace(task, seed, threads or usable_processors(), store or Store(), events, executor)
+    )
 
 
 def execute(recipe: Recipe, workspace: Workspace) -> list[Made]:

@@ -51,13 +51,17 @@ def trained_stage(subject: Subject, question: Question) -> Model:
     """Return a model, the first of the subject's, with a stage trained to compute what the second one does there.
 
     Its notes are those of the stage. Stages before it are as the model has them; quantizers behind it are not asked.
+    A walk through a network does not go back: workers, who are asked in any order, begin another one.
     """
 
     def staged() -> Staged:
         return Staged(question.step, subject.models, subject.workspace, subject.scratch)
 
+    key = known_as(question.step)
     with isolated():
-        return subject.once(known_as(question.step), staged).trained(question.place, subject.scratch)
+        if subject.once(key, staged).reached >= question.place:
+            subject.known[key] = staged()
+        return subject.once(key, staged).trained(question.place, subject.scratch)
 
 
 def known_as(step: Stages) -> bytes:
@@ -72,7 +76,7 @@ class Staged:
         self, step: Stages, models: Sequence[Model], workspace: Workspace, folder: Path | None
     ) -> None:
 
-        self.step, self.workspace, (self.model, teacher) = step, workspace, models
+        self.step, self.workspace, (self.model, teacher), self.reached = step, workspace, models, -1
         task, model = workspace.task, self.model
         self.program = model.program(task.example())
         graph = self.program.graph
@@ -154,6 +158,7 @@ class Staged:
     def trained(self, place: int, scratch: Path | None) -> Model:
         """Return the model with a stage trained, and notes of that alone."""
         step, model, stage, lesson = self.step, self.model, self.stages[place], self.lesson(place)
+        self.reached = place
         options, task, seed = step.options(self.workspace.task), self.workspace.task, self.workspace.seed
         moves, _ = trainable(model)
         names = [name for name in self.fresh(place) if name in moves]

@@ -281,11 +281,11 @@ def large(subject: Subject, question: int) -> bytes:
 def test_two_drivers_on_one_store_lose_nothing(tmp_path, processes):
     alone = [model.hash for model in subject(tmp_path / "alone").answers(coded, QUESTIONS)]
 
-    def driver():
-        return [model.hash for model in subject(tmp_path / "one", processes).answers(coded, QUESTIONS)]
+    def driver(given):
+        return [model.hash for model in given.answers(coded, QUESTIONS)]
 
     with ThreadPoolExecutor(2) as drivers:
-        both = [drivers.submit(driver) for _ in range(2)]
+        both = [drivers.submit(driver, subject(tmp_path / "one", processes)) for _ in range(2)]
         assert [driver.result() for driver in both] == [alone, alone]
     assert not list(tmp_path.rglob("*.part"))
 

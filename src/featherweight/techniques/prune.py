@@ -43,6 +43,8 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
         where: which weights' output channels may go; see `featherweight.selectors`.
         least: channels, or heads, that stay in every group of coupled ones.
         multiple: of which the number of channels stays a multiple, as far as there are so many; not of heads.
+        refit: inputs of the calibration split on which what stays of each layer takes over, by least squares; None:
+            weights that stay are as they were.
     """
 
     keep: Annotated[float, Meta(gt=0, le=1)]
@@ -51,11 +53,13 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
     where: Where = "weights"
     least: Count = 1
     multiple: Count = 1
+    refit: Count | None = None
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        """What its saliency needs."""
-        return self.saliency.needs
+        """What its saliency needs; inputs, to refit."""
+        needs = self.saliency.needs
+        return "unlabelled" if self.refit and needs == "none" else needs
 
     def apply(self, model: Model, task: Task, context: Context) -> Model:
         """Return the model with fewer channels."""
@@ -92,6 +96,10 @@ class Prune(Step, frozen=True, kw_only=True, omit_defaults=True, tag="prune"):
             raise UnsupportedError(f"cannot be pruned: {reason}", where=task.name)
         for group, stays in zip(channels.groups, channels.split(kept), strict=True):
             notes.append(Note("chose", group.name, f"keeps {int(stays.sum())} of {group.size} {group.kind}"))
+        if self.refit:
+            from featherweight.techniques.refit import refitted
+
+            model = refitted(model, expected, task, self.refit, seed=context.seed, events=context.events)
         return pruned(model, channels, kept, notes)
 
 

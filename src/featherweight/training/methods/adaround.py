@@ -40,7 +40,7 @@ class Adaround(Method, frozen=True, tag="adaround"):
     """
 
     price: Annotated[float, Meta(ge=0)] = 0.1
-    lr_scale: Rate = 10.0
+    lr_scale: Rate = 50.0
     range_scale: Rate = 0.04
     warmup: Annotated[float, Meta(ge=0, lt=1)] = 0.2
 

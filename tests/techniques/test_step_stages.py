@@ -30,6 +30,12 @@ def task(network=None, count=120):
         torch.manual_seed(1)
         images = torch.randn(count + 80, 1, 6, 6)
         network = network or Net()
+        norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        network.train()(images)  # statistics are those of the images
+        for norm in norms:
+            norm.momentum = 0.1
     few = images[count : count + 40]
     return Agreement(
         network, train=images[:count], calibration=images[:count], validation=few, test=images[count + 40 :],
@@ -135,9 +141,10 @@ def test_what_is_above_the_tolerance_trains_again_longer():
     assert counted == [4, 8, 16]  # 80 samples train, in batches of 20
 
 
+@pytest.mark.parametrize("others", ["float", "alike", 8])
 @pytest.mark.parametrize("inputs", ["compressed", "float"])
-def test_quantizers_train_in_the_stage_that_computes_them_and_answers_are_nearer(inputs):
-    given, cal = task(), Calibrate(bits=3, others="float")
+def test_quantizers_train_in_the_stage_that_computes_them(inputs, others):
+    given, cal = task(), Calibrate(bits=3) if others == "alike" else Calibrate(bits=3, others=others)
     method = Lsq(start="encoded", lr_scale=0.1)
     staged = after(
         [cal, step(method=method, epochs=20, inputs=inputs, drop=0.5 * (inputs != "float"))], given
@@ -145,9 +152,8 @@ def test_quantizers_train_in_the_stage_that_computes_them_and_answers_are_nearer
     near = after([cal, Encode(format=THREE)], given)
     assert staged.activations.keys() == near.activations.keys()
     moved = [edge for edge in near.activations if staged.activations[edge] != near.activations[edge]]
-    assert (
-        "x" not in moved and len(moved) > len(near.activations) / 2
-    )  # stages that training makes worse stay
+    assert "x" not in moved
+    assert moved or inputs == "float"  # stages that training makes worse on unseen inputs stay as they were
 
 
 def test_the_same_bytes_by_whoever_did_what_and_after_a_kill(tmp_path, monkeypatch):
@@ -179,6 +185,38 @@ def test_one_stage_is_the_same_in_a_row_and_apart():
     models = [after([step(by=["mean"], inputs=inputs)], given) for inputs in ("compressed", "float")]
     first = [{n: t for n, t in model.tensors.items() if n.startswith("blocks")} for model in models]
     assert all(torch.equal(first[0][name], first[1][name]) for name in first[0])
+
+
+class Normed(nn.Module):
+    """Batch norms, a skip connection, dropout, a view that knows the size of the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.an, self.b, self.bn = (
+            nn.Conv2d(1, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.BatchNorm2d(6),
+        )
+        self.drop, self.fc = nn.Dropout(0.5), nn.Linear(6 * 36, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.an(self.a(x)))
+        y = torch.relu(self.bn(self.b(y)) + y)
+        return self.fc(self.drop(y.reshape(x.shape[0], -1)))
+
+
+@pytest.mark.parametrize("inputs", ["compressed", "float"])
+def test_batch_norms_train_and_statistics_follow_dropout_stays_off(inputs):
+    given, method = task(Normed()), Lsq(start="encoded", lr_scale=0.1)
+    model = after([step(format=Int(bits=2), method=method, epochs=20, inputs=inputs)], given)
+    near = after([Encode(format=Int(bits=2))], given)
+    first = Model.of(given.model())
+    assert not torch.equal(model.tensors["bn.running_var"], first.tensors["bn.running_var"])
+    x = torch.cat([given.inputs(batch) for batch in given.batches("test", seed=0, epoch=0)])
+    with torch.no_grad():
+        truth, rounded, trained = (m.module(x) for m in (first, near, model))
+    assert (trained - truth).square().mean() < 0.8 * (rounded - truth).square().mean()
 
 
 def test_labels_are_not_read():

@@ -166,6 +166,17 @@ class Execution:
         """Return `values` with another activation of an edge that is alive."""
         return {**values, self._inputs.get(edge) or self._nodes[self._producers[edge]]: value}
 
+    def carried(self, values: Values, other: Execution) -> Values:
+        """Return values of another program of the same network: activations by their edges, the others by name."""
+        theirs, own = ({node: edge for edge, node in it._places().items()} for it in (other, self))
+        places, names = {edge: node for node, edge in own.items()}, {node.name: node for node in self._nodes}
+        found = {node: places.get(theirs.get(node, ""), names.get(node.name)) for node in values}
+        return {place: values[node] for node, place in found.items() if place is not None}
+
+    def _places(self) -> dict[Edge, fx.Node]:
+        """Return the node that makes the activation of each edge."""
+        return {**self._inputs, **{edge: self._nodes[at] for edge, at in self._producers.items()}}
+
     def operand(self, values: Values, position: int) -> Tensor:
         """Return the first argument, an activation, of the operator at `position`, whose values these are."""
         first: Tensor = values[self._nodes[position].all_input_nodes[0]]

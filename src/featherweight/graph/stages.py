@@ -39,7 +39,8 @@ def stages_of(graph: Graph, by: By, blocks: Sequence[str] = ()) -> tuple[Stage, 
         graph: the network.
         by: `layer`: each layer with a weight, and the norm and activation function that are part of it; `block`: cut
             between `blocks`, and between layers that are in none, wherever a single activation is read by all that
-            follows, before what makes it smaller; or the edges where to cut, which have to be such places.
+            follows, before what only moves numbers or leaves
+            fewer; or the edges where to cut, which have to be such places.
         blocks: paths of modules, none within another.
 
     Raises:
@@ -60,7 +61,8 @@ def stages_of(graph: Graph, by: By, blocks: Sequence[str] = ()) -> tuple[Stage, 
             if last and inside[node.name] != last and open_:
                 chosen.add(open_)
             last, open_ = inside[node.name], ""
-        if node.name in cuts and (not open_ or prod(node.shape) >= prod(graph.node(open_).shape)):
+        moves = operator(node.op).same or operator(node.op).integer == "move"
+        if node.name in cuts and not (open_ and (moves or prod(node.shape) < prod(graph.node(open_).shape))):
             open_ = node.name
     return _between(graph, chosen, inside)
 

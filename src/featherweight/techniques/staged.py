@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import msgspec
@@ -12,13 +13,15 @@ from torch import Tensor, nn
 
 from featherweight.activations import Quantizer, ends
 from featherweight.capture.execution import Execution
+from featherweight.capture.program import Program
 from featherweight.events import Note
 from featherweight.graph.graph import Edge
 from featherweight.graph.quantizable import tied
 from featherweight.graph.stages import stages_of
-from featherweight.model import Model
+from featherweight.model import Model, share
 from featherweight.simulation import fake_quantize
 from featherweight.task.samples import size_of
+from featherweight.techniques.corrections import batch_norms
 from featherweight.techniques.encode import nearest
 from featherweight.techniques.stages import Stages
 from featherweight.techniques.training import trainable
@@ -144,7 +147,12 @@ class Staged:
         return self.own.outputs(self.held)
 
     def execution(
-        self, activations: Mapping[Edge, Quantizer], ranges: Mapping[Edge, RangeSurrogate], drop: float = 0.0
+        self,
+        activations: Mapping[Edge, Quantizer],
+        ranges: Mapping[Edge, RangeSurrogate],
+        drop: float = 0.0,
+        *,
+        learns: bool = False,
     ) -> Execution:
         """Return the network with these quantizers, of which `ranges` train; `drop` of all numbers they leave alone."""
         visit, reads = rounding(activations, ranges, {}), [edge for edge in activations if ends(edge)[1]]
@@ -153,7 +161,17 @@ class Staged:
             rounded = visit(edge, x)
             return rounded if rounded is x else torch.where(torch.rand_like(x) < drop, x, rounded)
 
-        return Execution(self.program, dropping if drop else visit, reads=reads, grad=True)
+        program = self.learning if learns else self.program
+        return Execution(program, dropping if drop else visit, reads=reads, grad=True)
+
+    @cached_property
+    def learning(self) -> Program:
+        """The network with batch norms in the mode of training, if it has some, and all else as at inference."""
+        norms = batch_norms(self.model.module)
+        module = share(self.model.module).eval()
+        for path in norms:
+            module.get_submodule(path).train()
+        return self.program.training(module) if norms else self.program
 
     def trained(self, place: int, scratch: Path | None) -> Model:
         """Return the model with a stage trained, and notes of that alone."""
@@ -185,8 +203,10 @@ class Staged:
             ranges = {edge: part for group, part in parts.items() if part is not None for edge in group}
             if not (floats or surrogates):
                 break
-            execution = self.execution(model.activations, ranges, step.drop)
-            taught = replace(lesson, stretch=replace(lesson.stretch, execution=execution))
+            execution = self.execution(model.activations, ranges, step.drop, learns=True)
+            source = lesson.stretch.execution if self.learning is not self.program else None
+            last = stage.targets == self.program.graph.outputs
+            taught = replace(lesson, stretch=Stretch.of(execution, stage, last, source))
             values = minimise(
                 model, floats, surrogates, taught.objective(f"{task.name}, {stage.name}", ranges, seed),
                 msgspec.structs.replace(options, epochs=options.epochs * 2**number), events=self.workspace.events,

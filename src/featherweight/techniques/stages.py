@@ -23,8 +23,8 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
 
     A stage trains alone, on features that were computed once, and reads no labels. Its loss is the mean squared error
     of what it ends in, over the variance of that. What `finetune` says of formats, methods, floats and quantizers of
-    activations holds here for each stage; the network computes as at inference: fold batch norms before. A tensor or a
-    quantizer that several stages read trains in the first of them.
+    activations holds here for each stage. Batch norms that are not folded train, everything else computes as at
+    inference. A tensor or a quantizer that several stages read trains in the first of them.
 
     Some samples are held out. A stage that is worse on them after training than rounded to nearest stays as that; one
     whose error is above `tolerance` trains again, twice as long. A note for each stage gives its error on them, and how

@@ -137,10 +137,15 @@ def through_quantizers(
             flat = execution(flatten_inputs(model.module, inputs), values)
         return mapped(flat.__getitem__, program.outputs)
 
-    own = {id(part): (edge, part) for edge, part in sorted(ranges.items(), reverse=True)}
     return Objective(
-        task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed, dict(own.values())
+        task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed, once_each(ranges)
     )
+
+
+def once_each(ranges: Mapping[Edge, RangeSurrogate]) -> dict[Edge, RangeSurrogate]:
+    """Return what trains in the place of quantizers once, by the first of the edges that share it."""
+    own = {id(part): (edge, part) for edge, part in sorted(ranges.items(), reverse=True)}
+    return dict(own.values())
 
 
 def minimise(

@@ -25,7 +25,7 @@ from featherweight.task.outputs import distance, outputs_of, scores_of
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn_inputs
 from featherweight.training.features import Features, collected
-from featherweight.training.loop import Objective
+from featherweight.training.loop import Objective, once_each
 from featherweight.training.methods.base import RangeSurrogate
 
 Tensors = Mapping[str, Tensor]
@@ -105,23 +105,35 @@ def batches_of(model: Model, task: Task, samples: int, size: int, seed: int) -> 
 
 @dataclass(frozen=True, eq=False)
 class Stretch:
-    """A stage of a network as it is computed: from a position to another, where its targets are alive."""
+    """A stage of a network as it is computed: from a position to another, where its targets are alive.
+
+    Attributes:
+        execution: the network.
+        start: where the stage begins.
+        stop: where it ends.
+        targets: what it ends in.
+        source: what values at the start are of, another program of the network; None: `execution` itself.
+    """
 
     execution: Execution
     start: int
     stop: int
     targets: tuple[Edge, ...]
+    source: Execution | None = None
 
     @classmethod
-    def of(cls, execution: Execution, stage: Stage, last: bool) -> Stretch:
+    def of(cls, execution: Execution, stage: Stage, last: bool, source: Execution | None = None) -> Stretch:
         """Return a stage of a network; the `last` one goes on to the end, and its targets are the outputs."""
+        if not last and (gone := [edge for edge in stage.targets if not execution.makes(edge)]):
+            raise ConfigError("is not computed in training", where=gone[0], hint="cut elsewhere")
         places = [execution.position(edge) for edge in stage.nodes if execution.makes(edge)]
         stop = len(execution) if last else max(execution.position(edge) for edge in stage.targets) + 1
-        return cls(execution, min(places), stop, stage.targets)
+        return cls(execution, min(places), stop, stage.targets, source)
 
     def __call__(self, values: Values, tensors: Tensors) -> tuple[Tensor, ...]:
         """Return the targets, given the values at the start."""
-        ended = self.execution.run(values, self.start, self.stop, tensors)
+        given = self.execution.carried(values, self.source) if self.source else values
+        ended = self.execution.run(given, self.start, self.stop, tensors)
         if self.stop == len(self.execution):
             return self.execution.outputs(ended, tensors)
         return tuple(self.execution.value(ended, edge) for edge in self.targets)
@@ -181,7 +193,7 @@ class Lesson:
             return sum_of(outputs, [target[numbers] for target in self.targets], scales)
 
         return Objective(
-            name, lambda epoch: train.order(number(seed, epoch)), forward, loss, seed, dict(ranges)
+            name, lambda epoch: train.order(number(seed, epoch)), forward, loss, seed, once_each(ranges)
         )
 
     def error(self, tensors: Tensors) -> float:

@@ -160,3 +160,17 @@ print(*set(model.activations), hashlib.sha256(dumps(pack(model))).hexdigest())
         strict=True,
     )
     assert orders[0] != orders[1] and hashes[0] == hashes[1]
+
+
+def test_fewer_bits_begin_on_the_ranges_that_were_learned():
+    wide = calibrated()
+    learned = {
+        edge: Affine(4 * q.scale, q.zero_point, q.bits, q.signed) for edge, q in wide.activations.items()
+    }
+    model = wide.with_activations(learned)
+    same, narrow = (calibrated(model=model, bits=bits, carry=True).activations for bits in (8, 4))
+    assert same == learned
+    for edge, old in learned.items():
+        assert narrow[edge].bits == 4 and narrow[edge].scale == pytest.approx(old.scale * 255 / 15)
+        assert abs(narrow[edge].range[0] - old.range[0]) <= narrow[edge].scale / 2 * 1.001
+    assert calibrated(model=model, bits=4).activations != narrow

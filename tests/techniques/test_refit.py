@@ -63,25 +63,43 @@ def test_answers_are_much_nearer_on_unseen_inputs(folded):
     assert (refit - truth).square().mean() < 0.4 * (cut - truth).square().mean()
 
 
+def check(layer, kernel, before, after, patches):
+    """Compare with least squares on patches written out, `[count, cols]`, the damping as rows of its own."""
+    x, z = patches(after).double().numpy(), patches(before).double().numpy()
+    count, cols = x.shape
+    weight = np.random.default_rng(1).normal(0, 1, (3, cols)).astype(np.float32)
+    half = len(before) // 3
+    pairs = [(before[:half], after[:half]), (before[half:], after[half:])]
+    new, shift = regression(layer, pairs, kernel, weight, weight * 0)
+    ridge = np.sqrt(count * DAMPING * np.diagonal(np.cov(x.T, bias=True)).mean())
+    wide = np.block([[x, np.ones((count, 1))], [ridge * np.eye(cols), np.zeros((cols, 1))]])
+    exact, *_ = np.linalg.lstsq(wide, np.concatenate([z @ weight.T, np.zeros((cols, 3))]), rcond=None)
+    np.testing.assert_allclose(new, exact[:cols].T, rtol=1e-2, atol=1e-3)
+    np.testing.assert_allclose(shift, exact[cols], rtol=1e-2, atol=1e-3)
+    return new
+
+
 def test_the_regression_is_that_of_the_normal_equations_with_a_constant():
-    rng = np.random.default_rng(0)
-    before = torch.from_numpy(rng.normal(1.0, 1.0, (400, 5)).astype(np.float32))
-    after = before @ torch.from_numpy(rng.normal(0, 1, (5, 5)).astype(np.float32))
+    torch.manual_seed(0)
+    before = torch.randn(400, 5) + 1
+    after = before @ torch.randn(5, 5)
     after[:, 2] = 0
-    weight = rng.normal(0, 1, (3, 5)).astype(np.float32)
-    layer = LinearOp("w", "b", "linear", "linear")
-    new, shift = regression(
-        layer, [(before[:150], after[:150]), (before[150:], after[150:])], (), weight, weight * 0
-    )
-    x, y = after.double().numpy(), before.double().numpy() @ weight.T
-    ridge = np.sqrt(400 * DAMPING * np.diagonal(np.cov(x.T, bias=True)).mean())
-    wide = np.block(
-        [[x, np.ones((400, 1))], [ridge * np.eye(5), np.zeros((5, 1))]]
-    )  # rows of its own for the damping
-    exact, *_ = np.linalg.lstsq(wide, np.concatenate([y, np.zeros((5, 3))]), rcond=None)
-    np.testing.assert_allclose(new, exact[:5].T, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(shift, exact[5], rtol=1e-3, atol=1e-4)
+    new = check(LinearOp("w", "b", "linear", "linear"), (), before, after, lambda x: x)
     assert (new[:, 2] == 0).all()
+
+
+def test_the_regression_of_a_convolution_has_the_columns_of_its_weight():
+    torch.manual_seed(0)
+    before = torch.randn(30, 3, 6, 6) + torch.tensor([1.0, -2.0, 0.5])[:, None, None]
+    after = before + 0.5 * torch.randn(30, 3, 6, 6).roll(1, 1)
+    layer = LinearOp("w", "b", "conv2d", "conv2d", padding=(1, 1))
+    check(
+        layer,
+        (3, 3),
+        before,
+        after,
+        lambda x: nn.functional.unfold(x, 3, padding=1).transpose(1, 2).flatten(0, 1),
+    )
 
 
 def test_nothing_pruned_stays_as_it_is():

@@ -159,6 +159,15 @@ class Patches:
         width = self.lines.shape[1] // self.groups
         return found.reshape(*self.index.shape, self.groups, width).permute(2, 0, 1, 3).flatten(2)
 
+    def total(self) -> Tensor:
+        """Return the sum of the patches, float64 `[groups, cols]`; the columns are the weight's, as of `product`."""
+        padded = torch.cat([self.lines, self.lines.new_zeros(1, self.lines.shape[1])])
+        index = torch.where(self.index == MARGIN, len(self.lines), self.index)
+        taps = torch.stack(
+            [padded[index[:, tap]].sum(0, dtype=torch.double) for tap in range(index.shape[1])]
+        )
+        return taps.reshape(len(taps), self.groups, -1).permute(1, 2, 0).flatten(1)
+
     def product(self, others: Patches) -> Tensor:
         """Return `sum x z'` over the patches x of these and z of others, `[groups, cols, cols]`.
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta, field
 
-from featherweight.activations import Affine, FloatingPoint, FloatKind, Scaled, ends, read_by
+from featherweight.activations import Affine, FloatingPoint, FloatKind, Quantizer, Scaled, ends, read_by
 from featherweight.errors import ConfigError, TaskError
 from featherweight.events import Note
 from featherweight.graph.folding import foldable
@@ -92,6 +92,8 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
         outputs: quantize what the last layers write too: microcontrollers and Edge TPUs want integers alone, and
             LiteRT and ExecuTorch compute a layer in integers only where it writes some. It costs up to half a step of
             each score.
+        carry: activations that have integers already keep their range, in other steps: what was learned with more bits
+            is where fewer begin.
     """
 
     needs: ClassVar[Needs] = "unlabelled"
@@ -106,6 +108,7 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
     keep_float: tuple[Item, ...] = ()
     numbers: Literal["integers"] | FloatKind = "integers"
     outputs: bool = False
+    carry: bool = False
 
     def __post_init__(self) -> None:
         """Refuse options of integers beside floating point."""
@@ -154,6 +157,11 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             found = lost(plan, seen, chosen)
             if not found:
                 break
+        if self.carry:
+            chosen |= {
+                edge: self.carried(model.activations[edge], new)
+                for edge, new in chosen.items() if edge in model.activations
+            }  # fmt: skip
         for place, reason in (*floats.items(), *plan.skipped.items()):
             notes.append(Note("skipped", place, f"computes in float: {reason}"))
         notes += [
@@ -163,6 +171,13 @@ class Calibrate(Step, frozen=True, omit_defaults=True, tag="calibrate"):
             *diagnosed(model, context.baseline, inputs, self.samples),
         ]
         return model.with_activations(chosen, notes)
+
+    def carried(self, old: Quantizer, new: Scaled) -> Scaled:
+        """Return integers like `new` on the range of `old`; `new` itself where either is something else."""
+        if not isinstance(old, Affine) or not isinstance(new, Affine):
+            return new
+        alike = (old.bits, old.signed) == (new.bits, new.signed)
+        return old if alike else self.grid(new.bits)(*old.range)
 
     @property
     def apart(self) -> Others:

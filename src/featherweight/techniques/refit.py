@@ -91,8 +91,8 @@ def regression(
         x, z = (layer.patches(inputs, kernel, PLACES) for inputs in (after, before))
         square = square + second_moment(layer, after, kernel, places=PLACES)
         cross = cross + second_moment(layer, before, kernel, after, places=PLACES)
-        sums = sums + x.written_out().double().sum(1)
-        means = means + z.written_out().double().sum(1)
+        sums = sums + x.total()
+        means = means + z.total()
         count += len(x.index)
     mean, past = sums.numpy() / count, means.numpy() / count  # [groups, cols]
     hessian = square.numpy() / count - mean[:, :, None] * mean[:, None, :]

@@ -247,6 +247,20 @@ def test_pruned_and_factorized_stages_learn_from_the_original(change):
     assert (now - truth).square().mean() < 0.5 * (before - truth).square().mean()
 
 
+def test_stages_end_where_the_teacher_has_the_same_channels():
+    given, every = task(), Prune(keep=0.6, saliency=Magnitude())
+    cut = after([every], given)
+    assert any(
+        cut.tensors["blocks.0.b.weight"].shape != (4, 4, 3, 3) for _ in "x"
+    )  # the stream has fewer channels
+    model = after([every, Stages(epochs=2, samples=100, batch=20)], given)
+    assert [note.name for note in model.notes if "trained" in note.reason] == [
+        "stem"
+    ]  # one stage, to the outputs
+    layers = after([every, step(by="layer", epochs=1)], given)
+    assert {*layers.weights} == {name for name, t in layers.tensors.items() if t.dim() > 1}
+
+
 def test_astc_blocks_train_in_stages():
     given = task()
     format = Astc(footprint="6x6")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
@@ -32,7 +32,9 @@ class Stage:
     tensors: tuple[str, ...]
 
 
-def stages_of(graph: Graph, by: By, blocks: Sequence[str] = ()) -> tuple[Stage, ...]:
+def stages_of(
+    graph: Graph, by: By, blocks: Sequence[str] = (), known: Callable[[Edge], bool] = lambda edge: True
+) -> tuple[Stage, ...]:
     """Return the stages of a network, in order of execution.
 
     Args:
@@ -42,13 +44,15 @@ def stages_of(graph: Graph, by: By, blocks: Sequence[str] = ()) -> tuple[Stage, 
             follows, before what only moves numbers or leaves
             fewer; or the edges where to cut, which have to be such places.
         blocks: paths of modules, none within another.
+        known: whether it is known what an activation ought to be: stages end in no other.
 
     Raises:
         ConfigError: an edge to cut at is none, or other activations pass by it; names those that can be.
     """
     if by == "layer":
-        return tuple(_around(graph, node) for node in graph.nodes if _weighted(node))
-    cuts = cuts_of(graph)
+        every = [_around(graph, node) for node in graph.nodes if _weighted(node)]
+        return tuple(stage for stage in every if known(stage.targets[0]))
+    cuts = [edge for edge in cuts_of(graph) if known(edge)]
     if by != "block":
         if wrong := [edge for edge in by if edge not in cuts]:
             names = ", ".join(cuts) or "none"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import msgspec
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from featherweight.activations import Quantizer, ends
 from featherweight.capture.execution import Execution
 from featherweight.capture.program import Program
+from featherweight.errors import ConfigError
 from featherweight.events import Note
 from featherweight.graph.graph import Edge
 from featherweight.graph.quantizable import tied
@@ -29,7 +30,15 @@ from featherweight.training.gradients import isolated
 from featherweight.training.loop import minimise
 from featherweight.training.methods.base import RangeSurrogate
 from featherweight.training.quantizers import rounding
-from featherweight.training.reconstruction import Lesson, Stretch, batches_of, seen_by, targets_of, walk
+from featherweight.training.reconstruction import (
+    Lesson,
+    Stretch,
+    batches_of,
+    counterpart,
+    seen_by,
+    targets_of,
+    walk,
+)
 from featherweight.work import Subject
 from featherweight.workspace import Workspace
 
@@ -83,7 +92,10 @@ class Staged:
         task, model = workspace.task, self.model
         self.program = model.program(task.example())
         graph = self.program.graph
-        self.stages = stages_of(graph, step.by, blocks_of(model.module) if step.by == "block" else ())
+        blocks = blocks_of(model.module) if step.by == "block" else ()
+        self.stages = stages_of(
+            graph, step.by, blocks, partial(known, self.program, teacher.program(task.example()))
+        )
         self.groups = tied(graph, model.activations)
         inputs = batches_of(model, task, step.samples, step.batch, workspace.seed)
         held = min(len(inputs) - 1, max(1, round(step.held * len(inputs)))) if step.held else 0
@@ -223,6 +235,15 @@ class Staged:
             else f"error {before:.3g}, nothing trains"
         )
         return replace(best, notes=(Note("chose", stage.name, said),))
+
+
+def known(own: Program, other: Program, edge: Edge) -> bool:
+    """Return whether another network has the activation of an edge, in the same shape."""
+    try:
+        theirs = other.graph.node(counterpart(edge, own, other))
+    except ConfigError:
+        return False
+    return theirs.shape == own.graph.node(edge).shape
 
 
 def blocks_of(module: nn.Module) -> list[str]:

@@ -11,6 +11,7 @@ from msgspec import Meta
 from featherweight.events import Finished, Note, Progress, Started
 from featherweight.task import Needs, Task
 from featherweight.techniques.base import Context, Item
+from featherweight.techniques.encode import nearest
 from featherweight.techniques.training import Finetune, trainable
 from featherweight.training.losses import AfterStep, InFile, Original
 
@@ -25,6 +26,8 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
     of what it ends in, over the variance of that. What `finetune` says of formats, methods, floats and quantizers of
     activations holds here for each stage. Batch norms that are not folded train, everything else computes as at
     inference. A tensor or a quantizer that several stages read trains in the first of them.
+
+    Where the teacher has other channels, as before pruning, no stage ends: it goes on to where both have the same.
 
     Some samples are held out. A stage that is worse on them after training than rounded to nearest stays as that; one
     whose error is above `tolerance` trains again, twice as long. A note for each stage gives its error on them, and how
@@ -73,10 +76,8 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
         from featherweight.workspace import Workspace
 
         moves, notes = trainable(model)
-        events, notes = (
-            context.events,
-            [*notes, *self.selected(model, moves, self.options(task).keep_zeros)[1]],
-        )
+        formats, more = self.selected(model, moves, self.options(task).keep_zeros)
+        events, notes = context.events, [*notes, *more]
         teacher = self.taught_by(model, task, context)
         workspace = Workspace(task, context.seed, context.threads, events=events)
         with isolated():
@@ -101,7 +102,12 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
                 said += "" if agreed is None else f", {agreed:.1%} of answers agree"
                 notes.append(Note("chose", staged.stages[place].name, said))
             events(Finished("stages", 0.0))
-        return staged.model.with_notes(notes)
+        staged_names = {name for stage in staged.stages for name in stage.tensors}
+        rest = {
+            name: nearest(model, name, format) for name, format in formats.items() if name not in staged_names
+        }
+        notes += [Note("chose", name, "rounded to nearest: in no stage") for name in rest]
+        return staged.model.with_encoded(rest, notes)
 
     def taught_by(self, model: Model, task: Task, context: Context) -> Model:
         """Return the teacher."""

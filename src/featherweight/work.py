@@ -28,7 +28,7 @@ from featherweight.workspace import Workspace, versions
 
 Question = TypeVar("Question")
 Answer = TypeVar("Answer")
-TRIES = 10  # losses of a unit, or of its way to a worker, without anything being answered meanwhile
+TRIES = 25  # losses of a unit, or of its way to a worker, without anything being answered meanwhile
 LATE = (
     0.1,
     0.4,

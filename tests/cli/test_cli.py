@@ -191,6 +191,16 @@ def test_bad_input_is_one_error_without_a_traceback(arguments, message, tmp_path
     assert not (tmp_path / "x").exists(), "nothing half-written"
 
 
+def test_an_executor_by_its_name_finds_what_is_found_here(tmp_path):
+    folders = {name: {"FEATHERWEIGHT_DATA": str(tmp_path / name)} for name in ("here", "there")}
+    ask = ("sensitivity", "--task", f"{TINY}:blobs", "--batches", 1, "--threads", 1, "--json")
+    here = featherweight(*ask, **folders["here"])
+    assert featherweight(*ask, "--executor", "processes:1", **folders["there"]).stdout == here.stdout
+    done = featherweight(*ask, "--executor", "threads:2", check=False)
+    assert done.returncode == 1
+    assert "not an executor: got 'threads:2', expected processes:N or dask://HOST:PORT" in done.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["inspect"], ["nope"], ["list", "formats", "--nope"], ["compress", "auto"]]
 )

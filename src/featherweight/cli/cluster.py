@@ -15,10 +15,12 @@ from featherweight.errors import ConfigError
 from featherweight.executors import DASK
 
 AGAIN = 1.0  # seconds after which a worker that lost its scheduler looks for it again
-# Of Dask, here and in the workers: what is worth a line, and when a scheduler without workers gives work back.
+# Of Dask, here and in the workers: few lines, and work whose worker died, or that finds none, is given back.
 SETTINGS = {
-    "DASK_LOGGING__DISTRIBUTED": "error", "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "1 minute",
-}  # fmt: skip
+    "DASK_LOGGING__DISTRIBUTED": "error",
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0",
+    "DASK_DISTRIBUTED__SCHEDULER__NO_WORKERS_TIMEOUT": "1 minute",
+}
 
 
 def cluster(

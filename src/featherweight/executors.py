@@ -73,6 +73,11 @@ class Processes(Executor):
         self._threads = ThreadPoolExecutor(count)  # each has a process of its own
         self._workers = dict[int, Worker]()
 
+    @property
+    def workers(self) -> list[int]:
+        """The numbers of the processes that there are now."""
+        return [worker.process.pid or 0 for worker in list(self._workers.values())]
+
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
         """Return the future of a call in one of the processes; `BrokenExecutor` if that dies."""
         return self._threads.submit(self._run, function, args, kwargs)

@@ -179,9 +179,8 @@ class Spread:
         self._workspace, self._ask, self._units = workspace, ask, units
         self._task = getattr(workspace.task, "again", None) or workspace.task
         self._done = SimpleQueue[tuple[str, Future[None]]]()
-        self._losses = dict[
-            str, list[float]
-        ]()  # since anything was answered: how old its last checkpoint was
+        # Of each unit since anything was answered: when its checkpoint had been written.
+        self._losses = dict[str, list[float]]()
         self._futures = {key: self._submitted(key) for key in units}
 
     def wait(self, key: str) -> None:
@@ -295,9 +294,7 @@ def opened(unit: Unit, task: Task | Callable[[], Task]) -> Subject:
         here = world(workspace)
         for name in sorted({*here, *unit.world}):
             if (got := here.get(name)) != (expected := unit.world.get(name)):
-                hint = (
-                    "all workers need the same packages, instruction set and data: their results would differ"
-                )
+                hint = "all workers need the same packages, instruction set and data: results would differ"
                 raise ConfigError(
                     "a worker has another one", where=name, got=got, expected=expected, hint=hint
                 )

@@ -38,10 +38,10 @@ ABOUT = (
 )
 REMARKS = [
     (
-        "Stages are layers, of 3-bit weights by AdaRound on 512 images, each taught by the float network on its "
-        'features (`stages`, `inputs = "float"`). A stage is one unit of work. Seconds of units, starts and scheduler '
-        "are of the processor, on one thread: what other processes took is not in them. Of two processes the busier one "
-        "counts, with all that the command does."
+        "Stages are layers, of 3-bit weights by AdaRound on 512 images, each taught by the float network on its own "
+        "features. A stage is one unit of work. Seconds of units, starts and scheduler are of the processor, on one "
+        "thread: what other processes took is not in them. Of two processes the busier one counts, with all that the "
+        "command does."
     ),
     (
         "Simulated: workers start at the same time, each reads the models from the store, whose bandwidth they share; "

@@ -17,10 +17,10 @@ from featherweight.task.tasks import Agreement
 from featherweight.techniques import Calibrate, Context, Encode, Factorize, Prune, Stages
 from featherweight.techniques.encode import nearest
 from featherweight.techniques.saliencies import Magnitude
-from featherweight.techniques.staged import blocks_of
 from featherweight.training import features
 from featherweight.training.methods import Adaround, AstcBlocks, Lsq
 from featherweight.training.methods.adaround import UpOrDown
+from featherweight.training.reconstruction import blocks_of
 
 THREE = Int(bits=3, scale_by="mse")
 

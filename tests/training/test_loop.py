@@ -32,6 +32,7 @@ from featherweight.task.training import Training, learning_rate
 from featherweight.training import loop
 from featherweight.training.gradients import straight_through
 from featherweight.training.loop import Objective, minimise, number, of_network
+from featherweight.training.losses import Goal
 from featherweight.training.methods import Centroids, StraightThrough
 
 TASK = Tiny(size=96)
@@ -448,7 +449,7 @@ def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(
             model,
             floats(model),
             {},
-            of_network(model, task, loss),
+            of_network(model, task, loss and Goal(loss)),
             Training(epochs=2, lr=0.1),
             scratch=folder,
             save_seconds=0,
@@ -456,7 +457,7 @@ def test_a_resumed_run_is_the_same_where_the_loader_and_dropout_draw_from_torch(
 
     taken = []
 
-    def dying(output, batch):
+    def dying(output, batch, features):
         taken.append(1)
         if len(taken) == 15:
             raise Killed

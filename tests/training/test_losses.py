@@ -73,9 +73,11 @@ def test_weight_of_the_teacher():
     batch = next(iter(task.batches("train", seed=0, epoch=0)))
     output = torch.randn(len(batch[1]), 4)
     soft = soft_loss(output, teacher.module(batch[0]).detach(), 2.0)
-    mixed = Distillation(weight=0.25, temperature=2.0).of(task, teacher, [])(output, batch)
+    mixed = Distillation(weight=0.25, temperature=2.0).of(teacher, task, teacher, []).value(output, batch, {})
     assert torch.allclose(mixed, 0.75 * task.loss(output, batch) + 0.25 * soft)
-    assert torch.allclose(Distillation(temperature=2.0).of(task, teacher, [])(output, batch), soft)
+    assert torch.allclose(
+        Distillation(temperature=2.0).of(teacher, task, teacher, []).value(output, batch, {}), soft
+    )
 
 
 def test_the_teacher_is_the_trained_network(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from featherweight.activations import Quantizer, ends
 from featherweight.capture.execution import Execution
@@ -34,6 +34,7 @@ from featherweight.training.reconstruction import (
     Lesson,
     Stretch,
     batches_of,
+    blocks_of,
     counterpart,
     seen_by,
     targets_of,
@@ -41,8 +42,6 @@ from featherweight.training.reconstruction import (
 )
 from featherweight.work import Subject
 from featherweight.workspace import Workspace
-
-MOST_LAYERS = 12  # of a module that is one block
 
 
 class Question(msgspec.Struct, frozen=True):
@@ -244,22 +243,3 @@ def known(own: Program, other: Program, edge: Edge) -> bool:
     except ConfigError:
         return False
     return theirs.shape == own.graph.node(edge).shape
-
-
-def blocks_of(module: nn.Module) -> list[str]:
-    """Return the paths of the modules of 2 to `MOST_LAYERS` layers that are in no other such, and no sequence."""
-
-    def layers(part: nn.Module) -> int:
-        return sum(1 for m in part.modules() if (w := getattr(m, "weight", None)) is not None and w.dim() > 1)
-
-    found: list[str] = []
-    for path, part in module.named_modules():
-        if (
-            not path
-            or isinstance(part, nn.Sequential | nn.ModuleList)
-            or any(path.startswith(f"{p}.") for p in found)
-        ):
-            continue
-        if 2 <= layers(part) <= MOST_LAYERS:
-            found.append(path)
-    return found

@@ -111,10 +111,8 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
 
     def taught_by(self, model: Model, task: Task, context: Context) -> Model:
         """Return the teacher."""
-        from featherweight.model import Model as Network
-
         if self.teacher is not None:
-            return Network.of(self.teacher.module(task, context.baseline or model, context.steps))
+            return self.teacher.model(task, context.baseline or model, context.steps)
         before, original = context.uncoded or model, context.baseline or model
         shapes = [
             {n: t.shape for n, t in network.tensors.items() if t.dim() > 1} for network in (before, original)

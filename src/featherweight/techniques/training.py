@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from msgspec import field
+from msgspec import Meta, field
 
 from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Note
@@ -18,7 +18,7 @@ from featherweight.task.protocol import failures
 from featherweight.task.training import Training
 from featherweight.techniques.base import Context, Item, Step, Where
 from featherweight.techniques.encode import formats_of, nearest, recoded, unfit
-from featherweight.training.losses import AnyLoss, TaskLoss
+from featherweight.training.losses import AnyLoss, Loss, TaskLoss, total
 from featherweight.training.methods import AnyMethod, StraightThrough
 from featherweight.training.methods.base import OfGradient, RangeSurrogate, Surrogate, shares
 
@@ -35,7 +35,8 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     `Training` tells what each means. The batch size is the task's.
 
     Attributes:
-        loss: what training minimises: `task` or `distillation`. By default `task`.
+        loss: what training minimises: `task`, `distillation`, `hints`, `attention`, `features` or `guidance`; of
+            several the sum. By default `task`.
     """
 
     epochs: training.Epochs | None = None
@@ -51,12 +52,17 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
     weights: Rounding | None = None
     gradients: Rounding | None = None
     moments: Rounding | None = None
-    loss: AnyLoss | None = None
+    loss: AnyLoss | Annotated[list[AnyLoss], Meta(min_length=1)] | None = None
 
     @property
     def needs(self) -> Needs:  # type: ignore[override]
-        """What its loss needs; the task's needs labels."""
-        return (self.loss or TaskLoss()).needs
+        """What its losses need; the task's needs labels."""
+        return "labelled" if any(loss.needs == "labelled" for loss in self.losses) else "unlabelled"
+
+    @property
+    def losses(self) -> list[Loss]:
+        """What training minimises the sum of."""
+        return self.loss if isinstance(self.loss, list) else [self.loss or TaskLoss()]
 
     def __post_init__(self) -> None:
         """Refuse options that mean nothing together.
@@ -104,9 +110,9 @@ class TrainingStep(Step, frozen=True, kw_only=True, omit_defaults=True):
         """
         from featherweight.training.loop import minimise, of_network
 
-        options, loss = self.options(task), self.loss or TaskLoss()
-        minimised = loss.of(task, context.baseline or model, context.steps)
-        objective = of_network(model, task, minimised, ranges=ranges, gradients=gradients, seed=context.seed)
+        options, original = self.options(task), context.baseline or model
+        goal = total([loss.of(model, task, original, context.steps, context.seed) for loss in self.losses])
+        objective = of_network(model, task, goal, ranges=ranges, gradients=gradients, seed=context.seed)
         return minimise(
             model, floats, surrogates, objective, options,
             events=context.events, scratch=context.scratch, name=tag(self),

@@ -15,9 +15,7 @@ from torch.func import functional_call
 from torch.utils._pytree import tree_map_only
 
 from featherweight.activations import ends
-from featherweight.capture.execution import Execution
 from featherweight.capture.memory_format import channels_last, trains_channels_last
-from featherweight.capture.pytree import flatten_inputs
 from featherweight.data.indexed import number
 from featherweight.errors import TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
@@ -25,14 +23,16 @@ from featherweight.graph.graph import Edge
 from featherweight.model import Model, share
 from featherweight.task import Batch, Output, Task, call
 from featherweight.task.protocol import Guarded, failures, known_length
-from featherweight.task.samples import mapped, seed_generators, seeded, size_of
+from featherweight.task.samples import mapped, seed_generators, seeded
 from featherweight.task.sampling import odd_samples
 from featherweight.task.training import Training, learning_rate
 from featherweight.training.gradients import isolated
-from featherweight.training.methods.base import OfGradient, RangeSurrogate, Surrogate, shares
+from featherweight.training.losses.base import Goal
+from featherweight.training.methods.base import OfGradient, RangeSurrogate, Surrogate, Trained, shares
 from featherweight.training.quantizers import rounding
 from featherweight.training.scaling import WIDER
 from featherweight.training.state import Checkpoint, Position, State, places, run_key
+from featherweight.training.watched import Watched
 
 Values = dict[str, Tensor]
 Loss = Callable[[Output, Batch], Tensor]
@@ -54,7 +54,8 @@ class Objective:
             buffers that it moves on (running statistics) it puts into the values.
         loss: scalar of (output, batch).
         seed: of shuffling, augmentation and dropout.
-        ranges: what trains in the place of quantizers in `forward`, by one of the edges of each.
+        parts: what else trains in `forward` and `loss`, by names that checkpoints know: `range/` and one of the edges
+            of what stands in for a quantizer; `loss/` and the name of what trains for the loss alone.
     """
 
     name: str
@@ -62,32 +63,34 @@ class Objective:
     forward: Callable[[Values, Batch], Output]
     loss: Loss
     seed: int = 0
-    ranges: Mapping[Edge, RangeSurrogate] = field(default_factory=dict)
+    parts: Mapping[str, Trained] = field(default_factory=dict)
 
 
 def of_network(
-    model: Model, task: Task, loss: Loss | None = None, *,
+    model: Model, task: Task, goal: Goal | None = None, *,
     ranges: Mapping[Edge, RangeSurrogate] | None = None, gradients: Mapping[Edge, OfGradient] | None = None,
     seed: int = 0,
 ) -> Objective:  # fmt: skip
     """Return the loss of a whole network, in training mode, on the training split of a task.
 
-    One whose activations have quantizers is computed through them, on the edges of its graph.
+    One whose activations have quantizers is computed through them, on the edges of its graph; so is one whose
+    activations a loss reads.
 
     Args:
         model: the network; it stays as it is.
-        task: gives the batches, and the loss unless `loss` is given.
-        loss: scalar of (output, batch).
+        task: gives the batches, and the loss unless `goal` is given.
+        goal: the loss.
         ranges: what trains in the place of quantizers, by edge; edges that share one have the same object.
         gradients: what rounds the gradients by activations, by edge.
         seed: of shuffling, augmentation and dropout.
 
     Raises:
         TaskError: the network fails on the task's example.
-        UnsupportedError: activations have quantizers, and the network cannot be captured in training mode.
+        UnsupportedError: activations have quantizers or are read, and the network cannot be captured in training mode.
     """
-    if model.activations or gradients:
-        return through_quantizers(model, task, loss, ranges or {}, gradients or {}, seed)
+    goal = goal or Goal(lambda output, batch, features: task.loss(output, batch))
+    if model.activations or gradients or goal.edges:
+        return on_edges(model, task, goal, ranges or {}, gradients or {}, seed)
     where = f"{task.name}, network"
     with isolated(), failures(where):
         last = trains_channels_last(model.module, task.example())
@@ -105,7 +108,15 @@ def of_network(
         values.update((name, named[slot]) for slot, name in slots.items())
         return output
 
-    return Objective(task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed)
+    def loss(output: Output, batch: Batch) -> Tensor:
+        return goal.value(output, batch, {})
+
+    return Objective(task.name, partial(train_batches, task, seed), forward, loss, seed, of_loss(goal))
+
+
+def of_loss(goal: Goal) -> dict[str, Trained]:
+    """Return what trains for a loss alone, by names that checkpoints know."""
+    return {f"loss/{name}": part for name, part in goal.parts.items()}
 
 
 def train_batches(task: Task, seed: int, epoch: int) -> Iterable[Batch]:
@@ -113,39 +124,35 @@ def train_batches(task: Task, seed: int, epoch: int) -> Iterable[Batch]:
     return Guarded(f"{task.name}, train split", task.batches("train", seed=seed, epoch=epoch))
 
 
-def through_quantizers(
-    model: Model, task: Task, loss: Loss | None, ranges: Mapping[Edge, RangeSurrogate],
+def on_edges(
+    model: Model, task: Task, goal: Goal, ranges: Mapping[Edge, RangeSurrogate],
     gradients: Mapping[Edge, OfGradient], seed: int,
 ) -> Objective:  # fmt: skip
-    """Return what `of_network` does of a network with quantizers: captured in training mode, operator by operator."""
+    """Return what `of_network` does with activations: of a network captured in training mode, operator by operator."""
     where = f"{task.name}, network"
     program = model.program(task.example()).training(share(model.module).train())
     reads = [edge for edge in model.activations if ends(edge)[1]]
-    execution = Execution(program, rounding(model.activations, ranges, gradients), reads=reads, grad=True)
-    if gone := sorted({*model.activations, *gradients} - execution.edges):
+    visit = rounding(model.activations, ranges, gradients)
+    watched = Watched(program, goal.edges, visit, reads=reads, grad=True)
+    if gone := sorted({*model.activations, *gradients} - watched.edges):
         hint = "leave what reads it in float: keep_float of the step calibrate"
         raise UnsupportedError("has a quantizer, and is not computed in training", where=gone[0], hint=hint)
 
-    def forward(values: Values, batch: Batch) -> Output:
+    def forward(values: Values, batch: Batch) -> tuple[Output, Values]:
         with failures(where):
-            inputs = task.inputs(batch)
-            if execution.batch not in (None, count := size_of(inputs)):
-                raise UnsupportedError(
-                    "captured for one size of batch, which its code fixes", where=where,
-                    got=count, expected=execution.batch,
-                )  # fmt: skip
-            flat = execution(flatten_inputs(model.module, inputs), values)
-        return mapped(flat.__getitem__, program.outputs)
+            return watched(task.inputs(batch), values)
 
-    return Objective(
-        task.name, partial(train_batches, task, seed), forward, loss or task.loss, seed, once_each(ranges)
-    )
+    def loss(found: tuple[Output, Values], batch: Batch) -> Tensor:
+        return goal.value(found[0], batch, found[1])
+
+    parts = of_ranges(ranges) | of_loss(goal)
+    return Objective(task.name, partial(train_batches, task, seed), forward, loss, seed, parts)
 
 
-def once_each(ranges: Mapping[Edge, RangeSurrogate]) -> dict[Edge, RangeSurrogate]:
-    """Return what trains in the place of quantizers once, by the first of the edges that share it."""
+def of_ranges(ranges: Mapping[Edge, RangeSurrogate]) -> dict[str, Trained]:
+    """Return what trains in the place of quantizers once, by names that checkpoints know: of the first of its edges."""
     own = {id(part): (edge, part) for edge, part in sorted(ranges.items(), reverse=True)}
-    return dict(own.values())
+    return {f"range/{edge}": part for edge, part in own.values()}
 
 
 def minimise(
@@ -190,7 +197,7 @@ def minimise(
             hint="every parameter is encoded already, or does not require gradients (requires_grad_(True))",
         )  # fmt: skip
     with isolated():
-        state = State.of(model, floats, surrogates, objective.ranges, options)
+        state = State.of(model, floats, surrogates, objective.parts, options)
         state.round_weights(options.weights, number(objective.seed, 0, 0))
         file = scratch / "training.safetensors" if scratch else None
         checkpoint = Checkpoint(file, run_key(options, objective.seed, state)) if file else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from featherweight.activations import ends
 from featherweight.capture.execution import Execution, Values, Visit
@@ -25,10 +25,12 @@ from featherweight.task.outputs import distance, outputs_of, scores_of
 from featherweight.task.samples import size_of
 from featherweight.task.sampling import drawn_inputs
 from featherweight.training.features import Features, collected
-from featherweight.training.loop import Objective, once_each
+from featherweight.training.loop import Objective, of_ranges
 from featherweight.training.methods.base import RangeSurrogate
 
 Tensors = Mapping[str, Tensor]
+
+MOST_LAYERS = 12  # of a module that is one block
 
 
 @dataclass(eq=False)
@@ -139,6 +141,25 @@ class Stretch:
         return tuple(self.execution.value(ended, edge) for edge in self.targets)
 
 
+def blocks_of(module: nn.Module) -> list[str]:
+    """Return the paths of the modules of 2 to `MOST_LAYERS` layers that are in no other such, and no sequence."""
+
+    def layers(part: nn.Module) -> int:
+        return sum(1 for m in part.modules() if (w := getattr(m, "weight", None)) is not None and w.dim() > 1)
+
+    found: list[str] = []
+    for path, part in module.named_modules():
+        if (
+            not path
+            or isinstance(part, nn.Sequential | nn.ModuleList)
+            or any(path.startswith(f"{p}.") for p in found)
+        ):
+            continue
+        if 2 <= layers(part) <= MOST_LAYERS:
+            found.append(path)
+    return found
+
+
 def counterpart(edge: Edge, own: Program, other: Program) -> Edge:
     """Return the edge of another network that stands for an edge of one: behind a batch norm that is folded in one.
 
@@ -193,7 +214,7 @@ class Lesson:
             return sum_of(outputs, [target[numbers] for target in self.targets], scales)
 
         return Objective(
-            name, lambda epoch: train.order(number(seed, epoch)), forward, loss, seed, once_each(ranges)
+            name, lambda epoch: train.order(number(seed, epoch)), forward, loss, seed, of_ranges(ranges)
         )
 
     def error(self, tensors: Tensors) -> float:

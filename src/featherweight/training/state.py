@@ -21,7 +21,7 @@ from featherweight.files import write_whole
 from featherweight.model import Model, to_bytes
 from featherweight.rounding import Rounding
 from featherweight.task.training import Training
-from featherweight.training.methods.base import Group, RangeSurrogate, Surrogate, Trained
+from featherweight.training.methods.base import Group, Surrogate, Trained
 from featherweight.training.scaling import LossScale
 
 
@@ -33,17 +33,17 @@ class State:
         constants: tensors that stay as they are.
         floats: tensors trained as they are.
         surrogates: replace the others.
-        ranges: replace quantizers, by one of the edges of each.
+        others: what else trains, by name; see `Objective`.
         buffers: running statistics and the like, which the network itself changes.
         zeros: where weights stay zero; tensors not named have no such place.
-        optimizer: over floats, surrogates and ranges.
+        optimizer: over floats, surrogates and others.
         scale: of the loss, in float16; None in other types.
     """
 
     constants: dict[str, Tensor]
     floats: dict[str, nn.Parameter]
     surrogates: Mapping[str, Surrogate]
-    ranges: Mapping[str, RangeSurrogate]
+    others: Mapping[str, Trained]
     buffers: dict[str, Tensor]
     zeros: dict[str, Tensor]
     optimizer: torch.optim.Optimizer
@@ -52,9 +52,9 @@ class State:
     @classmethod
     def of(
         cls, model: Model, floats: Iterable[str], surrogates: Mapping[str, Surrogate],
-        ranges: Mapping[str, RangeSurrogate], options: Training,
+        others: Mapping[str, Trained], options: Training,
     ) -> State:  # fmt: skip
-        """Return the start: `floats` train as they are, `surrogates` and `ranges` stand in for others."""
+        """Return the start: `floats` train as they are, `surrogates` stand in for the rest, `others` train beside."""
         _, tensors = places(model)
         trained = {name: nn.Parameter(tensors[name].detach().clone()) for name in floats}
         constants = {name: t.detach() for name, t in tensors.items() if isinstance(t, nn.Parameter)}
@@ -62,13 +62,13 @@ class State:
         groups = [
             Group([p for p in trained.values() if p.dim() > 1]),
             Group([p for p in trained.values() if p.dim() <= 1], decays=False),
-            *(group for part in (*surrogates.values(), *ranges.values()) for group in part.groups()),
+            *(group for part in (*surrogates.values(), *others.values()) for group in part.groups()),
         ]
         weights = [name for name in (*trained, *surrogates) if tensors[name].dim() > 1]
         zeros = {name: constants[name] == 0 for name in weights} if options.keep_zeros else {}
         scale = LossScale() if options.precision == "float16" else None
         return cls(
-            constants, trained, surrogates, ranges, buffers, zeros, make_optimizer(groups, options), scale
+            constants, trained, surrogates, others, buffers, zeros, make_optimizer(groups, options), scale
         )
 
     def values(self) -> dict[str, Tensor]:
@@ -80,9 +80,8 @@ class State:
 
     @property
     def parts(self) -> dict[str, Trained]:
-        """Surrogates and ranges, by names that checkpoints know them by."""
-        parts: dict[str, Trained] = {f"surrogate/{name}": part for name, part in self.surrogates.items()}
-        return parts | {f"range/{edge}": part for edge, part in self.ranges.items()}
+        """Surrogates and what else trains, by names that checkpoints know them by."""
+        return {f"surrogate/{name}": part for name, part in self.surrogates.items()} | {**self.others}
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:

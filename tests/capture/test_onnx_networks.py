@@ -13,6 +13,7 @@ from zoo.zoo_table import ZOO, with_numbers
 
 from featherweight.capture import trace
 from featherweight.capture.onnx import check_against_runtime, read_network
+from featherweight.capture.program import capture
 from featherweight.export import build_onnx
 from featherweight.export.check import arrays
 from featherweight.export.onnx import export
@@ -66,13 +67,13 @@ def test_a_network_of_the_zoo_comes_back(name, how, tmp_path):
 def test_it_is_captured_and_exported_with_its_batch_free(tmp_path):
     network, x = with_numbers("mobilenetv2-32"), torch.randn(2, 3, 32, 32)
     back = read_network(written(network, x, tmp_path / "network.onnx", "script"))
-    graph, ours = trace(back, {"x": x}), trace(network, x)
-    assert [node.op for node in graph.nodes if node.tensors] == [
+    program, ours = capture(back, {"x": x}), trace(network, x)
+    assert [node.op for node in program.graph.nodes if node.tensors] == [
         "conv2d" if node.op == "batch_norm" else node.op
         for node in ours.nodes
         if node.tensors and node.op != "batch_norm"
     ]
-    stored = export(back, {"x": x}, dynamic=back.dynamic_shapes())
+    stored = export(back, {"x": x}, captured=program)
     session = onnxruntime.InferenceSession(build_onnx(stored, arrays(back)).SerializeToString())
     other = np.random.default_rng(0).normal(size=(5, 3, 32, 32)).astype(np.float32)
     (found,) = session.run(None, {session.get_inputs()[0].name: other})

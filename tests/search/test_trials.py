@@ -3,6 +3,7 @@
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 
+import pytest
 import torch
 from torch import nn
 
@@ -26,9 +27,15 @@ def found(folder, **options):
     return search(task(), OPTIONS, threads=1, store=Store(folder), **options)
 
 
-def test_every_executor_gives_the_trials_of_none(tmp_path):
+@pytest.fixture(scope="module")
+def processes():
+    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
+        yield executor
+
+
+def test_every_executor_gives_the_trials_of_none(tmp_path, processes):
     alone = found(tmp_path / "alone")
-    with ThreadPoolExecutor(2) as threads, ProcessPoolExecutor(1, get_context("spawn")) as processes:
+    with ThreadPoolExecutor(2) as threads:
         for name, executor in (("threads", threads), ("processes", processes)):
             other = found(tmp_path / name, executor=executor)
             assert other.trials == alone.trials
@@ -52,20 +59,19 @@ def test_batch_norm_is_folded_and_the_rest_is_half_as_long(tmp_path):
     assert steps[1].format.kind == "float16" and steps[1].where == ["0.bias", "3.bias"]
 
 
-def test_sensitivities_are_the_same_on_every_executor(tmp_path):
+def test_sensitivities_are_the_same_on_every_executor(tmp_path, processes):
     model = Model.of(task().model())
-    with ProcessPoolExecutor(1, get_context("spawn")) as executor:
-        for by in ("measured", "fisher"):
-            alone, other = (
-                measure(
-                    model,
-                    Workspace(task(), threads=1, store=Store(tmp_path / name), executor=where),
-                    OPTIONS,
-                    by=by,
-                )
-                for name, where in ((f"{by} alone", None), (f"{by} apart", executor))
+    for by in ("measured", "fisher"):
+        alone, other = (
+            measure(
+                model,
+                Workspace(task(), threads=1, store=Store(tmp_path / name), executor=where),
+                OPTIONS,
+                by=by,
             )
-            assert alone == other and len(alone.cells) == 6
+            for name, where in ((f"{by} alone", None), (f"{by} apart", processes))
+        )
+        assert alone == other and len(alone.cells) == 6
 
 
 def test_the_file_has_the_bytes_of_its_trial_and_keeps_a_limit_to_the_byte(tmp_path):

@@ -1,6 +1,7 @@
 """Ranges move from what linear layers read into their weights, and the network computes the same."""
 
 import copy
+from functools import cache
 
 import numpy as np
 import pytest
@@ -71,12 +72,18 @@ def given(norm=lambda: nn.LayerNorm(WIDTH), before=True):
     return network, Agreement(network, train=x[:48], test=x[48:], outputs="values"), x
 
 
+@cache
+def captured(norm, before):
+    """What is given, and the model, which is captured once for every alpha."""
+    network, task, x = given(norm, before)
+    return network, task, x, Model.of(network)
+
+
 @pytest.mark.parametrize("norm", [RMSNorm, lambda: nn.LayerNorm(WIDTH)], ids=["rms", "layer"])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "behind"])
 @pytest.mark.parametrize("alpha", [0.0, 0.5, 1.0])
 def test_the_network_computes_the_same(norm, before, alpha):
-    network, task, x = given(norm, before)
-    start = Model.of(network)
+    network, task, x, start = captured(norm, before)
     model = Smooth(alpha=alpha).apply(start, task, Context())
     with torch.no_grad():
         expected, found = copy.deepcopy(network).double()(x.double()), model.module(x)

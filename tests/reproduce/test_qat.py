@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from featherweight.events import silent
+from featherweight.recipe import Recipe, run
 from featherweight.task.tasks import Classification
 from reproduce import qat, reproduce
 from reproduce.tasks import Short
@@ -38,9 +38,9 @@ def small(*_):
 
 def test_every_way_ends_in_its_bits_but_for_the_ends(tmp_path, monkeypatch):
     monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path))
-    task, runner = small(), qat.Runner(1, silent, (0,), (0.01,))
+    task = small()
     for way in qat.WAYS:
-        model = runner.trained(task, way.steps(qat.ENDS, 2, 0.01), 0)[-1].model
+        model = run(Recipe(way.steps(qat.ENDS, 2, 0.01)), task, threads=1)[-1].model
         assert {name: entry.format.bits for name, entry in model.weights.items()} == {
             "conv1.weight": 8, "conv2.weight": 2, "linear.weight": 8,
         }, way.name  # fmt: skip
@@ -57,6 +57,6 @@ def test_the_page(tmp_path, monkeypatch):
     monkeypatch.setattr(qat, "short", small)
     monkeypatch.setenv("FEATHERWEIGHT_DATA", str(tmp_path / "store"))
     results = reproduce("qat", tmp_path, quick=True, threads=1)
-    assert [len(sheet.rows) for sheet in results.sheets] == [3, 2, 1]
+    assert [len(sheet.rows) for sheet in results.sheets] == [3, 2, 1, 2]
     page = (tmp_path / "README.md").read_text()
     assert "LSQ" in page and "Quick form" in page

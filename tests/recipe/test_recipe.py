@@ -64,8 +64,8 @@ def test_every_step_has_a_name_and_a_first_line():
     assert all(step.__doc__ for step in STEPS)
     said = {said_needs(step) for step in STEPS}
     of_options = {
-        "What its loss needs; the task's needs labels",
-        "What its saliency needs",
+        "What its losses need; the task's needs labels",
+        "What its saliency needs; inputs, to refit",
         "What its saliency needs; magnitude needs none",
         "`none`; `unlabelled` where samples weigh the errors",
     }

@@ -29,7 +29,7 @@ def task(network=None, count=120):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         images = torch.randn(count + 80, 1, 6, 6)
-        network = network or Net()
+        network = (network or Net)()
         norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0
@@ -208,7 +208,7 @@ class Normed(nn.Module):
 
 @pytest.mark.parametrize("inputs", ["compressed", "float"])
 def test_batch_norms_train_and_statistics_follow_dropout_stays_off(inputs):
-    given, method = task(Normed()), Lsq(start="encoded", lr_scale=0.1)
+    given, method = task(Normed), Lsq(start="encoded", lr_scale=0.1)
     model = after([step(format=Int(bits=2), method=method, epochs=20, inputs=inputs)], given)
     near = after([Encode(format=Int(bits=2))], given)
     first = Model.of(given.model())

@@ -69,3 +69,15 @@ class Tiny:
 
     def fingerprint(self) -> str:
         return f"tiny {self.size} {self.batch}"
+
+
+@dataclass(frozen=True)
+class TinyOf(Tiny):
+    """`Tiny` with another network, of the same weights each time."""
+
+    network: type[nn.Module] = nn.Identity
+
+    def model(self) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(3)
+            return self.network().eval()

@@ -2,12 +2,12 @@
 
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from tiny import Tiny
+from tiny import TinyOf
 from torch import nn
 
 from featherweight.activations import Affine, ends
@@ -49,19 +49,7 @@ class Skip(nn.Module):
         return self.fc(nn.functional.max_pool2d(self.relu(y), 4).flatten(1))
 
 
-@dataclass(frozen=True)
-class Small(Tiny):
-    """`Tiny` with that network."""
-
-    name: str = "skip"
-
-    def model(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return Skip().eval()
-
-
-TASK = Small(size=128)
+TASK = TinyOf(size=128, network=Skip)
 
 
 def apply(step, model, scratch=None):

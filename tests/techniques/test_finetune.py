@@ -147,6 +147,10 @@ def test_a_diverged_run_names_the_tensor(trained, method):
     format = next(
         f for f in (Clustered(bits=1), Int(bits=2), Astc(), Basis(per="tensor")) if not method().misfit(f)
     )
-    step = Finetune(format=format, where="0.weight", method=method(), lr=3e36)
+    step = Finetune(format=format, where="0.weight", method=method(), lr=3e38)
+    if getattr(step.method, "lr_scale", 1) > 1:
+        with pytest.raises(ConfigError, match=r"lr: beyond float32: got 3e\+38 times"):
+            apply(step, trained)
+        step = msgspec.structs.replace(step, lr=3e36)
     with pytest.raises(TaskError, match=r"0.weight: training has diverged|the loss is not finite"):
         apply(step, trained)

@@ -1,12 +1,10 @@
 """Training through quantizers: against a loop by hand, learned ranges, folding behind it, integers that run."""
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 from killing import killed_at
-from tiny import Tiny
+from tiny import TinyOf
 from torch import nn
 
 from featherweight.activations import Affine
@@ -46,19 +44,7 @@ class Residual(nn.Module):
         return self.fc(nn.functional.max_pool2d(self.relu(y), 4).flatten(1))
 
 
-@dataclass(frozen=True)
-class Small(Tiny):
-    """`Tiny` with the residual network."""
-
-    name: str = "small"
-
-    def model(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return Residual().eval()
-
-
-TASK = Small(size=128)
+TASK = TinyOf(size=128, network=Residual)
 
 
 def apply(step, model, scratch=None, task=TASK):

@@ -1,6 +1,5 @@
 """Distillation by features: against the formulas, through training, and what trains beside is resumed and dropped."""
 
-from dataclasses import dataclass
 from functools import partial
 
 import attention_networks
@@ -10,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from killing import killed_at
-from tiny import Tiny
+from tiny import Tiny, TinyOf
 from torch import nn
 
 from featherweight.artifact import dumps, loads
@@ -59,17 +58,7 @@ class Blocks(nn.Module):
         return self.fc(self.second(self.first(torch.relu(self.stem(x)))).mean((2, 3)))
 
 
-@dataclass(frozen=True)
-class Small(Tiny):
-    name: str = "small"
-
-    def model(self):
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(3)
-            return Blocks().eval()
-
-
-TASK = Small(size=96)
+TASK = TinyOf(size=96, network=Blocks)
 OPTIONS = {"epochs": 2, "lr": 0.05}
 EDGES = {"relu", "relu_2", "relu_4"}
 NUMBERS = st.lists(st.floats(-3, 3), min_size=24, max_size=24).map(

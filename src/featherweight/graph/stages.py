@@ -40,9 +40,8 @@ def stages_of(
     Args:
         graph: the network.
         by: `layer`: each layer with a weight, and the norm and activation function that are part of it; `block`: cut
-            between `blocks`, and between layers that are in none, wherever a single activation is read by all that
-            follows, before what only moves numbers or leaves
-            fewer; or the edges where to cut, which have to be such places.
+            between `blocks`, and between layers that are in none, wherever all that follows reads a single activation,
+            before what only moves numbers or leaves fewer; or the edges where to cut, which have to be such places.
         blocks: paths of modules, none within another.
         known: whether it is known what an activation ought to be: stages end in no other.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -61,7 +61,7 @@ class Context:
         task: Task,
         models: Sequence[Model],
         questions: Sequence[Question],
-        known: dict[Hashable, Any] | None = None,
+        known: dict[Any, Any] | None = None,
     ) -> Iterator[Answer]:
         """Yield the answers to questions about models, in the order of the questions: units of work.
 

@@ -86,7 +86,6 @@ class Staged:
     def __init__(
         self, step: Stages, models: Sequence[Model], workspace: Workspace, folder: Path | None
     ) -> None:
-
         self.step, self.workspace, (self.model, teacher), self.reached = step, workspace, models, -1
         task, model = workspace.task, self.model
         self.program = model.program(task.example())
@@ -96,12 +95,11 @@ class Staged:
             graph, step.by, blocks, partial(known, self.program, teacher.program(task.example()))
         )
         self.groups = tied(graph, model.activations)
+        self.owners = {edge: self._owner(group) for group in self.groups for edge in group}
         inputs = batches_of(model, task, step.samples, step.batch, workspace.seed)
         held = min(len(inputs) - 1, max(1, round(step.held * len(inputs)))) if step.held else 0
         self.held = held * size_of(inputs[0])
-        self.live = {
-            edge: quantizer for edge, quantizer in model.activations.items() if self.owner(edge) is None
-        }
+        self.live = {edge: model.activations[edge] for edge, place in self.owners.items() if place is None}
         self.own = walk(model, task, inputs, self.rounded, folder)
         self.theirs = walk(teacher, task, inputs, None, folder)
         nodes = {node.name: node for node in graph.nodes}
@@ -112,9 +110,8 @@ class Staged:
         quantizer = self.live.get(edge)
         return x if quantizer is None else fake_quantize(x, quantizer)
 
-    def owner(self, edge: Edge) -> int | None:
-        """Return the place of the stage that a quantizer belongs to: the first that computes an edge that shares it."""
-        group = next(group for group in self.groups if edge in group)
+    def _owner(self, group: Sequence[Edge]) -> int | None:
+        """Return the place of the stage that a quantizer belongs to: the first that computes an edge of its group."""
         nodes = {ends(part)[1] or part for part in group}
         return next((place for place, stage in enumerate(self.stages) if nodes & {*stage.nodes}), None)
 
@@ -126,7 +123,7 @@ class Staged:
     def take(self, place: int, model: Model) -> None:
         """Let the network go on with the tensors and quantizers of a stage that has been trained."""
         names = self.fresh(place)
-        edges = [edge for edge in model.activations if self.owner(edge) == place]
+        edges = [edge for edge, owner in self.owners.items() if owner == place]
         encoded = {name: model.weights[name] for name in names if name in model.weights}
         floats = {name: model.tensors[name] for name in names if name not in encoded}
         activations = {**self.model.activations, **{edge: model.activations[edge] for edge in edges}}
@@ -142,9 +139,8 @@ class Staged:
         own, theirs, stage, step = self.own, self.theirs, self.stages[place], self.step
         last = stage.targets == self.program.graph.outputs
         stretch = Stretch.of(own.execution, stage, last)
-        for edge, quantizer in self.model.activations.items():
-            if (owner := self.owner(edge)) is not None and owner < place:
-                self.live[edge] = quantizer
+        before = (edge for edge, owner in self.owners.items() if owner is not None and owner < place)
+        self.live |= {edge: self.model.activations[edge] for edge in before}
         own.to(stretch.start)
         inputs = own.features.only(own.execution.kept(own.features.values, stretch.start, stretch.stop))
         taught = seen_by(inputs, own, theirs) if step.inputs == "float" or step.drop else None
@@ -191,8 +187,7 @@ class Staged:
         options, task, seed = step.options(self.workspace.task), self.workspace.task, self.workspace.seed
         moves, _ = trainable(model)
         names = [name for name in self.fresh(place) if name in moves]
-        edges = [edge for edge in model.activations if self.owner(edge) == place]
-        groups = [group for group in self.groups if {*group} & {*edges}]
+        groups = [group for group in self.groups if self.owners[group[0]] == place]
         wanted, _ = step.selected(model, moves, options.keep_zeros)
         chosen = [name for name in names if name in wanted]
         floats = [name for name in names if name not in chosen and name not in model.weights]
@@ -203,7 +198,7 @@ class Staged:
 
         best = model.with_encoded({name: nearest(model, name, wanted[name]) for name in chosen})
         before = least = error(best)
-        tries = step.again + 1 if floats or chosen or edges else 0
+        tries = step.again + 1 if floats or chosen else 0
         for number in range(tries):
             surrogates = step.surrogates(model, {name: wanted[name] for name in chosen})
             parts = (
@@ -212,8 +207,6 @@ class Staged:
                 else {}
             )
             ranges = {edge: part for group, part in parts.items() if part is not None for edge in group}
-            if not (floats or surrogates):
-                break
             execution = self.execution(model.activations, ranges, step.drop, learns=True)
             source = lesson.stretch.execution if self.learning is not self.program else None
             last = stage.targets == self.program.graph.outputs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from msgspec import Meta
@@ -30,8 +29,9 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
     Where the teacher has other channels, as before pruning, no stage ends: it goes on to where both have the same.
 
     Some samples are held out. A stage that is worse on them after training than rounded to nearest stays as that; one
-    whose error is above `tolerance` trains again, twice as long. A note for each stage gives its error on them, and how
-    far the whole network has come: its answers on them against the teacher's, with later stages as they were before.
+    whose error is above `tolerance` is trained again from the start, twice as long. A note for each stage gives its
+    error on them, and how far the whole network has come: its answers on them against the teacher's, with later stages
+    as they were before.
 
     References: Elthakeb, Pilligundla, Cloninger, Esmaeilzadeh, Divide and conquer: leveraging intermediate feature
     representations for quantized training of neural networks, 2020, arXiv 1906.06033 (`inputs = "float"`); Li et al.,
@@ -42,12 +42,12 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
         by: where to cut: between blocks (`block`), around each `layer`, or the edges that stages end in.
         inputs: of a stage: as the stages before it compute them now (`compressed`), or as the teacher does (`float`):
             then stages do not depend on each other.
-        drop: probability with which each number of the inputs is the teacher's, drawn anew in each step.
+        drop: probability that a number of the inputs is the teacher's; drawn in each step of training.
         samples: inputs of the calibration split to see.
         batch: samples in a step.
         held: share of the samples that is held out.
-        tolerance: error of a stage on those that is good enough; None: any.
-        again: how often a stage trains anew that is not.
+        tolerance: greatest error of a stage on those that is accepted; None: any.
+        again: how many more trainings a stage has to get there.
         teacher: the network to learn from: `original`, `step` or `file`. By default the network as it last was with
             nothing encoded, or the original if that has tensors of other shapes.
     """
@@ -84,17 +84,12 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
             staged = Staged(self, (model, teacher), workspace, context.scratch)
             answers = staged.theirs.outputs(staged.held)
             questions = [Question(self, place, cost) for place, cost in enumerate(staged.costs)]
-            apart_of_each = self.inputs == "float"
-            made = (
-                context.answers(trained_stage, task, (model, teacher), questions) if apart_of_each else None
-            )
-            here = dataclasses.replace(context, executor=None)
+            here, known = dataclasses.replace(context, executor=None), {known_as(self): staged}
+            at_once = context.answers(trained_stage, task, (model, teacher), questions)
             events(Started("stages", len(questions)))
             for place, question in enumerate(questions):
-                known: dict[Hashable, Any] = {known_as(self): staged}
-                taught = (staged.model, teacher)
-                one = made or here.answers(trained_stage, task, taught, [question], known)
-                staged.take(place, next(one))
+                in_turn = here.answers(trained_stage, task, (staged.model, teacher), [question], known)
+                staged.take(place, next(at_once if self.inputs == "float" else in_turn))
                 far, agreed = apart(task, staged.so_far(place), answers)
                 figures = {"apart": far} | ({} if agreed is None else {"agreement": agreed})
                 events(Progress("stages", place + 1, figures))
@@ -107,6 +102,8 @@ class Stages(Finetune, frozen=True, kw_only=True, omit_defaults=True, tag="stage
             name: nearest(model, name, format) for name, format in formats.items() if name not in staged_names
         }
         notes += [Note("chose", name, "rounded to nearest: in no stage") for name in rest]
+        if (seen := staged.own.features.samples) < self.samples:
+            notes.append(Note("chose", "calibration", f"only {seen} inputs of the {self.samples} asked for"))
         return staged.model.with_encoded(rest, notes)
 
     def taught_by(self, model: Model, task: Task, context: Context) -> Model:

@@ -26,7 +26,7 @@ class Features:
         rows: how many rows of these a sample has; other values are alike for all batches.
         size: samples of a batch; their number is a multiple of it.
         samples: how many there are.
-        whole: whether the network is captured for batches of one size: then these are not put together anew.
+        whole: whether the network takes batches of one size alone: then a batch keeps its samples.
     """
 
     values: Mapping[fx.Node, Any]

@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map_only
 from featherweight.activations import ends
 from featherweight.capture.memory_format import channels_last, trains_channels_last
 from featherweight.data.indexed import number
-from featherweight.errors import TaskError, UnsupportedError
+from featherweight.errors import ConfigError, TaskError, UnsupportedError
 from featherweight.events import Events, Finished, Progress, Started, silent
 from featherweight.graph.graph import Edge
 from featherweight.model import Model, share
@@ -38,6 +38,7 @@ Values = dict[str, Tensor]
 Loss = Callable[[Output, Batch], Tensor]
 
 REPORT_STEPS = 50
+LARGEST = torch.finfo(torch.float32).max
 SLOWER = "try a lower lr, warmup, or clip"
 HALVES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 _END = object()
@@ -314,9 +315,12 @@ def descend(state: State, loss: Tensor, options: Training, epoch: float, step: i
 
     Raises:
         TaskError: training diverges.
+        ConfigError: a learning rate is beyond float32.
     """
     for group in state.optimizer.param_groups:
         group["lr"] = learning_rate(options, epoch) * group["lr_scale"]
+        if group["lr"] > LARGEST:
+            raise ConfigError("beyond float32", where="lr", got=f"{options.lr:g} times {group['lr_scale']:g}")
     for part in state.parts.values():
         loss = loss + part.penalty(epoch / options.epochs)
     return update(state, options, step, seed) if backward(state, loss, options, step, seed) else 0

@@ -23,7 +23,7 @@ from featherweight.model import Model
 from featherweight.task import Task
 from featherweight.task.outputs import distance, outputs_of, scores_of
 from featherweight.task.samples import size_of
-from featherweight.task.sampling import drawn_inputs
+from featherweight.task.sampling import check_finite, drawn_inputs
 from featherweight.training.features import Features, collected
 from featherweight.training.loop import Objective, of_ranges
 from featherweight.training.methods.base import RangeSurrogate
@@ -94,7 +94,7 @@ def batches_of(model: Model, task: Task, samples: int, size: int, seed: int) -> 
     """Return about so many inputs of the calibration split, by name, in batches of one size.
 
     Raises:
-        TaskError: the split has not enough inputs for one batch.
+        TaskError: the split has not enough inputs for one batch, or they hold NaN or infinity.
     """
     fixed = Execution(model.program(task.example())).batch
     found = list(drawn_inputs(task, "calibration", samples=samples, at_once=fixed or size, seed=seed))
@@ -102,6 +102,9 @@ def batches_of(model: Model, task: Task, samples: int, size: int, seed: int) -> 
     kept = [flatten_inputs(model.module, part) for part in found if size_of(part) == most]
     if not kept:
         raise TaskError("the calibration split has no whole batch", where=task.name)
+    for place, part in enumerate(kept):
+        floats = [value for value in part.values() if value.is_floating_point()]
+        check_finite(floats, "inputs", where=f"{task.name}, calibration split", batch=place, inputs=part)
     return kept
 
 

@@ -148,7 +148,7 @@ class Hints(OfFeatures, frozen=True, kw_only=True, tag="hints"):
     convolution with a bias, of any number of channels to any other; it trains beside and is dropped.
 
     References: Romero, Ballas, Ebrahimi Kahou, Chassang, Gatta, Bengio, FitNets: hints for thin deep nets, 2015,
-    arXiv 1412.6550, equation 3.
+    arXiv 1412.6550.
     """
 
     def apart(self, ours: Tensor, theirs: Tensor, part: Any) -> Tensor:
@@ -172,7 +172,7 @@ class Attention(OfFeatures, frozen=True, kw_only=True, tag="attention"):
     `Q` is the sum of squares over channels at each place. The mean over samples and places stands for the norm, as the
     authors have it: their beta is 1000 over the number of both.
 
-    References: Zagoruyko, Komodakis, Paying more attention to attention, 2017, arXiv 1612.03928, equation 2.
+    References: Zagoruyko, Komodakis, Paying more attention to attention, 2017, arXiv 1612.03928.
     """
 
     weight: Annotated[float, Meta(gt=0)] = 1000.0

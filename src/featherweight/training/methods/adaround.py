@@ -30,7 +30,7 @@ class Adaround(Method, frozen=True, tag="adaround"):
     as the format fits them; the steps of quantizers of activations train as in `lsq`.
 
     References: Nagel, Amjad, van Baalen, Louizos, Blankevoort, Up or down? Adaptive rounding for post-training
-    quantization, 2020, arXiv 2004.10568, equations 21 to 25.
+    quantization, 2020, arXiv 2004.10568, equations 24 and 25; the mean of the prices stands for their sum.
 
     Attributes:
         price: of weights that are between two integers, over that of a relative error of 1.

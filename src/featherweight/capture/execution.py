@@ -162,10 +162,6 @@ class Execution:
         found: Tensor = values[self._inputs.get(edge) or self._nodes[self._producers[edge]]]
         return found
 
-    def with_value(self, values: Values, edge: Edge, value: Tensor) -> Values:
-        """Return `values` with another activation of an edge that is alive."""
-        return {**values, self._inputs.get(edge) or self._nodes[self._producers[edge]]: value}
-
     def carried(self, values: Values, other: Execution) -> Values:
         """Return values of another program of the same network: activations by their edges, the others by name."""
         theirs, own = ({node: edge for edge, node in it._places().items()} for it in (other, self))
